@@ -1,0 +1,48 @@
+# Everything below sets itself up: the first target that needs it makes the virtual environment.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO_DIR ?= demo_output
+PORT ?= 5000
+
+.PHONY: help setup demo ui test test-slow check format bench clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## make the virtual environment (the other targets do it by themselves)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,tensorboard]'
+	touch $(READY)
+
+demo: $(READY)  ## simulate a scan, train on it for a few minutes, log its reconstructions
+	$(BIN)/python scripts/demo.py --output_dir $(DEMO_DIR)
+
+ui: $(READY)  ## open MLflow on the demo (PORT=5000)
+	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --backend-store-uri sqlite:///$(abspath $(DEMO_DIR))/mlflow.db --port $(PORT)
+
+test: $(READY)  ## run the tests (a few minutes)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## run the long tests
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)  ## lint, format and type checks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## measure stitching and rendering
+	$(BIN)/python scripts/benchmarks/stitching.py
+	$(BIN)/python scripts/benchmarks/rendering.py
+
+clean:  ## remove the demo and all caches, keep the environment
+	rm -rf $(DEMO_DIR) .pytest_cache .mypy_cache .ruff_cache .hypothesis

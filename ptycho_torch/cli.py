@@ -1,0 +1,237 @@
+"""The command line that the training scripts share: one flag per field of `ptycho_torch.config`.
+
+Flags come from the dataclasses, so a setting is written once. Values are taken from the defaults, then from
+`--config file.yaml`, then from the command line. Imports nothing heavy: `--help` must answer at once.
+"""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from ptycho_torch.config import (
+    DEFAULT_EVERY_N_EPOCHS,
+    ConfigError,
+    DataConfig,
+    ModelConfig,
+    PyTorchExecutionConfig,
+    RunConfig,
+    ScanKind,
+    TrainingConfig,
+)
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "training": TrainingConfig,
+    "execution": PyTorchExecutionConfig,
+}
+_DASHED_PREFIXES = ("recon_log_", "mlflow_", "print_config", "dry_run")
+_UNSET_CADENCE = "recon_log_every_n_epochs"
+
+
+def main(kind: ScanKind, description: str, argv: Sequence[str] | None = None) -> int:
+    """Parse, check and run; returns the exit code. Wrong settings and wrong data exit with 2 before training."""
+    arguments = _Arguments(description)
+    parsed = arguments.parse(sys.argv[1:] if argv is None else argv)
+    try:
+        config = resolve(kind, parsed.settings, parsed.config)
+    except ConfigError as error:
+        arguments.fail(str(error))
+    if parsed.print_config:
+        print(to_yaml(config), end="")
+        return 0
+    from ptycho_torch.data.npz import DataError
+    from ptycho_torch.workflows.components import describe, run_training
+
+    try:
+        if parsed.dry_run:
+            print(describe(config))
+        else:
+            run_training(config)
+    except (ConfigError, DataError) as error:
+        arguments.fail(str(error))
+    return 0
+
+
+def resolve(kind: ScanKind, given: Mapping[str, Any], config_file: Path | None = None) -> RunConfig:
+    """Defaults, then the file, then `given` (flat: field name -> value), checked."""
+    from_file = read_yaml(config_file) if config_file else {}
+    if from_file.get("scan_kind", kind) != kind:
+        raise ConfigError(f"{config_file} is for {from_file['scan_kind']} data; this script trains on {kind} data.")
+    values = {**from_file, **given, "scan_kind": kind}
+    if _UNSET_CADENCE not in values and any(name.startswith("recon_log_") for name in values):
+        values[_UNSET_CADENCE] = DEFAULT_EVERY_N_EPOCHS
+    built = {
+        section: cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+        for section, cls in SECTIONS.items()
+        if section != "data"
+    }
+    if "train_data_file" not in values:
+        raise ConfigError("--train_data_file is missing. Name the NPZ file to train on.")
+    data = DataConfig(**{f.name: values[f.name] for f in fields(DataConfig) if f.name in values})
+    return RunConfig(data=data, **built)
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved settings, in the form that `--config` reads."""
+    import yaml
+
+    text: str = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Settings of a YAML file, flat; it holds sections (data, model, ...) as `--print-config` writes them."""
+    import yaml
+
+    if not path.is_file():
+        raise ConfigError(f"--config: there is no file {str(path)!r}.")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config: {path} is not YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(
+            f"--config: {path} must hold sections ({', '.join(SECTIONS)}), not {type(document).__name__}."
+        )
+    flat: dict[str, Any] = {}
+    for section, values in document.items():
+        if section not in SECTIONS:
+            raise ConfigError(f"--config: {path} has an unknown section {section!r}; {_hint(section, SECTIONS)}")
+        flat.update(_typed_section(path, section, values or {}))
+    return flat
+
+
+def _typed_section(path: Path, section: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    known = {f.name: f for f in fields(SECTIONS[section])}
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(f"--config: {path} has an unknown setting {section}.{name}; {_hint(name, known)}")
+        kind, many, optional = _value_type(SECTIONS[section], known[name])
+        if value is None and not optional:
+            raise ConfigError(f"--config: {section}.{name} is empty; give a value of type {kind.__name__}.")
+        try:
+            yield name, _coerced(value, kind, many)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"--config: {section}.{name} is {value!r}; it must be of type {kind.__name__}."
+            ) from error
+
+
+def _coerced(value: Any, kind: type, many: bool) -> Any:  # noqa: ANN401
+    if value is None:
+        return None
+    if many:
+        return tuple(_coerced(item, kind, False) for item in value)
+    if (kind is bool) != isinstance(value, bool) or (kind is int and not float(value).is_integer()):
+        raise ValueError
+    return kind(value)
+
+
+def _hint(name: str, known: Mapping[str, object]) -> str:
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(known)}."
+
+
+def _value_type(cls: type, option: Field[Any]) -> tuple[type, bool, bool]:
+    """(type of one value, whether there are many, whether None is allowed) of a field."""
+    hint = get_type_hints(cls)[option.name]
+    parts = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is not Literal else ()
+    optional = isinstance(hint, UnionType) and type(None) in parts
+    if isinstance(hint, UnionType):
+        hint = next(part for part in parts if part is not type(None))
+    if get_origin(hint) is Literal:
+        return str, False, optional
+    if get_origin(hint) is tuple:
+        return get_args(hint)[0], True, optional
+    return hint, False, optional
+
+
+def flag_of(name: str) -> str:
+    """The flag as it is shown; underscores and dashes are interchangeable in what the user types."""
+    return "--" + (name.replace("_", "-") if name.startswith(_DASHED_PREFIXES) else name)
+
+
+class _Parsed(argparse.Namespace):
+    settings: dict[str, Any]
+    config: Path | None
+    print_config: bool
+    dry_run: bool
+
+
+class _Arguments:
+    """An argparse parser made of the config classes."""
+
+    def __init__(self, description: str) -> None:
+        self._parser = argparse.ArgumentParser(
+            description=description,
+            allow_abbrev=False,
+            formatter_class=_HelpFormatter,
+            argument_default=argparse.SUPPRESS,
+        )
+        self._names: set[str] = {"config", "print_config", "dry_run"}
+        self._groups: dict[str, argparse._ArgumentGroup] = {}
+        for cls in SECTIONS.values():
+            for option in fields(cls):
+                if "help" in option.metadata:
+                    self._add(cls, option)
+        general = self._parser.add_argument_group("Settings file and checks")
+        general.add_argument("--config", type=Path, default=None, metavar="YAML", help="read settings from this file")
+        general.add_argument("--print-config", action="store_true", default=False, help="print all settings and stop")
+        general.add_argument("--dry-run", action="store_true", default=False, help="check settings and data, then stop")
+
+    def _add(self, cls: type, option: Field[Any]) -> None:
+        title = option.metadata["group"] or cls.__doc__ or cls.__name__
+        if title not in self._groups:
+            self._groups[title] = self._parser.add_argument_group(title)
+        kind, many, _ = _value_type(cls, option)
+        hint = get_type_hints(cls)[option.name]
+        text = option.metadata["help"].replace("%", "%%")
+        default = option.default
+        if default not in (None, MISSING, ()):
+            shown = {True: "on", False: "off"}.get(default, default) if isinstance(default, bool) else default
+            text += f" (default: {shown})"
+        extra: dict[str, Any] = {"metavar": option.metadata["metavar"] or kind.__name__.upper()}
+        if kind is bool:
+            extra = {"action": argparse.BooleanOptionalAction}
+        elif get_origin(hint) is Literal:
+            extra = {"choices": get_args(hint)}
+        else:
+            extra |= {"type": kind, **({"nargs": "+"} if many else {})}
+        self._names.add(option.name)
+        self._groups[title].add_argument(flag_of(option.name), dest=option.name, help=text, **extra)
+
+    def parse(self, argv: Sequence[str]) -> _Parsed:
+        """Parse; exits with 2 and a message on unknown or malformed flags."""
+        namespace = vars(self._parser.parse_args([self._normalised(token) for token in argv]))
+        own = {name: namespace.pop(name) for name in ("config", "print_config", "dry_run")}
+        settings = {name: tuple(v) if isinstance(v, list) else v for name, v in namespace.items()}
+        return _Parsed(settings=settings, **own)
+
+    def _normalised(self, token: str) -> str:
+        if not token.startswith("--"):
+            return token
+        flag, equals, value = token.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        torch_name = name.removeprefix("torch_")
+        if torch_name != name and torch_name.startswith(("recon_log_", "no_recon_log_", "logger")):
+            name = torch_name
+        if name in self._names:
+            return flag_of(name) + equals + value
+        if name.removeprefix("no_") in self._names:
+            return "--no-" + flag_of(name.removeprefix("no_")).removeprefix("--")
+        return token
+
+    def fail(self, message: str) -> NoReturn:
+        """Exit with 2 after one line."""
+        self._parser.exit(2, f"{self._parser.prog}: error: {message}\n")
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=110)

@@ -1,0 +1,297 @@
+"""All settings of a training run: four frozen groups, checked when they are made, before any data is read.
+
+Each field's help text is its documentation and, through `ptycho_torch.cli`, the text of its command-line flag.
+Imports nothing heavy, so that `--help` answers at once. The only place that reads the environment.
+"""
+
+import os
+import re
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+from urllib.parse import quote, urlsplit
+
+ScanKind = Literal["raw", "grid_lines"]
+ModelType = Literal["pinn", "supervised"]
+LossName = Literal["poisson", "mae"]
+LoggerName = Literal["mlflow", "csv", "tensorboard", "none"]
+StitchWeight = Literal["uniform", "probe"]
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+
+DEFAULT_EVERY_N_EPOCHS = 5
+"""Cadence when some other recon-log flag switches the logging on."""
+_PATCH_SIDES_PX = (64, 128, 256)
+_DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
+_TRACKING_SCHEMES = (*_DATABASE_SCHEMES, "http", "https", "databricks")
+
+
+class ConfigError(ValueError):
+    """A setting is wrong. The message says what was found, what is allowed and what to do."""
+
+
+def option(default: Any, help: str, *, group: str | None = None, metavar: str | None = None) -> Any:  # noqa: ANN401
+    """A documented dataclass field. `group` names its heading in `--help` where it is not the class's own."""
+    return field(default=default, metadata={"help": help, "group": group, "metavar": metavar})
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _check_choices(config: object) -> None:
+    hints = {f.name: f.type for f in fields(config)}  # type: ignore[arg-type]
+    for name, hint in hints.items():
+        allowed = get_args(hint)
+        value = getattr(config, name)
+        if allowed and all(isinstance(a, str) for a in allowed) and value not in allowed:
+            raise ConfigError(f"{name} is {value!r}; allowed: {', '.join(allowed)}.")
+
+
+def _check_readable(name: str, path: Path | None) -> None:
+    if path is not None:
+        _require(path.is_file(), f"{name}: there is no file {str(path)!r}. Give the path of an existing file.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Data"""
+
+    scan_kind: ScanKind = "raw"
+    """Set by the script, not by a flag: raw scans or grid-lines files."""
+    train_data_file: Path = option(None, "NPZ file with the scan to train on (required)", metavar="NPZ")
+    test_data_file: Path | None = option(
+        None,
+        "NPZ file to validate on; reconstructions are logged from it. Without one there is no validation and "
+        "reconstructions come from the training scan",
+        metavar="NPZ",
+    )
+    N: int = option(64, "side of a diffraction pattern, pixels: 64, 128 or 256; must match the files")
+    gridsize: int = option(1, "1: every pattern alone; 2: groups of 2 x 2 neighbouring patterns that share one object")
+    nphotons: float | None = option(
+        None,
+        "mean photons per pattern, for the Poisson loss; default: from the metadata, else from the measured counts "
+        "of a raw scan, else 1e9",
+    )
+    probe_file: Path | None = option(None, "NPZ file whose probeGuess replaces the data file's", metavar="NPZ")
+    allow_pickled_metadata: bool = option(
+        False, "read the metadata of old files that hold it as a pickled string; nothing else is ever unpickled"
+    )
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        _require(self.train_data_file is not None, "train_data_file is missing. Name the NPZ file to train on.")
+        for name in ("train_data_file", "test_data_file", "probe_file"):
+            _check_readable(name, getattr(self, name))
+        _require(self.N in _PATCH_SIDES_PX, f"N is {self.N}; allowed: 64, 128, 256. It is the side of the patterns.")
+        _require(self.gridsize in (1, 2), f"gridsize is {self.gridsize}; allowed: 1, 2.")
+        _require(
+            self.nphotons is None or self.nphotons > 0, f"nphotons is {self.nphotons}; it must be above 0, or left out."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Model"""
+
+    model_type: ModelType = option(
+        "pinn", "pinn: learns from the diffraction alone; supervised: learns from true object patches"
+    )
+    loss: LossName = option("poisson", "pinn loss: poisson (negative log-likelihood of counts) or mae (of amplitudes)")
+    probe_big: bool = option(
+        True, "predict the outer quarter of each patch too, for probes that reach beyond the central half"
+    )
+    n_filters_scale: int = option(2, "width of the network; the deepest layer has 128 times as many filters")
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        _require(self.n_filters_scale >= 1, f"n_filters_scale is {self.n_filters_scale}; it must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Training"""
+
+    output_dir: Path = option(Path("outputs"), "directory for checkpoints, the MLflow database and artifacts")
+    nepochs: int = option(50, "number of epochs")
+    batch_size: int = option(16, "samples per step and device")
+    learning_rate: float = option(1e-3, "step size of Adam")
+    seed: int = option(42, "seed of the initial weights and the order of samples")
+    check_val_every_n_epoch: int = option(1, "validate after every this many epochs")
+    resume: str | None = option(
+        None, "continue from a checkpoint: its path, or 'last' for the newest in the output directory", metavar="CKPT"
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("nepochs", "batch_size", "check_val_every_n_epoch"):
+            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
+        _require(0 < self.learning_rate < float("inf"), f"learning_rate is {self.learning_rate}; it must be above 0.")
+        _require(0 <= self.seed < 2**32, f"seed is {self.seed}; it must be from 0 to {2**32 - 1}.")
+        _require(
+            not self.output_dir.exists() or self.output_dir.is_dir(),
+            f"output_dir {str(self.output_dir)!r} is a file; give a directory.",
+        )
+        if self.resume is not None:
+            _check_readable("resume", self.resume_path)
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Where checkpoints are written, absolute."""
+        return self.output_dir.absolute() / "checkpoints"
+
+    @property
+    def resume_path(self) -> Path | None:
+        """The checkpoint to continue from."""
+        if self.resume is None:
+            return None
+        return self.checkpoint_dir / "last.ckpt" if self.resume == "last" else Path(self.resume)
+
+
+_LOGGER = "Logger"
+_RECON = "Reconstruction logging (MLflow; each flag also with the prefix --torch-)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PyTorchExecutionConfig:
+    """Execution"""
+
+    accelerator: Accelerator = option("auto", "where to train")
+    devices: str = option("1", "how many devices, which ('0,1'), or 'auto' for all")
+    num_nodes: int = option(1, "number of machines")
+    strategy: str = option("auto", "Lightning strategy, such as auto, ddp, ddp_spawn, fsdp")
+    precision: Precision = option("32-true", "floating-point precision of the network")
+    num_workers: int = option(0, "processes that load data; 0: the training process itself")
+    logger: LoggerName = option("mlflow", "where metrics go (also --torch-logger)", group=_LOGGER)
+    mlflow_tracking_uri: str | None = option(
+        None,
+        "MLflow server or database; default: $MLFLOW_TRACKING_URI, else a SQLite file in the output directory",
+        group=_LOGGER,
+        metavar="URI",
+    )
+    mlflow_experiment: str = option("ptychography", "name of the MLflow experiment", group=_LOGGER)
+    mlflow_run_name: str | None = option(None, "name of the MLflow run; default: MLflow's own", group=_LOGGER)
+    recon_log_every_n_epochs: int | None = option(
+        None,
+        "log reconstructions after every this many epochs, and after the last; default: off, or "
+        f"{DEFAULT_EVERY_N_EPOCHS} when any other recon-log flag is given",
+        group=_RECON,
+    )
+    recon_log_num_patches: int = option(
+        4, "sample patches to log, spread evenly over the dataset; 0: none", group=_RECON
+    )
+    recon_log_fixed_indices: tuple[int, ...] | None = option(
+        None, "dataset indices of the patches to log, instead of an even spread", group=_RECON, metavar="I"
+    )
+    recon_log_stitch: bool = option(False, "also log the whole object, stitched from all patches", group=_RECON)
+    recon_log_max_stitch_samples: int | None = option(
+        None, "stitch only the first this many samples; the rest is shown as not scanned", group=_RECON
+    )
+    recon_log_stitch_weight: StitchWeight = option(
+        "uniform", "average overlapping patches equally, or by the probe's intensity", group=_RECON
+    )
+    recon_log_strict: bool = option(
+        False, "stop the training when logging fails; by default it warns once and goes on", group=_RECON
+    )
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        _require(
+            re.fullmatch(r"auto|-1|[1-9]\d*|\d+(,\d+)+,?|\d+,", self.devices) is not None,
+            f"devices is {self.devices!r}; allowed: 'auto', a count such as 2, or a list such as '0,1'.",
+        )
+        _require(self.num_nodes >= 1, f"num_nodes is {self.num_nodes}; it must be at least 1.")
+        _require(self.num_workers >= 0, f"num_workers is {self.num_workers}; it must be at least 0.")
+        if self.logger == "mlflow" and self.mlflow_tracking_uri is not None:
+            check_tracking_uri(self.mlflow_tracking_uri, "mlflow_tracking_uri")
+        self._check_recon_log()
+
+    def _check_recon_log(self) -> None:
+        every_n = self.recon_log_every_n_epochs
+        _require(
+            every_n is None or every_n >= 1,
+            f"recon_log_every_n_epochs is {every_n}; it must be at least 1. Leave it out to switch the logging off.",
+        )
+        _require(
+            every_n is None or self.logger == "mlflow",
+            f"reconstruction logging needs the MLflow logger, but logger is {self.logger!r}. "
+            "Use --logger mlflow, or leave the recon-log flags out.",
+        )
+        _require(
+            self.recon_log_num_patches >= 0,
+            f"recon_log_num_patches is {self.recon_log_num_patches}; it must be at least 0.",
+        )
+        limit = self.recon_log_max_stitch_samples
+        _require(limit is None or limit >= 1, f"recon_log_max_stitch_samples is {limit}; it must be at least 1.")
+        chosen = self.recon_log_fixed_indices or ()
+        _require(min(chosen, default=0) >= 0, f"recon_log_fixed_indices has {min(chosen, default=0)}; count from 0.")
+        repeated = sorted({i for i in chosen if chosen.count(i) > 1})
+        _require(not repeated, f"recon_log_fixed_indices has {repeated} more than once; name each sample once.")
+
+    @property
+    def recon_log_enabled(self) -> bool:
+        """Whether reconstructions are logged."""
+        return self.recon_log_every_n_epochs is not None
+
+
+def check_tracking_uri(uri: str, source: str) -> None:
+    """Refuse what MLflow would refuse, or would resolve against the working directory."""
+    scheme = urlsplit(uri).scheme.split("+")[0]
+    if scheme not in _TRACKING_SCHEMES and uri != "databricks":
+        shown = f"the scheme {scheme!r}" if scheme else "no scheme"
+        raise ConfigError(
+            f"{source} has {shown}; allowed: sqlite:///<file>, http(s)://<host>, postgresql, mysql, mssql, databricks. "
+            "MLflow no longer takes directories and file: URIs; use sqlite:///<directory>/mlflow.db."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One training run."""
+
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    execution: PyTorchExecutionConfig = field(default_factory=PyTorchExecutionConfig)
+
+    def __post_init__(self) -> None:
+        if self.execution.logger == "mlflow" and self.execution.mlflow_tracking_uri is None:
+            environment = os.environ.get("MLFLOW_TRACKING_URI")
+            if environment:
+                check_tracking_uri(environment, "MLFLOW_TRACKING_URI")
+
+    @property
+    def tracking_uri(self) -> str:
+        """Where runs are tracked: the setting, else $MLFLOW_TRACKING_URI, else SQLite in the output directory."""
+        uri = self.execution.mlflow_tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+        if not uri:
+            return f"sqlite:///{quote(str(self.training.output_dir.absolute()))}/mlflow.db"
+        if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+            return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+        return uri
+
+    @property
+    def artifact_location(self) -> str | None:
+        """Where a new experiment keeps its artifacts; None: the server decides."""
+        local = urlsplit(self.tracking_uri).scheme.split("+")[0] == "sqlite"
+        return (self.training.output_dir.absolute() / "mlruns").as_uri() if local else None
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Nested plain values (paths as text, tuples as lists), fit for YAML. Credentials in a URI are left out."""
+        plain: dict[str, dict[str, Any]] = {
+            section: {k: _plain(v) for k, v in values.items()} for section, values in asdict(self).items()
+        }
+        uri = plain["execution"]["mlflow_tracking_uri"]
+        plain["execution"]["mlflow_tracking_uri"] = without_credentials(uri) if uri else None
+        return plain
+
+
+def without_credentials(uri: str) -> str:
+    """The URI without user and password."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,326 @@
+"""The two kinds of data file, raw scans and grid lines: every layout in use, read into one checked form.
+
+`load_raw_scan` and `load_grid_lines` either return arrays that the rest can rely on (shapes, dtypes, finite values) or
+raise a DataError that names file and key. How bytes become arrays is `archive`'s matter.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.data.archive import Archive, DataError, open_archive
+from ptycho_torch.data.metadata import Metadata, parse_metadata
+from recon_worker.snapshot import Complex64, Float32, Float64
+
+__all__ = ["DataError", "GridLines", "RawScan", "load_grid_lines", "load_probe", "load_raw_scan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawScan:
+    """A scan with one absolute position per pattern."""
+
+    diffraction: Float32
+    """(M, N, N) amplitude = sqrt(counts), DC in the centre."""
+    positions_px: Float64
+    """(M, 2), (x, y): patch centres, object pixels."""
+    probe: Complex64 | None
+    """(P, N, N) probe modes."""
+    object: Complex64 | None
+    """(H, W) true object, or a reference reconstruction."""
+    patches_true: Complex64 | None
+    """(M, N, N) true object patch of each pattern (key Y)."""
+    scan_index: NDArray[np.int64] | None
+    """(M,)"""
+    metadata: Metadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridLines:
+    """Samples of C = gridsize^2 patterns on a square grid per object."""
+
+    diffraction: Float32
+    """(n, C, N, N) amplitude, DC in the centre."""
+    amp_illuminated: Float32 | None
+    """(n, C, N, N) abs(O / norm_Y_I * P)."""
+    phase: Float32 | None
+    """(n, C, N, N) object phase, radians."""
+    coords_relative_px: Float64
+    """(n, C, 2), (x, y), sign -(x - mean); zero at C = 1."""
+    centres_px: Float64 | None
+    """(n, C, 2), (x, y); not to be trusted in training files, where the patterns are shuffled and these are not."""
+    objects: Complex64 | None
+    """(nimgs, H, W) whole objects."""
+    ground_truth: Complex64 | None
+    """(H', W') the first test object on the stitched footprint."""
+    norm_Y_I: float | None  # noqa: N815  the format's name
+    """What the amplitude was divided by."""
+    probe: Complex64 | None
+    """(P, N, N) probe modes to reconstruct with."""
+    probe_simulated: Complex64 | None
+    """(P, N, N) probe modes that made the patterns, where the file tells them apart."""
+    metadata: Metadata
+
+
+def load_raw_scan(path: Path, *, allow_pickled_metadata: bool = False) -> RawScan:
+    """Read a raw-scan NPZ: `diff3d` or `diffraction`, `xcoords`, `ycoords` and what else there is.
+
+    Patterns may be (M, N, N), (N, N, M) or (M, N, N, 1) of any real type; a cube is taken as (M, N, N). Probes may be
+    (N, N), (N, N, 1) or (P, N, N).
+
+    Raises:
+        DataError: The file is damaged or its contents do not fit together.
+    """
+    with open_archive(path) as archive:
+        positions = _positions(archive)
+        key = "diff3d" if "diff3d" in archive.keys or "diffraction" not in archive.keys else "diffraction"
+        probe = _probe(archive, "probeGuess")
+        diffraction = _pattern_stack(archive, key, len(positions), None if probe is None else probe.shape[-1])
+        object_ = _object(archive, "objectGuess")
+        _check_reach(archive, positions, object_, diffraction.shape[-1])
+        return RawScan(
+            diffraction=diffraction,
+            positions_px=positions,
+            probe=probe,
+            object=object_,
+            patches_true=_true_patches(archive, diffraction.shape),
+            scan_index=_scan_index(archive, len(positions)),
+            metadata=_metadata(archive, allow_pickled_metadata),
+        )
+
+
+def load_grid_lines(path: Path, *, allow_pickled_metadata: bool = False) -> GridLines:
+    """Read a grid-lines NPZ; arrays come out channel first and positions as (x, y).
+
+    Raises:
+        DataError: The file is damaged or its contents do not fit together.
+    """
+    with open_archive(path) as archive:
+        diffraction = _check_amplitude(archive, "diffraction", _channels_first(archive, "diffraction", None))
+        probe, simulated = _probe(archive, "probeGuess"), _probe(archive, "probe_simulated")
+        for key, modes in (("probeGuess", probe), ("probe_simulated", simulated)):
+            _check_probe_side(archive, key, modes, diffraction.shape[-1])
+        offsets = _coords(archive, "coords_offsets", diffraction.shape[:2])
+        truth, objects = _object(archive, "YY_ground_truth"), _objects(archive)
+        return GridLines(
+            diffraction=diffraction,
+            amp_illuminated=_optional_channels(archive, "Y_I", diffraction.shape),
+            phase=_optional_channels(archive, "Y_phi", diffraction.shape),
+            coords_relative_px=_relative_coords(archive, diffraction.shape[:2]),
+            centres_px=None if offsets is None else offsets[..., ::-1],
+            objects=objects,
+            ground_truth=truth,
+            norm_Y_I=_norm(archive),
+            probe=simulated if probe is None else probe,
+            probe_simulated=simulated,
+            metadata=_metadata(archive, allow_pickled_metadata),
+        )
+
+
+def load_probe(path: Path) -> Complex64:
+    """(P, N, N) the `probeGuess` of any NPZ file. Raises DataError if it has none that can be used."""
+    with open_archive(path) as archive:
+        probe = _probe(archive, "probeGuess")
+        if probe is None:
+            raise archive.error("probeGuess", f"is missing; the file has {', '.join(sorted(archive.keys))}.")
+        return probe
+
+
+def _numbers(archive: Archive, key: str, *, kinds: str = "fiub") -> NDArray[Any]:
+    array = archive.read(key)
+    if array.dtype.kind not in kinds:
+        wanted = "numbers" if "c" in kinds else "real numbers"
+        raise archive.error(key, f"has type {array.dtype}; it must hold {wanted}. Save it as such.")
+    return array
+
+
+def _finite(archive: Archive, key: str, array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
+    """Convert; refuse what is not finite, before or after."""
+    with np.errstate(over="ignore"):
+        converted = array.astype(dtype, copy=False)
+    bad = np.count_nonzero(~np.isfinite(converted))
+    if bad:
+        raise archive.error(
+            key, f"{bad} of {array.size} values are not finite (NaN, infinite, or too large). Remove or mask them."
+        )
+    return converted
+
+
+def _positions(archive: Archive) -> Float64:
+    x, y = (_finite(archive, key, _numbers(archive, key), np.float64) for key in ("xcoords", "ycoords"))
+    for key, values in (("xcoords", x), ("ycoords", y)):
+        if values.squeeze().ndim > 1 or not values.size:
+            raise archive.error(key, f"has shape {values.shape}; it must be (M,), one value per pattern.")
+    if x.size != y.size:
+        raise archive.error("ycoords", f"has {y.size} values and 'xcoords' {x.size}; there must be as many.")
+    return np.stack([x.ravel(), y.ravel()], axis=1)
+
+
+def _pattern_stack(archive: Archive, key: str, n_patterns: int, probe_px: int | None) -> Float32:
+    array = _numbers(archive, key, kinds="fiu")
+    stack = array[..., 0] if array.ndim == 4 and array.shape[-1] == 1 else array
+    for candidate in (stack, np.moveaxis(stack, -1, 0)) if stack.ndim == 3 else ():
+        count, height, width = candidate.shape
+        if count == n_patterns and height == width and probe_px in (None, height):
+            _check_side(archive, key, height)
+            return _check_amplitude(archive, key, candidate)
+    probe = "" if probe_px is None else f" and a probe of {probe_px} x {probe_px} px"
+    raise archive.error(
+        key,
+        f"has shape {array.shape}, which does not fit {n_patterns} positions{probe}; allowed: (M, N, N), (N, N, M) "
+        "and (M, N, N, 1) with M positions and a probe of N x N. Check which arrays belong together.",
+    )
+
+
+def _check_amplitude(archive: Archive, key: str, array: NDArray[Any]) -> Float32:
+    amplitude: Float32 = np.ascontiguousarray(_finite(archive, key, array, np.float32))
+    if not amplitude.size or not amplitude.any():
+        raise archive.error(key, f"has shape {amplitude.shape} and no signal at all; there is nothing to learn from.")
+    if amplitude.min() < 0:
+        raise archive.error(
+            key, f"{np.count_nonzero(amplitude < 0)} values are negative; amplitudes are sqrt(counts), 0 or more."
+        )
+    return amplitude
+
+
+def _check_side(archive: Archive, key: str, side_px: int) -> None:
+    if side_px % 2 or not side_px:
+        raise archive.error(key, f"the patterns have a side of {side_px} px; it must be even. Crop or pad them.")
+
+
+def _probe(archive: Archive, key: str) -> Complex64 | None:
+    if key not in archive.keys:
+        return None
+    modes: Complex64 = _finite(archive, key, _numbers(archive, key, kinds="cfiu"), np.complex64)
+    shape = modes.shape
+    if modes.ndim == 3 and shape[-1] == 1 and shape[0] == shape[1]:
+        modes = modes[None, ..., 0]
+    modes = modes[None] if modes.ndim == 2 else modes
+    if modes.ndim != 3 or modes.shape[1] != modes.shape[2] or not modes.size:
+        raise archive.error(key, f"has shape {shape}; allowed: (N, N), (N, N, 1), (P, N, N).")
+    if not modes.any():
+        raise archive.error(key, "is zero everywhere. Give a probe, or remove the key and use --probe_file.")
+    return modes
+
+
+def _check_probe_side(archive: Archive, key: str, probe: Complex64 | None, side_px: int) -> None:
+    if probe is not None and probe.shape[-1] != side_px:
+        raise archive.error(key, f"has a side of {probe.shape[-1]} px, the patterns {side_px} px; they must agree.")
+
+
+def _complex_or_none(archive: Archive, key: str) -> Complex64 | None:
+    """The array of an optional key; all-zero means none."""
+    if key not in archive.keys:
+        return None
+    array: Complex64 = _numbers(archive, key, kinds="cfiu").astype(np.complex64)
+    return array if array.any() else None
+
+
+def _object(archive: Archive, key: str) -> Complex64 | None:
+    array = _complex_or_none(archive, key)
+    if array is not None and array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
+        array = array[0] if array.shape[0] == 1 else array[..., 0]
+    if array is not None and array.ndim != 2:
+        raise archive.error(key, f"has shape {array.shape}; it must be (H, W). Remove it if it is not an object.")
+    return array
+
+
+def _objects(archive: Archive) -> Complex64 | None:
+    array = _complex_or_none(archive, "YY_full")
+    if array is not None and array.ndim == 4 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array is not None and array.ndim != 3:
+        raise archive.error("YY_full", f"has shape {array.shape}; it must be (nimgs, size, size, 1).")
+    return array
+
+
+def _check_reach(archive: Archive, positions: Float64, object_: Complex64 | None, n_px: int) -> None:
+    """A patch may stick out of the object, but a centre further than a patch away is another coordinate system."""
+    if object_ is None:
+        return
+    height, width = object_.shape
+    outside = np.maximum(-positions, positions - [width, height]).max(axis=1) > n_px
+    if outside.any():
+        x, y = positions[outside][0]
+        raise archive.error(
+            "xcoords",
+            f"{outside.sum()} of {len(positions)} positions lie more than a patch ({n_px} px) outside objectGuess "
+            f"({height} x {width} px), the first at (x, y) = ({x:g}, {y:g}). Positions are patch centres in pixels of "
+            "the object; convert them, or remove objectGuess if it belongs to another scan.",
+        )
+
+
+def _true_patches(archive: Archive, shape: tuple[int, ...]) -> Complex64 | None:
+    patches = _complex_or_none(archive, "Y")
+    if patches is not None and patches.shape == (*shape, 1):
+        patches = patches[..., 0]
+    if patches is not None and patches.shape != shape:
+        raise archive.error("Y", f"has shape {patches.shape}; it must be that of the patterns, {shape}.")
+    return patches
+
+
+def _scan_index(archive: Archive, n_patterns: int) -> NDArray[np.int64] | None:
+    if "scan_index" not in archive.keys:
+        return None
+    index = _numbers(archive, "scan_index", kinds="iu").ravel()
+    if len(index) != n_patterns:
+        raise archive.error("scan_index", f"has {len(index)} values for {n_patterns} patterns; there must be as many.")
+    return index.astype(np.int64)
+
+
+def _channels_first(archive: Archive, key: str, shape: tuple[int, ...] | None) -> NDArray[Any]:
+    """(n, N, N, C) or (n, N, N) -> (n, C, N, N)."""
+    array = _numbers(archive, key)
+    channels = np.moveaxis(array[..., None] if array.ndim == 3 else array, -1, 1)
+    fits = channels.ndim == 4 and channels.shape[2] == channels.shape[3] and channels.shape[1] in (1, 4)
+    if not fits or shape not in (None, channels.shape):
+        allowed = "(n, N, N, C) with C = 1 or 4" if shape is None else f"that of 'diffraction', channel last: {shape}"
+        raise archive.error(key, f"has shape {array.shape}; it must be {allowed}.")
+    _check_side(archive, key, channels.shape[-1])
+    return channels
+
+
+def _optional_channels(archive: Archive, key: str, shape: tuple[int, ...]) -> Float32 | None:
+    if key not in archive.keys:
+        return None
+    channels = _finite(archive, key, _channels_first(archive, key, shape), np.float32)
+    return np.ascontiguousarray(channels)
+
+
+def _coords(archive: Archive, key: str, shape: tuple[int, ...]) -> Float64 | None:
+    """(n, 1, 2, C) -> (n, C, 2) in stored order; a last axis of 1 counts for every channel."""
+    if key not in archive.keys:
+        return None
+    array = _finite(archive, key, _numbers(archive, key), np.float64)
+    n, channels = shape
+    if array.shape not in {(n, 1, 2, channels), (n, 1, 2, 1)}:
+        raise archive.error(key, f"has shape {array.shape}; it must be {(n, 1, 2, channels)}.")
+    return np.broadcast_to(np.moveaxis(array[:, 0], -1, 1), (n, channels, 2))
+
+
+def _relative_coords(archive: Archive, shape: tuple[int, ...]) -> Float64:
+    for key in ("coords_true", "coords_nominal"):
+        coords = _coords(archive, key, shape)
+        if coords is not None:
+            return coords
+    if shape[1] > 1:
+        raise archive.error("coords_nominal", f"is missing, but samples have {shape[1]} channels that need it.")
+    return np.zeros((*shape, 2))
+
+
+def _norm(archive: Archive) -> float | None:
+    if "norm_Y_I" not in archive.keys:
+        return None
+    value = _finite(archive, "norm_Y_I", _numbers(archive, "norm_Y_I"), np.float64)
+    if value.size != 1 or value.item() <= 0:
+        raise archive.error("norm_Y_I", f"is {value.tolist()}; it must be one number above 0.")
+    return float(value.item())
+
+
+def _metadata(archive: Archive, allow_pickled: bool) -> Metadata:
+    if "_metadata" not in archive.keys:
+        return Metadata()
+    text = archive.read_text("_metadata", allow_pickled=allow_pickled)
+    return parse_metadata(text, f"{archive.path.name}: key '_metadata'")

@@ -1,0 +1,1 @@
+"""The PtychoPINN network, its physics, losses and LightningModule."""

@@ -1,0 +1,131 @@
+"""`PtychoLightningModule`: network, physics and loss in one trainable module.
+
+The model calls and the batch layout follow the PtychoPINN conventions, so that the logging callback can serve
+modules of either project. `validation_step` returns its predictions: logging them then costs no forward pass.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from ptycho_torch.config import LossName, ModelType
+from ptycho_torch.model import losses
+from ptycho_torch.model.network import ObjectNetwork
+from ptycho_torch.model.physics import cut_group, diffraction_amplitude, merge_canvas_px, merge_group
+
+PROBE_SCALE = 4.0
+"""The network sees object amplitudes below 1; the probe is divided by this to leave room (see the datamodule)."""
+
+Batch = tuple[Mapping[str, Tensor], Tensor, Tensor]
+"""(fields, probe (B, C, P, N, N) complex64, scale)."""
+
+
+class PtychoLightningModule(LightningModule):
+    """A ptychography network that learns from diffraction ("pinn") or from true objects ("supervised").
+
+    Args:
+        n_px: N, side of a pattern: 64, 128 or 256.
+        gridsize: C = gridsize^2 patterns per sample; 2 merges them into one object before propagating.
+        model_type: What the loss compares.
+        loss: Loss of the pinn.
+        probe_big: Whether the border of N/4 is predicted too.
+        n_filters_scale: Width of the network.
+        learning_rate: Step size of Adam.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_px: int,
+        gridsize: int = 1,
+        model_type: ModelType = "pinn",
+        loss: LossName = "poisson",
+        probe_big: bool = True,
+        n_filters_scale: int = 2,
+        learning_rate: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.gridsize = gridsize
+        self.model_type = model_type
+        self.learning_rate = learning_rate
+        self.network = ObjectNetwork(n_px, gridsize**2, n_filters_scale, probe_big=probe_big)
+        self._pinn_loss = losses.poisson_nll if loss == "poisson" else losses.mean_absolute_error
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        probe: Tensor,
+        input_scale: Tensor,
+        output_scale: Tensor,
+        experiment_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Predict a batch.
+
+        Args:
+            x: (B, C, N, N) float32 diffraction amplitude in the data's units.
+            positions: (B, C, 1, 2) float32, (x, y) relative to the group, sign -(x - mean), pixels.
+            probe: (B, C, P, N, N) complex64.
+            input_scale: (B, 1, 1, 1), from the data's units to mean total power (N/2)^2.
+            output_scale: (B, 1, 1, 1), the same, undone on the prediction.
+            experiment_ids: (B,), unused.
+
+        Returns:
+            Diffraction amplitude (B, C, N, N) in the data's units, or, supervised, the object (B, C, N, N) complex64;
+            object amplitude and phase (B, C, N, N), radians.
+        """
+        amp, phase = self.network(x * input_scale)
+        with torch.autocast(x.device.type, enabled=False):
+            amp, phase = amp.float(), phase.float()
+            patches = torch.complex(amp * phase.cos(), amp * phase.sin())
+            if self.model_type == "supervised":
+                return patches, amp, phase
+            exit_waves = self._consistent(patches, positions)[:, :, None] * (probe / PROBE_SCALE)
+            return diffraction_amplitude(exit_waves) / output_scale, amp, phase
+
+    def forward_predict(self, x: Tensor, positions: Tensor, probe: Tensor, input_scale: Tensor) -> Tensor:
+        """The object alone, without propagation: (B, C, N, N) complex64; arguments as in `forward`."""
+        amp, phase = self.network(x * input_scale)
+        return torch.polar(torch.ones_like(amp.float()), phase.float()) * amp.float()
+
+    def _consistent(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """Make the patches of a group agree where they overlap."""
+        if self.gridsize == 1:
+            return patches
+        n_px = patches.shape[-1]
+        merged = merge_group(patches, positions, merge_canvas_px(n_px, self.gridsize))
+        return cut_group(merged, positions, n_px)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step: returns and logs the loss."""
+        loss, _ = self._loss_and_predictions(batch)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=batch[1].shape[0])
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Returns `amp`, `phase` and (pinn) `pred_diffraction`, each (B, C, N, N), and logs the loss."""
+        loss, predictions = self._loss_and_predictions(batch)
+        self.log("val_loss", loss, prog_bar=True, sync_dist=True, batch_size=batch[1].shape[0])
+        return predictions
+
+    def _loss_and_predictions(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        fields, probe, _ = batch
+        rms = fields["rms_scaling_constant"]
+        first, amp, phase = self(
+            fields["images"], fields["coords_relative"], probe, rms, rms, fields.get("experiment_id")
+        )
+        if self.model_type == "supervised":
+            loss = losses.supervised(amp, phase, fields["label_amp"], fields["label_phase"])
+            return loss, {"amp": amp, "phase": phase}
+        observed = fields.get("observed_images", fields["images"])
+        scale = fields["physics_scaling_constant"]
+        per_sample = self._pinn_loss(first * scale, observed * scale)
+        return losses.normalised(per_sample, observed), {"pred_diffraction": first, "amp": amp, "phase": phase}
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own return type
+        """Adam."""
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)

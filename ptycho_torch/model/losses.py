@@ -1,0 +1,43 @@
+"""Losses between predicted and measured diffraction amplitude, and between object and label.
+
+All reduce each sample to one number by a sum (Poisson, supervised) or a mean (MAE) over its patches and pixels.
+"""
+
+import torch
+from torch import Tensor
+
+_RATE_FLOOR = 1e-12
+"""Photons; keeps the logarithm finite where nothing is predicted."""
+_MEAN_EPSILON = 1e-8
+
+
+def poisson_nll(pred_amp: Tensor, obs_amp: Tensor) -> Tensor:
+    """Negative log-likelihood of Poisson counts, per sample.
+
+    sum [lambda - k log(lambda) + lgamma(k + 1)], lambda = pred^2, k = obs^2, photons.
+
+    Args:
+        pred_amp: (B, C, N, N), square root of the expected photons.
+        obs_amp: (B, C, N, N), square root of the counted photons.
+
+    Returns:
+        (B,)
+    """
+    rate, counts = pred_amp.square(), obs_amp.square()
+    return (rate - counts * torch.log(rate + _RATE_FLOOR) + torch.lgamma(counts + 1)).sum((1, 2, 3))
+
+
+def mean_absolute_error(pred_amp: Tensor, obs_amp: Tensor) -> Tensor:
+    """Mean |pred - obs| per sample: (B, C, N, N) twice -> (B,)."""
+    return (pred_amp - obs_amp).abs().mean((1, 2, 3))
+
+
+def normalised(per_sample: Tensor, obs_amp: Tensor) -> Tensor:
+    """Mean over the batch of loss / mean amplitude: scans of different brightness weigh alike."""
+    return (per_sample / (obs_amp.mean((1, 2, 3)) + _MEAN_EPSILON)).mean()
+
+
+def supervised(amp: Tensor, phase: Tensor, label_amp: Tensor, label_phase: Tensor) -> Tensor:
+    """2 sum |amp - label| + 4 sum |phase - label|, mean over the batch; all (B, C, N, N), phases in radians."""
+    per_sample = 2 * (amp - label_amp).abs() + 4 * (phase - label_phase).abs()
+    return per_sample.sum((1, 2, 3)).mean()

@@ -1,0 +1,148 @@
+"""The PtychoPINN network: one encoder, an amplitude decoder and a phase decoder.
+
+    diffraction (C, N, N) -> encoder -> (256, 8, 8) -> decoder -> amplitude (C, N, N), sigmoid
+                                                    -> decoder -> phase (C, N, N), pi tanh
+
+The decoders see the object on the central N/2 x N/2, where the probe is. The border of N/4 is zero, or, with
+`probe_big`, comes from a second, unbounded branch, for probes that reach beyond the centre.
+Attention: CBAM, Woo et al., ECCV 2018 (arXiv:1807.06521). Network: Hoidn et al., Sci. Rep. 13, 22789 (2023).
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_BOTTLENECK_PX = 8
+_DEEPEST_FILTERS = 128
+"""Filters of the deepest encoder block per unit of n_filters_scale."""
+_ATTENTION_REDUCTION = 16
+
+
+def encoder_filters(n_px: int, channels: int, n_filters_scale: int) -> list[int]:
+    """Channel counts along the encoder: it halves the image down to 8 px, doubling the filters up to 128 * scale."""
+    depth = int(math.log2(n_px // _BOTTLENECK_PX))
+    return [channels, *(n_filters_scale * _DEEPEST_FILTERS // 2**k for k in reversed(range(depth)))]
+
+
+def decoder_filters(n_px: int, n_filters_scale: int) -> list[int]:
+    """Channel counts along a decoder: up from 8 px to N/2, ending at 32 * scale filters."""
+    ups = int(math.log2(n_px // _BOTTLENECK_PX)) - 1
+    deepest = n_filters_scale * _DEEPEST_FILTERS
+    return [deepest, *(min(deepest, n_filters_scale * 32 * 2**k) for k in reversed(range(ups)))]
+
+
+class ChannelAttention(nn.Module):
+    """CBAM, section 3.1: a gate per channel from its average and its maximum."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(1, channels // _ATTENTION_REDUCTION)
+        self.mlp = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1, bias=False), nn.ReLU(), nn.Conv2d(hidden, channels, 1, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same, each channel scaled by its gate in (0, 1)."""
+        average, maximum = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+        return x * torch.sigmoid(self.mlp(average) + self.mlp(maximum))
+
+
+class SpatialAttention(nn.Module):
+    """CBAM, section 3.2: a gate per pixel from the average and the maximum over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same, each pixel scaled by its gate in (0, 1)."""
+        summary = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], dim=1)
+        return x * torch.sigmoid(self.conv(summary))
+
+
+def _double_conv(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.Conv2d(outputs, outputs, 3, padding=1), nn.ReLU()]
+
+
+def _encoder(filters: Sequence[int]) -> nn.Sequential:
+    blocks = [
+        nn.Sequential(*_double_conv(a, b), ChannelAttention(b), SpatialAttention(), nn.MaxPool2d(2))
+        for a, b in pairwise(filters)
+    ]
+    return nn.Sequential(*blocks)
+
+
+class Decoder(nn.Module):
+    """Bottleneck features -> one real quantity of the object: centre from `activation`, border from SiLU or zero."""
+
+    def __init__(self, filters: Sequence[int], channels: int, activation: nn.Module, *, probe_big: bool) -> None:
+        super().__init__()
+        blocks = [nn.Sequential(nn.Upsample(scale_factor=2), *_double_conv(a, b)) for a, b in pairwise(filters)]
+        self.blocks = nn.Sequential(*blocks)
+        self.centre = nn.Sequential(
+            nn.Conv2d(filters[-1], filters[-1], 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(filters[-1], channels, 3, padding=1),
+            activation,
+        )
+        self.border = (
+            nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(filters[-1], channels, 3, padding=1), nn.SiLU())
+            if probe_big
+            else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F, 8, 8) features -> (B, C, N, N)."""
+        features = self.blocks(x)
+        centre: Tensor = self.centre(features)
+        quarter = centre.shape[-1] // 2
+        padded = functional.pad(centre, (quarter,) * 4)
+        if self.border is None:
+            return padded
+        inside = functional.pad(torch.ones_like(centre), (quarter,) * 4)
+        border: Tensor = self.border(features)
+        return padded + border * (1 - inside)
+
+
+class PiTanh(nn.Module):
+    """pi tanh(x): any phase once, in radians."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+        return math.pi * torch.tanh(x)
+
+
+class ObjectNetwork(nn.Module):
+    """Diffraction amplitude -> object amplitude and phase."""
+
+    def __init__(self, n_px: int, channels: int, n_filters_scale: int, *, probe_big: bool) -> None:
+        super().__init__()
+        self.encoder = _encoder(encoder_filters(n_px, channels, n_filters_scale))
+        up = decoder_filters(n_px, n_filters_scale)
+        self.amplitude = Decoder(up, channels, nn.Sigmoid(), probe_big=probe_big)
+        self.phase = Decoder(up, channels, PiTanh(), probe_big=probe_big)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """He et al. 2015 (arXiv:1502.01852): signals keep their size through ReLU layers; learning starts at once."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map diffraction to the object.
+
+        Args:
+            x: (B, C, N, N) float32 diffraction amplitude with mean total power (N/2)^2.
+
+        Returns:
+            Amplitude (B, C, N, N), dimensionless, and phase (B, C, N, N), radians.
+        """
+        features = self.encoder(x)
+        return self.amplitude(features), self.phase(features)

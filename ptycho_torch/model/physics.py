@@ -1,0 +1,100 @@
+"""From object patches to diffraction: far-field propagation, and the merge of neighbouring patches.
+
+Amplitude mode: everything predicts the square root of the intensity. Shapes: B batch, C patches per sample, P probe
+modes, N patch side. Offsets are (x, y) = (column, row), pixels.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+MAX_NEIGHBOR_DISTANCE_PX = 3.0
+_MERGE_EPSILON = 1e-3
+_MERGE_FLOOR = 1e-6
+
+
+def diffraction_amplitude(exit_waves: Tensor) -> Tensor:
+    """Far-field amplitude A = sqrt(fftshift(|sum_p FFT2(psi_p)|^2) / N^2), DC in the centre.
+
+    Args:
+        exit_waves: (B, C, P, N, N) complex64, object times probe mode.
+
+    Returns:
+        (B, C, N, N) float32. Parseval: sum A^2 = sum |sum_p psi_p|^2.
+    """
+    field = torch.fft.fft2(exit_waves.sum(2))
+    intensity = field.real.square() + field.imag.square()
+    n_px = exit_waves.shape[-1]
+    # The root has an infinite slope at 0, which would turn gradients of dark pixels into NaN.
+    return torch.sqrt(torch.fft.fftshift(intensity, dim=(-2, -1)) / n_px**2 + torch.finfo(intensity.dtype).tiny)
+
+
+def shift(images: Tensor, offsets_px: Tensor) -> Tensor:
+    """Move the content by (+dx columns, +dy rows), bilinear, zero outside.
+
+    Args:
+        images: (n, H, W) complex64 or float32.
+        offsets_px: (n, 2) float32, (dx, dy), pixels.
+    """
+    planes = torch.view_as_real(images).movedim(-1, 1) if images.is_complex() else images.unsqueeze(1)
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device, dtype=planes.dtype)
+    columns = torch.arange(width, device=images.device, dtype=planes.dtype)
+    x = (columns[None, :] - offsets_px[:, :1]) * (2 / (width - 1)) - 1
+    y = (rows[None, :] - offsets_px[:, 1:]) * (2 / (height - 1)) - 1
+    grid = torch.stack([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
+    moved = functional.grid_sample(planes, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    return torch.view_as_complex(moved.movedim(1, -1).contiguous()) if images.is_complex() else moved.squeeze(1)
+
+
+def merge_canvas_px(n_px: int, gridsize: int) -> int:
+    """Side of the canvas on which the patches of a group are merged."""
+    padding = math.ceil(MAX_NEIGHBOR_DISTANCE_PX)
+    return n_px + (gridsize - 1) * (padding + padding % 2)
+
+
+def merge_group(objects: Tensor, coords_relative_px: Tensor, canvas_px: int) -> Tensor:
+    """One object from the C overlapping patches of a sample, averaged where their centres overlap.
+
+    merged = sum_c shift(O_c, -off) shift(W, -off) / (sum_c shift(W, -off) + 0.001), W = 1 on the central N/2 square.
+
+    Args:
+        objects: (B, C, N, N) complex64.
+        coords_relative_px: (B, C, 1, 2) float32, (x, y), sign -(x - mean).
+        canvas_px: M.
+
+    Returns:
+        (B, M, M) complex64, 0 where no patch contributes.
+    """
+    batch, channels, n_px, _ = objects.shape
+    offsets = -coords_relative_px.reshape(batch * channels, 2)
+    window = torch.zeros(n_px, n_px, device=objects.device)
+    window[n_px // 4 : n_px - n_px // 4, n_px // 4 : n_px - n_px // 4] = 1
+    padding = ((canvas_px - n_px) // 2,) * 4
+    placed = shift(functional.pad(objects.reshape(-1, n_px, n_px), padding), offsets)
+    weights = shift(functional.pad(window, padding).expand(batch * channels, -1, -1), offsets)
+    shape = (batch, channels, canvas_px, canvas_px)
+    total = weights.reshape(shape).sum(1)
+    merged = (placed * weights).reshape(shape).sum(1) / (total + _MERGE_EPSILON)
+    return torch.where(total > _MERGE_FLOOR, merged, torch.zeros_like(merged))
+
+
+def cut_group(merged: Tensor, coords_relative_px: Tensor, n_px: int) -> Tensor:
+    """Cut the patches of a group out of their merged object again.
+
+    Args:
+        merged: (B, M, M) complex64.
+        coords_relative_px: (B, C, 1, 2) float32, as in `merge_group`.
+        n_px: N.
+
+    Returns:
+        (B, C, N, N) complex64.
+    """
+    batch, channels = coords_relative_px.shape[:2]
+    canvas_px = merged.shape[-1]
+    copies = merged[:, None].expand(-1, channels, -1, -1).reshape(-1, canvas_px, canvas_px)
+    moved = shift(copies, coords_relative_px.reshape(-1, 2))
+    start = (canvas_px - n_px) // 2
+    return moved[:, start : start + n_px, start : start + n_px].reshape(batch, channels, n_px, n_px)

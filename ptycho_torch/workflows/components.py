@@ -1,0 +1,204 @@
+"""A training run from settings to a fitted model: data -> model -> Trainer -> fit.
+
+`run_training` is what the scripts call. Loggers, callbacks and the Trainer are made before data is read, so that a
+wrong setting costs seconds, not the loading time of a large scan.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before mlflow is imported: it starts threads otherwise
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from ptycho_torch.cli import to_yaml
+from ptycho_torch.config import ConfigError, PyTorchExecutionConfig, RunConfig
+from ptycho_torch.data.datamodule import PtychoDataModule
+from ptycho_torch.model.lightning_module import PtychoLightningModule
+from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
+
+_UI_PORT = 5000
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What a finished run leaves in memory."""
+
+    trainer: Trainer
+    model: PtychoLightningModule
+    datamodule: PtychoDataModule
+
+
+def run_training(config: RunConfig) -> TrainingResult:
+    """Train as `config` says, logging to its logger.
+
+    Raises:
+        ConfigError: A setting does not fit this machine or the data.
+        DataError: A data file is not what it should be.
+    """
+    seed_everything(config.training.seed, workers=True, verbose=False)
+    logger = make_logger(config)
+    trainer = make_trainer(config, logger)
+    datamodule = make_datamodule(config)
+    datamodule.setup("fit")
+    _check_fixed_indices(config, datamodule)
+    model = make_model(config)
+    if isinstance(logger, MLFlowLogger) and trainer.is_global_zero:
+        _log_settings(logger, config)
+    _train_with_lightning(trainer, model, datamodule, config.training.resume_path)
+    return TrainingResult(trainer=trainer, model=model, datamodule=datamodule)
+
+
+def describe(config: RunConfig) -> str:
+    """Check settings, machine and data without training; returns a summary, one line per data set."""
+    make_trainer(config, make_logger(config))
+    datamodule = make_datamodule(config)
+    datamodule.setup("fit")
+    _check_fixed_indices(config, datamodule)
+    parameters = sum(p.numel() for p in make_model(config).parameters())
+    lines = [f"train: {len(datamodule.train_dataset)} samples from {config.data.train_data_file}"]
+    if datamodule.test_dataset is not None:
+        lines.append(f"test: {len(datamodule.test_dataset)} samples from {config.data.test_data_file}")
+    return "\n".join([*lines, f"model: {parameters} parameters", "Settings and data are good."])
+
+
+def make_logger(config: RunConfig) -> Logger | None:
+    """The logger that the settings name."""
+    output_dir, execution = config.training.output_dir.absolute(), config.execution
+    if execution.logger == "mlflow":
+        output_dir.mkdir(parents=True, exist_ok=True)
+        return MLFlowLogger(
+            experiment_name=execution.mlflow_experiment,
+            run_name=execution.mlflow_run_name,
+            tracking_uri=config.tracking_uri,
+            artifact_location=config.artifact_location,
+        )
+    if execution.logger == "csv":
+        return CSVLogger(output_dir, name="csv")
+    if execution.logger == "tensorboard":
+        try:
+            return TensorBoardLogger(output_dir, name="tensorboard")
+        except ModuleNotFoundError as error:
+            raise ConfigError("logger is 'tensorboard', which is not installed: pip install tensorboard.") from error
+    return None
+
+
+def make_trainer(config: RunConfig, logger: Logger | None) -> Trainer:
+    """The Trainer with its callbacks. Raises ConfigError where Lightning or the machine cannot do what is asked."""
+    training, execution = config.training, config.execution
+    try:
+        return Trainer(
+            accelerator=execution.accelerator,
+            devices=int(execution.devices) if execution.devices.lstrip("-").isdigit() else execution.devices,
+            num_nodes=execution.num_nodes,
+            strategy=execution.strategy,
+            precision=execution.precision,
+            max_epochs=training.nepochs,
+            check_val_every_n_epoch=training.check_val_every_n_epoch,
+            limit_val_batches=None if config.data.test_data_file is not None else 0,
+            logger=logger or False,
+            callbacks=_callbacks(config),
+            default_root_dir=training.output_dir.absolute(),
+            log_every_n_steps=1,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise ConfigError(f"the Trainer cannot be set up on this machine: {error}") from error
+
+
+def _callbacks(config: RunConfig) -> list[Callback]:
+    has_validation = config.data.test_data_file is not None
+    monitored = {"monitor": "val_loss"} if has_validation else {"monitor": "train_loss"}
+    callbacks: list[Callback] = [
+        ModelCheckpoint(config.training.checkpoint_dir, filename="best", save_last=True, **monitored),
+        TQDMProgressBar(leave=False),
+    ]
+    if config.execution.recon_log_enabled:
+        callbacks.append(make_recon_callback(config.execution))
+    return callbacks
+
+
+def make_recon_callback(execution: PyTorchExecutionConfig) -> PtychoReconLoggingCallback:
+    """The reconstruction logging that the settings ask for."""
+    if execution.recon_log_every_n_epochs is None:
+        raise ConfigError("reconstruction logging is off: recon_log_every_n_epochs is not set.")
+    return PtychoReconLoggingCallback(
+        every_n_epochs=execution.recon_log_every_n_epochs,
+        num_patches=execution.recon_log_num_patches,
+        fixed_indices=execution.recon_log_fixed_indices,
+        log_stitch=execution.recon_log_stitch,
+        max_stitch_samples=execution.recon_log_max_stitch_samples,
+        stitch_weight=execution.recon_log_stitch_weight,
+        strict=execution.recon_log_strict,
+    )
+
+
+def make_datamodule(config: RunConfig) -> PtychoDataModule:
+    """The data that the settings name; nothing is read yet."""
+    data = config.data
+    return PtychoDataModule(
+        train_data_file=data.train_data_file,
+        test_data_file=data.test_data_file,
+        kind=data.scan_kind,
+        n_px=data.N,
+        gridsize=data.gridsize,
+        batch_size=config.training.batch_size,
+        num_workers=config.execution.num_workers,
+        nphotons=data.nphotons,
+        probe_file=data.probe_file,
+        allow_pickled_metadata=data.allow_pickled_metadata,
+        model_type=config.model.model_type,
+        seed=config.training.seed,
+    )
+
+
+def make_model(config: RunConfig) -> PtychoLightningModule:
+    """The untrained model."""
+    return PtychoLightningModule(
+        n_px=config.data.N,
+        gridsize=config.data.gridsize,
+        model_type=config.model.model_type,
+        loss=config.model.loss,
+        probe_big=config.model.probe_big,
+        n_filters_scale=config.model.n_filters_scale,
+        learning_rate=config.training.learning_rate,
+    )
+
+
+def run_url(logger: MLFlowLogger) -> str:
+    """Where the run's page is, or will be once `mlflow ui` runs on the local database."""
+    uri = str(logger._tracking_uri)
+    server = uri.rstrip("/") if urlsplit(uri).scheme in ("http", "https") else f"http://127.0.0.1:{_UI_PORT}"
+    return f"{server}/#/experiments/{logger.experiment_id}/runs/{logger.run_id}?workflowType=machine_learning"
+
+
+def _train_with_lightning(
+    trainer: Trainer, model: PtychoLightningModule, datamodule: PtychoDataModule, resume_path: Path | None
+) -> None:
+    trainer.fit(model, datamodule=datamodule, ckpt_path=resume_path, weights_only=True)
+
+
+def _log_settings(logger: MLFlowLogger, config: RunConfig) -> None:
+    """The resolved settings as parameters and as `config.yaml`, and, on the terminal, where to look."""
+    logger.log_hyperparams(config.as_dict())
+    logger.experiment.log_text(str(logger.run_id), to_yaml(config), "config.yaml")
+    uri = config.tracking_uri
+    if urlsplit(uri).scheme not in ("http", "https"):
+        rank_zero_info(f"To look at this run, start: mlflow ui --backend-store-uri '{uri}' --port {_UI_PORT}")
+    rank_zero_info(f"MLflow run: {run_url(logger)}")
+
+
+def _check_fixed_indices(config: RunConfig, datamodule: PtychoDataModule) -> None:
+    """Refuse patches that the logged dataset does not have, while nothing has been written yet."""
+    logged = datamodule.train_dataset if datamodule.test_dataset is None else datamodule.test_dataset
+    outside = [i for i in config.execution.recon_log_fixed_indices or () if i >= len(logged)]
+    if outside:
+        raise ConfigError(
+            f"recon_log_fixed_indices has {outside}, but the logged dataset has {len(logged)} samples; "
+            f"allowed: 0 to {len(logged) - 1}."
+        )

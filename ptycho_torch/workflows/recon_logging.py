@@ -1,0 +1,306 @@
+"""WHEN reconstructions are logged: `PtychoReconLoggingCallback`, a Lightning callback.
+
+    on_train_start            read what does not change (labels, diffraction, positions), start the backend
+    on_validation_start       is an epoch due? then take arrays from the backend
+    on_validation_batch_end   copy the predictions that validation computed anyway
+    on_validation_end         fill in what validation did not deliver, submit
+    on_train_epoch_end        the same without a validation set, from the training set
+    on_train_end              log the last epoch if it was not, flush
+    on_exception, teardown    flush
+
+Only global rank zero logs. Nothing that goes wrong in here reaches `fit`, unless `strict`; wrong settings do, before
+the first step. Imports only torch, Lightning, numpy and recon_worker.
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.utilities import CombinedLoader
+
+from recon_worker.backend import InlineBackend, ReconBackend
+from recon_worker.mlflow_sink import MlflowSink
+from recon_worker.snapshot import Snapshot, StitchWeight
+
+from .capture import (
+    Capture,
+    CapturePlan,
+    Precision,
+    batch_indices,
+    choose_indices,
+    fill_missing,
+    random_state_kept,
+    read_scan,
+)
+
+_log = logging.getLogger(__name__)
+
+_FLUSH_TIMEOUT_S = 300.0
+
+P = ParamSpec("P")
+
+
+@dataclass
+class _Run:
+    """What the callback holds while `fit` lasts, on the rank that logs."""
+
+    backend: ReconBackend
+    plan: CapturePlan
+    loader: object
+    from_training_set: bool
+    next_due: int
+    last_logged: int = 0
+    capture: Capture | None = None
+
+    @property
+    def dataset(self) -> Any:  # noqa: ANN401
+        return self.loader.dataset  # type: ignore[attr-defined]
+
+
+def _guarded(
+    hook: Callable[Concatenate["PtychoReconLoggingCallback", P], None],
+) -> Callable[Concatenate["PtychoReconLoggingCallback", P], None]:
+    """Keep exceptions of the logging away from the training: count them and warn once, unless `strict`."""
+
+    @functools.wraps(hook)
+    def wrapper(self: "PtychoReconLoggingCallback", *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            hook(self, *args, **kwargs)
+        except Exception as error:  # whatever fails here must not cost the training
+            if self.strict:
+                raise
+            self.errors += 1
+            if self.errors == 1:
+                _log.warning("Reconstruction logging failed in %s; training goes on.", hook.__name__, exc_info=error)
+
+    return wrapper
+
+
+class PtychoReconLoggingCallback(Callback):
+    """Logs reconstructions to MLflow while a ptychography network trains.
+
+    Args:
+        every_n_epochs: Log after every this many epochs, counted from 1, and after the last one.
+        num_patches: Number of fixed sample patches, spread evenly over the dataset.
+        fixed_indices: Dataset indices of the patches, instead of an even spread.
+        log_stitch: Whether the whole object is stitched and logged too.
+        max_stitch_samples: Stitch only the first this many samples; None: all.
+        stitch_weight: Average overlapping patches equally ("uniform") or by the probe's intensity ("probe").
+        strict: Raise when logging fails. By default it warns once, counts in `errors`, and the training goes on.
+
+    Raises:
+        ValueError: A setting is out of its range; at the start of `fit`, `fixed_indices` do not fit the dataset.
+    """
+
+    def __init__(
+        self,
+        every_n_epochs: int = 5,
+        num_patches: int = 4,
+        fixed_indices: tuple[int, ...] | list[int] | None = None,
+        log_stitch: bool = False,
+        max_stitch_samples: int | None = None,
+        *,
+        stitch_weight: StitchWeight = "uniform",
+        strict: bool = False,
+    ) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs is {every_n_epochs}; it must be at least 1.")
+        if num_patches < 0:
+            raise ValueError(f"num_patches is {num_patches}; it must be at least 0.")
+        if max_stitch_samples is not None and max_stitch_samples < 1:
+            raise ValueError(f"max_stitch_samples is {max_stitch_samples}; it must be at least 1, or None for all.")
+        self.every_n_epochs = every_n_epochs
+        self.num_patches = num_patches
+        self.fixed_indices = fixed_indices
+        self.log_stitch = log_stitch
+        self.max_stitch_samples = max_stitch_samples
+        self.stitch_weight: StitchWeight = stitch_weight
+        self.strict = strict
+        self.errors = 0
+        self._run: _Run | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings only: a running backend stays in its process."""
+        return {**self.__dict__, "_run": None}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the samples and start the backend. Wrong indices raise here, before the first step."""
+        self._finish()
+        _set_up_validation_data(trainer)
+        if not trainer.is_global_zero:
+            return
+        logger = next((one for one in trainer.loggers if isinstance(one, MLFlowLogger)), None)
+        if logger is None:
+            _log.warning("No reconstructions are logged: the Trainer has no MLFlowLogger.")
+            return
+        loader, from_training_set = _logged_loader(trainer)
+        length = _length(loader)
+        if length == 0:
+            _log.warning("No reconstructions are logged: the dataset has no samples or no length.")
+            return
+        indices = choose_indices(length, self.num_patches, self.fixed_indices)
+        self._start(trainer, logger, loader, from_training_set, indices)
+
+    @_guarded
+    def _start(
+        self,
+        trainer: Trainer,
+        logger: MLFlowLogger,
+        loader: object,
+        from_training_set: bool,
+        indices: tuple[int, ...],
+    ) -> None:
+        if from_training_set:
+            _log.warning("There is no validation set: reconstructions are logged from the training set.")
+        dataset = loader.dataset  # type: ignore[attr-defined]
+        with random_state_kept():
+            scan, plan = read_scan(
+                dataset,
+                indices,
+                stitch=self.log_stitch,
+                max_stitch_samples=min(
+                    self.max_stitch_samples or len(dataset), _reach(trainer, loader, from_training_set)
+                ),
+                stitch_weight=self.stitch_weight,
+                epoch_digits=max(2, len(str(trainer.max_epochs))),
+            )
+        backend = InlineBackend(MlflowSink(logger.experiment, str(logger.run_id)))
+        backend.start(scan)
+        due = (trainer.current_epoch // self.every_n_epochs + 1) * self.every_n_epochs
+        self._run = _Run(backend, plan, loader, from_training_set, due)
+
+    @_guarded
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take arrays for a snapshot if an epoch is due."""
+        run = self._run
+        if run is None or run.from_training_set or trainer.sanity_checking:
+            return
+        if self._is_due(_completed_epochs(trainer), trainer):
+            run.capture = Capture(run.plan, run.backend.acquire(run.plan.layout))
+
+    @_guarded
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401 - whatever validation_step returned
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Copy the predictions of a batch, if `validation_step` returned them."""
+        run = self._run
+        if run is None or run.capture is None or dataloader_idx != 0:
+            return
+        indices = batch_indices(run.loader, batch_idx, len(run.dataset))
+        if indices is not None:
+            run.capture.add_outputs(indices, outputs)
+
+    @_guarded
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Complete and submit the snapshot."""
+        run = self._run
+        if run is not None and run.capture is not None:
+            self._submit(run, trainer, pl_module, _completed_epochs(trainer))
+
+    @_guarded
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Without a validation set: log from the training set."""
+        run, epoch = self._run, trainer.current_epoch + 1
+        if run is not None and run.from_training_set and self._is_due(epoch, trainer):
+            run.capture = Capture(run.plan, run.backend.acquire(run.plan.layout))
+            self._submit(run, trainer, pl_module, epoch)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the last epoch if that has not happened, and flush."""
+        self._log_last(trainer, pl_module)
+        self._finish()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Flush what was submitted."""
+        self._finish()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Flush what was submitted."""
+        if stage == "fit":
+            self._finish()
+
+    def _is_due(self, epoch: int, trainer: Trainer) -> bool:
+        run = self._run
+        is_last = epoch == trainer.max_epochs
+        return run is not None and epoch > run.last_logged and (epoch >= run.next_due or is_last)
+
+    @_guarded
+    def _log_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        run, epoch = self._run, trainer.current_epoch
+        if run is not None and epoch > run.last_logged and trainer.global_step > 0:
+            run.capture = Capture(run.plan, run.backend.acquire(run.plan.layout))
+            self._submit(run, trainer, pl_module, epoch)
+
+    def _submit(self, run: _Run, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        capture, run.capture = run.capture, None
+        assert capture is not None
+        run.last_logged = epoch
+        run.next_due = (epoch // self.every_n_epochs + 1) * self.every_n_epochs
+        plugin = trainer.precision_plugin
+        fill_missing(capture, pl_module, run.dataset, Precision(plugin.val_step_context, plugin.convert_input))
+        run.backend.submit(
+            Snapshot(
+                epoch=epoch,
+                step=trainer.global_step,
+                has_diffraction=capture.has_diffraction,
+                created_unix_s=time.time(),
+                arrays=capture.arrays,
+            )
+        )
+
+    @_guarded
+    def _finish(self) -> None:
+        run, self._run = self._run, None
+        if run is None:
+            return
+        try:
+            run.backend.flush(_FLUSH_TIMEOUT_S)
+        finally:
+            run.backend.close(_FLUSH_TIMEOUT_S)
+            _log.info("Reconstruction logging: %s.", run.backend.stats)
+
+
+def _completed_epochs(trainer: Trainer) -> int:
+    """Epochs whose training batches are all done, while validation runs."""
+    return max(1, trainer.current_epoch + int(trainer.is_last_batch))
+
+
+def _set_up_validation_data(trainer: Trainer) -> None:
+    """Make the validation loaders, on every rank: Lightning makes them late if the first epoch has no validation."""
+    if trainer.enable_validation and trainer.val_dataloaders is None:
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        trainer.training = True
+
+
+def _logged_loader(trainer: Trainer) -> tuple[object, bool]:
+    """The loader whose dataset is logged, and whether that is the training set."""
+    validation = CombinedLoader(trainer.val_dataloaders or []).flattened if trainer.enable_validation else []
+    if validation and _length(validation[0]) > 0:
+        return validation[0], False
+    return next(iter(CombinedLoader(trainer.train_dataloader or []).flattened), None), True
+
+
+def _length(loader: object) -> int:
+    """Samples in the loader's dataset; 0 if there is none that is addressed by index."""
+    dataset = getattr(loader, "dataset", None)
+    return len(dataset) if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") else 0
+
+
+def _reach(trainer: Trainer, loader: Any, from_training_set: bool) -> int:  # noqa: ANN401
+    """How many samples, counted from the first, a validation limited by `limit_val_batches` predicts."""
+    batches = float("inf") if from_training_set else trainer.num_val_batches[0]
+    if batches >= len(loader):
+        return len(loader.dataset)
+    return int(batches) * (loader.batch_size or 1) * trainer.world_size

@@ -1,0 +1,98 @@
+"""How the training side hands snapshots over: `ReconBackend`, and `InlineBackend`, which does the work at once."""
+
+import logging
+from typing import Protocol
+
+from recon_worker.artifacts import Artifact, Failure, render
+from recon_worker.ledger import Ledger
+from recon_worker.mlflow_sink import MlflowSink
+from recon_worker.snapshot import Scan, Snapshot, SnapshotArrays, SnapshotLayout
+
+_log = logging.getLogger(__name__)
+
+
+class ReconBackend(Protocol):
+    """Takes snapshots of one run, in order."""
+
+    stats: Ledger
+
+    def start(self, scan: Scan) -> None:
+        """Say what stays the same during the run. Called once, before everything else."""
+
+    def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
+        """Arrays to write the next snapshot into. Valid until it is submitted."""
+
+    def submit(self, snapshot: Snapshot) -> None:
+        """Hand over a snapshot whose arrays came from `acquire`."""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was submitted is logged; False when the time is over first."""
+
+    def close(self, timeout_s: float) -> None:
+        """Flush and release everything. May be called twice."""
+
+
+class InlineBackend:
+    """Stitches, renders and uploads within `submit`, on the caller's thread. Reuses one set of arrays."""
+
+    def __init__(self, sink: MlflowSink) -> None:
+        self.stats = Ledger()
+        self._sink = sink
+        self._scan: Scan | None = None
+        self._layout: SnapshotLayout | None = None
+        self._arrays: SnapshotArrays | None = None
+
+    def start(self, scan: Scan) -> None:
+        """See `ReconBackend`."""
+        self._scan = scan
+
+    def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
+        """See `ReconBackend`."""
+        if self._arrays is None or layout != self._layout:
+            self._layout, self._arrays = layout, layout.allocate()
+        self._arrays.fixed_filled[:] = False
+        self._arrays.stitch_filled[:] = False
+        return self._arrays
+
+    def submit(self, snapshot: Snapshot) -> None:
+        """See `ReconBackend`; returns when the artifacts are uploaded or counted as failed."""
+        if self._scan is None:
+            raise RuntimeError("submit was called before start; start the backend with the run's Scan first.")
+        self.stats.submitted += 1
+        failures = self._log_all(self._scan, snapshot)
+        if failures:
+            self.stats.failed += 1
+            _log.warning(
+                "Epoch %d: %d artifacts could not be logged, the first being %s: %s",
+                snapshot.epoch, len(failures), failures[0].path, failures[0].reason,
+            )  # fmt: skip
+        else:
+            self.stats.logged += 1
+
+    def _log_all(self, scan: Scan, snapshot: Snapshot) -> list[Failure]:
+        """Upload until the tracker fails once: each further try could block for minutes."""
+        failures: list[Failure] = []
+        tracker_error = ""
+        for made in render(scan, snapshot):
+            if isinstance(made, Artifact) and not tracker_error:
+                tracker_error = self._upload_error(made)
+            if isinstance(made, Failure) or tracker_error:
+                failures.append(made if isinstance(made, Failure) else Failure(made.path, tracker_error))
+        self.stats.artifacts_failed += len(failures)
+        return failures
+
+    def _upload_error(self, artifact: Artifact) -> str:
+        try:
+            self._sink.upload(artifact)
+        except Exception as error:  # whatever the tracker does, the training goes on
+            return f"{type(error).__name__}: {error}"
+        self.stats.artifacts_logged += 1
+        return ""
+
+    def flush(self, timeout_s: float) -> bool:
+        """See `ReconBackend`; nothing is ever left over."""
+        return True
+
+    def close(self, timeout_s: float) -> None:
+        """See `ReconBackend`."""
+        self._arrays = self._layout = None

@@ -1,0 +1,34 @@
+"""The count of what became of each snapshot: `submitted = logged + dropped + spooled + failed` at the end."""
+
+from dataclasses import dataclass
+
+
+@dataclass(kw_only=True)
+class Ledger:
+    """Counts of one run. Snapshots that are still on their way are `pending`."""
+
+    submitted: int = 0
+    """Snapshots handed over."""
+    logged: int = 0
+    """Snapshots whose artifacts have all been uploaded."""
+    dropped: int = 0
+    """Snapshots given up for newer ones."""
+    spooled: int = 0
+    """Snapshots kept on disk, to be uploaded later."""
+    failed: int = 0
+    """Snapshots of which at least one artifact could not be made or uploaded."""
+    artifacts_logged: int = 0
+    """Single artifacts uploaded."""
+    artifacts_failed: int = 0
+    """Single artifacts that could not be made or uploaded."""
+
+    @property
+    def pending(self) -> int:
+        """Snapshots submitted and not yet accounted for."""
+        return self.submitted - self.logged - self.dropped - self.spooled - self.failed
+
+    def __str__(self) -> str:
+        return (
+            f"{self.submitted} submitted = {self.logged} logged + {self.dropped} dropped + {self.spooled} spooled + "
+            f"{self.failed} failed ({self.artifacts_logged} artifacts, {self.artifacts_failed} failed)"
+        )

@@ -1,0 +1,52 @@
+"""Fixtures that every room uses."""
+
+import os
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """An MLflow experiment of one test's own, in a database that all tests share (making one takes seconds)."""
+
+    uri: str
+    experiment: str
+    artifacts: Path
+
+    def logger(self, **settings):
+        from lightning.pytorch.loggers import MLFlowLogger
+
+        return MLFlowLogger(
+            self.experiment, tracking_uri=self.uri, artifact_location=self.artifacts.as_uri(), **settings
+        )
+
+    def files(self) -> set[str]:
+        """Artifact paths of the only run."""
+        roots = list(self.artifacts.glob("*/artifacts"))
+        assert len(roots) <= 1
+        return {str(p.relative_to(root)) for root in roots for p in root.rglob("*") if p.is_file()}
+
+    def path(self, name: str) -> Path:
+        """Where an artifact of the only run lies."""
+        (root,) = self.artifacts.glob("*/artifacts")
+        return root / name
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory):
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def tracking(mlflow_database, tmp_path):
+    return Tracking(mlflow_database, f"test-{next(_numbers)}", tmp_path / "mlruns")

@@ -1,0 +1,112 @@
+"""The network's shapes, ranges, supports and size, and the module's two ways to predict."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ptycho_torch.model.lightning_module import PtychoLightningModule
+from ptycho_torch.model.network import ObjectNetwork
+from ptycho_torch.model.physics import diffraction_amplitude
+from tests.paths import REFERENCE
+
+
+def _inputs(n_px=64, channels=1, batch=2):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(batch, channels, n_px, n_px, generator=generator)
+    positions = torch.rand(batch, channels, 1, 2, generator=generator)
+    probe = torch.randn(batch, channels, 1, n_px, n_px, dtype=torch.complex64, generator=generator)
+    return images, positions, probe, torch.full((batch, 1, 1, 1), 0.5)
+
+
+@pytest.mark.parametrize(("n_px", "million"), [(64, 2.34), (128, 4.73)])
+def test_size_is_that_of_the_published_network(n_px, million):
+    parameters = sum(p.numel() for p in ObjectNetwork(n_px, 1, 2, probe_big=False).parameters())
+
+    assert parameters / 1e6 == pytest.approx(million, abs=0.01)
+
+
+@pytest.mark.parametrize("n_px", [64, 128, 256])
+def test_amplitude_and_phase_stay_in_their_ranges_at_every_patch_side(n_px):
+    amp, phase = ObjectNetwork(n_px, 1, 1, probe_big=False)(torch.rand(1, 1, n_px, n_px) * 100)
+
+    assert amp.shape == phase.shape == (1, 1, n_px, n_px)
+    assert 0 <= amp.min() <= amp.max() <= 1
+    assert phase.abs().max() <= math.pi
+
+
+def test_without_probe_big_the_border_is_exactly_zero():
+    amp, phase = ObjectNetwork(64, 1, 1, probe_big=False)(torch.rand(1, 1, 64, 64))
+
+    centre = torch.zeros(64, 64, dtype=torch.bool)
+    centre[16:48, 16:48] = True
+    assert (amp[0, 0][~centre] == 0).all()
+    assert (phase[0, 0][~centre] == 0).all()
+    assert (amp[0, 0][centre] != 0).all()
+
+
+def test_with_probe_big_the_border_is_predicted_and_the_centre_is_not_touched_by_it():
+    network = ObjectNetwork(64, 1, 1, probe_big=True)
+    x = torch.rand(1, 1, 64, 64)
+    before, _ = network(x)
+    with torch.no_grad():
+        network.amplitude.border[1].bias += 1.0
+
+    after, _ = network(x)
+
+    assert torch.equal(before[..., 16:48, 16:48], after[..., 16:48, 16:48])
+    assert (before[..., :16, :] != after[..., :16, :]).all()
+
+
+def test_predicted_diffraction_agrees_with_the_reference():
+    ref = {k: torch.from_numpy(v) for k, v in np.load(REFERENCE / "forward_gs1_n64.npz").items() if v.ndim}
+    module = PtychoLightningModule(n_px=64, n_filters_scale=1)
+    module.network.forward = lambda x: (ref["pred_amp_obj"], ref["pred_phase_obj"])
+    one = torch.ones(1, 1, 1, 1)
+
+    pred, _, _ = module(torch.zeros(1, 1, 64, 64), ref["coords_relative"], ref["probe"][None, None, None], one, one)
+
+    torch.testing.assert_close(pred, ref["pred_diff"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("gridsize", [1, 2])
+def test_forward_predict_returns_the_object_that_forward_propagates(gridsize):
+    module = PtychoLightningModule(n_px=64, gridsize=gridsize, n_filters_scale=1)
+    images, positions, probe, scale = _inputs(channels=gridsize**2)
+
+    pred, amp, phase = module(images, positions, probe, scale, scale)
+    patches = module.forward_predict(images, positions, probe, scale)
+
+    assert pred.shape == amp.shape == phase.shape == patches.shape
+    torch.testing.assert_close(patches, torch.polar(torch.ones_like(amp), phase) * amp)
+
+
+def test_output_scale_undoes_the_input_scale():
+    module = PtychoLightningModule(n_px=64, n_filters_scale=1)
+    images, positions, probe, scale = _inputs()
+
+    pred, amp, phase = module(images, positions, probe, scale, scale)
+
+    patches = torch.polar(torch.ones_like(amp), phase) * amp
+    torch.testing.assert_close(pred * 0.5, diffraction_amplitude(patches[:, :, None] * probe / 4))
+
+
+def test_supervised_forward_returns_the_complex_object_first():
+    module = PtychoLightningModule(n_px=64, n_filters_scale=1, model_type="supervised")
+    images, positions, probe, scale = _inputs()
+
+    first, amp, _ = module(images, positions, probe, scale, scale)
+
+    assert first.is_complex()
+    torch.testing.assert_close(first.abs(), amp.abs())
+
+
+def test_bfloat16_autocast_keeps_the_physics_in_single_precision():
+    module = PtychoLightningModule(n_px=64, n_filters_scale=1)
+    images, positions, probe, scale = _inputs()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        pred, amp, _ = module(images, positions, probe, scale, scale)
+
+    assert pred.dtype == amp.dtype == torch.float32

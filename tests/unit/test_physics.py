@@ -1,0 +1,82 @@
+"""Propagation and group merge against reference arrays and identities."""
+
+import numpy as np
+import pytest
+import torch
+
+from ptycho_torch.model.physics import cut_group, diffraction_amplitude, merge_canvas_px, merge_group, shift
+from tests.paths import REFERENCE
+
+
+def _load(name):
+    return {key: torch.from_numpy(value) for key, value in np.load(REFERENCE / f"{name}.npz").items()}
+
+
+def _assert_close(result, reference):
+    torch.testing.assert_close(result, reference, rtol=1e-4, atol=1e-4 * reference.abs().max().item())
+
+
+def test_shift_agrees_with_the_reference_for_complex_and_real_images():
+    ref = _load("translation")
+    offsets = ref["offset_xy"][:, 0]
+
+    _assert_close(shift(ref["img"], offsets), ref["out"][:, 0])
+    _assert_close(shift(ref["img"].real.contiguous(), offsets), ref["out_real"][:, 0])
+
+
+def test_shift_moves_content_right_and_down():
+    image = torch.zeros(1, 5, 7)
+    image[0, 2, 3] = 1
+
+    moved = shift(image, torch.tensor([[2.0, 1.0]]))
+
+    assert moved[0, 3, 5] == pytest.approx(1)
+
+
+def test_group_merge_agrees_with_the_reference():
+    ref = _load("reassemble_pos_gs2_central")
+
+    merged = merge_group(ref["patches"], ref["offsets_xy"], int(ref["M"]))
+
+    _assert_close(merged, ref["merged"])
+    assert torch.equal(merged != 0, ref["mask"])
+
+
+def test_patches_cut_out_of_the_merged_object_agree_with_the_reference():
+    ref = _load("reassemble_pos_gs2_central")
+
+    _assert_close(cut_group(ref["merged"], ref["offsets_xy"], int(ref["N"])), ref["extracted"])
+
+
+@pytest.mark.parametrize(("n_px", "side"), [(16, 20), (64, 68)])
+def test_merge_canvas_leaves_room_for_the_neighbour_distance(n_px, side):
+    assert merge_canvas_px(n_px, gridsize=2) == side
+
+
+def test_diffraction_of_probe_modes_agrees_with_the_reference():
+    ref = _load("physics")
+
+    _assert_close(diffraction_amplitude(ref["obj"][:, :, None] * ref["probe_modes"]), ref["pred_amp"])
+
+
+def test_diffraction_keeps_the_power_of_the_exit_wave():
+    waves = torch.randn(2, 1, 1, 16, 16, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
+
+    power = diffraction_amplitude(waves).square().sum((1, 2, 3))
+
+    torch.testing.assert_close(power, waves.abs().square().sum((1, 2, 3, 4)))
+
+
+def test_a_flat_exit_wave_diffracts_into_the_central_pixel_only():
+    amplitude = diffraction_amplitude(torch.ones(1, 1, 1, 8, 8, dtype=torch.complex64))
+
+    assert amplitude[0, 0, 4, 4] == pytest.approx(8)
+    assert amplitude.sum() == pytest.approx(8)
+
+
+def test_dark_pixels_have_finite_gradients():
+    waves = torch.zeros(1, 1, 1, 8, 8, dtype=torch.complex64, requires_grad=True)
+
+    diffraction_amplitude(waves).sum().backward()
+
+    assert torch.isfinite(torch.view_as_real(waves.grad)).all()
