@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import quote, urlsplit
 
+from recon_worker.uris import without_credentials
+
 ScanKind = Literal["raw", "grid_lines"]
 ModelType = Literal["pinn", "supervised"]
 LossName = Literal["poisson", "mae"]
@@ -284,11 +286,6 @@ class RunConfig:
         uri = plain["execution"]["mlflow_tracking_uri"]
         plain["execution"]["mlflow_tracking_uri"] = without_credentials(uri) if uri else None
         return plain
-
-
-def without_credentials(uri: str) -> str:
-    """The URI without user and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def _plain(value: object) -> object:

@@ -1,11 +1,14 @@
 """How the training side hands snapshots over: `ReconBackend`, and `InlineBackend`, which does the work at once."""
 
 import logging
+import tempfile
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from recon_worker.artifacts import Artifact, Failure, render
 from recon_worker.ledger import Ledger
-from recon_worker.mlflow_sink import MlflowSink
+from recon_worker.mlflow_sink import ArtifactClient, MlflowSink
+from recon_worker.outbox import RunTarget
 from recon_worker.snapshot import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 
 _log = logging.getLogger(__name__)
@@ -16,8 +19,11 @@ class ReconBackend(Protocol):
 
     stats: Ledger
 
-    def start(self, scan: Scan) -> None:
-        """Say what stays the same during the run. Called once, before everything else."""
+    def launch(self) -> None:
+        """Begin whatever takes time to begin. Called as early as possible; does not wait."""
+
+    def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
+        """Say which run it is, what stays the same during it, and how large its snapshots are. Called once."""
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
         """Arrays to write the next snapshot into. Valid until it is submitted."""
@@ -33,18 +39,26 @@ class ReconBackend(Protocol):
 
 
 class InlineBackend:
-    """Stitches, renders and uploads within `submit`, on the caller's thread. Reuses one set of arrays."""
+    """Stitches, renders and uploads within `submit`, on the caller's thread. Reuses one set of arrays.
 
-    def __init__(self, sink: MlflowSink) -> None:
+    Args:
+        client: Connected to the tracking server, such as the Lightning logger's own.
+    """
+
+    def __init__(self, client: ArtifactClient) -> None:
         self.stats = Ledger()
-        self._sink = sink
+        self._client = client
+        self._sink: MlflowSink | None = None
         self._scan: Scan | None = None
         self._layout: SnapshotLayout | None = None
         self._arrays: SnapshotArrays | None = None
 
-    def start(self, scan: Scan) -> None:
+    def launch(self) -> None:
         """See `ReconBackend`."""
-        self._scan = scan
+
+    def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
+        """See `ReconBackend`."""
+        self._sink, self._scan = MlflowSink(self._client, target.run_id), scan
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
         """See `ReconBackend`."""
@@ -82,8 +96,12 @@ class InlineBackend:
         return failures
 
     def _upload_error(self, artifact: Artifact) -> str:
+        assert self._sink is not None
         try:
-            self._sink.upload(artifact)
+            with tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
+                local = Path(folder, PurePosixPath(artifact.path).name)
+                local.write_bytes(artifact.data)
+                self._sink.upload(local, artifact.path)
         except Exception as error:  # whatever the tracker does, the training goes on
             return f"{type(error).__name__}: {error}"
         self.stats.artifacts_logged += 1

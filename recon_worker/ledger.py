@@ -22,6 +22,17 @@ class Ledger:
     artifacts_failed: int = 0
     """Single artifacts that could not be made or uploaded."""
 
+    spilled: int = 0
+    """Snapshots that went over the disk because the queue was full."""
+    high_water: int = 0
+    """Most snapshots that were in the queue at once."""
+    retries: int = 0
+    """Uploads that had to be tried again."""
+    restarts: int = 0
+    """Worker processes that died."""
+    worker_rss_bytes: int = 0
+    """Peak memory of the worker process."""
+
     @property
     def pending(self) -> int:
         """Snapshots submitted and not yet accounted for."""

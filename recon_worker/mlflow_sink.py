@@ -1,10 +1,7 @@
 """Uploads artifacts to an MLflow run through any client that has MLflow's `log_artifact`."""
 
-import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Protocol
-
-from recon_worker.artifacts import Artifact
 
 
 class ArtifactClient(Protocol):
@@ -15,7 +12,7 @@ class ArtifactClient(Protocol):
 
 
 class MlflowSink:
-    """Writes artifacts to one MLflow run.
+    """Writes to one MLflow run.
 
     Args:
         client: A client that is connected to the tracking server.
@@ -26,10 +23,10 @@ class MlflowSink:
         self._client = client
         self._run_id = run_id
 
-    def upload(self, artifact: Artifact) -> None:
-        """Upload one artifact; blocks. Raises what the client raises."""
-        place = PurePosixPath(artifact.path)
-        with tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
-            local = Path(folder, place.name)
-            local.write_bytes(artifact.data)
-            self._client.log_artifact(self._run_id, str(local), str(place.parent))
+    def upload(self, local: Path, name: str) -> None:
+        """Upload the file `local` as the artifact `name`; blocks. The file must be called as the name ends.
+
+        Raises:
+            Exception: Whatever the client raises.
+        """
+        self._client.log_artifact(self._run_id, str(local), str(PurePosixPath(name).parent))

@@ -155,8 +155,8 @@ def read_png(source: Path | bytes) -> DecodedImage:
             raise ValueError("this is not a scalar image of this program: it is not a palette PNG with a value range.")
         indices, facts = np.asarray(image), image.text
     vmin, vmax = float(facts["vmin"]), float(facts["vmax"])
-    table = vmin + np.arange(256) * ((vmax - vmin) / (LEVELS - 1))
-    table[LEVELS:] = -np.inf, np.inf, np.nan, np.nan
+    levels = vmin + np.linspace(0, 1, LEVELS) * (vmax - vmin)
+    table = np.append(levels, [-np.inf, np.inf, np.nan, np.nan])
     return DecodedImage(
         values=table[indices],
         scanned=indices != _NOT_SCANNED,

@@ -59,11 +59,21 @@ class GridGeometry:
             raise ValueError(
                 f"n_objects is {self.n_objects}; it must be at least 1. Correct `nimgs_test` in the metadata."
             )
-        if self.n_objects * self.samples_per_axis**2 != self.n_samples:
+        if self.n_samples < 1 or self.n_objects * self.samples_per_axis**2 != self.n_samples:
             raise ValueError(
                 f"{self.n_samples} samples of {self.n_objects} objects do not make square grids; each object needs a "
                 "square number of samples. Correct `nimgs_test` in the metadata of the data file."
             )
+        self._check_groups()
+
+    def _check_groups(self) -> None:
+        coords = self.coords_relative_px
+        if coords is None:
+            return
+        if coords.ndim != 3 or coords.shape[::2] != (self.n_samples, 2):
+            raise ValueError(f"coords_relative_px has shape {coords.shape}; it must be ({self.n_samples}, C, 2).")
+        if not (np.abs(coords) < self.patch_px).all():
+            raise ValueError(f"coords_relative_px must be finite and below the patch side, {self.patch_px} px.")
 
     @property
     def tile_px(self) -> int:
@@ -114,6 +124,8 @@ class PositionGeometry:
             bad = np.flatnonzero(~np.isfinite(self.positions_px).all(axis=(1, 2)))
             raise ValueError(f"{bad.size} samples have a position that is not finite (first: {bad[0]}). Remove them.")
         self._check_objects()
+        if self.patch_px % 2:
+            raise ValueError(f"patch_px is {self.patch_px}; it must be even: the centre is at index patch_px / 2.")
         if self.crop_px % 2 or not 0 < self.crop_px <= self.patch_px:
             raise ValueError(
                 f"crop_px is {self.crop_px}; it must be even and within 2 ... {self.patch_px} (patch side)."
@@ -257,4 +269,6 @@ class Snapshot:
     """Whether the network predicts diffraction (a supervised one does not)."""
     created_unix_s: float
     """When the arrays were complete, seconds since 1970."""
+    stall_s: float
+    """How long the training thread was busy with this event, up to here."""
     arrays: SnapshotArrays

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from recon_worker.snapshot import Bool, Complex64, Float32, Float64, Geometry, GridGeometry, PositionGeometry
 
 _CHUNK_BYTES = 1 << 18
-"""Patches that are spread over their four neighbours at a time: fits the processor's cache, bounds the extra memory."""
+"""Patches that are spread over their four neighbours at a time (less for a small scan): fits the processor's cache."""
 _MAX_CANVAS_PX = 1 << 28
 """A larger canvas is a mistake in the unit of the positions, not a picture."""
 
@@ -143,7 +143,7 @@ def accumulate(
     # One pixel more: a patch at an integer place has a fourth neighbour of weight 0, which may lie outside.
     canvas = np.zeros((shape[0] + 1, shape[1] + 1), np.complex64)
     weights = np.zeros(canvas.shape, np.float32)
-    chunk = max(1, _CHUNK_BYTES // (8 * m * m))
+    chunk = max(1, min(_CHUNK_BYTES, patches.nbytes // 8) // (8 * m * m))
     for start in range(0, len(patches), chunk):
         part = slice(start, start + chunk)
         with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf belong in the picture, not in a warning

@@ -7,7 +7,7 @@ the file holds. The one exception to "no pickle" is a text in a 0-d object array
 import io
 import math
 import os
-import pickle  # noqa: S403  only _TextUnpickler below, which can build nothing but text
+import pickle
 import tempfile
 import zipfile
 import zlib
@@ -86,7 +86,7 @@ class Archive:
         if not allowed:
             raise self.error(
                 key,
-                "is a pickled text, which is not read by default. Pass --allow-pickled-metadata (then only this text "
+                "is a pickled text, which is not read by default. Pass --allow_pickled_metadata (then only this text "
                 "is unpickled, and nothing but text is accepted), or save it as a plain string.",
             )
         try:
@@ -147,11 +147,18 @@ def save_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, **arrays)
+            _write(file, arrays)
         temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write(file: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
+    with zipfile.ZipFile(file, "w") as zip_file:
+        for key, array in arrays.items():
+            with zip_file.open(f"{key}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
 class _Cell:

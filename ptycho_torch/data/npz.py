@@ -12,6 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.archive import Archive, DataError, open_archive
+from ptycho_torch.data.fields import (
+    as_amplitude,
+    check_side,
+    finite,
+    read_complex,
+    read_numbers,
+    read_object,
+    read_objects,
+    read_probe,
+)
 from ptycho_torch.data.metadata import Metadata, parse_metadata
 from recon_worker.snapshot import Complex64, Float32, Float64
 
@@ -76,9 +86,9 @@ def load_raw_scan(path: Path, *, allow_pickled_metadata: bool = False) -> RawSca
     with open_archive(path) as archive:
         positions = _positions(archive)
         key = "diff3d" if "diff3d" in archive.keys or "diffraction" not in archive.keys else "diffraction"
-        probe = _probe(archive, "probeGuess")
+        probe = read_probe(archive, "probeGuess")
         diffraction = _pattern_stack(archive, key, len(positions), None if probe is None else probe.shape[-1])
-        object_ = _object(archive, "objectGuess")
+        object_ = read_object(archive, "objectGuess")
         _check_reach(archive, positions, object_, diffraction.shape[-1])
         return RawScan(
             diffraction=diffraction,
@@ -98,12 +108,12 @@ def load_grid_lines(path: Path, *, allow_pickled_metadata: bool = False) -> Grid
         DataError: The file is damaged or its contents do not fit together.
     """
     with open_archive(path) as archive:
-        diffraction = _check_amplitude(archive, "diffraction", _channels_first(archive, "diffraction", None))
-        probe, simulated = _probe(archive, "probeGuess"), _probe(archive, "probe_simulated")
+        diffraction = as_amplitude(archive, "diffraction", _channels_first(archive, "diffraction", None))
+        probe, simulated = read_probe(archive, "probeGuess"), read_probe(archive, "probe_simulated")
         for key, modes in (("probeGuess", probe), ("probe_simulated", simulated)):
             _check_probe_side(archive, key, modes, diffraction.shape[-1])
         offsets = _coords(archive, "coords_offsets", diffraction.shape[:2])
-        truth, objects = _object(archive, "YY_ground_truth"), _objects(archive)
+        truth, objects = read_object(archive, "YY_ground_truth"), read_objects(archive)
         return GridLines(
             diffraction=diffraction,
             amp_illuminated=_optional_channels(archive, "Y_I", diffraction.shape),
@@ -122,34 +132,14 @@ def load_grid_lines(path: Path, *, allow_pickled_metadata: bool = False) -> Grid
 def load_probe(path: Path) -> Complex64:
     """(P, N, N) the `probeGuess` of any NPZ file. Raises DataError if it has none that can be used."""
     with open_archive(path) as archive:
-        probe = _probe(archive, "probeGuess")
+        probe = read_probe(archive, "probeGuess")
         if probe is None:
             raise archive.error("probeGuess", f"is missing; the file has {', '.join(sorted(archive.keys))}.")
         return probe
 
 
-def _numbers(archive: Archive, key: str, *, kinds: str = "fiub") -> NDArray[Any]:
-    array = archive.read(key)
-    if array.dtype.kind not in kinds:
-        wanted = "numbers" if "c" in kinds else "real numbers"
-        raise archive.error(key, f"has type {array.dtype}; it must hold {wanted}. Save it as such.")
-    return array
-
-
-def _finite(archive: Archive, key: str, array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
-    """Convert; refuse what is not finite, before or after."""
-    with np.errstate(over="ignore"):
-        converted = array.astype(dtype, copy=False)
-    bad = np.count_nonzero(~np.isfinite(converted))
-    if bad:
-        raise archive.error(
-            key, f"{bad} of {array.size} values are not finite (NaN, infinite, or too large). Remove or mask them."
-        )
-    return converted
-
-
 def _positions(archive: Archive) -> Float64:
-    x, y = (_finite(archive, key, _numbers(archive, key), np.float64) for key in ("xcoords", "ycoords"))
+    x, y = (finite(archive, key, read_numbers(archive, key), np.float64) for key in ("xcoords", "ycoords"))
     for key, values in (("xcoords", x), ("ycoords", y)):
         if values.squeeze().ndim > 1 or not values.size:
             raise archive.error(key, f"has shape {values.shape}; it must be (M,), one value per pattern.")
@@ -159,13 +149,13 @@ def _positions(archive: Archive) -> Float64:
 
 
 def _pattern_stack(archive: Archive, key: str, n_patterns: int, probe_px: int | None) -> Float32:
-    array = _numbers(archive, key, kinds="fiu")
+    array = read_numbers(archive, key, kinds="fiu")
     stack = array[..., 0] if array.ndim == 4 and array.shape[-1] == 1 else array
     for candidate in (stack, np.moveaxis(stack, -1, 0)) if stack.ndim == 3 else ():
         count, height, width = candidate.shape
         if count == n_patterns and height == width and probe_px in (None, height):
-            _check_side(archive, key, height)
-            return _check_amplitude(archive, key, candidate)
+            check_side(archive, key, height)
+            return as_amplitude(archive, key, candidate)
     probe = "" if probe_px is None else f" and a probe of {probe_px} x {probe_px} px"
     raise archive.error(
         key,
@@ -174,66 +164,9 @@ def _pattern_stack(archive: Archive, key: str, n_patterns: int, probe_px: int | 
     )
 
 
-def _check_amplitude(archive: Archive, key: str, array: NDArray[Any]) -> Float32:
-    amplitude: Float32 = np.ascontiguousarray(_finite(archive, key, array, np.float32))
-    if not amplitude.size or not amplitude.any():
-        raise archive.error(key, f"has shape {amplitude.shape} and no signal at all; there is nothing to learn from.")
-    if amplitude.min() < 0:
-        raise archive.error(
-            key, f"{np.count_nonzero(amplitude < 0)} values are negative; amplitudes are sqrt(counts), 0 or more."
-        )
-    return amplitude
-
-
-def _check_side(archive: Archive, key: str, side_px: int) -> None:
-    if side_px % 2 or not side_px:
-        raise archive.error(key, f"the patterns have a side of {side_px} px; it must be even. Crop or pad them.")
-
-
-def _probe(archive: Archive, key: str) -> Complex64 | None:
-    if key not in archive.keys:
-        return None
-    modes: Complex64 = _finite(archive, key, _numbers(archive, key, kinds="cfiu"), np.complex64)
-    shape = modes.shape
-    if modes.ndim == 3 and shape[-1] == 1 and shape[0] == shape[1]:
-        modes = modes[None, ..., 0]
-    modes = modes[None] if modes.ndim == 2 else modes
-    if modes.ndim != 3 or modes.shape[1] != modes.shape[2] or not modes.size:
-        raise archive.error(key, f"has shape {shape}; allowed: (N, N), (N, N, 1), (P, N, N).")
-    if not modes.any():
-        raise archive.error(key, "is zero everywhere. Give a probe, or remove the key and use --probe_file.")
-    return modes
-
-
 def _check_probe_side(archive: Archive, key: str, probe: Complex64 | None, side_px: int) -> None:
     if probe is not None and probe.shape[-1] != side_px:
         raise archive.error(key, f"has a side of {probe.shape[-1]} px, the patterns {side_px} px; they must agree.")
-
-
-def _complex_or_none(archive: Archive, key: str) -> Complex64 | None:
-    """The array of an optional key; all-zero means none."""
-    if key not in archive.keys:
-        return None
-    array: Complex64 = _numbers(archive, key, kinds="cfiu").astype(np.complex64)
-    return array if array.any() else None
-
-
-def _object(archive: Archive, key: str) -> Complex64 | None:
-    array = _complex_or_none(archive, key)
-    if array is not None and array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
-        array = array[0] if array.shape[0] == 1 else array[..., 0]
-    if array is not None and array.ndim != 2:
-        raise archive.error(key, f"has shape {array.shape}; it must be (H, W). Remove it if it is not an object.")
-    return array
-
-
-def _objects(archive: Archive) -> Complex64 | None:
-    array = _complex_or_none(archive, "YY_full")
-    if array is not None and array.ndim == 4 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array is not None and array.ndim != 3:
-        raise archive.error("YY_full", f"has shape {array.shape}; it must be (nimgs, size, size, 1).")
-    return array
 
 
 def _check_reach(archive: Archive, positions: Float64, object_: Complex64 | None, n_px: int) -> None:
@@ -253,7 +186,7 @@ def _check_reach(archive: Archive, positions: Float64, object_: Complex64 | None
 
 
 def _true_patches(archive: Archive, shape: tuple[int, ...]) -> Complex64 | None:
-    patches = _complex_or_none(archive, "Y")
+    patches = read_complex(archive, "Y")
     if patches is not None and patches.shape == (*shape, 1):
         patches = patches[..., 0]
     if patches is not None and patches.shape != shape:
@@ -264,7 +197,7 @@ def _true_patches(archive: Archive, shape: tuple[int, ...]) -> Complex64 | None:
 def _scan_index(archive: Archive, n_patterns: int) -> NDArray[np.int64] | None:
     if "scan_index" not in archive.keys:
         return None
-    index = _numbers(archive, "scan_index", kinds="iu").ravel()
+    index = read_numbers(archive, "scan_index", kinds="iu").ravel()
     if len(index) != n_patterns:
         raise archive.error("scan_index", f"has {len(index)} values for {n_patterns} patterns; there must be as many.")
     return index.astype(np.int64)
@@ -272,20 +205,20 @@ def _scan_index(archive: Archive, n_patterns: int) -> NDArray[np.int64] | None:
 
 def _channels_first(archive: Archive, key: str, shape: tuple[int, ...] | None) -> NDArray[Any]:
     """(n, N, N, C) or (n, N, N) -> (n, C, N, N)."""
-    array = _numbers(archive, key)
+    array = read_numbers(archive, key)
     channels = np.moveaxis(array[..., None] if array.ndim == 3 else array, -1, 1)
     fits = channels.ndim == 4 and channels.shape[2] == channels.shape[3] and channels.shape[1] in (1, 4)
     if not fits or shape not in (None, channels.shape):
         allowed = "(n, N, N, C) with C = 1 or 4" if shape is None else f"that of 'diffraction', channel last: {shape}"
         raise archive.error(key, f"has shape {array.shape}; it must be {allowed}.")
-    _check_side(archive, key, channels.shape[-1])
+    check_side(archive, key, channels.shape[-1])
     return channels
 
 
 def _optional_channels(archive: Archive, key: str, shape: tuple[int, ...]) -> Float32 | None:
     if key not in archive.keys:
         return None
-    channels = _finite(archive, key, _channels_first(archive, key, shape), np.float32)
+    channels = finite(archive, key, _channels_first(archive, key, shape), np.float32)
     return np.ascontiguousarray(channels)
 
 
@@ -293,7 +226,7 @@ def _coords(archive: Archive, key: str, shape: tuple[int, ...]) -> Float64 | Non
     """(n, 1, 2, C) -> (n, C, 2) in stored order; a last axis of 1 counts for every channel."""
     if key not in archive.keys:
         return None
-    array = _finite(archive, key, _numbers(archive, key), np.float64)
+    array = finite(archive, key, read_numbers(archive, key), np.float64)
     n, channels = shape
     if array.shape not in {(n, 1, 2, channels), (n, 1, 2, 1)}:
         raise archive.error(key, f"has shape {array.shape}; it must be {(n, 1, 2, channels)}.")
@@ -313,7 +246,7 @@ def _relative_coords(archive: Archive, shape: tuple[int, ...]) -> Float64:
 def _norm(archive: Archive) -> float | None:
     if "norm_Y_I" not in archive.keys:
         return None
-    value = _finite(archive, "norm_Y_I", _numbers(archive, "norm_Y_I"), np.float64)
+    value = finite(archive, "norm_Y_I", read_numbers(archive, "norm_Y_I"), np.float64)
     if value.size != 1 or value.item() <= 0:
         raise archive.error("norm_Y_I", f"is {value.tolist()}; it must be one number above 0.")
     return float(value.item())

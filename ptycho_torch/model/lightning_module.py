@@ -81,7 +81,7 @@ class PtychoLightningModule(LightningModule):
         amp, phase = self.network(x * input_scale)
         with torch.autocast(x.device.type, enabled=False):
             amp, phase = amp.float(), phase.float()
-            patches = torch.complex(amp * phase.cos(), amp * phase.sin())
+            patches = _object(amp, phase)
             if self.model_type == "supervised":
                 return patches, amp, phase
             exit_waves = self._consistent(patches, positions)[:, :, None] * (probe / PROBE_SCALE)
@@ -90,7 +90,7 @@ class PtychoLightningModule(LightningModule):
     def forward_predict(self, x: Tensor, positions: Tensor, probe: Tensor, input_scale: Tensor) -> Tensor:
         """The object alone, without propagation: (B, C, N, N) complex64; arguments as in `forward`."""
         amp, phase = self.network(x * input_scale)
-        return torch.polar(torch.ones_like(amp.float()), phase.float()) * amp.float()
+        return _object(amp.float(), phase.float())
 
     def _consistent(self, patches: Tensor, positions: Tensor) -> Tensor:
         """Make the patches of a group agree where they overlap."""
@@ -129,3 +129,8 @@ class PtychoLightningModule(LightningModule):
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own return type
         """Adam."""
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+
+
+def _object(amp: Tensor, phase: Tensor) -> Tensor:
+    """amp exp(i phase), complex64; unlike `torch.polar` it takes the negative amplitudes of an unbounded border."""
+    return torch.complex(amp * phase.cos(), amp * phase.sin())

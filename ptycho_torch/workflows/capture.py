@@ -184,7 +184,7 @@ def batch_indices(loader: object, batch_idx: int, length: int) -> range | None:
     sampler, size = loader.batch_sampler.sampler, loader.batch_sampler.batch_size
     if type(sampler) is SequentialSampler:
         return range(batch_idx * size, min((batch_idx + 1) * size, length))
-    if type(sampler) is DistributedSampler and not sampler.shuffle:
+    if isinstance(sampler, DistributedSampler) and not sampler.shuffle:
         first, step = batch_idx * size * sampler.num_replicas + sampler.rank, sampler.num_replicas
         return range(first, min(first + size * step, length), step)
     return None
@@ -328,7 +328,7 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
 def random_state_kept() -> Iterator[None]:
     """Whatever happens inside, Python's, NumPy's and torch's generators (all devices) are as before afterwards."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    devices = list(range(torch.cuda.device_count()))
     try:
         with torch.random.fork_rng(devices):
             yield

@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 
 from ptycho_torch.cli import to_yaml
 from ptycho_torch.config import ConfigError, PyTorchExecutionConfig, RunConfig
@@ -57,7 +57,7 @@ def run_training(config: RunConfig) -> TrainingResult:
 
 def describe(config: RunConfig) -> str:
     """Check settings, machine and data without training; returns a summary, one line per data set."""
-    make_trainer(config, make_logger(config))
+    make_trainer(config, None)
     datamodule = make_datamodule(config)
     datamodule.setup("fit")
     _check_fixed_indices(config, datamodule)
@@ -112,10 +112,9 @@ def make_trainer(config: RunConfig, logger: Logger | None) -> Trainer:
 
 
 def _callbacks(config: RunConfig) -> list[Callback]:
-    has_validation = config.data.test_data_file is not None
-    monitored = {"monitor": "val_loss"} if has_validation else {"monitor": "train_loss"}
+    monitored = "train_loss" if config.data.test_data_file is None else "val_loss"
     callbacks: list[Callback] = [
-        ModelCheckpoint(config.training.checkpoint_dir, filename="best", save_last=True, **monitored),
+        ModelCheckpoint(config.training.checkpoint_dir, filename="best", monitor=monitored, save_last=True),
         TQDMProgressBar(leave=False),
     ]
     if config.execution.recon_log_enabled:

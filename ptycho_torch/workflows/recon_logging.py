@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import CombinedLoader
 
 from recon_worker.backend import InlineBackend, ReconBackend
-from recon_worker.mlflow_sink import MlflowSink
+from recon_worker.outbox import RunTarget
 from recon_worker.snapshot import Snapshot, StitchWeight
 
 from .capture import (
@@ -67,8 +67,11 @@ def _guarded(
 ) -> Callable[Concatenate["PtychoReconLoggingCallback", P], None]:
     """Keep exceptions of the logging away from the training: count them and warn once, unless `strict`."""
 
+    name = getattr(hook, "__name__", "a hook")
+
     @functools.wraps(hook)
     def wrapper(self: "PtychoReconLoggingCallback", *args: P.args, **kwargs: P.kwargs) -> None:
+        self._hook_started_s = time.perf_counter()
         try:
             hook(self, *args, **kwargs)
         except Exception as error:  # whatever fails here must not cost the training
@@ -76,9 +79,11 @@ def _guarded(
                 raise
             self.errors += 1
             if self.errors == 1:
-                _log.warning("Reconstruction logging failed in %s; training goes on.", hook.__name__, exc_info=error)
+                _log.warning("Reconstruction logging failed in %s; training goes on.", name, exc_info=error)
+        finally:
+            self._stall_s += time.perf_counter() - self._hook_started_s
 
-    return wrapper
+    return wrapper  # type: ignore[return-value]  # functools.wraps hides that the signature is the hook's
 
 
 class PtychoReconLoggingCallback(Callback):
@@ -123,6 +128,8 @@ class PtychoReconLoggingCallback(Callback):
         self.strict = strict
         self.errors = 0
         self._run: _Run | None = None
+        self._hook_started_s = 0.0
+        self._stall_s = 0.0  # time on the training thread since the last snapshot was submitted
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings only: a running backend stays in its process."""
@@ -169,8 +176,8 @@ class PtychoReconLoggingCallback(Callback):
                 stitch_weight=self.stitch_weight,
                 epoch_digits=max(2, len(str(trainer.max_epochs))),
             )
-        backend = InlineBackend(MlflowSink(logger.experiment, str(logger.run_id)))
-        backend.start(scan)
+        backend = InlineBackend(logger.experiment)
+        backend.start(RunTarget(run_id=str(logger.run_id), tracking_uri=str(logger._tracking_uri)), scan, plan.layout)
         due = (trainer.current_epoch // self.every_n_epochs + 1) * self.every_n_epochs
         self._run = _Run(backend, plan, loader, from_training_set, due)
 
@@ -255,9 +262,11 @@ class PtychoReconLoggingCallback(Callback):
                 step=trainer.global_step,
                 has_diffraction=capture.has_diffraction,
                 created_unix_s=time.time(),
+                stall_s=self._stall_s + time.perf_counter() - self._hook_started_s,
                 arrays=capture.arrays,
             )
         )
+        self._stall_s = 0.0
 
     @_guarded
     def _finish(self) -> None:
@@ -294,7 +303,7 @@ def _logged_loader(trainer: Trainer) -> tuple[object, bool]:
 
 def _length(loader: object) -> int:
     """Samples in the loader's dataset; 0 if there is none that is addressed by index."""
-    dataset = getattr(loader, "dataset", None)
+    dataset: Any = getattr(loader, "dataset", None)
     return len(dataset) if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") else 0
 
 

@@ -9,8 +9,8 @@ from ptycho_torch.config import (
     PyTorchExecutionConfig,
     RunConfig,
     TrainingConfig,
-    without_credentials,
 )
+from recon_worker.uris import without_credentials
 
 
 @pytest.fixture

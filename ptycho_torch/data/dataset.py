@@ -1,0 +1,129 @@
+"""A scan as a map-style dataset: items for the model, and for the logging how they make up a whole object."""
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ptycho_torch.data.normalisation import Normalisation
+from ptycho_torch.data.truth import Truth
+from recon_worker.snapshot import Complex64, Float32, Float64, Geometry
+from recon_worker.stitching import crop_to_footprint
+
+Item = tuple[dict[str, Tensor], Tensor, Tensor]
+
+
+class PtychoDataset(Dataset[Item]):
+    """Samples of C patterns. An item is `(fields, probe, scale)`:
+
+    images, observed_images: (C, N, N) float32, diffraction amplitude in the file's units.
+    coords_relative: (C, 1, 2) float32, (x, y), -(x - mean), pixels. coords_global: the same shape, absolute centres;
+        only where a scan has them.
+    rms_scaling_constant, physics_scaling_constant: (1, 1, 1) float32.
+    experiment_id: () int64, 0.
+    label_amp, label_phase: (C, N, N) float32; all-zero where the truth is not known. label_amp is in the network's
+        units: times `amplitude_scale` it is the object's amplitude.
+    probe: (C, P, N, N) complex64, scaled; scale: () float32, what it was multiplied by.
+    """
+
+    def __init__(
+        self,
+        *,
+        diffraction: Float32,
+        members: NDArray[np.int64],
+        coords_relative_px: Float64,
+        positions_px: Float64 | None,
+        constants: Normalisation,
+        truth: Truth | None,
+        amplitude_scale: float,
+        geometry: Geometry | None,
+        geometry_skip_reason: str | None,
+        true_objects: tuple[Complex64 | None, ...],
+        stitched_truth: Complex64 | None = None,
+    ) -> None:
+        """Keep references; nothing is copied.
+
+        Args:
+            diffraction: (M, N, N).
+            members: (n, C) which patterns make up each sample.
+            coords_relative_px: (n, C, 2).
+            positions_px: (n, C, 2), absolute, or None.
+            constants: Of the training set.
+            truth: True object patch of a pattern.
+            amplitude_scale: Factor from the network's amplitude to the object's.
+            geometry: How samples are stitched, with the same `amplitude_scale`.
+            geometry_skip_reason: Why there is no geometry.
+            true_objects: One (H, W) per object of the geometry, or None.
+            stitched_truth: The first object as stitching shows it, for files that have nothing else.
+        """
+        self.scan_geometry = geometry
+        self.geometry_skip_reason = geometry_skip_reason
+        self.amplitude_scale = amplitude_scale
+        self._diffraction, self._members = diffraction, members
+        self._coords_relative_px, self._positions_px = coords_relative_px, positions_px
+        self._constants, self._truth = constants, truth
+        self._true_objects, self._stitched_truth = true_objects, stitched_truth
+        self._probe = torch.from_numpy(constants.probe).expand(members.shape[1], -1, -1, -1)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, index: int) -> Item:
+        members = self._members[index]
+        images = torch.from_numpy(self._diffraction[members])
+        label_amp, label_phase = self._labels(members)
+        fields = {
+            "images": images,
+            "observed_images": images,
+            "coords_relative": _coords(self._coords_relative_px[index]),
+            "rms_scaling_constant": torch.full((1, 1, 1), self._constants.rms),
+            "physics_scaling_constant": torch.full((1, 1, 1), self._constants.physics),
+            "experiment_id": torch.tensor(0),
+            "label_amp": label_amp,
+            "label_phase": label_phase,
+        }
+        if self._positions_px is not None:
+            fields["coords_global"] = _coords(self._positions_px[index])
+        return fields, self._probe, torch.tensor(self._constants.probe_factor)
+
+    @cached_property
+    def ground_truth(self) -> tuple[Complex64 | None, ...]:
+        """Per object: (H, W) complex64 on the stitched footprint, NaN where it is unknown; None: no truth."""
+        if self.scan_geometry is None:
+            return ()
+        if self._stitched_truth is not None:
+            return (self._stitched_truth, *self._true_objects[1:])
+        geometry = self.scan_geometry
+        return tuple(
+            None if true_object is None else crop_to_footprint(geometry, true_object, number)
+            for number, true_object in enumerate(self._true_objects)
+        )
+
+    @property
+    def n_patterns(self) -> int:
+        """M, diffraction patterns."""
+        return len(self._diffraction)
+
+    def count_unlabelled(self) -> int:
+        """How many patterns have no true patch. Makes every patch once."""
+        truth: Callable[[int], object] = self._truth or (lambda _: None)
+        return sum(truth(i) is None for i in range(self.n_patterns))
+
+    def _labels(self, members: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """(C, N, N) amplitude in the network's units, and phase."""
+        labels = np.zeros((2, len(members), *self._diffraction.shape[1:]), np.float32)
+        for channel, member in enumerate(members):
+            patch = self._truth(int(member)) if self._truth is not None else None
+            if patch is not None:
+                labels[:, channel] = patch
+        labels[0] /= self.amplitude_scale
+        return torch.from_numpy(labels[0]), torch.from_numpy(labels[1])
+
+
+def _coords(coords_px: Float64) -> Tensor:
+    """(C, 2) -> (C, 1, 2) float32."""
+    return torch.from_numpy(coords_px[:, None].astype(np.float32))

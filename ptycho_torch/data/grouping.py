@@ -1,0 +1,42 @@
+"""Which patterns make up a sample, and where samples lie on a grid."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from recon_worker.snapshot import Float64
+
+_CANDIDATES = 24
+"""Neighbours looked at, so that equal distances (a raster has eight neighbours at two) are decided by index."""
+_DISTANCE_DIGITS = 6
+
+
+def nearest_groups(positions_px: Float64, group_size: int) -> NDArray[np.int64]:
+    """For each pattern, itself and its nearest neighbours.
+
+    Args:
+        positions_px: (M, 2), any order of axes.
+        group_size: C, patterns of a group.
+
+    Returns:
+        (M, C) indices; column 0 is the pattern itself, then nearest first, equal distances by index.
+
+    Raises:
+        ValueError: There are fewer patterns than a group needs.
+    """
+    count = len(positions_px)
+    if count < group_size:
+        raise ValueError(f"there are {count} patterns; a group needs {group_size}. Use gridsize 1 or a larger scan.")
+    if group_size == 1:
+        return np.arange(count)[:, None]
+    tree = KDTree(positions_px)  # type: ignore[no-untyped-call]
+    distances, indices = tree.query(positions_px, k=min(count, _CANDIDATES))  # type: ignore[no-untyped-call]
+    distances = np.where(indices == np.arange(count)[:, None], np.inf, np.round(distances, _DISTANCE_DIGITS))
+    order = np.lexsort((indices, distances), axis=1)[:, : group_size - 1]
+    return np.column_stack([np.arange(count), np.take_along_axis(indices, order, axis=1)])
+
+
+def grid_corners(size_px: int, sample_px: int, stride_px: int) -> NDArray[np.int64]:
+    """(n^2, 2), (row, column), row-major: corners of the samples of one object, n = (size - sample) // stride + 1."""
+    axis = np.arange((size_px - sample_px) // stride_px + 1) * stride_px
+    return np.stack([a.ravel() for a in np.meshgrid(axis, axis, indexing="ij")], axis=1)

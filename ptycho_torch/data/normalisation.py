@@ -1,0 +1,73 @@
+"""The factors between a data file's units and the network's: of diffraction, probe and object amplitude.
+
+The network's amplitude head is a sigmoid, so units are chosen in which a transparent object is near 0.8: patterns with
+a mean total power of (N/2)^2, and a probe whose power is 1.25^2 times that.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ptycho_torch.data.truth import Truth
+from recon_worker.snapshot import Complex64, Float32
+
+PROBE_SCALE = 4.0
+"""The model divides the probe of an item by this."""
+_PROBE_POWER_MARGIN = 1.25
+_SCALE_PATTERNS = 1024
+"""Patterns, evenly spread, that `physical_amplitude_scale` looks at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """Constants of a training set, used for its validation set too."""
+
+    rms: float
+    """`rms_scaling_constant`: diffraction times this has a mean total power of (N/2)^2."""
+    physics: float
+    """`physics_scaling_constant`: diffraction times this is sqrt(photons)."""
+    probe: Complex64
+    """(P, N, N), scaled: sum |P / 4|^2 = (1.25 N/2)^2 over all modes."""
+    probe_factor: float
+    """What the probe was multiplied by."""
+
+
+def normalisation(diffraction: Float32, probe: Complex64, nphotons: float | None) -> Normalisation:
+    """Constants for a training set.
+
+    Args:
+        diffraction: (M, N, N) amplitude, in the file's units.
+        probe: (P, N, N), in any units.
+        nphotons: Mean photons per pattern. None: the file's units are counts^(1/2).
+    """
+    power, half_px = mean_power(diffraction), diffraction.shape[-1] / 2
+    energy = float(np.sum(np.abs(probe).astype(np.float64) ** 2))
+    factor = PROBE_SCALE * _PROBE_POWER_MARGIN * half_px / math.sqrt(energy)
+    return Normalisation(
+        rms=half_px / math.sqrt(power),
+        physics=1.0 if nphotons is None else math.sqrt(nphotons / power),
+        probe=(probe * np.float32(factor)).astype(np.complex64),
+        probe_factor=factor,
+    )
+
+
+def mean_power(diffraction: Float32) -> float:
+    """Mean over patterns of the sum of squared amplitudes; (M, N, N)."""
+    return math.fsum(float(np.vdot(pattern, pattern)) for pattern in diffraction) / len(diffraction)
+
+
+def physical_amplitude_scale(truth: Truth, diffraction: Float32, constants: Normalisation) -> float | None:
+    """The factor a from the network's amplitude to the true object's, by conservation of power.
+
+    a^2 = mean sum |O P/4|^2 / mean sum (diffraction rms)^2: the object O / a, lit by the scaled probe, has the power of
+    the normalised patterns. None if no pattern has a true patch.
+    """
+    light = np.abs(constants.probe.sum(axis=0) / PROBE_SCALE) ** 2
+    true_power, measured_power = 0.0, 0.0
+    for i in np.unique(np.linspace(0, len(diffraction) - 1, _SCALE_PATTERNS).astype(int)):
+        patch = truth(int(i))
+        if patch is not None:
+            true_power += float(np.sum(patch[0] ** 2 * light))
+            measured_power += float(np.vdot(diffraction[i], diffraction[i])) * constants.rms**2
+    return math.sqrt(true_power / measured_power) if true_power > 0 and measured_power > 0 else None

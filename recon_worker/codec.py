@@ -1,0 +1,137 @@
+"""`Scan` and `Snapshot` as bytes, for shared memory and for the spool. No pickle, in either direction.
+
+A scan is an NPZ archive: its arrays by name, and `_record`, a JSON text with the rest. A snapshot is
+
+    magic (8 bytes) | header length (uint32) | CRC-32 of header and arrays (uint32) | header, JSON | arrays
+
+with the arrays as `SnapshotLayout` places them. What is torn or corrupt is recognised and refused.
+"""
+
+import io
+import json
+import struct
+import zlib
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon_worker.snapshot import Geometry, GridGeometry, PositionGeometry, Scan, Snapshot, SnapshotLayout
+
+_MAGIC = b"RECSNAP1"
+_PREFIX = struct.Struct("<8sII")
+_SCAN_VERSION = 1
+_GEOMETRIES: dict[str, type[GridGeometry] | type[PositionGeometry]] = {
+    "grid": GridGeometry,
+    "positions": PositionGeometry,
+}
+_RECORD_FIELDS = ("epoch", "step", "has_diffraction", "created_unix_s", "stall_s")
+
+
+class CodecError(ValueError):
+    """The bytes are not what this version writes: torn, corrupt, or of another version."""
+
+
+def dump_scan(scan: Scan) -> bytes:
+    """NPZ bytes of a scan."""
+    record, arrays = _split(scan, "", skip=("geometry", "ground_truth"))
+    record["version"] = _SCAN_VERSION
+    record["ground_truth"] = [truth is not None for truth in scan.ground_truth]
+    arrays |= {f"ground_truth.{i}": t for i, t in enumerate(scan.ground_truth) if t is not None}
+    if scan.geometry is not None:
+        kind = next(name for name, cls in _GEOMETRIES.items() if isinstance(scan.geometry, cls))
+        values, more = _split(scan.geometry, "geometry.")
+        record["geometry"] = {"kind": kind, **values}
+        arrays |= more
+    stream = io.BytesIO()
+    np.savez(stream, _record=np.array(json.dumps(record)), **arrays)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def load_scan(data: bytes) -> Scan:
+    """The scan of `dump_scan`.
+
+    Raises:
+        CodecError: The bytes are not a scan of this version.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        record = json.loads(str(arrays.pop("_record")))
+        if record.pop("version") != _SCAN_VERSION:
+            raise CodecError("the scan was written by another version of this program.")
+        truths = tuple(arrays.get(f"ground_truth.{i}") for i in range(len(record.pop("ground_truth"))))
+        geometry = _load_geometry(record.pop("geometry", None), arrays)
+        own = {f.name: arrays[f.name] for f in fields(Scan) if f.name in arrays}
+        record["fixed_indices"] = tuple(record["fixed_indices"])
+        return Scan(**record, **own, geometry=geometry, ground_truth=truths)
+    except CodecError:
+        raise
+    except Exception as error:  # whatever a damaged archive makes numpy, zipfile or json raise
+        raise CodecError(f"the scan cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _split(value: Any, prefix: str, skip: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:  # noqa: ANN401
+    """The fields of a dataclass, plain values and arrays apart."""
+    plain: dict[str, Any] = {}
+    arrays: dict[str, NDArray[Any]] = {}
+    for field in fields(value):
+        item = getattr(value, field.name)
+        if isinstance(item, np.ndarray):
+            arrays[prefix + field.name] = item
+        elif field.name not in skip:
+            plain[field.name] = item
+    return plain, arrays
+
+
+def _load_geometry(record: dict[str, Any] | None, arrays: dict[str, NDArray[Any]]) -> Geometry | None:
+    if record is None:
+        return None
+    cls = _GEOMETRIES[record.pop("kind")]
+    names = [f.name for f in fields(cls) if f"geometry.{f.name}" in arrays]
+    record |= {name: arrays[f"geometry.{name}"] for name in names}
+    return cls(**record)
+
+
+def snapshot_header(snapshot: Snapshot, layout: SnapshotLayout) -> bytes:
+    """JSON of a snapshot's record and layout; the arrays travel apart."""
+    record = {name: getattr(snapshot, name) for name in _RECORD_FIELDS}
+    return json.dumps({"record": record, "layout": asdict(layout)}).encode()
+
+
+def parse_header(header: bytes) -> tuple[dict[str, Any], SnapshotLayout]:
+    """Record and layout of `snapshot_header`."""
+    try:
+        document = json.loads(header)
+        record = {name: document["record"][name] for name in _RECORD_FIELDS}
+        return record, SnapshotLayout(**document["layout"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CodecError(f"the snapshot's header cannot be read: {error}") from error
+
+
+def dump_snapshot(header: bytes, arrays: memoryview) -> list[bytes | memoryview]:
+    """The parts of a snapshot file, to be written one after the other; the arrays are not copied."""
+    checksum = zlib.crc32(arrays, zlib.crc32(header))
+    return [_PREFIX.pack(_MAGIC, len(header), checksum), header, arrays]
+
+
+def load_snapshot(data: bytes) -> Snapshot:
+    """The snapshot of a snapshot file.
+
+    Raises:
+        CodecError: The file is torn, corrupt, or not a snapshot.
+    """
+    if len(data) < _PREFIX.size:
+        raise CodecError(f"the snapshot ends after {len(data)} bytes; it was not written to its end.")
+    magic, length, checksum = _PREFIX.unpack_from(data)
+    if magic != _MAGIC:
+        raise CodecError(f"this is not a snapshot of this version: it begins with {magic!r}, not {_MAGIC!r}.")
+    body = memoryview(data)[_PREFIX.size :]
+    header, arrays = bytes(body[:length]), body[length:]
+    if zlib.crc32(arrays, zlib.crc32(header)) != checksum:
+        raise CodecError("the snapshot's checksum is wrong: the file is torn or corrupt.")
+    record, layout = parse_header(header)
+    if len(arrays) != layout.nbytes:
+        raise CodecError(f"the snapshot holds {len(arrays)} bytes of arrays; its layout needs {layout.nbytes}.")
+    return Snapshot(**record, arrays=layout.views(bytearray(arrays)))

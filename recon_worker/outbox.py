@@ -1,0 +1,150 @@
+"""The spool: a directory in which everything waits that is not yet in MLflow. It survives every process.
+
+    <spool>/<run id>/run.json              which run, on which server (never credentials)
+                    /scan.npz              what the run's snapshots have in common
+                    /raw/<generation>_epoch_<n>.snapshot     snapshots that wait to be rendered
+                    /outbox/epoch_05/stitched/amp_pred.png   artifacts that wait to be uploaded
+
+Files appear by rename, so a file that is there is whole. All is readable by the owner only. What is found in a spool
+is not trusted: paths must look like artifacts of this program, and links are not followed.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from recon_worker.artifacts import Artifact
+from recon_worker.codec import CodecError, dump_scan, load_scan
+from recon_worker.snapshot import Scan
+from recon_worker.uris import without_credentials
+
+_VERSION = 1
+_ARTIFACT = re.compile(
+    r"epoch_\d+/(patch_\d+|stitched(_object_\d+)?)/[A-Za-z0-9_]+\.png|recon_log/[A-Za-z0-9_]+\.(csv|json)"
+)
+_RAW = re.compile(r"\d{8}_epoch_\d+\.snapshot")
+_RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class SpoolError(ValueError):
+    """A spool directory cannot be used. The message says why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTarget:
+    """The MLflow run that artifacts belong to."""
+
+    run_id: str
+    tracking_uri: str
+    """May hold credentials in memory; they are left out of the spool."""
+
+
+class Outbox:
+    """One run's part of the spool.
+
+    Args:
+        folder: `<spool>/<run id>`; made, for the owner only, if it is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files, self._raw = folder / "outbox", folder / "raw"
+        for one in (folder, self._files, self._raw):
+            one.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def describe(self, target: RunTarget, scan: Scan) -> None:
+        """Write what a later `sync` needs to know."""
+        record = {"version": _VERSION, **asdict(target), "tracking_uri": without_credentials(target.tracking_uri)}
+        _write(self.folder / "run.json", [json.dumps(record, indent=1).encode()])
+        _write(self.folder / "scan.npz", [dump_scan(scan)])
+
+    def target(self) -> RunTarget:
+        """The run that the spool is for."""
+        try:
+            record = json.loads((self.folder / "run.json").read_bytes())
+            version, run_id, uri = record["version"], record["run_id"], record["tracking_uri"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SpoolError(f"{self.folder} is not a spool: run.json cannot be read ({error}).") from error
+        if version != _VERSION:
+            raise SpoolError(f"{self.folder} was written by another version ({version}; this one reads {_VERSION}).")
+        if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id) or not isinstance(uri, str):
+            raise SpoolError(f"{self.folder}/run.json does not name an MLflow run.")
+        return RunTarget(run_id=run_id, tracking_uri=uri)
+
+    def scan(self) -> Scan:
+        """What the run's snapshots have in common."""
+        try:
+            return load_scan((self.folder / "scan.npz").read_bytes())
+        except (OSError, CodecError) as error:
+            raise SpoolError(f"{self.folder}/scan.npz cannot be read: {error}") from error
+
+    def put(self, artifact: Artifact) -> None:
+        """Keep an artifact until it is uploaded; an older one of the same name is replaced."""
+        if not _ARTIFACT.fullmatch(artifact.path):
+            raise ValueError(f"{artifact.path!r} is not an artifact name of this program.")
+        place = self._files / artifact.path
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(place, [artifact.data])
+
+    def artifacts(self) -> Iterator[str]:
+        """Names of the artifacts that wait, oldest epoch first."""
+        found = (str(p.relative_to(self._files)) for p in self._files.rglob("*") if p.is_file() and not p.is_symlink())
+        return iter(sorted(name for name in found if _ARTIFACT.fullmatch(name)))
+
+    def local_path(self, name: str) -> Path:
+        """Where a waiting artifact lies."""
+        return self._files / name
+
+    def remove(self, name: str) -> None:
+        """Forget an artifact that has been uploaded, and folders that are empty now."""
+        place = self._files / name
+        place.unlink(missing_ok=True)
+        for folder in place.parents:
+            if folder == self._files or any(folder.iterdir()):
+                break
+            folder.rmdir()
+
+    def put_raw(self, generation: int, epoch: int, parts: Sequence[bytes | memoryview]) -> Path:
+        """Keep a snapshot (`codec.dump_snapshot`) until it is rendered."""
+        place = self._raw / f"{generation:08d}_epoch_{epoch}.snapshot"
+        _write(place, parts)
+        return place
+
+    def raw(self) -> list[Path]:
+        """Snapshot files that wait to be rendered, oldest first."""
+        return sorted(p for p in self._raw.iterdir() if _RAW.fullmatch(p.name) and p.is_file() and not p.is_symlink())
+
+    def raw_bytes(self) -> int:
+        """Size of all waiting snapshots."""
+        return sum(p.stat().st_size for p in self.raw())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self.raw() and next(self.artifacts(), None) is None
+
+    def discard(self) -> None:
+        """Remove the spool if nothing waits in it."""
+        if self.is_empty:
+            for name in ("scan.npz", "run.json", "lock"):
+                (self.folder / name).unlink(missing_ok=True)
+            for folder in (self._files, self._raw, self.folder):
+                if not any(folder.iterdir()):
+                    folder.rmdir()
+
+
+def _write(place: Path, parts: Sequence[bytes | memoryview]) -> None:
+    """Write under another name and rename: whoever finds the file finds all of it."""
+    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            for part in parts:
+                stream.write(part)
+        temporary.replace(place)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

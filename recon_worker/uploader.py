@@ -1,0 +1,110 @@
+"""Empties the outbox into MLflow, with retries, beside the rendering.
+
+    outbox -> queue of names -> 1 thread (local store) or up to 8 (http) -> MLflow; then the file is removed
+
+A failed upload is tried again, ever more slowly, until it succeeds or `stop` is called; the file stays meanwhile.
+"""
+
+import logging
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import tenacity
+
+from recon_worker.outbox import Outbox
+
+_log = logging.getLogger(__name__)
+
+HTTP_THREADS = 8
+"""Parallel uploads over http: each is a round trip. A local store is faster with one."""
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
+_POLL_S = 0.2
+
+
+class ArtifactSink(Protocol):
+    """Where artifacts go."""
+
+    def upload(self, local: Path, name: str) -> None:
+        """Upload a file as the artifact `name`; raises when it fails."""
+
+
+class Uploader:
+    """Uploads what it is given; calls `on_complete(generation)` when a snapshot's last artifact has arrived.
+
+    Args:
+        outbox: Where the files lie.
+        sink: Where they go.
+        threads: How many uploads at a time.
+        on_complete: Called from an upload thread.
+    """
+
+    def __init__(self, outbox: Outbox, sink: ArtifactSink, threads: int, on_complete: Callable[[int], None]) -> None:
+        self.retries = 0
+        self._outbox, self._sink, self._on_complete = outbox, sink, on_complete
+        self._queue: queue.Queue[tuple[int, str]] = queue.Queue()  # bounded by the files of the outbox
+        self._left: Counter[int] = Counter()
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        for number in range(threads):
+            threading.Thread(target=self._run, name=f"upload-{number}", daemon=True).start()
+
+    def add(self, generation: int, names: list[str]) -> None:
+        """Upload the files `names` of the outbox; complete at once if there are none."""
+        with self._lock:
+            self._left[generation] += len(names)
+            complete = self._left[generation] == 0
+        for name in names:
+            self._queue.put((generation, name))
+        if complete:
+            self._on_complete(generation)
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was added has been uploaded."""
+        with self._lock:
+            return not any(self._left.values())
+
+    def stop(self) -> None:
+        """Try nothing again; what has not been uploaded stays in the outbox."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                generation, name = self._queue.get(timeout=_POLL_S)
+            except queue.Empty:
+                continue
+            try:
+                self._retrying()(self._sink.upload, self._outbox.local_path(name), name)
+            except tenacity.RetryError:
+                return
+            self._outbox.remove(name)
+            self._count(generation)
+
+    def _count(self, generation: int) -> None:
+        with self._lock:
+            self._left[generation] -= 1
+            complete = self._left[generation] == 0
+        if complete:
+            self._on_complete(generation)
+
+    def _retrying(self) -> tenacity.Retrying:
+        return tenacity.Retrying(
+            wait=tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S),
+            stop=tenacity.stop_when_event_set(self._stopped),
+            sleep=tenacity.sleep_using_event(self._stopped),
+            before_sleep=self._report,
+        )
+
+    def _report(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        with self._lock:
+            self.retries += 1
+            first = self.retries == 1
+        level = logging.WARNING if first else logging.DEBUG
+        _log.log(level, "The tracking server did not take an artifact; it is tried again. %s: %s",
+                 type(error).__name__, str(error)[:300])  # fmt: skip

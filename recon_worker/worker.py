@@ -1,0 +1,283 @@
+"""The worker process: renders snapshots out of shared slots into the outbox, while an uploader empties that.
+
+    pipe: setup, reserve, job, file, upload, stop ->  run()  -> outbox -> uploader threads -> MLflow
+          <- ready, alive, rendered, logged, log
+
+Started by `client.ReconWorker` as `python -m recon_worker.worker`, with its pipe and slots as inherited descriptors.
+It ignores SIGINT and SIGTERM, which a whole process group gets: it obeys the pipe. When the pipe closes without
+`stop` the training process is dead; then it finishes what lies in the slots, uploads what it can, and exits.
+All messages are JSON.
+"""
+
+import argparse
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from recon_worker.artifacts import Artifact, Failure, render
+from recon_worker.codec import CodecError, load_scan, load_snapshot, parse_header
+from recon_worker.outbox import Outbox, RunTarget
+from recon_worker.slots import Slot, read_all
+from recon_worker.snapshot import Scan, Snapshot
+from recon_worker.uploader import HTTP_THREADS, ArtifactSink, Uploader
+
+_log = logging.getLogger(__name__)
+
+_NICENESS = 10
+_POLL_S = 0.1
+_OF_NO_SNAPSHOT = -1
+"""Generation of artifacts that an earlier run left behind."""
+_RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
+
+Message = dict[str, Any]
+
+
+class Channel:
+    """The worker's end of the pipe; may be used from several threads."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, **message: Any) -> None:  # noqa: ANN401
+        """Tell the training process; quietly nothing if it is gone."""
+        try:
+            with self._lock:
+                self._connection.send_bytes(json.dumps(message).encode())
+        except OSError:
+            pass
+
+    def receive(self) -> Message:
+        """The next message; waits for it. Raises EOFError when the training process is gone."""
+        try:
+            message: Message = json.loads(self._connection.recv_bytes())
+            return message
+        except OSError as error:
+            raise EOFError from error
+
+
+class Worker:
+    """What the worker does with each message.
+
+    Args:
+        channel: The pipe.
+        scan_descriptor: Shared memory with the run's scan.
+        slots: The queue's memory.
+        make_sink: Connects to the tracking server.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        scan_descriptor: int,
+        slots: list[Slot],
+        make_sink: Callable[[RunTarget], ArtifactSink],
+    ) -> None:
+        self._channel, self._scan_descriptor, self._slots, self._make_sink = channel, scan_descriptor, slots, make_sink
+        self._scan: Scan | None = None
+        self._outbox: Outbox | None = None
+        self._uploader: Uploader | None = None
+        self._linger_s = 0.0
+        self._done: set[int] = set()
+
+    def run(self) -> None:
+        """Serve until `stop`, or, without the training process, until all is uploaded.
+
+        The last is bounded by the flush timeout; what is left then stays in the outbox.
+        """
+        try:
+            while (message := self._channel.receive())["do"] != "stop":
+                self._handle(message)
+        except EOFError:
+            self._finish_alone()
+        finally:
+            if self._uploader is not None:
+                self._uploader.stop()
+
+    def _handle(self, message: Message) -> None:
+        if message["do"] == "setup":
+            self._set_up(message)
+        elif message["do"] == "reserve":
+            self._reserve(message["slots"], message["nbytes"])
+        elif message["do"] == "upload":
+            assert self._uploader is not None
+            self._uploader.add(message["generation"], message["names"])
+        elif message["do"] == "job":
+            self._do_job(message["generation"], lambda: self._from_slot(message["slot"], message["generation"]))
+        elif message["do"] == "file":
+            path = Path(message["path"])
+            self._do_job(message["generation"], lambda: load_snapshot(path.read_bytes()))
+            path.unlink(missing_ok=True)
+
+    def _reserve(self, slots: list[int], nbytes: int) -> None:
+        for number in slots:
+            self._slots[number].reserve(nbytes)
+
+    def _set_up(self, message: Message) -> None:
+        self._linger_s = message["linger_s"]
+        self._scan = load_scan(read_all(self._scan_descriptor))
+        target = RunTarget(**message["target"])
+        self._outbox = Outbox(Path(message["folder"]))
+        remote = target.tracking_uri.startswith(("http://", "https://", "databricks"))
+        self._uploader = Uploader(
+            self._outbox,
+            _Lazy(lambda: self._make_sink(target)),
+            HTTP_THREADS if remote else 1,
+            lambda generation: self._channel.send(**{"is": "logged", "generation": generation}),
+        )
+        self._upload_again(message["unlogged"])
+
+    def _upload_again(self, unlogged: dict[str, int]) -> None:
+        """Upload what an earlier worker rendered and did not; `unlogged`: epoch -> generation."""
+        assert self._outbox is not None
+        assert self._uploader is not None
+        names: dict[int, list[str]] = {generation: [] for generation in unlogged.values()}
+        for name in self._outbox.artifacts():
+            epoch = name.split("/")[0].removeprefix("epoch_").lstrip("0")
+            names.setdefault(unlogged.get(epoch, _OF_NO_SNAPSHOT), []).append(name)
+        for generation, waiting in names.items():
+            self._uploader.add(generation, waiting)
+
+    def _from_slot(self, number: int, generation: int) -> Snapshot:
+        content = self._slots[number].content()
+        if content is None or content.generation != generation:
+            raise CodecError(f"slot {number} does not hold snapshot {generation}.")
+        record, layout = parse_header(content.header)
+        return Snapshot(**record, arrays=self._slots[number].arrays(layout))
+
+    def _do_job(self, generation: int, load: Callable[[], Snapshot]) -> None:
+        """Render a snapshot into the outbox and hand its artifacts to the uploader."""
+        assert self._scan is not None
+        assert self._outbox is not None
+        assert self._uploader is not None
+        started = time.time()
+        names: list[str] = []
+        failures: list[Failure] = []
+        try:
+            for made in render(self._scan, load()):
+                self._channel.send(**{"is": "alive"})
+                failure = made if isinstance(made, Failure) else self._keep(made)
+                if failure is not None:
+                    failures.append(failure)
+                elif isinstance(made, Artifact):
+                    names.append(made.path)
+        except Exception as error:  # a snapshot that cannot be rendered must not cost the others
+            failures.append(Failure("snapshot", f"{type(error).__name__}: {error}"))
+        self._done.add(generation)
+        self._channel.send(
+            **{"is": "rendered", "generation": generation, "artifacts": len(names)},
+            failures=[[f.path, f.reason] for f in failures],
+            started_unix_s=started,
+            rendered_unix_s=time.time(),
+            rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT_BYTES,
+        )
+        self._uploader.add(generation, names)
+
+    def _keep(self, artifact: Artifact) -> Failure | None:
+        assert self._outbox is not None
+        try:
+            self._outbox.put(artifact)
+        except OSError as error:
+            return Failure(artifact.path, f"{self._outbox.folder} cannot be written: {error}")
+        return None
+
+    def _finish_alone(self) -> None:
+        """The training process is dead: render what is ready in the slots and on disk, upload, go."""
+        if self._outbox is None or self._uploader is None:
+            return
+        deadline = time.monotonic() + self._linger_s
+        ready = [(c.generation, n) for n, slot in enumerate(self._slots) if (c := slot.content()) is not None]
+        for generation, number in sorted(ready):
+            if generation not in self._done:
+                self._do_job(generation, lambda n=number, g=generation: self._from_slot(n, g))  # type: ignore[misc]
+        for path in self._outbox.raw():
+            self._do_job(int(path.name.split("_")[0]), lambda p=path: load_snapshot(p.read_bytes()))  # type: ignore[misc]
+            path.unlink(missing_ok=True)
+        while not self._uploader.idle and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        self._outbox.discard()
+
+
+class _Lazy:
+    """A sink that connects with its first upload: importing mlflow takes seconds and must not delay rendering."""
+
+    def __init__(self, make: Callable[[], ArtifactSink]) -> None:
+        self._make, self._lock = make, threading.Lock()
+        self._sink: ArtifactSink | None = None
+
+    def upload(self, local: Path, name: str) -> None:
+        """See `ArtifactSink`."""
+        with self._lock:
+            if self._sink is None:
+                self._sink = self._make()
+        self._sink.upload(local, name)
+
+
+class _PipeHandler(logging.Handler):
+    """Log records go to the training process."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(logging.INFO)
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._channel.send(**{"is": "log", "level": record.levelno, "text": self.format(record)})
+
+
+def connect(target: RunTarget) -> ArtifactSink:
+    """A sink for a run on a real tracking server."""
+    import mlflow
+
+    from recon_worker.mlflow_sink import MlflowSink
+
+    return MlflowSink(mlflow.MlflowClient(target.tracking_uri), target.run_id)
+
+
+def main() -> int:
+    """Entry point of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    parser = argparse.ArgumentParser(description="Started by the training process; not meant to be called by hand.")
+    parser.add_argument("pipe", type=int)
+    parser.add_argument("scan", type=int)
+    parser.add_argument("slots", type=int, nargs="+")
+    arguments = parser.parse_args()
+    os.nice(_NICENESS)
+    _set_title()
+    channel = Channel(Connection(arguments.pipe))
+    logging.getLogger().addHandler(_PipeHandler(channel))
+    _warm_up()
+    channel.send(**{"is": "ready"})
+    Worker(channel, arguments.scan, [Slot(d) for d in arguments.slots], connect).run()
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)  # an upload that hangs, or mlflow's own threads, must not keep the process
+
+
+def _set_title() -> None:
+    """Name the process in `ps` and `top`, where the system has a file for it."""
+    title = Path("/proc/self/comm")
+    if title.exists():
+        title.write_text("recon-worker")
+
+
+def _warm_up() -> None:
+    """Import what the first snapshot needs while the training process is still loading its data."""
+    import matplotlib  # noqa: F401
+
+    from recon_worker.rendering import encode_png
+
+    encode_png([[0.0]], value_range=(0, 1), colormap="gray", quantity="", unit="")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

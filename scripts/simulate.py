@@ -1,0 +1,198 @@
+"""Make data files from pictures: a raw scan, or the two files of a grid-lines study.
+
+    python scripts/simulate.py raw --output scan.npz
+    python scripts/simulate.py grid-lines --output study
+
+Everything is reproducible from the flags. No network is used: the default pictures come with scikit-image.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from recon_worker.snapshot import Complex64, Float64
+
+_BAD_INPUT = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, simulate, write; exit code 0, or 2 with a message where a flag or a file does not fit."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.simulate(arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _BAD_INPUT
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Simulate ptychography data files.", allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="{raw,grid-lines}")
+    raw = _command(commands, "raw", "one scan with free positions", _raw)
+    scan = raw.add_argument_group("Scan")
+    scan.add_argument("--pattern", choices=("raster", "spiral", "random"), default="spiral", help="default: spiral")
+    scan.add_argument("--step", type=float, metavar="PX", help="distance of neighbours, pixels (default: N/8)")
+    raw.add_argument_group("Output").add_argument("--output", type=Path, required=True, help="NPZ file to write")
+
+    grid = _command(commands, "grid-lines", "a training and a test file on square grids", _grid_lines)
+    scan = grid.add_argument_group("Scan")
+    scan.add_argument("--gridsize", type=int, choices=(1, 2), default=1, help="patterns of a sample along one side")
+    scan.add_argument("--offset", type=int, default=4, metavar="PX", help="distance within a sample (default: 4)")
+    scan.add_argument("--outer_offset_train", type=int, default=8, metavar="PX", help="twice the stride (default: 8)")
+    scan.add_argument("--outer_offset_test", type=int, default=20, metavar="PX", help="twice the stride (default: 20)")
+    scan.add_argument("--nimgs_train", type=_at_least_one, default=2, help="training objects (default: 2)")
+    scan.add_argument("--nimgs_test", type=_at_least_one, default=2, help="test objects (default: 2)")
+    grid.add_argument_group("Output").add_argument(
+        "--output", type=Path, required=True, help="directory; files go to datasets/N<N>/gs<gridsize>/ in it"
+    )
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, simulate: object
+) -> argparse.ArgumentParser:
+    """A subcommand with the flags that both have."""
+    parser = commands.add_parser(name, help=text, description=f"Simulate {text}.", allow_abbrev=False)
+    parser.set_defaults(simulate=simulate)
+    detector = parser.add_argument_group("Detector")
+    detector.add_argument("--N", type=_side, default=64, help="side of a diffraction pattern, pixels (default: 64)")
+    detector.add_argument("--nphotons", type=float, default=1e9, help="mean photons per pattern (default: 1e9)")
+    detector.add_argument("--seed", type=_seed, default=0, help="of noise, positions and objects (default: 0)")
+    probe = parser.add_argument_group("Probe")
+    probe.add_argument("--probe_file", type=Path, metavar="NPZ", help="take its probeGuess; otherwise a soft disc")
+    probe.add_argument("--probe_radius", type=float, metavar="PX", help="of the disc (default: N/4)")
+    probe.add_argument("--probe_edge", type=float, default=1.5, metavar="PX", help="width of its rim (default: 1.5)")
+    probe.add_argument(
+        "--probe_curvature", type=float, default=4.0, metavar="RAD", help="phase at its rim (default: 4)"
+    )
+    what = parser.add_argument_group("Object")
+    what.add_argument("--amplitude_image", type=Path, metavar="IMAGE", help="default: scikit-image's camera")
+    what.add_argument("--phase_image", type=Path, metavar="IMAGE", help="default: scikit-image's cell")
+    size = 256 if name == "raw" else 392
+    what.add_argument(
+        "--object_size", type=_at_least_one, default=size, metavar="PX", help=f"side of an object (default: {size})"
+    )
+    return parser
+
+
+def _raw(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    from ptycho_torch.data.scan_patterns import scan_positions
+    from ptycho_torch.data.simulation import simulate_raw_scan
+    from ptycho_torch.data.specimens import make_object
+
+    probe = _probe(arguments)
+    object_ = make_object(*_pictures(arguments), arguments.object_size)
+    step_px = arguments.N / 8 if arguments.step is None else arguments.step
+    rng = np.random.default_rng(arguments.seed)
+    positions = scan_positions(arguments.pattern, object_.shape, arguments.N, step_px, rng)
+    arrays = simulate_raw_scan(object_, probe, positions, nphotons=arguments.nphotons, seed=arguments.seed)
+    _save(arguments.output, arrays, f"{len(positions)} patterns of {arguments.N} x {arguments.N} px")
+
+
+def _grid_lines(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    from ptycho_torch.data.grid_simulation import GridPlan, simulate_grid_lines
+    from ptycho_torch.data.specimens import varied_object
+
+    plan = GridPlan(
+        gridsize=arguments.gridsize,
+        offset=arguments.offset,
+        outer_offset_train=arguments.outer_offset_train,
+        outer_offset_test=arguments.outer_offset_test,
+    )
+    probe = _probe(arguments)
+    if len(probe) > 1:
+        raise ValueError(f"the probe has {len(probe)} modes; grid-lines files hold one. Give a probe of one mode.")
+    pictures, rng = _pictures(arguments), np.random.default_rng(arguments.seed)
+    count = arguments.nimgs_train + arguments.nimgs_test
+    objects = np.stack([varied_object(*pictures, arguments.object_size, rng) for _ in range(count)])
+    train, test = simulate_grid_lines(
+        objects[: arguments.nimgs_train],
+        objects[arguments.nimgs_train :],
+        probe[0],
+        plan=plan,
+        nphotons=arguments.nphotons,
+        seed=arguments.seed,
+    )
+    directory = arguments.output / "datasets" / f"N{arguments.N}" / f"gs{arguments.gridsize}"
+    for name, arrays in (("train", train), ("test", test)):
+        samples, side, _, channels = arrays["diffraction"].shape
+        _save(directory / f"{name}.npz", arrays, f"{samples} samples of {channels} patterns, {side} x {side} px")
+
+
+def _probe(arguments: argparse.Namespace) -> "Complex64":
+    """(P, N, N)"""
+    from ptycho_torch.data.npz import load_probe
+    from ptycho_torch.data.specimens import disc_probe
+
+    if arguments.probe_file is None:
+        radius_px = arguments.N / 4 if arguments.probe_radius is None else arguments.probe_radius
+        return disc_probe(arguments.N, radius_px, arguments.probe_edge, arguments.probe_curvature)
+    probe = load_probe(arguments.probe_file)
+    if probe.shape[-1] != arguments.N:
+        raise ValueError(
+            f"{arguments.probe_file.name}: the probe has a side of {probe.shape[-1]} px; N is {arguments.N}."
+        )
+    return probe
+
+
+def _pictures(arguments: argparse.Namespace) -> "tuple[Float64, Float64]":
+    from ptycho_torch.data.specimens import default_pictures
+
+    amplitude, phase = default_pictures()
+    if arguments.amplitude_image is not None:
+        amplitude = _picture(arguments.amplitude_image)
+    if arguments.phase_image is not None:
+        phase = _picture(arguments.phase_image)
+    return amplitude, phase
+
+
+def _picture(path: Path) -> "Float64":
+    """(H, W) float64 grey values."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("F"), np.float64)
+
+
+def _save(path: Path, arrays: "dict[str, NDArray[np.generic]]", contents: str) -> None:
+    from ptycho_torch.data.archive import save_npz
+
+    save_npz(path, arrays)
+    print(f"wrote {path}: {contents}, {path.stat().st_size / 2**20:.0f} MiB")
+
+
+def _side(text: str) -> int:
+    value = int(text)
+    if value < 8 or value % 2:
+        raise argparse.ArgumentTypeError(f"is {value}; it must be even and at least 8, usually 64, 128 or 256")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"is {value}; it must be at least 0")
+    return value
+
+
+def _at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"is {value}; it must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""Whole training runs, as a user starts them, and the artifacts they leave."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ptycho_torch.cli import resolve
+from ptycho_torch.config import ConfigError
+from ptycho_torch.workflows.components import run_training
+from recon_worker.rendering import log_intensity, read_png
+from tests.paths import REPOSITORY, siemens_star
+
+OBJECT = {"amp_pred", "amp_gt", "amp_error", "phase_pred", "phase_gt", "phase_error"}
+DIFFRACTION = {"diff_obs_logI", "diff_pred_logI", "diff_error_logI"}
+
+
+def _simulate(*arguments):
+    command = [sys.executable, str(REPOSITORY / "scripts" / "simulate.py"), *map(str, arguments)]
+    subprocess.run(command, check=True, timeout=100, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def raw_scan(tmp_path_factory):
+    path = tmp_path_factory.mktemp("raw") / "scan.npz"
+    _simulate("raw", "--N", 64, "--object_size", 112, "--step", 14, "--nphotons", 1e6, "--output", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def grid_lines(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grid")
+    sizes = ("--object_size", 124, "--nimgs_train", 1, "--nimgs_test", 1, "--outer_offset_train", 20)
+    _simulate("grid-lines", "--N", 64, "--nphotons", 1e6, *sizes, "--output", folder)
+    return folder / "datasets" / "N64" / "gs1"
+
+
+def _settings(train, test, output_dir, mlflow_database, **more):
+    return {
+        "train_data_file": train,
+        "test_data_file": test,
+        "output_dir": output_dir,
+        "nepochs": 2,
+        "n_filters_scale": 1,
+        "mlflow_tracking_uri": mlflow_database,
+        "mlflow_experiment": f"e2e-{output_dir}",
+        "recon_log_every_n_epochs": 1,
+        "recon_log_strict": True,
+        "accelerator": "cpu",
+        **more,
+    }
+
+
+def _artifacts(output_dir):
+    (root,) = (output_dir / "mlruns").glob("*/artifacts")
+    return root, {str(p.relative_to(root)) for p in root.rglob("*.png")}
+
+
+def test_the_command_line_leaves_every_artifact_under_mlruns(raw_scan, tmp_path, mlflow_database):
+    command = [sys.executable, str(REPOSITORY / "scripts/training/train.py"), "--train_data_file", str(raw_scan)]
+    command += ["--test_data_file", str(raw_scan), "--output_dir", str(tmp_path), "--nepochs", "1"]
+    command += ["--n_filters_scale", "1", "--logger", "mlflow", "--mlflow-tracking-uri", mlflow_database]
+    command += ["--mlflow-experiment", str(tmp_path), "--recon-log-every-n-epochs", "1", "--recon-log-num-patches", "4"]
+
+    done = subprocess.run([*command, "--recon-log-stitch"], check=True, timeout=110, capture_output=True, text=True)
+
+    count = int(np.load(raw_scan)["xcoords"].size)
+    root, names = _artifacts(tmp_path)
+    patches = {f"epoch_01/patch_{i * (count // 4):02d}/{kind}.png" for i in range(4) for kind in OBJECT | DIFFRACTION}
+    assert names == patches | {f"epoch_01/stitched/{kind}.png" for kind in OBJECT}
+    assert "nepochs: 1" in (root / "config.yaml").read_text()
+    assert re.search(r"http://127.0.0.1:5000/#/experiments/\d+/runs/\w{32}\?workflowType=machine_learning", done.stderr)
+
+
+def test_pictures_hold_the_values_that_were_measured_and_predicted(raw_scan, tmp_path, mlflow_database):
+    settings = _settings(raw_scan, raw_scan, tmp_path, mlflow_database, recon_log_fixed_indices=(3,), nepochs=1)
+    result = run_training(resolve("raw", {**settings, "recon_log_stitch": True}))
+
+    root, _ = _artifacts(tmp_path)
+    fields, probe, _ = result.datamodule.test_dataset[3]
+    observed = read_png(root / "epoch_01/patch_03/diff_obs_logI.png")
+    _assert_shows(observed, log_intensity(fields["images"][0].numpy()))
+    _assert_shows(read_png(root / "epoch_01/patch_03/amp_gt.png"), fields["label_amp"][0].numpy())
+    model = result.model.eval()
+    rms = fields["rms_scaling_constant"][None]
+    pred, amp, _ = model(fields["images"][None], fields["coords_relative"][None], probe[None], rms, rms)
+    _assert_shows(read_png(root / "epoch_01/patch_03/amp_pred.png"), amp[0, 0].detach().abs().numpy())
+    predicted = read_png(root / "epoch_01/patch_03/diff_pred_logI.png")
+    _assert_shows(predicted, log_intensity(pred[0, 0].detach().numpy()))
+    assert predicted.value_range == observed.value_range
+
+
+def _assert_shows(image, values):
+    low, high = image.value_range
+    assert image.values.shape == values.shape
+    np.testing.assert_allclose(image.values, np.clip(values, low, high), atol=(high - low) / 251 * 0.51)
+
+
+def test_the_stitched_truth_is_the_object_in_the_footprint_of_the_scan(raw_scan, tmp_path, mlflow_database):
+    settings = _settings(raw_scan, raw_scan, tmp_path, mlflow_database, recon_log_stitch=True, nepochs=1)
+    run_training(resolve("raw", settings))
+
+    root, _ = _artifacts(tmp_path)
+    scan = np.load(raw_scan)
+    x, y = (int(np.floor(scan[axis].min() - 16)) for axis in ("xcoords", "ycoords"))
+    shown = read_png(root / "epoch_01/stitched/amp_gt.png")
+    height, width = shown.values.shape
+    true = np.abs(scan["objectGuess"])[y : y + height, x : x + width]
+    assert shown.scanned.all()
+    _assert_shows(shown, true)
+
+
+def test_a_grid_lines_run_stitches_the_test_object(grid_lines, tmp_path, mlflow_database):
+    train, test = grid_lines / "train.npz", grid_lines / "test.npz"
+    settings = _settings(train, test, tmp_path, mlflow_database, recon_log_stitch=True, recon_log_num_patches=2)
+
+    run_training(resolve("grid_lines", settings))
+
+    root, names = _artifacts(tmp_path)
+    assert {f"epoch_0{e}/stitched/{kind}.png" for e in (1, 2) for kind in OBJECT} <= names
+    truth = np.load(test)["YY_ground_truth"][..., 0]
+    _assert_shows(read_png(root / "epoch_02/stitched/amp_gt.png"), np.abs(truth))
+    assert read_png(root / "epoch_02/stitched/amp_pred.png").values.shape == truth.shape
+
+
+def test_a_gridsize_2_run_uses_all_channels(raw_scan, tmp_path, mlflow_database):
+    settings = _settings(raw_scan, raw_scan, tmp_path, mlflow_database, recon_log_stitch=True, nepochs=1, gridsize=2)
+
+    result = run_training(resolve("raw", settings))
+
+    _, names = _artifacts(tmp_path)
+    assert {f"epoch_01/stitched/{kind}.png" for kind in OBJECT} <= names
+    assert result.datamodule.test_dataset[0][0]["images"].shape[0] == 4
+    assert np.isfinite(result.trainer.callback_metrics["val_loss"])
+
+
+def test_a_supervised_run_has_no_predicted_diffraction(raw_scan, tmp_path, mlflow_database):
+    settings = _settings(raw_scan, raw_scan, tmp_path, mlflow_database, nepochs=1, model_type="supervised")
+
+    run_training(resolve("raw", settings))
+
+    _, names = _artifacts(tmp_path)
+    assert not any("diff_pred" in name for name in names)
+    assert any(name.endswith("amp_gt.png") for name in names)
+
+
+def test_a_run_goes_on_from_its_last_checkpoint(raw_scan, tmp_path, mlflow_database):
+    settings = _settings(raw_scan, None, tmp_path, mlflow_database, recon_log_num_patches=1)
+    run_training(resolve("raw", {**settings, "nepochs": 1}))
+
+    result = run_training(resolve("raw", {**settings, "nepochs": 2, "resume": "last"}))
+
+    assert result.trainer.current_epoch == 2
+    assert result.trainer.global_step == 2 * len(result.datamodule.train_dataloader())
+
+
+def test_settings_are_mlflow_params(raw_scan, tmp_path, mlflow_database):
+    settings = _settings(raw_scan, raw_scan, tmp_path, mlflow_database, nepochs=1, recon_log_num_patches=0)
+
+    result = run_training(resolve("raw", settings))
+
+    run = result.trainer.logger.experiment.get_run(result.trainer.logger.run_id)
+    assert run.data.params["training/nepochs"] == "1"
+    assert run.data.params["execution/recon_log_every_n_epochs"] == "1"
+    assert {"train_loss", "val_loss"} <= run.data.metrics.keys()
+
+
+def test_fixed_indices_beyond_the_test_set_are_refused_before_training(raw_scan, tmp_path, mlflow_database):
+    settings = _settings(raw_scan, raw_scan, tmp_path, mlflow_database, recon_log_fixed_indices=(10_000,))
+
+    with pytest.raises(ConfigError, match=r"\[10000\], but the logged dataset has \d+ samples"):
+        run_training(resolve("raw", settings))
+
+
+def test_a_dry_run_checks_data_and_writes_nothing(raw_scan, tmp_path, capsys):
+    from ptycho_torch.cli import main
+
+    folder = tmp_path / "nothing"
+    main("raw", "t", ["--train_data_file", str(raw_scan), "--output_dir", str(folder), "--dry-run"])
+
+    assert "Settings and data are good." in capsys.readouterr().out
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_eight_epochs_reconstruct_the_measured_siemens_star(tmp_path, mlflow_database):
+    scan = siemens_star(64)
+    settings = _settings(scan, scan, tmp_path, mlflow_database, nepochs=8, n_filters_scale=2, recon_log_stitch=True)
+
+    run_training(resolve("raw", {**settings, "recon_log_every_n_epochs": 8}))
+
+    root, _ = _artifacts(tmp_path)
+    assert _phase_correlation(root / "epoch_08/stitched", scan) >= 0.85
+
+
+def _phase_correlation(folder, scan):
+    """In the area that the patch centres span, global phase removed."""
+    pred, truth = (
+        np.exp(1j * read_png(folder / f"phase_{kind}.png").values[16:-16, 16:-16]) for kind in ("pred", "gt")
+    )
+    pred, truth = (np.angle(image * np.conj(image.mean())) for image in (pred, truth))
+    return np.corrcoef(pred.ravel(), truth.ravel())[0, 1]
