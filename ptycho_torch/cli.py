@@ -64,7 +64,9 @@ def resolve(kind: ScanKind, given: Mapping[str, Any], config_file: Path | None =
     if from_file.get("scan_kind", kind) != kind:
         raise ConfigError(f"{config_file} is for {from_file['scan_kind']} data; this script trains on {kind} data.")
     values = {**from_file, **given, "scan_kind": kind}
-    if _UNSET_CADENCE not in values and any(name.startswith("recon_log_") for name in values):
+    # A file that --print-config wrote says null for "off"; a flag beside it still switches the logging on.
+    asked = given if _UNSET_CADENCE in from_file else values
+    if values.get(_UNSET_CADENCE) is None and any(name.startswith("recon_log_") for name in asked):
         values[_UNSET_CADENCE] = DEFAULT_EVERY_N_EPOCHS
     built = {
         section: cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})

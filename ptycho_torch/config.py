@@ -9,7 +9,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from recon_worker.uris import without_credentials
 
@@ -18,6 +18,7 @@ ModelType = Literal["pinn", "supervised"]
 LossName = Literal["poisson", "mae"]
 LoggerName = Literal["mlflow", "csv", "tensorboard", "none"]
 StitchWeight = Literal["uniform", "probe"]
+Overflow = Literal["spill", "drop-oldest", "block"]
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
@@ -102,7 +103,7 @@ class ModelConfig:
     )
     loss: LossName = option("poisson", "pinn loss: poisson (negative log-likelihood of counts) or mae (of amplitudes)")
     probe_big: bool = option(
-        True, "predict the outer quarter of each patch too, for probes that reach beyond the central half"
+        True, "predict the border of N/4 around the centre of each patch too, for probes that reach into it"
     )
     n_filters_scale: int = option(2, "width of the network; the deepest layer has 128 times as many filters")
 
@@ -147,7 +148,10 @@ class TrainingConfig:
         """The checkpoint to continue from."""
         if self.resume is None:
             return None
-        return self.checkpoint_dir / "last.ckpt" if self.resume == "last" else Path(self.resume)
+        if self.resume != "last":
+            return Path(self.resume)
+        found = self.checkpoint_dir.glob("last*.ckpt")  # a second run beside the first writes last-v1.ckpt
+        return max(found, key=lambda path: path.stat().st_mtime, default=self.checkpoint_dir / "last.ckpt")
 
 
 _LOGGER = "Logger"
@@ -192,6 +196,42 @@ class PyTorchExecutionConfig:
     recon_log_stitch_weight: StitchWeight = option(
         "uniform", "average overlapping patches equally, or by the probe's intensity", group=_RECON
     )
+    recon_log_async: bool = option(
+        False,
+        "stitch, render and upload in a separate process: the training only copies arrays and never waits",
+        group=_RECON,
+    )
+    recon_log_queue_depth: str = option(
+        "2",
+        "with async: snapshots that may wait in memory, or 'auto' to adapt it within --recon-log-queue-gib",
+        group=_RECON,
+        metavar="N|auto",
+    )
+    recon_log_queue_gib: float | None = option(
+        None, "with queue depth auto: memory for waiting snapshots, GiB; default: a tenth of what is free", group=_RECON
+    )
+    recon_log_overflow: Overflow = option(
+        "spill",
+        "with async, when the queue is full: spill writes the snapshot to disk, drop-oldest gives up the oldest "
+        "waiting one, block lets the training wait",
+        group=_RECON,
+    )
+    recon_log_spill_gib: float = option(
+        10.0, "with async: snapshots on disk at most, GiB; beyond, the oldest is given up", group=_RECON
+    )
+    recon_log_flush_timeout: float = option(
+        300.0,
+        "with async: how many seconds the end of the training may be delayed for what is left; the rest stays in the "
+        "spool directory, for recon-worker sync",
+        group=_RECON,
+    )
+    recon_log_spool_dir: Path | None = option(
+        None,
+        "with async: where snapshots and pictures are kept until they are in MLflow; default: recon_spool in the "
+        "output directory",
+        group=_RECON,
+        metavar="DIR",
+    )
     recon_log_strict: bool = option(
         False, "stop the training when logging fails; by default it warns once and goes on", group=_RECON
     )
@@ -225,10 +265,23 @@ class PyTorchExecutionConfig:
         )
         limit = self.recon_log_max_stitch_samples
         _require(limit is None or limit >= 1, f"recon_log_max_stitch_samples is {limit}; it must be at least 1.")
+        self._check_worker()
         chosen = self.recon_log_fixed_indices or ()
         _require(min(chosen, default=0) >= 0, f"recon_log_fixed_indices has {min(chosen, default=0)}; count from 0.")
         repeated = sorted({i for i in chosen if chosen.count(i) > 1})
         _require(not repeated, f"recon_log_fixed_indices has {repeated} more than once; name each sample once.")
+
+    def _check_worker(self) -> None:
+        depth = self.recon_log_queue_depth
+        _require(
+            depth == "auto" or re.fullmatch(r"[1-9]\d{0,2}", depth) is not None,
+            f"recon_log_queue_depth is {depth!r}; allowed: a number from 1 to 999, or auto.",
+        )
+        for name in ("recon_log_queue_gib", "recon_log_spill_gib"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value < float("inf"), f"{name} is {value}; it must be above 0.")
+        timeout = self.recon_log_flush_timeout
+        _require(0 <= timeout < float("inf"), f"recon_log_flush_timeout is {timeout}; it must be at least 0 seconds.")
 
     @property
     def recon_log_enabled(self) -> bool:
@@ -267,7 +320,7 @@ class RunConfig:
         """Where runs are tracked: the setting, else $MLFLOW_TRACKING_URI, else SQLite in the output directory."""
         uri = self.execution.mlflow_tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         if not uri:
-            return f"sqlite:///{quote(str(self.training.output_dir.absolute()))}/mlflow.db"
+            return f"sqlite:///{self.training.output_dir.absolute()}/mlflow.db"
         if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
             return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
         return uri

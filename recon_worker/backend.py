@@ -37,6 +37,9 @@ class ReconBackend(Protocol):
     def close(self, timeout_s: float) -> None:
         """Flush and release everything. May be called twice."""
 
+    def summary(self) -> str:
+        """One line about what became of the snapshots."""
+
 
 class InlineBackend:
     """Stitches, renders and uploads within `submit`, on the caller's thread. Reuses one set of arrays.
@@ -114,3 +117,7 @@ class InlineBackend:
     def close(self, timeout_s: float) -> None:
         """See `ReconBackend`."""
         self._arrays = self._layout = None
+
+    def summary(self) -> str:
+        """See `ReconBackend`."""
+        return f"Reconstructions: {self.stats}."

@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,19 @@ class WorkerSettings:
     """When all slots are full: write to disk, give up the oldest waiting snapshot, or wait."""
     spill_bytes: int = 10 * 2**30
     """Snapshots on disk at most; beyond, the oldest waiting one is given up."""
-    queue_bytes: int = 2**30
+    queue_bytes: int = field(default_factory=lambda: default_queue_bytes())
     """Memory that the slots may take when `depth` is None."""
     flush_timeout_s: float = 300.0
     """How long the end of the training may be delayed for what is left."""
+
+
+def default_queue_bytes() -> int:
+    """A tenth of the free memory; 1 GiB where the system does not tell."""
+    names = ("SC_AVPHYS_PAGES", "SC_PAGE_SIZE")
+    if not set(names) <= os.sysconf_names.keys():
+        return 2**30
+    pages, page_bytes = map(os.sysconf, names)
+    return pages * page_bytes // 10
 
 
 class ReconWorker:
@@ -217,11 +226,19 @@ class ReconWorker:
         self._end_process()
         with self._changed:
             self._spool_rest()
-        self._summarise()
+        self._leave_spool()
         for slot in self._slots:
             slot.close()
         os.close(self._scan_memory)
         atexit.unregister(self.close)
+
+    def summary(self) -> str:
+        """What became of the snapshots, and the smallest queue depth with which none would have been spilled."""
+        needed = depth_without_spill(self._history)
+        return (
+            f"Reconstructions: {self.stats}. {self.stats.spilled} spilled with queue depth {self._depth}; "
+            f"a depth of {needed} would have avoided every spill."
+        )
 
     # --- under the lock --------------------------------------------------------------------------------------------
 
@@ -438,7 +455,7 @@ class ReconWorker:
             except OSError as error:
                 _log.warning("The table of events cannot be written: %s", error)
                 return
-            self._uploading[_EVENTS] = Job(generation=_EVENTS, epoch=0, step=0, header=b"", nbytes=0)
+            self._uploading[_EVENTS] = Job(generation=_EVENTS, epoch=0, step=0, header=b"", nbytes=0, artifacts=1)
             self._process.send({"do": "upload", "generation": _EVENTS, "names": [artifact.path]})
         self.flush(deadline - time.monotonic())
 
@@ -470,7 +487,7 @@ class ReconWorker:
         self.stats.spooled += sum(generation != _EVENTS for generation in self._uploading)
         self._uploading.clear()
 
-    def _summarise(self) -> None:
+    def _leave_spool(self) -> None:
         if self._outbox is None:
             return
         folder = self._outbox.folder
@@ -482,9 +499,6 @@ class ReconWorker:
             )  # fmt: skip
         else:
             self._outbox.discard()
-        if self.stats.submitted:
-            needed = depth_without_spill(self._history)
-            _log.info("Reconstruction logging: %s. Queue depth that avoids every spill: %d.", self.stats, needed)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 SCRIPTS = Path(__file__).resolve().parent
 EXPERIMENT = "demo"
@@ -47,7 +48,7 @@ def _report(database: str) -> None:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     run = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"], max_results=1)[0]
-    artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
+    artifacts = Path(unquote(urlsplit(run.info.artifact_uri).path))
     stitched = max(artifacts.glob("epoch_*/stitched"))
     print(f"\nCorrelation of the stitched object with the truth, where it was scanned ({stitched.parent.name}):")
     for quantity in ("phase", "amp"):

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ptycho_torch.data.truth import Truth
+from ptycho_torch.model.physics import PROBE_SCALE
 from recon_worker.snapshot import Complex64, Float32
 
-PROBE_SCALE = 4.0
-"""The model divides the probe of an item by this."""
 _PROBE_POWER_MARGIN = 1.25
 _SCALE_PATTERNS = 1024
 """Patterns, evenly spread, that `physical_amplitude_scale` looks at."""

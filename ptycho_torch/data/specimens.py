@@ -10,8 +10,10 @@ from skimage.transform import resize
 
 from recon_worker.snapshot import Complex64, Float64
 
-_AMPLITUDE_RANGE = (0.6, 1.0)
-_PHASE_RANGE_RAD = (0.0, 1.2)
+_AMPLITUDE_RANGE = (0.8, 1.0)
+_PHASE_RANGE_RAD = (0.0, 1.5)
+_CELL = (slice(250, 490), slice(310, 550))
+"""The part of scikit-image's picture that the cell fills; the rest is empty."""
 _SMALLEST_WINDOW = 0.7
 """Smallest part of a picture, along a side, that `varied_object` shows."""
 
@@ -20,11 +22,11 @@ def default_pictures() -> tuple[Float64, Float64]:
     """Pictures for amplitude (a camera operator) and phase (a cell, itself a measured phase); both come with
     scikit-image, no network is used. (H, W) float64."""
     camera, cell = skimage.data.camera(), skimage.data.cell()  # type: ignore[no-untyped-call]
-    return np.asarray(camera, np.float64), np.asarray(cell, np.float64)
+    return np.asarray(camera, np.float64), np.asarray(cell, np.float64)[_CELL]
 
 
 def make_object(amplitude_picture: Float64, phase_picture: Float64, size_px: int) -> Complex64:
-    """(size, size) complex64 object: amplitude 0.6 ... 1, phase 0 ... 1.2 rad, each spanned by its picture."""
+    """(size, size) complex64 object: amplitude 0.8 ... 1, phase 0 ... 1.5 rad, each spanned by its picture."""
     amplitude = _spread(amplitude_picture, size_px, _AMPLITUDE_RANGE)
     phase = _spread(phase_picture, size_px, _PHASE_RANGE_RAD)
     return np.asarray(amplitude * np.exp(1j * phase), np.complex64)
@@ -37,7 +39,7 @@ def varied_object(
     return make_object(_window(amplitude_picture, rng), _window(phase_picture, rng), size_px)
 
 
-def disc_probe(n_px: int, radius_px: float, edge_px: float = 1.5, curvature_rad: float = 4.0) -> Complex64:
+def disc_probe(n_px: int, radius_px: float, edge_px: float = 1.5, curvature_rad: float = 24.0) -> Complex64:
     """A circular aperture out of focus: a disc with a soft rim and a quadratic phase.
 
     Args:

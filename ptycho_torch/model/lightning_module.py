@@ -14,10 +14,7 @@ from torch import Tensor
 from ptycho_torch.config import LossName, ModelType
 from ptycho_torch.model import losses
 from ptycho_torch.model.network import ObjectNetwork
-from ptycho_torch.model.physics import cut_group, diffraction_amplitude, merge_canvas_px, merge_group
-
-PROBE_SCALE = 4.0
-"""The network sees object amplitudes below 1; the probe is divided by this to leave room (see the datamodule)."""
+from ptycho_torch.model.physics import PROBE_SCALE, cut_group, diffraction_amplitude, merge_canvas_px, merge_group
 
 Batch = tuple[Mapping[str, Tensor], Tensor, Tensor]
 """(fields, probe (B, C, P, N, N) complex64, scale)."""

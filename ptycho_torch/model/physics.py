@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+PROBE_SCALE = 4.0
+"""The probe is divided by this before it multiplies the object; the datamodule scales it so that the object's amplitude
+stays below 1, where the network's sigmoid can reach it."""
 MAX_NEIGHBOR_DISTANCE_PX = 3.0
 _MERGE_EPSILON = 1e-3
 _MERGE_FLOOR = 1e-6

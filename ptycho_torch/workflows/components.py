@@ -5,6 +5,8 @@ wrong setting costs seconds, not the loading time of a large scan.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,10 +20,12 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 from lightning.pytorch.utilities import rank_zero_info
 
 from ptycho_torch.cli import to_yaml
-from ptycho_torch.config import ConfigError, PyTorchExecutionConfig, RunConfig
+from ptycho_torch.config import ConfigError, RunConfig
 from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.model.lightning_module import PtychoLightningModule
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
+from recon_worker.client import WorkerSettings, default_queue_bytes
+from recon_worker.uris import without_credentials
 
 _UI_PORT = 5000
 
@@ -50,7 +54,8 @@ def run_training(config: RunConfig) -> TrainingResult:
     _check_fixed_indices(config, datamodule)
     model = make_model(config)
     if isinstance(logger, MLFlowLogger) and trainer.is_global_zero:
-        _log_settings(logger, config)
+        with _environment_kept("MLFLOW_TRACKING_URI"):
+            _log_settings(logger, config)
     _train_with_lightning(trainer, model, datamodule, config.training.resume_path)
     return TrainingResult(trainer=trainer, model=model, datamodule=datamodule)
 
@@ -118,12 +123,13 @@ def _callbacks(config: RunConfig) -> list[Callback]:
         TQDMProgressBar(leave=False),
     ]
     if config.execution.recon_log_enabled:
-        callbacks.append(make_recon_callback(config.execution))
+        callbacks.append(make_recon_callback(config))
     return callbacks
 
 
-def make_recon_callback(execution: PyTorchExecutionConfig) -> PtychoReconLoggingCallback:
+def make_recon_callback(config: RunConfig) -> PtychoReconLoggingCallback:
     """The reconstruction logging that the settings ask for."""
+    execution = config.execution
     if execution.recon_log_every_n_epochs is None:
         raise ConfigError("reconstruction logging is off: recon_log_every_n_epochs is not set.")
     return PtychoReconLoggingCallback(
@@ -133,7 +139,21 @@ def make_recon_callback(execution: PyTorchExecutionConfig) -> PtychoReconLogging
         log_stitch=execution.recon_log_stitch,
         max_stitch_samples=execution.recon_log_max_stitch_samples,
         stitch_weight=execution.recon_log_stitch_weight,
+        worker=_worker_settings(config) if execution.recon_log_async else None,
         strict=execution.recon_log_strict,
+    )
+
+
+def _worker_settings(config: RunConfig) -> WorkerSettings:
+    execution, depth = config.execution, config.execution.recon_log_queue_depth
+    gib = execution.recon_log_queue_gib
+    return WorkerSettings(
+        spool_dir=execution.recon_log_spool_dir or config.training.output_dir.absolute() / "recon_spool",
+        depth=None if depth == "auto" else int(depth),
+        overflow=execution.recon_log_overflow,
+        spill_bytes=int(execution.recon_log_spill_gib * 2**30),
+        queue_bytes=default_queue_bytes() if gib is None else int(gib * 2**30),
+        flush_timeout_s=execution.recon_log_flush_timeout,
     )
 
 
@@ -172,7 +192,11 @@ def make_model(config: RunConfig) -> PtychoLightningModule:
 def run_url(logger: MLFlowLogger) -> str:
     """Where the run's page is, or will be once `mlflow ui` runs on the local database."""
     uri = str(logger._tracking_uri)
-    server = uri.rstrip("/") if urlsplit(uri).scheme in ("http", "https") else f"http://127.0.0.1:{_UI_PORT}"
+    server = (
+        without_credentials(uri).rstrip("/")
+        if urlsplit(uri).scheme in ("http", "https")
+        else f"http://127.0.0.1:{_UI_PORT}"
+    )
     return f"{server}/#/experiments/{logger.experiment_id}/runs/{logger.run_id}?workflowType=machine_learning"
 
 
@@ -182,11 +206,24 @@ def _train_with_lightning(
     trainer.fit(model, datamodule=datamodule, ckpt_path=resume_path, weights_only=True)
 
 
+@contextmanager
+def _environment_kept(name: str) -> Iterator[None]:
+    """Connecting makes MLflow write its URI into the environment, where the next run of a session would find it."""
+    before = os.environ.get(name)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+
 def _log_settings(logger: MLFlowLogger, config: RunConfig) -> None:
     """The resolved settings as parameters and as `config.yaml`, and, on the terminal, where to look."""
     logger.log_hyperparams(config.as_dict())
     logger.experiment.log_text(str(logger.run_id), to_yaml(config), "config.yaml")
-    uri = config.tracking_uri
+    uri = without_credentials(config.tracking_uri)
     if urlsplit(uri).scheme not in ("http", "https"):
         rank_zero_info(f"To look at this run, start: mlflow ui --backend-store-uri '{uri}' --port {_UI_PORT}")
     rank_zero_info(f"MLflow run: {run_url(logger)}")

@@ -1,6 +1,7 @@
 """WHEN reconstructions are logged: `PtychoReconLoggingCallback`, a Lightning callback.
 
-    on_train_start            read what does not change (labels, diffraction, positions), start the backend
+    setup                     launch the worker, which imports while the data is read
+    on_train_start            read what does not change (labels, diffraction, positions), hand it over
     on_validation_start       is an epoch due? then take arrays from the backend
     on_validation_batch_end   copy the predictions that validation computed anyway
     on_validation_end         fill in what validation did not deliver, submit
@@ -21,9 +22,10 @@ from typing import Any, Concatenate, ParamSpec
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
-from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 
 from recon_worker.backend import InlineBackend, ReconBackend
+from recon_worker.client import ReconWorker, WorkerSettings
 from recon_worker.outbox import RunTarget
 from recon_worker.snapshot import Snapshot, StitchWeight
 
@@ -40,7 +42,8 @@ from .capture import (
 
 _log = logging.getLogger(__name__)
 
-_FLUSH_TIMEOUT_S = 300.0
+_INLINE_CLOSE_S = 0.0
+"""Nothing is ever left over inline."""
 
 P = ParamSpec("P")
 
@@ -96,6 +99,8 @@ class PtychoReconLoggingCallback(Callback):
         log_stitch: Whether the whole object is stitched and logged too.
         max_stitch_samples: Stitch only the first this many samples; None: all.
         stitch_weight: Average overlapping patches equally ("uniform") or by the probe's intensity ("probe").
+        worker: Queue of the separate process that stitches, renders and uploads; None: all of that happens at once, on
+            the training thread.
         strict: Raise when logging fails. By default it warns once, counts in `errors`, and the training goes on.
 
     Raises:
@@ -111,6 +116,7 @@ class PtychoReconLoggingCallback(Callback):
         max_stitch_samples: int | None = None,
         *,
         stitch_weight: StitchWeight = "uniform",
+        worker: WorkerSettings | None = None,
         strict: bool = False,
     ) -> None:
         if every_n_epochs < 1:
@@ -125,25 +131,35 @@ class PtychoReconLoggingCallback(Callback):
         self.log_stitch = log_stitch
         self.max_stitch_samples = max_stitch_samples
         self.stitch_weight: StitchWeight = stitch_weight
+        self.worker = worker
         self.strict = strict
         self.errors = 0
+        self._backend: ReconBackend | None = None
         self._run: _Run | None = None
         self._hook_started_s = 0.0
         self._stall_s = 0.0  # time on the training thread since the last snapshot was submitted
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings only: a running backend stays in its process."""
-        return {**self.__dict__, "_run": None}
+        return {**self.__dict__, "_run": None, "_backend": None}
+
+    @_guarded
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Launch the backend on the rank that logs; does not wait for it."""
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        self._finish()
+        logger = _mlflow_logger(trainer)
+        if logger is None:
+            _log.warning("No reconstructions are logged: the Trainer has no MLFlowLogger.")
+            return
+        self._backend = InlineBackend(logger.experiment) if self.worker is None else ReconWorker(self.worker)
+        self._backend.launch()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the samples and start the backend. Wrong indices raise here, before the first step."""
-        self._finish()
         _set_up_validation_data(trainer)
-        if not trainer.is_global_zero:
-            return
-        logger = next((one for one in trainer.loggers if isinstance(one, MLFlowLogger)), None)
-        if logger is None:
-            _log.warning("No reconstructions are logged: the Trainer has no MLFlowLogger.")
+        if self._backend is None:
             return
         loader, from_training_set = _logged_loader(trainer)
         length = _length(loader)
@@ -151,13 +167,12 @@ class PtychoReconLoggingCallback(Callback):
             _log.warning("No reconstructions are logged: the dataset has no samples or no length.")
             return
         indices = choose_indices(length, self.num_patches, self.fixed_indices)
-        self._start(trainer, logger, loader, from_training_set, indices)
+        self._start(trainer, loader, from_training_set, indices)
 
     @_guarded
     def _start(
         self,
         trainer: Trainer,
-        logger: MLFlowLogger,
         loader: object,
         from_training_set: bool,
         indices: tuple[int, ...],
@@ -176,7 +191,9 @@ class PtychoReconLoggingCallback(Callback):
                 stitch_weight=self.stitch_weight,
                 epoch_digits=max(2, len(str(trainer.max_epochs))),
             )
-        backend = InlineBackend(logger.experiment)
+        logger, backend = _mlflow_logger(trainer), self._backend
+        assert logger is not None
+        assert backend is not None
         backend.start(RunTarget(run_id=str(logger.run_id), tracking_uri=str(logger._tracking_uri)), scan, plan.layout)
         due = (trainer.current_epoch // self.every_n_epochs + 1) * self.every_n_epochs
         self._run = _Run(backend, plan, loader, from_training_set, due)
@@ -270,14 +287,15 @@ class PtychoReconLoggingCallback(Callback):
 
     @_guarded
     def _finish(self) -> None:
-        run, self._run = self._run, None
-        if run is None:
-            return
-        try:
-            run.backend.flush(_FLUSH_TIMEOUT_S)
-        finally:
-            run.backend.close(_FLUSH_TIMEOUT_S)
-            _log.info("Reconstruction logging: %s.", run.backend.stats)
+        backend, self._backend, self._run = self._backend, None, None
+        if backend is not None:
+            backend.close(_INLINE_CLOSE_S if self.worker is None else self.worker.flush_timeout_s)
+            if backend.stats.submitted:
+                rank_zero_info(backend.summary())
+
+
+def _mlflow_logger(trainer: Trainer) -> MLFlowLogger | None:
+    return next((one for one in trainer.loggers if isinstance(one, MLFlowLogger)), None)
 
 
 def _completed_epochs(trainer: Trainer) -> int:

@@ -133,7 +133,7 @@ def test_a_gridsize_2_run_uses_all_channels(raw_scan, tmp_path, mlflow_database)
     _, names = _artifacts(tmp_path)
     assert {f"epoch_01/stitched/{kind}.png" for kind in OBJECT} <= names
     assert result.datamodule.test_dataset[0][0]["images"].shape[0] == 4
-    assert np.isfinite(result.trainer.callback_metrics["val_loss"])
+    assert np.isfinite(result.trainer.callback_metrics["val_loss"].item())
 
 
 def test_a_supervised_run_has_no_predicted_diffraction(raw_scan, tmp_path, mlflow_database):
@@ -172,6 +172,18 @@ def test_fixed_indices_beyond_the_test_set_are_refused_before_training(raw_scan,
 
     with pytest.raises(ConfigError, match=r"\[10000\], but the logged dataset has \d+ samples"):
         run_training(resolve("raw", settings))
+
+
+def test_an_output_directory_with_spaces_holds_the_database_and_nothing_beside_it(raw_scan, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "my run ä"
+    settings = {"train_data_file": raw_scan, "output_dir": folder, "nepochs": 1, "n_filters_scale": 1}
+
+    run_training(resolve("raw", {**settings, "recon_log_num_patches": 1, "recon_log_every_n_epochs": 1}))
+
+    assert (folder / "mlflow.db").is_file()
+    assert len(_artifacts(folder)[1]) == 9
+    assert [p.name for p in tmp_path.iterdir()] == ["my run ä"]
 
 
 def test_a_dry_run_checks_data_and_writes_nothing(raw_scan, tmp_path, capsys):

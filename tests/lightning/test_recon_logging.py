@@ -187,7 +187,7 @@ def test_both_ways_to_get_predictions_give_the_same_pictures(tracking, mlflow_da
     for name in tracking.files():
         one, two = read_png(tracking.path(name)), read_png(other.path(name))
         level = (one.value_range[1] - one.value_range[0]) / 251
-        assert np.abs(one.values - two.values).max() <= 1.01 * level
+        np.testing.assert_allclose(one.values, two.values, atol=1.01 * level)
 
 
 @pytest.mark.parametrize("returns_predictions", [False, True])

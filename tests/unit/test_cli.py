@@ -69,6 +69,14 @@ def test_any_recon_flag_switches_logging_on_at_every_five_epochs(capsys, scan_fi
     assert printed["execution"]["recon_log_every_n_epochs"] == 5
 
 
+def test_a_recon_flag_switches_logging_on_beside_a_file_that_says_off(capsys, scan_file, tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump(_printed(capsys, "--train_data_file", str(scan_file))))
+
+    assert _printed(capsys, "--config", str(file))["execution"]["recon_log_every_n_epochs"] is None
+    assert _printed(capsys, "--config", str(file), "--recon-log-stitch")["execution"]["recon_log_every_n_epochs"] == 5
+
+
 @pytest.mark.parametrize("logger", ["csv", "tensorboard", "none"])
 def test_recon_flags_with_another_logger_are_an_error(capsys, scan_file, logger):
     with pytest.raises(SystemExit) as stop:

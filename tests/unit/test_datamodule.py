@@ -204,7 +204,8 @@ def test_stitched_labels_reproduce_the_ground_truth_of_a_raw_scan(raw_arrays, wr
     known = canvas.scanned & np.isfinite(truth)
     assert truth.shape == canvas.object.shape
     assert np.corrcoef(np.angle(canvas.object[known]), np.angle(truth[known]))[0, 1] > 0.99
-    assert np.abs(canvas.object[known]).mean() == pytest.approx(np.abs(truth[known]).mean(), rel=1e-3)
+    # Bilinear interpolation averages neighbours of different phase, which costs a little amplitude.
+    assert np.abs(canvas.object[known]).mean() == pytest.approx(np.abs(truth[known]).mean(), rel=3e-3)
 
 
 @pytest.mark.parametrize("gridsize", [1, 2])

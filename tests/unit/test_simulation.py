@@ -189,7 +189,7 @@ def test_default_pictures_make_objects_in_the_stated_range():
     varied = varied_object(*default_pictures(), 48, np.random.default_rng(0))
 
     for made in (object_, varied):
-        assert (np.abs(made).min(), np.abs(made).max()) == pytest.approx((0.6, 1.0), abs=1e-5)
+        assert (np.abs(made).min(), np.abs(made).max()) == pytest.approx((0.8, 1.0), abs=1e-5)
         assert (np.angle(made).min(), np.angle(made).max()) == pytest.approx((0.0, 1.2), abs=1e-5)
     assert np.abs(object_ - varied).mean() > 0.05
 

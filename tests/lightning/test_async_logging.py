@@ -1,0 +1,134 @@
+"""With the worker process the callback leaves the same artifacts, and training notices even less."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
+from recon_worker.client import WorkerSettings
+from tests.leaks import child_processes
+from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
+from tests.lightning.test_recon_logging import epochs_logged, fit, weights
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=60)
+
+
+def _callback(worker, **more):
+    return PtychoReconLoggingCallback(1, num_patches=3, log_stitch=True, worker=worker, strict=True, **more)
+
+
+def _seeded(**more):
+    torch.manual_seed(3)
+    return ForeignModule(**more)
+
+
+def test_inline_and_async_runs_leave_the_same_bytes(tracking, settings, mlflow_database, tmp_path):
+    other = type(tracking)(mlflow_database, tracking.experiment + "b", tmp_path / "other")
+
+    fit(tracking, _callback(None), epochs=3, module=_seeded(returns_predictions=True))
+    fit(other, _callback(settings), epochs=3, module=_seeded(returns_predictions=True))
+
+    assert tracking.files() | {"recon_log/events.csv"} == other.files()
+    assert all(tracking.path(name).read_bytes() == other.path(name).read_bytes() for name in tracking.files())
+
+
+@pytest.mark.parametrize("returns_predictions", [True, False])
+def test_training_with_the_worker_is_bit_identical_to_training_without_logging(tracking, settings, returns_predictions):
+    plain, _ = fit(tracking, None, epochs=3, module=_seeded(returns_predictions=returns_predictions), logger=False)
+
+    logged, _ = fit(tracking, _callback(settings), epochs=3, module=_seeded(returns_predictions=returns_predictions))
+
+    assert epochs_logged(tracking) == ["epoch_01", "epoch_02", "epoch_03", "recon_log"]
+    assert logged.losses == plain.losses
+    assert torch.equal(weights(logged), weights(plain))
+
+
+def test_nothing_is_left_in_the_spool_after_a_good_run(tracking, settings):
+    fit(tracking, _callback(settings), epochs=1)
+
+    assert list(settings.spool_dir.iterdir()) == []
+
+
+class _FailAtStep(Callback):
+    def __init__(self, step, error):
+        self.step, self.error = step, error
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bad batch"), SystemExit(3)], ids=["exception", "sys.exit"])
+def test_an_exception_in_training_still_flushes_what_was_submitted(tracking, settings, error):
+    with pytest.raises(type(error)):
+        fit(tracking, _callback(settings), epochs=3, callbacks=[_FailAtStep(5, error)])
+
+    assert epochs_logged(tracking) == ["epoch_01", "recon_log"]
+
+
+def test_a_failure_before_the_first_step_ends_the_worker(tracking, settings):
+    before = child_processes()
+
+    with pytest.raises(ValueError, match="samples; allowed"):
+        fit(tracking, PtychoReconLoggingCallback(1, fixed_indices=[99], worker=settings))
+
+    assert child_processes() == before
+
+
+def test_one_callback_serves_two_fits(tracking, settings, mlflow_database, tmp_path):
+    other = type(tracking)(mlflow_database, tracking.experiment + "b", tmp_path / "other")
+    callback = _callback(settings)
+
+    fit(tracking, callback, epochs=1)
+    fit(other, callback, epochs=2)
+
+    assert epochs_logged(tracking) == ["epoch_01", "recon_log"]
+    assert epochs_logged(other) == ["epoch_01", "epoch_02", "recon_log"]
+
+
+def test_a_callback_with_a_running_worker_can_be_pickled(tracking, settings):
+    copies = []
+
+    class Pickle(Callback):
+        def on_train_epoch_end(self, trainer, module):
+            copies.append(pickle.loads(pickle.dumps(callback)))
+
+    callback = _callback(settings)
+    fit(tracking, callback, epochs=1, callbacks=[Pickle()])
+
+    assert copies[0].every_n_epochs == 1
+    assert "epoch_01/stitched/amp_pred.png" in tracking.files()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_predictions_of_every_float_type_and_layout_are_copied_as_they_are(tracking, settings, dtype):
+    class Module(ForeignModule):
+        def validation_step(self, batch, batch_idx):
+            out = super().validation_step(batch, batch_idx)
+            return {k: v.to(dtype).transpose(2, 3).contiguous().transpose(2, 3) for k, v in out.items()}
+
+    seen = {}
+
+    class Spy(PtychoReconLoggingCallback):
+        def _submit(self, run, *args):
+            seen["amp"] = run.capture.arrays.fixed_amp.copy()
+            super()._submit(run, *args)
+
+    module = Module(returns_predictions=True)
+    data = ForeignDataset(12)
+    callback = Spy(1, fixed_indices=[1], log_stitch=True, worker=settings, strict=True)
+    fit(tracking, callback, epochs=1, module=module, val=loader(data))
+
+    module.eval()
+    fields, probe, _ = next(iter(loader(data)))
+    with torch.no_grad():
+        _, amp, _ = module(fields["images"], None, probe, torch.ones(5, 1, 1, 1), torch.ones(5, 1, 1, 1), None)
+    np.testing.assert_array_equal(seen["amp"][0], amp[1, 0].to(dtype).float().numpy())

@@ -1,0 +1,324 @@
+"""The queue and the worker process, with real processes, signals and a real MLflow store."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recon_worker.client import ReconWorker, WorkerSettings
+from recon_worker.outbox import Outbox
+from tests.leaks import child_processes, descriptors, recon_threads
+from tests.paths import REPOSITORY
+from tests.process.samples import fill, layout_of, log_epoch, make_run, make_scan, snapshot
+
+pytestmark = pytest.mark.timeout(90)
+FLUSH_S = 60
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    before = child_processes(), descriptors()
+    yield
+    assert child_processes() <= before[0]
+    assert recon_threads() == []
+    assert descriptors() <= before[1] + 3  # sqlite and mlflow keep a few
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=FLUSH_S)
+
+
+@pytest.fixture
+def scan():
+    return make_scan()
+
+
+def _started(settings, target, scan):
+    worker = ReconWorker(settings)
+    worker.launch()
+    worker.start(target, scan, layout_of(scan))
+    return worker
+
+
+def _balanced(stats):
+    return stats.submitted == stats.logged + stats.dropped + stats.spooled + stats.failed
+
+
+def _wait_until(condition, timeout_s=30):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _stop(worker):
+    """Freeze the worker process: it holds what it has and hears nothing."""
+    _wait_until(lambda: worker._ready)
+    os.kill(worker._process.pid, signal.SIGSTOP)
+
+
+def _resume(worker):
+    os.kill(worker._process.pid, signal.SIGCONT)
+
+
+def _epochs(tracking):
+    return sorted({name.split("/")[0] for name in tracking.files()} - {"recon_log"})
+
+
+def test_all_snapshots_are_logged_in_the_end(tracking, settings, scan):
+    with _started(settings, make_run(tracking), scan) as worker:
+        for epoch in range(1, 6):
+            log_epoch(worker, layout_of(scan), epoch)
+
+    assert worker.stats.logged == worker.stats.submitted == 5
+    assert _epochs(tracking) == [f"epoch_{e:02d}" for e in range(1, 6)]
+    assert worker.stats.artifacts_logged == len(tracking.files())
+
+
+def test_the_worker_imports_neither_torch_nor_lightning_nor_the_users_main(tmp_path):
+    script = tmp_path / "no_main_guard.py"
+    script.write_text(
+        "import sys; print('imported', flush=True)\n"
+        "from pathlib import Path\n"
+        "from recon_worker.client import ReconWorker, WorkerSettings\n"
+        "worker = ReconWorker(WorkerSettings(spool_dir=Path('spool')))\n"
+        "worker.launch()\n"
+        "import time\n"
+        "while not worker._ready: time.sleep(0.02)\n"
+        "maps = Path(f'/proc/{worker._process.pid}/maps').read_text()\n"
+        "assert 'numpy' in maps and 'torch' not in maps\n"
+        "worker.close(5)\n"
+    )
+
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "imported\n", "")
+
+
+def test_the_worker_starts_from_python_dash_c(tmp_path):
+    code = "from pathlib import Path; from recon_worker.client import *; "
+    code += "w = ReconWorker(WorkerSettings(spool_dir=Path('s'))); w.launch(); w.close(5)"
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_values_written_after_submit_do_not_reach_the_pictures(tracking, settings, scan):
+    layout, source = layout_of(scan), np.random.default_rng(0).random((2, 16, 16), np.float32)
+    with _started(settings, make_run(tracking), scan) as worker:
+        arrays = worker.acquire(layout)
+        fill(arrays, 1)
+        arrays.fixed_amp[:] = source
+        worker.submit(snapshot(arrays, 1))
+        source[:] = 0
+        log_epoch(worker, layout, 2)
+
+    from recon_worker.rendering import read_png
+
+    assert read_png(tracking.path("epoch_01/patch_00/amp_pred.png")).values.std() > 0.1
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(tracking, settings, scan):
+    with _started(replace(settings, depth=4), make_run(tracking), scan) as worker:
+        for epoch in range(1, 4):
+            log_epoch(worker, layout_of(scan), epoch)
+            _wait_until(lambda: worker._ready)
+            os.kill(worker._process.pid, signal.SIGKILL)
+
+    assert worker.stats.restarts >= 1
+    assert worker.stats.logged == 3
+    assert _epochs(tracking) == ["epoch_01", "epoch_02", "epoch_03"]
+
+
+def test_sigint_and_sigterm_do_not_end_the_worker(tracking, settings, scan):
+    with _started(settings, make_run(tracking), scan) as worker:
+        _wait_until(lambda: worker._ready)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(worker._process.pid, number)
+        log_epoch(worker, layout_of(scan), 1)
+
+    assert worker.stats.restarts == 0
+    assert worker.stats.logged == 1
+
+
+def test_a_full_queue_spills_to_disk_and_all_is_logged(tracking, settings, scan):
+    with _started(replace(settings, depth=1), make_run(tracking), scan) as worker:
+        _stop(worker)
+        for epoch in range(1, 6):
+            log_epoch(worker, layout_of(scan), epoch)
+        assert worker.stats.spilled == 4
+        _resume(worker)
+
+    assert worker.stats.logged == 5
+    assert _epochs(tracking) == [f"epoch_{e:02d}" for e in range(1, 6)]
+
+
+def test_a_full_queue_drops_the_oldest_and_keeps_the_last(tracking, settings, scan):
+    with _started(replace(settings, depth=2, overflow="drop-oldest"), make_run(tracking), scan) as worker:
+        _stop(worker)
+        for epoch in range(1, 7):
+            log_epoch(worker, layout_of(scan), epoch)
+        _resume(worker)
+
+    assert worker.stats.dropped == 4
+    assert worker.stats.logged == 2
+    assert _epochs(tracking)[-1] == "epoch_06"
+
+
+def test_a_full_queue_blocks_until_a_slot_is_free(tracking, settings, scan):
+    import threading
+
+    with _started(replace(settings, depth=1, overflow="block"), make_run(tracking), scan) as worker:
+        _stop(worker)
+        log_epoch(worker, layout_of(scan), 1)
+        threading.Timer(1.0, _resume, [worker]).start()
+        started = time.monotonic()
+        log_epoch(worker, layout_of(scan), 2)
+        waited = time.monotonic() - started
+
+    assert waited > 0.5
+    assert (worker.stats.logged, worker.stats.spilled) == (2, 0)
+
+
+def test_the_spill_is_bounded(tracking, settings, scan):
+    limit = 2 * layout_of(scan).nbytes + 4096
+    with _started(replace(settings, depth=1, spill_bytes=limit), make_run(tracking), scan) as worker:
+        _stop(worker)
+        for epoch in range(1, 8):
+            log_epoch(worker, layout_of(scan), epoch)
+        held = Outbox(settings.spool_dir / worker._setup["target"]["run_id"]).raw_bytes()
+        _resume(worker)
+
+    assert held <= limit
+    assert worker.stats.dropped > 0
+    assert _balanced(worker.stats)
+    assert _epochs(tracking)[-1] == "epoch_07"
+
+
+def test_an_unreachable_tracker_costs_the_flush_timeout_and_everything_is_kept(tracking, settings, scan, caplog):
+    target = replace(make_run(tracking), tracking_uri="http://127.0.0.1:9")
+    worker = _started(replace(settings, flush_timeout_s=2), target, scan)
+    for epoch in range(1, 4):
+        log_epoch(worker, layout_of(scan), epoch)
+    _wait_until(lambda: not worker._waiting and worker._in_flight is None)
+
+    started = time.monotonic()
+    worker.close(2)
+
+    assert time.monotonic() - started < 2 + 5
+    assert worker.stats.spooled == 3
+    outbox = Outbox(settings.spool_dir / target.run_id)
+    assert len(list(outbox.artifacts())) == 3 * 24
+    assert f"recon-worker sync '{outbox.folder}'" in caplog.text
+
+
+def test_snapshots_that_were_never_rendered_are_kept_raw(tracking, settings, scan):
+    worker = _started(replace(settings, depth=2), make_run(tracking), scan)
+    _stop(worker)
+    for epoch in range(1, 5):
+        log_epoch(worker, layout_of(scan), epoch)
+    worker.close(0.5)
+
+    assert worker.stats.spooled == 4
+    assert len(Outbox(settings.spool_dir / worker._setup["target"]["run_id"]).raw()) == 4
+
+
+def test_close_may_be_called_twice_and_submit_after_close_counts_as_failed(tracking, settings, scan):
+    worker = _started(settings, make_run(tracking), scan)
+    arrays = worker.acquire(layout_of(scan))
+    worker.close(FLUSH_S)
+    worker.close(FLUSH_S)
+
+    with pytest.raises(RuntimeError, match="submit without acquire"):
+        worker.submit(snapshot(arrays, 1))
+
+    assert _balanced(worker.stats)
+
+
+def test_a_killed_training_process_leaves_a_worker_that_finishes_and_goes(tracking, scan, tmp_path):
+    target = make_run(tracking)
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(REPOSITORY)!r})
+from pathlib import Path
+from recon_worker.client import ReconWorker, WorkerSettings
+from recon_worker.outbox import RunTarget
+from tests.process.samples import layout_of, log_epoch, make_scan
+scan = make_scan()
+worker = ReconWorker(WorkerSettings(spool_dir=Path({str(tmp_path / "spool")!r}), depth=3))
+worker.launch()
+worker.start(RunTarget(run_id={target.run_id!r}, tracking_uri={target.tracking_uri!r}), scan, layout_of(scan))
+for epoch in (1, 2, 3):
+    log_epoch(worker, layout_of(scan), epoch)
+while not worker._ready: pass
+print(worker._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+    pid = int(done.stdout)
+    _wait_until(lambda: not Path(f"/proc/{pid}").exists(), 60)
+    assert _epochs(tracking) == ["epoch_01", "epoch_02", "epoch_03"]
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_rendering_failures_are_named_and_the_rest_goes_on(tracking, settings, scan, caplog):
+    bad = replace(scan, label_amp=np.ones((2, 3, 3), np.float32))
+    with _started(settings, make_run(tracking), bad) as worker:
+        log_epoch(worker, layout_of(scan), 1)
+
+    assert worker.stats.failed == 1
+    assert "epoch_01/stitched/amp_pred.png" in tracking.files()
+    assert "epoch_01/patch_00" in caplog.text
+
+
+def test_the_advised_depth_avoids_every_spill(tracking, settings, scan, mlflow_database, tmp_path):
+    def burst(tracking, depth, spool):
+        with _started(replace(settings, depth=depth, spool_dir=spool), make_run(tracking), scan) as worker:
+            _stop(worker)
+            for epoch in range(1, 6):
+                log_epoch(worker, layout_of(scan), epoch)
+            _resume(worker)
+        return worker
+
+    first = burst(tracking, 1, tmp_path / "a")
+    advised = int(first.summary().split("a depth of ")[1].split()[0])
+    other = type(tracking)(mlflow_database, tracking.experiment + "b", tmp_path / "other")
+    second = burst(other, advised, tmp_path / "b")
+
+    assert first.stats.spilled == 4
+    assert second.stats.spilled == 0
+
+
+def test_automatic_depth_grows_within_its_budget(tracking, settings, scan):
+    budget = 3 * layout_of(scan).nbytes
+    with _started(replace(settings, depth=None, queue_bytes=budget), make_run(tracking), scan) as worker:
+        _stop(worker)
+        for epoch in range(1, 6):
+            log_epoch(worker, layout_of(scan), epoch)
+        _resume(worker)
+
+    assert worker._depth == 3
+    assert worker.stats.spilled == 2
+    assert worker.stats.logged == 5
+
+
+def test_the_spool_is_readable_by_its_owner_only_and_holds_no_credentials(tracking, settings, scan):
+    target = replace(make_run(tracking), tracking_uri="http://user:canary@127.0.0.1:9")
+    worker = _started(replace(settings, flush_timeout_s=0.5), target, scan)
+    log_epoch(worker, layout_of(scan), 1)
+    title = Path(f"/proc/{worker._process.pid}/cmdline").read_text()
+    worker.close(0.5)
+
+    folder = settings.spool_dir / target.run_id
+    assert (folder.stat().st_mode & 0o777) == 0o700
+    assert "canary" not in title
+    assert all(b"canary" not in p.read_bytes() for p in folder.rglob("*") if p.is_file())
