@@ -85,7 +85,6 @@ class ReconWorker:
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
         self.stats = Ledger()
-        self.restarts = 0
         self._owner = os.getpid()
         self._changed = threading.Condition()
         self._slots = [Slot(create_memory("recon-log-slot")) for _ in range(settings.depth or MAX_DEPTH)]
@@ -106,6 +105,7 @@ class ReconWorker:
         self._ready = False
         self._heard_s = 0.0
         self._deaths = 0
+        self._earlier_retries = 0
         self._broken = False
         self._closing = False
         self._dispatcher: threading.Thread | None = None
@@ -329,7 +329,21 @@ class ReconWorker:
         job.attempts += 1
         self._heard_s = time.monotonic()
         place = {"do": "job", "slot": job.slot} if job.path is None else {"do": "file", "path": str(job.path)}
-        self._process.send({**place, "generation": job.generation})
+        self._process.send(
+            {
+                **place,
+                "generation": job.generation,
+                "step": job.step,
+                "submitted_unix_s": job.times.submitted,
+                "metrics": self._queue_metrics(job),
+            }
+        )
+
+    def _queue_metrics(self, job: Job) -> dict[str, float]:
+        """Numbers about the queue, as it is when a job leaves it; the worker adds lag and retries."""
+        stats = self.stats
+        counts = {name: getattr(stats, name) for name in ("high_water", "spilled", "dropped", "failed", "restarts")}
+        return {**counts, "depth": self._depth, "waiting": len(self._waiting), "stall_ms": 1e3 * job.times.stall_s}
 
     # --- dispatcher thread -----------------------------------------------------------------------------------------
 
@@ -364,9 +378,8 @@ class ReconWorker:
         elif kind == "rendered":
             self._on_rendered(message)
         elif kind == "logged":
+            self.stats.retries = self._earlier_retries + message["retries"]
             self._on_logged(message["generation"])
-        elif kind == "retries":
-            self.stats.retries += message["count"]
         elif kind == "log":
             _log.log(message["level"], "worker: %s", message["text"])
 
@@ -414,6 +427,7 @@ class ReconWorker:
             self._process, self._ready = None, False
             self._deaths += 1
             self.stats.restarts += 1
+            self._earlier_retries = self.stats.retries
             job, self._in_flight = self._in_flight, None
             _log.warning("The reconstruction worker died (%s). Training goes on.", how)
             if job is not None and job.attempts >= _MAX_ATTEMPTS:

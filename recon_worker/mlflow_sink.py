@@ -1,7 +1,9 @@
 """Uploads artifacts to an MLflow run through any client that has MLflow's `log_artifact`."""
 
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class ArtifactClient(Protocol):
@@ -9,6 +11,9 @@ class ArtifactClient(Protocol):
 
     def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
         """Copy a local file to `artifact_path/<file name>` of the run."""
+
+    def log_batch(self, run_id: str, metrics: Sequence[Any]) -> object:
+        """Log several metrics at once."""
 
 
 class MlflowSink:
@@ -30,3 +35,14 @@ class MlflowSink:
             Exception: Whatever the client raises.
         """
         self._client.log_artifact(self._run_id, str(local), str(PurePosixPath(name).parent))
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log numbers at a step; blocks.
+
+        Raises:
+            Exception: Whatever the client raises.
+        """
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        self._client.log_batch(self._run_id, metrics=[Metric(k, v, now_ms, step) for k, v in values.items()])

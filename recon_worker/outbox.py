@@ -4,14 +4,19 @@
                     /scan.npz              what the run's snapshots have in common
                     /raw/<generation>_epoch_<n>.snapshot     snapshots that wait to be rendered
                     /outbox/epoch_05/stitched/amp_pred.png   artifacts that wait to be uploaded
+                    /lock                                    held (flock) by whoever may empty the spool
 
 Files appear by rename, so a file that is there is whole. All is readable by the owner only. What is found in a spool
 is not trusted: paths must look like artifacts of this program, and links are not followed.
 """
 
+import contextlib
 import json
 import os
 import re
+import shutil
+import stat
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +32,9 @@ _ARTIFACT = re.compile(
 )
 _RAW = re.compile(r"\d{8}_epoch_\d+\.snapshot")
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_OWN = re.compile(r"run\.json|scan\.npz|lock|\..+\.\d+")
+"""Files that are not worth keeping once nothing waits: the last are what a killed process was writing."""
+_DAMAGED = ".damaged"
 
 
 class SpoolError(ValueError):
@@ -46,14 +54,24 @@ class Outbox:
     """One run's part of the spool.
 
     Args:
-        folder: `<spool>/<run id>`; made, for the owner only, if it is not there.
+        folder: `<spool>/<run id>`.
+        create: Make the folder, for the owner only, if it is not there; else nothing is changed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, create: bool = True) -> None:
         self.folder = folder
         self._files, self._raw = folder / "outbox", folder / "raw"
-        for one in (folder, self._files, self._raw):
+        self._folders_change = threading.Lock()
+        for one in (folder, self._files, self._raw) if create else ():
             one.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def refuse_links(self) -> None:
+        """Raise SpoolError if the spool holds anything but files and folders: it could lead elsewhere."""
+        for place in (self.folder, *_below(self.folder)):
+            with contextlib.suppress(FileNotFoundError):  # another process has just uploaded it
+                mode = place.lstat().st_mode
+                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                    raise SpoolError(f"{place} is a link or a device; a spool holds files and folders. Remove it.")
 
     def describe(self, target: RunTarget, scan: Scan) -> None:
         """Write what a later `sync` needs to know."""
@@ -69,7 +87,10 @@ class Outbox:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SpoolError(f"{self.folder} is not a spool: run.json cannot be read ({error}).") from error
         if version != _VERSION:
-            raise SpoolError(f"{self.folder} was written by another version ({version}; this one reads {_VERSION}).")
+            raise SpoolError(
+                f"{self.folder} was written by another version of this program (spool version {version!r}; this one "
+                f"reads {_VERSION}). Use the version that wrote it."
+            )
         if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id) or not isinstance(uri, str):
             raise SpoolError(f"{self.folder}/run.json does not name an MLflow run.")
         return RunTarget(run_id=run_id, tracking_uri=uri)
@@ -83,16 +104,17 @@ class Outbox:
 
     def put(self, artifact: Artifact) -> None:
         """Keep an artifact until it is uploaded; an older one of the same name is replaced."""
-        if not _ARTIFACT.fullmatch(artifact.path):
+        if not is_artifact_name(artifact.path):
             raise ValueError(f"{artifact.path!r} is not an artifact name of this program.")
         place = self._files / artifact.path
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(place, [artifact.data])
+        with self._folders_change:
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write(place, [artifact.data])
 
     def artifacts(self) -> Iterator[str]:
         """Names of the artifacts that wait, oldest epoch first."""
-        found = (str(p.relative_to(self._files)) for p in self._files.rglob("*") if p.is_file() and not p.is_symlink())
-        return iter(sorted(name for name in found if _ARTIFACT.fullmatch(name)))
+        found = (str(p.relative_to(self._files)) for p in _below(self._files) if p.is_file() and not p.is_symlink())
+        return iter(sorted(name for name in found if is_artifact_name(name)))
 
     def local_path(self, name: str) -> Path:
         """Where a waiting artifact lies."""
@@ -102,10 +124,9 @@ class Outbox:
         """Forget an artifact that has been uploaded, and folders that are empty now."""
         place = self._files / name
         place.unlink(missing_ok=True)
-        for folder in place.parents:
-            if folder == self._files or any(folder.iterdir()):
-                break
-            folder.rmdir()
+        with self._folders_change, contextlib.suppress(OSError):  # not empty, or removed by another thread
+            for folder in place.parents[: len(Path(name).parents) - 1]:
+                folder.rmdir()
 
     def put_raw(self, generation: int, epoch: int, parts: Sequence[bytes | memoryview]) -> Path:
         """Keep a snapshot (`codec.dump_snapshot`) until it is rendered."""
@@ -115,25 +136,57 @@ class Outbox:
 
     def raw(self) -> list[Path]:
         """Snapshot files that wait to be rendered, oldest first."""
-        return sorted(p for p in self._raw.iterdir() if _RAW.fullmatch(p.name) and p.is_file() and not p.is_symlink())
+        found = self._raw.glob("*.snapshot")
+        return sorted(p for p in found if _RAW.fullmatch(p.name) and p.is_file() and not p.is_symlink())
 
     def raw_bytes(self) -> int:
         """Size of all waiting snapshots."""
-        return sum(p.stat().st_size for p in self.raw())
+        return total_bytes(self.raw())
+
+    def set_aside(self, raw: Path) -> Path:
+        """Keep a snapshot file that cannot be rendered, under a name that is not tried again."""
+        return raw.rename(raw.with_name(raw.name + _DAMAGED))
+
+    def damaged(self) -> list[Path]:
+        """Snapshot files that were set aside."""
+        return sorted(self._raw.glob(f"*{_DAMAGED}"))
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits."""
-        return not self.raw() and next(self.artifacts(), None) is None
+        """Whether nothing is left that anyone could want."""
+        return all(p.is_dir() or _OWN.fullmatch(p.name) for p in _below(self.folder))
 
     def discard(self) -> None:
-        """Remove the spool if nothing waits in it."""
-        if self.is_empty:
-            for name in ("scan.npz", "run.json", "lock"):
-                (self.folder / name).unlink(missing_ok=True)
-            for folder in (self._files, self._raw, self.folder):
-                if not any(folder.iterdir()):
-                    folder.rmdir()
+        """Remove the spool if nothing is left in it. Who opens it at that moment finds all of it or nothing."""
+        if self.folder.is_dir() and self.is_empty:
+            doomed = self.folder.with_name(f".{self.folder.name}.{os.getpid()}")
+            self.folder.rename(doomed)
+            shutil.rmtree(doomed)
+
+
+def is_artifact_name(path: str) -> bool:
+    """Whether this program gives artifacts such names; nothing else is written, uploaded or removed."""
+    return _ARTIFACT.fullmatch(path) is not None
+
+
+def total_bytes(files: Sequence[Path]) -> int:
+    """Size of files; those that vanish meanwhile count nothing."""
+    total = 0
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            total += file.lstat().st_size
+    return total
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All files, folders and links below a folder; links are not followed, and folders may vanish meanwhile."""
+
+    def give_up(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for parent, folders, files in os.walk(folder, onerror=give_up):
+        yield from (Path(parent, name) for name in (*folders, *files))
 
 
 def _write(place: Path, parts: Sequence[bytes | memoryview]) -> None:

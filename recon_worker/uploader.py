@@ -39,13 +39,14 @@ class Uploader:
         outbox: Where the files lie.
         sink: Where they go.
         threads: How many uploads at a time.
-        on_complete: Called from an upload thread.
+        on_complete: Called from an upload thread, and tried again like an upload if it raises.
     """
 
     def __init__(self, outbox: Outbox, sink: ArtifactSink, threads: int, on_complete: Callable[[int], None]) -> None:
         self.retries = 0
+        """Uploads that failed and were tried again."""
         self._outbox, self._sink, self._on_complete = outbox, sink, on_complete
-        self._queue: queue.Queue[tuple[int, str]] = queue.Queue()  # bounded by the files of the outbox
+        self._queue: queue.Queue[tuple[int, str | None]] = queue.Queue()  # bounded by the files of the outbox
         self._left: Counter[int] = Counter()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -53,14 +54,13 @@ class Uploader:
             threading.Thread(target=self._run, name=f"upload-{number}", daemon=True).start()
 
     def add(self, generation: int, names: list[str]) -> None:
-        """Upload the files `names` of the outbox; complete at once if there are none."""
+        """Upload the files `names` of the outbox."""
         with self._lock:
-            self._left[generation] += len(names)
-            complete = self._left[generation] == 0
+            self._left[generation] += len(names) + 1  # one more for the completion itself
         for name in names:
             self._queue.put((generation, name))
-        if complete:
-            self._on_complete(generation)
+        if not names:
+            self._queue.put((generation, None))
 
     @property
     def idle(self) -> bool:
@@ -79,18 +79,26 @@ class Uploader:
             except queue.Empty:
                 continue
             try:
-                self._retrying()(self._sink.upload, self._outbox.local_path(name), name)
+                self._serve(generation, name)
             except tenacity.RetryError:
                 return
-            self._outbox.remove(name)
-            self._count(generation)
 
-    def _count(self, generation: int) -> None:
+    def _serve(self, generation: int, name: str | None) -> None:
+        if name is not None:
+            local = self._outbox.local_path(name)
+            # After a worker's death a snapshot is rendered again: its files may be queued twice, with equal content.
+            if local.exists():
+                self._retrying()(self._sink.upload, local, name)
+                self._outbox.remove(name)
+            if self._count_down(generation) > 1:
+                return
+        self._retrying()(self._on_complete, generation)
+        self._count_down(generation)
+
+    def _count_down(self, generation: int) -> int:
         with self._lock:
             self._left[generation] -= 1
-            complete = self._left[generation] == 0
-        if complete:
-            self._on_complete(generation)
+            return self._left[generation]
 
     def _retrying(self) -> tenacity.Retrying:
         return tenacity.Retrying(

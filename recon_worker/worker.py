@@ -18,10 +18,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from recon_worker.artifacts import Artifact, Failure, render
 from recon_worker.codec import CodecError, load_scan, load_snapshot, parse_header
@@ -39,6 +39,13 @@ _OF_NO_SNAPSHOT = -1
 _RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 
 Message = dict[str, Any]
+
+
+class Sink(ArtifactSink, Protocol):
+    """Where artifacts and numbers go."""
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log numbers at a step; raises when it fails."""
 
 
 class Channel:
@@ -80,14 +87,16 @@ class Worker:
         channel: Channel,
         scan_descriptor: int,
         slots: list[Slot],
-        make_sink: Callable[[RunTarget], ArtifactSink],
+        make_sink: Callable[[RunTarget], Sink],
     ) -> None:
         self._channel, self._scan_descriptor, self._slots, self._make_sink = channel, scan_descriptor, slots, make_sink
         self._scan: Scan | None = None
         self._outbox: Outbox | None = None
         self._uploader: Uploader | None = None
+        self._sink: _Lazy | None = None
         self._linger_s = 0.0
         self._done: set[int] = set()
+        self._metrics: dict[int, tuple[dict[str, float], int, float]] = {}
 
     def run(self) -> None:
         """Serve until `stop`, or, without the training process, until all is uploaded.
@@ -112,9 +121,11 @@ class Worker:
             assert self._uploader is not None
             self._uploader.add(message["generation"], message["names"])
         elif message["do"] == "job":
+            self._remember(message)
             self._do_job(message["generation"], lambda: self._from_slot(message["slot"], message["generation"]))
         elif message["do"] == "file":
             path = Path(message["path"])
+            self._remember(message)
             self._do_job(message["generation"], lambda: load_snapshot(path.read_bytes()))
             path.unlink(missing_ok=True)
 
@@ -128,13 +139,24 @@ class Worker:
         target = RunTarget(**message["target"])
         self._outbox = Outbox(Path(message["folder"]))
         remote = target.tracking_uri.startswith(("http://", "https://", "databricks"))
-        self._uploader = Uploader(
-            self._outbox,
-            _Lazy(lambda: self._make_sink(target)),
-            HTTP_THREADS if remote else 1,
-            lambda generation: self._channel.send(**{"is": "logged", "generation": generation}),
-        )
+        self._sink = _Lazy(lambda: self._make_sink(target))
+        self._uploader = Uploader(self._outbox, self._sink, HTTP_THREADS if remote else 1, self._on_uploaded)
         self._upload_again(message["unlogged"])
+
+    def _remember(self, message: Message) -> None:
+        """Numbers about the queue, to be logged with the snapshot's last artifact."""
+        self._metrics[message["generation"]] = (message["metrics"], message["step"], message["submitted_unix_s"])
+
+    def _on_uploaded(self, generation: int) -> None:
+        """All artifacts of a snapshot have arrived: log how the queue did, and say so."""
+        assert self._sink is not None
+        assert self._uploader is not None
+        if generation in self._metrics:
+            values, step, submitted_unix_s = self._metrics[generation]
+            values |= {"lag_s": time.time() - submitted_unix_s, "retries": self._uploader.retries}
+            self._sink.log_metrics({f"recon_log/{name}": value for name, value in values.items()}, step)
+            del self._metrics[generation]
+        self._channel.send(**{"is": "logged", "generation": generation, "retries": self._uploader.retries})
 
     def _upload_again(self, unlogged: dict[str, int]) -> None:
         """Upload what an earlier worker rendered and did not; `unlogged`: epoch -> generation."""
@@ -208,18 +230,25 @@ class Worker:
 
 
 class _Lazy:
-    """A sink that connects with its first upload: importing mlflow takes seconds and must not delay rendering."""
+    """A sink that connects when it is first used: importing mlflow takes seconds and must not delay rendering."""
 
-    def __init__(self, make: Callable[[], ArtifactSink]) -> None:
+    def __init__(self, make: Callable[[], Sink]) -> None:
         self._make, self._lock = make, threading.Lock()
-        self._sink: ArtifactSink | None = None
+        self._sink: Sink | None = None
 
-    def upload(self, local: Path, name: str) -> None:
-        """See `ArtifactSink`."""
+    def _connected(self) -> Sink:
         with self._lock:
             if self._sink is None:
                 self._sink = self._make()
-        self._sink.upload(local, name)
+            return self._sink
+
+    def upload(self, local: Path, name: str) -> None:
+        """See `Sink`."""
+        self._connected().upload(local, name)
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """See `Sink`."""
+        self._connected().log_metrics(values, step)
 
 
 class _PipeHandler(logging.Handler):
@@ -233,7 +262,7 @@ class _PipeHandler(logging.Handler):
         self._channel.send(**{"is": "log", "level": record.levelno, "text": self.format(record)})
 
 
-def connect(target: RunTarget) -> ArtifactSink:
+def connect(target: RunTarget) -> Sink:
     """A sink for a run on a real tracking server."""
     import mlflow
 

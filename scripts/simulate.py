@@ -70,7 +70,7 @@ def _command(
     probe.add_argument("--probe_radius", type=float, metavar="PX", help="of the disc (default: N/4)")
     probe.add_argument("--probe_edge", type=float, default=1.5, metavar="PX", help="width of its rim (default: 1.5)")
     probe.add_argument(
-        "--probe_curvature", type=float, default=24.0, metavar="RAD", help="phase at its rim (default: 24)"
+        "--probe_curvature", type=float, default=14.0, metavar="RAD", help="phase at its rim (default: 14)"
     )
     what = parser.add_argument_group("Object")
     what.add_argument("--amplitude_image", type=Path, metavar="IMAGE", help="default: scikit-image's camera")

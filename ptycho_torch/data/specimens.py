@@ -12,17 +12,25 @@ from recon_worker.snapshot import Complex64, Float64
 
 _AMPLITUDE_RANGE = (0.8, 1.0)
 _PHASE_RANGE_RAD = (0.0, 1.5)
-_CELL = (slice(250, 490), slice(310, 550))
+_CELL = (slice(270, 470), slice(330, 530))
 """The part of scikit-image's picture that the cell fills; the rest is empty."""
+_CELLS_PER_SIDE = 5
 _SMALLEST_WINDOW = 0.7
 """Smallest part of a picture, along a side, that `varied_object` shows."""
 
 
 def default_pictures() -> tuple[Float64, Float64]:
-    """Pictures for amplitude (a camera operator) and phase (a cell, itself a measured phase); both come with
-    scikit-image, no network is used. (H, W) float64."""
+    """Pictures for amplitude (a camera operator) and phase (a field of cells, from one measured phase image); both come
+    with scikit-image, no network is used. (H, W) float64."""
     camera, cell = skimage.data.camera(), skimage.data.cell()  # type: ignore[no-untyped-call]
-    return np.asarray(camera, np.float64), np.asarray(cell, np.float64)[_CELL]
+    return np.asarray(camera, np.float64), _field_of_cells(np.asarray(cell, np.float64)[_CELL])
+
+
+def _field_of_cells(cell: Float64) -> Float64:
+    """Turned copies side by side: single patterns do not tell a phase that varies more slowly than their probe is wide,
+    so cells must be smaller than the probe."""
+    side = range(_CELLS_PER_SIDE)
+    return np.block([[np.rot90(cell, row + column) for column in side] for row in side])
 
 
 def make_object(amplitude_picture: Float64, phase_picture: Float64, size_px: int) -> Complex64:
@@ -39,7 +47,7 @@ def varied_object(
     return make_object(_window(amplitude_picture, rng), _window(phase_picture, rng), size_px)
 
 
-def disc_probe(n_px: int, radius_px: float, edge_px: float = 1.5, curvature_rad: float = 24.0) -> Complex64:
+def disc_probe(n_px: int, radius_px: float, edge_px: float = 1.5, curvature_rad: float = 14.0) -> Complex64:
     """A circular aperture out of focus: a disc with a soft rim and a quadratic phase.
 
     Args:

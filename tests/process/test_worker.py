@@ -322,3 +322,35 @@ def test_the_spool_is_readable_by_its_owner_only_and_holds_no_credentials(tracki
     assert (folder.stat().st_mode & 0o777) == 0o700
     assert "canary" not in title
     assert all(b"canary" not in p.read_bytes() for p in folder.rglob("*") if p.is_file())
+
+
+def test_the_queues_numbers_are_mlflow_metrics_at_the_snapshots_step(tracking, settings, scan):
+    import mlflow
+
+    target = make_run(tracking)
+    with _started(replace(settings, depth=1), target, scan) as worker:
+        _stop(worker)
+        log_epoch(worker, layout_of(scan), 1)
+        log_epoch(worker, layout_of(scan), 2)
+        _resume(worker)
+
+    history = mlflow.MlflowClient(tracking.uri).get_metric_history(target.run_id, "recon_log/spilled")
+    logged = mlflow.MlflowClient(tracking.uri).get_run(target.run_id).data.metrics
+    assert [(m.step, m.value) for m in history] == [(10, 0.0), (20, 1.0)]
+    names = ("depth", "high_water", "stall_ms", "lag_s", "dropped", "failed", "retries", "restarts", "waiting")
+    assert {f"recon_log/{name}" for name in names} <= logged.keys()
+
+
+def test_the_table_of_events_has_a_line_for_each_snapshot(tracking, settings, scan):
+    with _started(settings, make_run(tracking), scan) as worker:
+        for epoch in (1, 2, 3):
+            log_epoch(worker, layout_of(scan), epoch)
+
+    import csv
+
+    rows = list(csv.DictReader(tracking.path("recon_log/events.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    for row in rows:
+        times = [float(row[name]) for name in ("acquired", "submitted", "started", "rendered", "logged")]
+        assert times == sorted(times)
+        assert int(row["nbytes"]) == layout_of(scan).nbytes

@@ -190,7 +190,7 @@ def test_default_pictures_make_objects_in_the_stated_range():
 
     for made in (object_, varied):
         assert (np.abs(made).min(), np.abs(made).max()) == pytest.approx((0.8, 1.0), abs=1e-5)
-        assert (np.angle(made).min(), np.angle(made).max()) == pytest.approx((0.0, 1.2), abs=1e-5)
+        assert (np.angle(made).min(), np.angle(made).max()) == pytest.approx((0.0, 1.5), abs=1e-5)
     assert np.abs(object_ - varied).mean() > 0.05
 
 

@@ -1,0 +1,186 @@
+"""What lies in a spool directory: which runs, what waits, since when; and pictures of it, without any server.
+
+Only reads, so it may be used while a training writes to the spool: files that vanish meanwhile were uploaded.
+"""
+
+import contextlib
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from recon_worker.artifacts import Artifact, Failure, render
+from recon_worker.codec import load_snapshot
+from recon_worker.outbox import Outbox, RunTarget, SpoolError, is_artifact_name, total_bytes
+from recon_worker.snapshot import Scan
+from recon_worker.spool_lock import is_locked
+from recon_worker.uris import without_credentials
+
+_PARTS = ("run.json", "raw", "outbox")
+_UNITS = {"d": 86400, "h": 3600, "min": 60}
+
+
+def run_folders(directory: Path) -> list[Path]:
+    """The run folders in a spool directory; a run's folder stands for itself.
+
+    Raises:
+        SpoolError: There is no such directory, or it is not a spool.
+    """
+    directory = directory.resolve()
+    if not directory.is_dir():
+        raise SpoolError(f"{directory} is not there: all of it is uploaded already, or the path is wrong.")
+    if _is_run(directory):
+        return [directory]
+    entries = [p for p in sorted(directory.iterdir()) if not p.name.startswith(".")]
+    folders = [p for p in entries if _is_run(p)]
+    if entries and not folders:
+        raise SpoolError(f"{directory} is not a spool: neither it nor a folder in it holds a run.json.")
+    return folders
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _PARTS)
+
+
+def checked(folder: Path) -> tuple[Outbox, RunTarget]:
+    """A run's spool, unchanged, and its target.
+
+    Raises:
+        SpoolError: It holds links, is of another version, or does not say which run it is for.
+    """
+    outbox = Outbox(folder, create=False)
+    outbox.refuse_links()
+    return outbox, outbox.target()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpoolStatus:
+    """What waits in one run's spool."""
+
+    folder: str
+    run_id: str
+    tracking_uri: str
+    """Without credentials."""
+    in_use: bool
+    """Whether a process is at work on it."""
+    snapshots: int
+    """Snapshots to render."""
+    snapshots_bytes: int
+    artifacts: int
+    """Rendered artifacts to upload."""
+    artifacts_bytes: int
+    damaged: int
+    """Snapshot files that cannot be rendered and were moved aside."""
+    oldest_s: float
+    """Age of the oldest of all these, seconds; 0 if there is none."""
+
+    @property
+    def left(self) -> bool:
+        """Whether anything waits or is damaged."""
+        return bool(self.snapshots or self.artifacts or self.damaged)
+
+
+def status(folder: Path) -> SpoolStatus:
+    """Look at one run's spool.
+
+    Raises:
+        SpoolError: See `checked`.
+    """
+    outbox, target = checked(folder)
+    raw, damaged = outbox.raw(), outbox.damaged()
+    artifacts = [outbox.local_path(name) for name in outbox.artifacts()]
+    born = list(_times([*raw, *damaged, *artifacts]))
+    return SpoolStatus(
+        folder=str(folder),
+        run_id=target.run_id,
+        tracking_uri=shown(target.tracking_uri),
+        in_use=is_locked(folder),
+        snapshots=len(raw),
+        snapshots_bytes=total_bytes(raw),
+        artifacts=len(artifacts),
+        artifacts_bytes=total_bytes(artifacts),
+        damaged=len(damaged),
+        oldest_s=max(0.0, time.time() - min(born)) if born else 0.0,
+    )
+
+
+def _times(files: list[Path]) -> Iterator[float]:
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            yield file.lstat().st_mtime
+
+
+def shown(uri: str) -> str:
+    """A URI from a spool as it may be printed: no credentials, no control characters."""
+    return "".join(c if c.isprintable() else "?" for c in without_credentials(uri))
+
+
+def describe(one: SpoolStatus) -> str:
+    """A status in words."""
+    head = f"run {one.run_id} at {one.tracking_uri}{' (in use by another process)' if one.in_use else ''}"
+    if not one.left:
+        return f"{head}\n  nothing is left"
+    waiting = (
+        f"{one.snapshots} snapshots to render ({_size(one.snapshots_bytes)}), "
+        f"{one.artifacts} artifacts to upload ({_size(one.artifacts_bytes)}), the oldest {_age(one.oldest_s)} old"
+    )
+    damaged = [f"{one.damaged} damaged snapshots: raw/*.damaged"] if one.damaged else []
+    return "\n  ".join([head, waiting, *damaged, f"upload with: recon-worker sync {shlex.quote(one.folder)}"])
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 2**20:.1f} MiB"
+
+
+def _age(seconds: float) -> str:
+    for unit, length_s in _UNITS.items():
+        if seconds >= length_s:
+            return f"{seconds / length_s:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def pictures(scan: Scan, raw: Path) -> list[Artifact | Failure]:
+    """Render a snapshot file; one that is damaged is a failure.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    data = raw.read_bytes()
+    try:
+        return [_named_well(made) for made in render(scan, load_snapshot(data))]
+    except Exception as error:  # whatever a damaged or foreign file makes the codec, numpy or rendering raise
+        return [Failure(f"raw/{raw.name}", f"{type(error).__name__}: {error}")]
+
+
+def _named_well(made: Artifact | Failure) -> Artifact | Failure:
+    well = isinstance(made, Failure) or is_artifact_name(made.path)
+    return made if well else Failure(made.path, "no artifact of this program is called so")
+
+
+def render_to(folder: Path, out: Path) -> tuple[int, list[Failure]]:
+    """Write a run's waiting pictures below `out`; returns how many there are, and what failed.
+
+    Raises:
+        SpoolError: See `checked`, or the scan cannot be read.
+    """
+    outbox, _ = checked(folder)
+    names, failures = set[str](), list[Failure]()
+    for name in outbox.artifacts():
+        with contextlib.suppress(FileNotFoundError):
+            names.add(_write(out, Artifact(name, outbox.local_path(name).read_bytes())))
+    for raw in outbox.raw():
+        with contextlib.suppress(FileNotFoundError):
+            for made in pictures(outbox.scan(), raw):
+                if isinstance(made, Failure):
+                    failures.append(made)
+                else:
+                    names.add(_write(out, made))
+    return len(names), failures
+
+
+def _write(out: Path, artifact: Artifact) -> str:
+    place = out / artifact.path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(artifact.data)
+    return artifact.path

@@ -1,0 +1,217 @@
+"""`recon-worker sync`: brings what waits in a spool into MLflow.
+
+    raw snapshots -> outbox -> uploader -> MLflow; a file is removed once it is uploaded, the folder once it is empty
+
+The spool is locked meanwhile. It may be stopped at any moment and started again: what is not uploaded stays.
+"""
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from recon_worker.artifacts import Artifact, Failure
+from recon_worker.exit_code import ExitCode
+from recon_worker.mlflow_sink import MlflowSink
+from recon_worker.outbox import Outbox, RunTarget, SpoolError
+from recon_worker.spool_lock import SpoolBusyError, take_lock
+from recon_worker.spools import checked, pictures, shown
+from recon_worker.uploader import HTTP_THREADS, Uploader
+from recon_worker.uris import without_credentials
+
+_log = logging.getLogger(__name__)
+
+_POLL_S = 0.05
+_REMOTE = ("http://", "https://", "databricks")
+_NO_RETRY_HELPS = {"RESOURCE_DOES_NOT_EXIST", "UNAUTHENTICATED", "PERMISSION_DENIED"}
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the uploader retries, with an eye on the deadline
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+
+
+class RunUnusableError(RuntimeError):
+    """The server answers, but artifacts cannot go to the run, and trying again does not help."""
+
+
+class RunSink:
+    """Uploads to a run that exists; connects with its first upload, in the thread that uploads.
+
+    Args:
+        target: The run.
+    """
+
+    def __init__(self, target: RunTarget) -> None:
+        self.last_error = ""
+        """Why the last failed upload failed."""
+        self.unusable = threading.Event()
+        """Set when it is no use to try again."""
+        self._target, self._connecting = target, threading.Lock()
+        self._sink: MlflowSink | None = None
+
+    def upload(self, local: Path, name: str) -> None:
+        """See `ArtifactSink`."""
+        try:
+            self._connected().upload(local, name)
+        except Exception as error:
+            self.last_error = f"{type(error).__name__}: {str(error)[:300]}"
+            if isinstance(error, RunUnusableError) or getattr(error, "error_code", "") in _NO_RETRY_HELPS:
+                self.unusable.set()
+            raise
+
+    def _connected(self) -> MlflowSink:
+        with self._connecting:
+            if self._sink is None:
+                self._sink = _connect(self._target)
+            return self._sink
+
+
+def _connect(target: RunTarget) -> MlflowSink:
+    import mlflow
+
+    database = Path(target.tracking_uri.removeprefix("sqlite:///"))
+    if target.tracking_uri.startswith("sqlite:///") and not database.is_file():
+        raise RunUnusableError(f"there is no database {database.absolute()}.")
+    client = mlflow.MlflowClient(target.tracking_uri)
+    if client.get_run(target.run_id).info.lifecycle_stage == "deleted":
+        raise RunUnusableError(f"run {target.run_id} is deleted. Restore it, or remove its spool.")
+    return MlflowSink(client, target.run_id)
+
+
+@dataclass
+class Budget:
+    """Time that may be spent on uploading, all runs together."""
+
+    left_s: float
+
+    @contextmanager
+    def spend(self) -> Iterator[float]:
+        """Gives the deadline, on the monotonic clock."""
+        began = time.monotonic()
+        try:
+            yield began + self.left_s
+        finally:
+            self.left_s = max(0.0, self.left_s - (time.monotonic() - began))
+
+
+def sync(folders: Sequence[Path], tracking_uri: str | None, timeout_s: float) -> ExitCode:
+    """Render and upload what waits, run after run.
+
+    Args:
+        folders: The runs' folders.
+        tracking_uri: The server to use instead of the one that the spool names.
+        timeout_s: Bounds the uploading of all runs together.
+    """
+    os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
+    budget = Budget(timeout_s)
+    return max((_sync_run(folder, tracking_uri, budget) for folder in folders), default=ExitCode.DONE)
+
+
+def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget) -> ExitCode:
+    try:
+        descriptor = take_lock(folder)
+    except FileNotFoundError:
+        print(f"{folder}: another process has just finished it; nothing is left")
+        return ExitCode.DONE
+    except SpoolBusyError as error:
+        _log.error("%s", error)
+        return ExitCode.BUSY
+    except OSError as error:
+        _log.error("%s cannot be locked, so nothing is uploaded from it: %s", folder, error)
+        return ExitCode.ERROR
+    try:
+        outbox, target = checked(folder)
+        return _empty(outbox, replace(target, tracking_uri=_uri(tracking_uri or target.tracking_uri)), budget)
+    except (SpoolError, OSError) as error:
+        _log.error("%s", error)
+        return ExitCode.ERROR
+    finally:
+        os.close(descriptor)
+
+
+def _uri(uri: str) -> str:
+    """With the credentials that MLFLOW_TRACKING_URI gives for that server, if it does."""
+    from_environment = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return from_environment if without_credentials(from_environment) == uri else uri
+
+
+def _empty(outbox: Outbox, target: RunTarget, budget: Budget) -> ExitCode:
+    """Render, upload, remove, and say what became of it."""
+    code, rendered = ExitCode.DONE, 0
+    try:
+        rendered = _render_all(outbox)
+    except (SpoolError, OSError) as error:  # what is rendered already can be uploaded all the same
+        _log.error("%s", error)
+        code = ExitCode.ERROR
+    uploaded = _upload_all(outbox, target, budget)
+    left = f"{len(outbox.raw())} snapshots, {len(list(outbox.artifacts()))} artifacts and "
+    left += f"{len(outbox.damaged())} damaged snapshots are left in {outbox.folder}"
+    empty = outbox.is_empty
+    outbox.discard()
+    print(
+        f"run {target.run_id} at {shown(target.tracking_uri)}: {rendered} snapshots rendered, "
+        f"{uploaded} artifacts uploaded; {'nothing is left' if empty else left}"
+    )
+    return max(code, ExitCode.DONE if empty else ExitCode.LEFT)
+
+
+def _render_all(outbox: Outbox) -> int:
+    """Render the snapshots, oldest first; returns how many were. Each is removed once its pictures are in the outbox.
+
+    Raises:
+        SpoolError: The scan cannot be read; the snapshots stay.
+        OSError: The pictures cannot be written, as on a full disk; the snapshot stays.
+    """
+    raw, rendered = outbox.raw(), 0
+    scan = outbox.scan() if raw else None
+    for one in tqdm(raw, "render", unit="snapshot", disable=not sys.stderr.isatty()):
+        assert scan is not None
+        made = pictures(scan, one)
+        for artifact in made:
+            if isinstance(artifact, Artifact):
+                outbox.put(artifact)
+        failures = [failure for failure in made if isinstance(failure, Failure)]
+        if failures:
+            _log.error(
+                "%s: %d pictures cannot be made; the first: %s: %s. The snapshot is kept as raw/%s.",
+                one.name, len(failures), failures[0].path, failures[0].reason, outbox.set_aside(one).name,
+            )  # fmt: skip
+        else:
+            one.unlink()
+            rendered += 1
+    return rendered
+
+
+def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
+    """Upload the artifacts until all are, the time is over or nothing can be done; returns how many were."""
+    names, done = list(outbox.artifacts()), list[int]()
+    if not names:
+        return 0
+    import mlflow  # noqa: F401  # here, so that the seconds it takes do not count
+
+    sink = RunSink(target)
+    threads = HTTP_THREADS if target.tracking_uri.startswith(_REMOTE) else 1
+    bar = tqdm(total=len(names), desc="upload", unit="file", disable=not sys.stderr.isatty())
+    with bar, budget.spend() as deadline:
+        uploader = Uploader(outbox, sink, threads, done.append)
+        try:
+            for number, name in enumerate(names):
+                uploader.add(number, [name])
+            while not (uploader.idle or sink.unusable.is_set()) and time.monotonic() < deadline:
+                bar.update(len(done) - bar.n)
+                time.sleep(_POLL_S)
+        finally:
+            uploader.stop()
+    if len(done) < len(names):
+        why = "trying again does not help" if sink.unusable.is_set() else "the time is over (--timeout)"
+        server = shown(target.tracking_uri)
+        _log.error("Not all is uploaded to %s: %s. Last error: %s", server, why, sink.last_error or "none")
+    return len(done)
