@@ -210,6 +210,7 @@ def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
                 time.sleep(_POLL_S)
         finally:
             uploader.stop()
+            bar.update(len(done) - bar.n)
     if len(done) < len(names):
         why = "trying again does not help" if sink.unusable.is_set() else "the time is over (--timeout)"
         server = shown(target.tracking_uri)

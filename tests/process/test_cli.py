@@ -1,12 +1,14 @@
 """`recon-worker`: real subprocesses on spools, with a real MLflow store, dead servers and damaged files."""
 
 import fcntl
+import itertools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +22,7 @@ from recon_worker.cli import main
 from recon_worker.codec import dump_snapshot, snapshot_header
 from recon_worker.outbox import Outbox, RunTarget
 from recon_worker.rendering import read_png
+from recon_worker.spools import status
 from tests.process.samples import fill, layout_of, make_run, make_scan, snapshot
 
 pytestmark = pytest.mark.timeout(90)
@@ -108,10 +111,10 @@ def test_sync_renders_and_uploads_everything_and_removes_the_folder(tracking, ou
 
 def test_sync_of_an_emptied_spool_says_that_nothing_is_left(outbox):
     spool = outbox.folder.parent
-    first, second, status = (recon_worker(*words, spool) for words in (["sync"], ["sync"], ["status"]))
+    first, second, seen = (recon_worker(*words, spool) for words in (["sync"], ["sync"], ["status"]))
 
-    assert (first.returncode, second.returncode, status.returncode) == (DONE, DONE, DONE)
-    assert second.stdout == status.stdout == "nothing is left\n"
+    assert (first.returncode, second.returncode, seen.returncode) == (DONE, DONE, DONE)
+    assert second.stdout == seen.stdout == "nothing is left\n"
 
 
 def test_synced_pictures_are_those_that_the_worker_would_have_made(tracking, outbox):
@@ -311,12 +314,35 @@ def test_what_a_killed_writer_left_half_written_goes_with_the_folder(outbox):
 
 def test_dry_run_and_status_change_nothing(outbox):
     before = files(outbox.folder)
-    dry, status = recon_worker("sync", outbox.folder, "--dry-run"), recon_worker("status", outbox.folder)
+    dry, seen = recon_worker("sync", outbox.folder, "--dry-run"), recon_worker("status", outbox.folder)
 
-    assert (dry.returncode, status.returncode) == (DONE, DONE)
+    assert (dry.returncode, seen.returncode) == (DONE, DONE)
     assert "2 snapshots to render" in dry.stdout
     assert "24 artifacts to upload" in dry.stdout
     assert files(outbox.folder) == before
+
+
+def test_status_looks_at_a_spool_that_is_being_filled_and_emptied(outbox):
+    finished = threading.Event()
+
+    def work():
+        for number in itertools.cycle(range(4, 50)):
+            name = f"epoch_{number:02d}/patch_00/amp_pred.png"
+            outbox.put(Artifact(name, b"png"))
+            outbox.remove(name)
+            if finished.is_set():
+                return
+
+    writer = threading.Thread(target=work)
+    writer.start()
+    try:
+        seen = [status(outbox.folder) for _ in range(100)]
+    finally:
+        finished.set()
+        writer.join()
+
+    assert {one.snapshots for one in seen} == {2}
+    assert {one.artifacts for one in seen} <= {PER_EPOCH, PER_EPOCH + 1}
 
 
 def test_status_counts_what_waits_and_shows_no_credentials(tmp_path, capsys):

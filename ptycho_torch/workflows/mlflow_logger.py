@@ -1,0 +1,95 @@
+"""`QueuedMLFlowLogger`: Lightning's MLflow logger, without its waits on the training thread.
+
+    training thread: log_metrics -> bounded queue -> one thread -> MLflow, tried again until it takes them
+
+Lightning's own logger sends metrics from the training thread: a server that is slow slows the training, one that goes
+down stops it. Runs are still made, and parameters still sent, before training starts: there an error should be seen.
+"""
+
+import logging
+import queue
+import threading
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tenacity
+from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+_log = logging.getLogger(__name__)
+
+_QUEUE_LENGTH = 10_000
+"""Calls that may wait; at one per step, hours of a server's absence."""
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
+_FINALIZE_S = 30.0
+_FINALIZE_WITHOUT_SERVER_S = 2.0
+
+
+class QueuedMLFlowLogger(MLFlowLogger):
+    """Like `MLFlowLogger`; metrics, and the run's final status, are sent by a thread of its own."""
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - those of MLFlowLogger
+        super().__init__(**settings)
+        self._calls: queue.Queue[Callable[[], None]] = queue.Queue(_QUEUE_LENGTH)
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self._failing = False
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """At once: this is before training."""
+        super().log_hyperparams(params)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Queue the metrics; returns at once. The oldest are given up if the server is away for hours."""
+        values = dict(metrics)
+        self._enqueue(lambda: super(QueuedMLFlowLogger, self).log_metrics(values, step))
+
+    @rank_zero_only
+    def finalize(self, status: str = "success") -> None:
+        """Send what is left and the run's status; waits, but not long for a server that does not answer."""
+        self._enqueue(lambda: super(QueuedMLFlowLogger, self).finalize(status))
+        self._enqueue(self._stopped.set)
+        self._stopped.wait(_FINALIZE_WITHOUT_SERVER_S if self._failing else _FINALIZE_S)
+        if not self._stopped.is_set():
+            _log.warning("%d metrics were not sent: the MLflow server does not answer.", self._calls.qsize())
+            self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(_FINALIZE_WITHOUT_SERVER_S)
+        self._thread, self._stopped = None, threading.Event()
+
+    def _enqueue(self, call: Callable[[], None]) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._send, args=(self._stopped,), name="mlflow-metrics", daemon=True
+            )
+            self._thread.start()
+        while True:
+            try:
+                self._calls.put_nowait(call)
+            except queue.Full:
+                self._calls.get_nowait()
+            else:
+                return
+
+    def _send(self, stopped: threading.Event) -> None:
+        retrying = tenacity.Retrying(
+            wait=tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S),
+            stop=tenacity.stop_when_event_set(stopped),
+            sleep=tenacity.sleep_using_event(stopped),
+            before_sleep=self._report,
+        )
+        while not stopped.is_set():
+            try:
+                retrying(self._calls.get())
+            except tenacity.RetryError:
+                return
+            self._failing = False
+
+    def _report(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if not self._failing:
+            _log.warning("The MLflow server did not take metrics; they are sent again later. %s", str(error)[:300])
+        self._failing = True

@@ -1,0 +1,89 @@
+"""Metrics reach MLflow without the training waiting for it."""
+
+import threading
+import time
+
+import pytest
+from lightning.pytorch.loggers import MLFlowLogger
+
+from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
+from tests.lightning.foreign import ForeignModule
+from tests.lightning.test_recon_logging import fit
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def logger(tracking):
+    return QueuedMLFlowLogger(
+        experiment_name=tracking.experiment, tracking_uri=tracking.uri, artifact_location=tracking.artifacts.as_uri()
+    )
+
+
+def _finished(logger):
+    return logger.experiment.get_run(logger.run_id)
+
+
+def test_all_metrics_and_the_status_are_there_after_finalize(logger):
+    for step in range(50):
+        logger.log_metrics({"loss": 1.0 / (step + 1)}, step)
+    logger.finalize("success")
+
+    history = logger.experiment.get_metric_history(logger.run_id, "loss")
+    assert [(m.step, m.value) for m in history] == [(s, 1.0 / (s + 1)) for s in range(50)]
+    assert _finished(logger).info.status == "FINISHED"
+
+
+def test_lightning_training_logs_through_it(tracking, logger):
+    class Module(ForeignModule):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=5)
+            return loss
+
+    fit(tracking, None, epochs=2, logger=logger, module=Module())
+
+    assert _finished(logger).info.status == "FINISHED"
+    assert len(logger.experiment.get_metric_history(logger.run_id, "train_loss")) == 2
+
+
+def test_a_server_that_does_not_answer_holds_nothing_up(logger, monkeypatch, caplog):
+    release = threading.Event()
+    monkeypatch.setattr(MLFlowLogger, "log_metrics", lambda *args: release.wait(30))
+    monkeypatch.setattr("ptycho_torch.workflows.mlflow_logger._FINALIZE_S", 0.5)
+    started = time.monotonic()
+
+    for step in range(1000):
+        logger.log_metrics({"loss": 1.0}, step)
+    logger.finalize("success")
+
+    assert time.monotonic() - started < 10
+    assert "does not answer" in caplog.text
+    release.set()
+
+
+def test_a_server_that_comes_back_gets_every_metric(logger, monkeypatch):
+    failures = iter([ConnectionError("down")] * 3)
+    send = MLFlowLogger.log_metrics
+
+    def flaky(*args):
+        for error in failures:
+            raise error
+        send(*args)
+
+    monkeypatch.setattr(MLFlowLogger, "log_metrics", flaky)
+    for step in range(5):
+        logger.log_metrics({"loss": float(step)}, step)
+    time.sleep(0.1)
+    logger._failing = False
+    logger.finalize("success")
+
+    assert [m.value for m in logger.experiment.get_metric_history(logger.run_id, "loss")] == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_it_can_be_used_again_after_finalize(logger):
+    for step in (0, 1):
+        logger.log_metrics({"loss": float(step)}, step)
+        logger.finalize("success")
+
+    assert len(logger.experiment.get_metric_history(logger.run_id, "loss")) == 2
