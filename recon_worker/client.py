@@ -11,8 +11,10 @@ given up. One that kills two workers is set aside; after five deaths in a row ev
 
 import atexit
 import contextlib
+import itertools
 import logging
 import os
+import shlex
 import sys
 import threading
 import time
@@ -32,6 +34,7 @@ from recon_worker.process import WorkerProcess
 from recon_worker.queueing import Job, Overflow, Times, depth_without_spill, events_csv
 from recon_worker.slots import Slot, SlotContent, create_memory, write_all
 from recon_worker.snapshot import Scan, Snapshot, SnapshotArrays, SnapshotLayout
+from recon_worker.spool_lock import SpoolBusyError, take_lock
 
 _log = logging.getLogger(__name__)
 
@@ -101,12 +104,14 @@ class ReconWorker:
         self._history: list[Times] = []
         self._setup: dict[str, Any] | None = None
         self._outbox: Outbox | None = None
+        self._lock = -1
         self._process: WorkerProcess | None = None
         self._ready = False
         self._heard_s = 0.0
         self._deaths = 0
         self._earlier_retries = 0
         self._broken = False
+        self._close_called = False
         self._closing = False
         self._dispatcher: threading.Thread | None = None
 
@@ -132,8 +137,7 @@ class ReconWorker:
     def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
         """Say what the run is, what stays the same, and how large its snapshots are."""
         self.launch()
-        folder = self.settings.spool_dir.absolute() / target.run_id
-        self._outbox = Outbox(folder)
+        self._outbox, self._lock = _own_folder(self.settings.spool_dir.absolute(), target.run_id)
         self._outbox.describe(target, scan)
         write_all(self._scan_memory, dump_scan(scan))
         with self._changed:
@@ -144,7 +148,7 @@ class ReconWorker:
             self._setup = {
                 "do": "setup",
                 "target": {"run_id": target.run_id, "tracking_uri": target.tracking_uri},
-                "folder": str(folder),
+                "folder": str(self._outbox.folder),
                 "linger_s": self.settings.flush_timeout_s,
             }
             if self._ready:
@@ -212,25 +216,35 @@ class ReconWorker:
         if os.getpid() != self._owner:
             return
         with self._changed:
-            if self._closing:
+            if self._close_called:
                 return
+            self._close_called = True
             self._give_back_acquired()
         deadline = time.monotonic() + timeout_s
-        if self.flush(timeout_s) and self._outbox is not None and self.stats.submitted:
-            self._log_events(deadline)
+        try:
+            if self.flush(timeout_s) and self._outbox is not None and self.stats.submitted:
+                self._log_events(deadline)
+        finally:
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        """End the worker, keep what is left, give everything back. A second Ctrl-C does not cut it short."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        if self._dispatcher is not None and self._dispatcher is not threading.current_thread():
-            self._dispatcher.join()
-        self._end_process()
-        with self._changed:
-            self._spool_rest()
-        self._leave_spool()
+        for step in (self._join_dispatcher, self._end_process, self._spool_rest, self._leave_spool):
+            with contextlib.suppress(KeyboardInterrupt):
+                step()
         for slot in self._slots:
             slot.close()
         os.close(self._scan_memory)
+        if self._lock >= 0:
+            os.close(self._lock)
         atexit.unregister(self.close)
+
+    def _join_dispatcher(self) -> None:
+        if self._dispatcher is not None and self._dispatcher is not threading.current_thread():
+            self._dispatcher.join()
 
     def summary(self) -> str:
         """What became of the snapshots, and the smallest queue depth with which none would have been spilled."""
@@ -493,26 +507,44 @@ class ReconWorker:
             self.stats.spooled += 1
 
     def _spool_rest(self) -> None:
-        rest = [*([self._in_flight] if self._in_flight else []), *self._waiting]
-        self._in_flight = None
-        self._waiting.clear()
-        for job in rest:
-            self._set_aside(job)
-        self.stats.spooled += sum(generation != _EVENTS for generation in self._uploading)
-        self._uploading.clear()
+        with self._changed:
+            rest = [*([self._in_flight] if self._in_flight else []), *self._waiting]
+            self._in_flight = None
+            self._waiting.clear()
+            for job in rest:
+                self._set_aside(job)
+            self.stats.spooled += sum(generation != _EVENTS for generation in self._uploading)
+            self._uploading.clear()
 
     def _leave_spool(self) -> None:
+        """Remove the spool if nothing is in it; else say how to upload what is."""
         if self._outbox is None:
             return
         folder = self._outbox.folder
-        if self.stats.spooled:
+        try:
+            self._outbox.discard()
+        except OSError as error:
+            _log.warning("%s cannot be removed: %s", folder, error)
+        if folder.exists() and not self._outbox.is_empty:
             _log.warning(
                 "%d of %d reconstructions are not in MLflow yet. They are kept in %s; upload them with: "
-                "recon-worker sync '%s'",
-                self.stats.spooled, self.stats.submitted, folder, folder,
+                "recon-worker sync %s",
+                self.stats.spooled, self.stats.submitted, folder, shlex.quote(str(folder)),
             )  # fmt: skip
-        else:
-            self._outbox.discard()
+
+
+def _own_folder(spool_dir: Path, run_id: str) -> tuple[Outbox, int]:
+    """A folder of the spool with no snapshots of an earlier process, which another scan may belong to, and its lock."""
+    for number in itertools.count(1):
+        outbox = Outbox(spool_dir / (run_id if number == 1 else f"{run_id}_{number}"))
+        try:
+            lock = take_lock(outbox.folder, shared=True)
+        except SpoolBusyError:
+            continue
+        if not outbox.raw():
+            return outbox, lock
+        os.close(lock)
+    raise AssertionError("unreachable")
 
 
 @dataclass(frozen=True)

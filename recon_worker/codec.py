@@ -26,6 +26,7 @@ _GEOMETRIES: dict[str, type[GridGeometry] | type[PositionGeometry]] = {
     "grid": GridGeometry,
     "positions": PositionGeometry,
 }
+_LARGEST_SIDE = 1 << 32
 _RECORD_FIELDS = ("epoch", "step", "has_diffraction", "created_unix_s", "stall_s")
 
 
@@ -105,8 +106,13 @@ def parse_header(header: bytes) -> tuple[dict[str, Any], SnapshotLayout]:
     try:
         document = json.loads(header)
         record = {name: document["record"][name] for name in _RECORD_FIELDS}
+        sizes = document["layout"].values()
+        if not all(type(size) is int and 0 <= size <= _LARGEST_SIDE for size in sizes):
+            raise CodecError(f"the snapshot's layout is not one: {document['layout']}.")
         return record, SnapshotLayout(**document["layout"])
-    except (ValueError, KeyError, TypeError) as error:
+    except CodecError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CodecError(f"the snapshot's header cannot be read: {error}") from error
 
 

@@ -1,5 +1,6 @@
-"""Who may empty a run's spool: the holder of an flock on `<spool>/<run id>/lock`.
+"""Who may work on a run's spool: the holders of an flock on `<spool>/<run id>/lock`.
 
+A training run and its worker hold it together (shared); a `sync` holds it alone.
 The kernel gives the lock back when the last process that holds the descriptor is dead: no lock is ever stale.
 """
 
@@ -16,8 +17,12 @@ class SpoolBusyError(RuntimeError):
     """Another process is at work on the spool."""
 
 
-def take_lock(folder: Path) -> int:
-    """Take the spool for this process and for those that inherit the descriptor; closing it gives it back.
+def take_lock(folder: Path, *, shared: bool = False) -> int:
+    """Take the spool; closing the descriptor gives it back.
+
+    Args:
+        folder: `<spool>/<run id>`.
+        shared: Take it beside others that share it; else alone.
 
     Raises:
         SpoolBusyError: Another process has it.
@@ -26,7 +31,7 @@ def take_lock(folder: Path) -> int:
     place = folder / "lock"
     descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
-        _wait_for(descriptor, folder)
+        _wait_for(descriptor, folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         if os.fstat(descriptor).st_ino != place.stat().st_ino:
             raise FileNotFoundError(f"{folder} was emptied, and made again since.")
     except BaseException:
@@ -35,9 +40,9 @@ def take_lock(folder: Path) -> int:
     return descriptor
 
 
-def _wait_for(descriptor: int, folder: Path) -> None:
+def _wait_for(descriptor: int, folder: Path, kind: int) -> None:
     deadline = time.monotonic() + _WAIT_S
-    while not _try(descriptor, fcntl.LOCK_EX):
+    while not _try(descriptor, kind):
         if time.monotonic() > deadline:
             raise SpoolBusyError(f"{folder} is in use by a training run or by another sync. Wait until that has ended.")
         time.sleep(_POLL_S)
@@ -50,7 +55,7 @@ def is_locked(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _try(descriptor, fcntl.LOCK_SH)
+        return not _try(descriptor, fcntl.LOCK_EX)
     finally:
         os.close(descriptor)
 

@@ -8,7 +8,6 @@ The spool is locked meanwhile. It may be stopped at any moment and started again
 import logging
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,8 @@ from tqdm import tqdm
 
 from recon_worker.artifacts import Artifact, Failure
 from recon_worker.exit_code import ExitCode
-from recon_worker.mlflow_sink import MlflowSink
 from recon_worker.outbox import Outbox, RunTarget, SpoolError
+from recon_worker.run_sink import RunSink
 from recon_worker.spool_lock import SpoolBusyError, take_lock
 from recon_worker.spools import checked, pictures, shown
 from recon_worker.uploader import HTTP_THREADS, Uploader
@@ -30,60 +29,11 @@ _log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
 _REMOTE = ("http://", "https://", "databricks")
-_NO_RETRY_HELPS = {"RESOURCE_DOES_NOT_EXIST", "UNAUTHENTICATED", "PERMISSION_DENIED"}
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the uploader retries, with an eye on the deadline
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
-
-
-class RunUnusableError(RuntimeError):
-    """The server answers, but artifacts cannot go to the run, and trying again does not help."""
-
-
-class RunSink:
-    """Uploads to a run that exists; connects with its first upload, in the thread that uploads.
-
-    Args:
-        target: The run.
-    """
-
-    def __init__(self, target: RunTarget) -> None:
-        self.last_error = ""
-        """Why the last failed upload failed."""
-        self.unusable = threading.Event()
-        """Set when it is no use to try again."""
-        self._target, self._connecting = target, threading.Lock()
-        self._sink: MlflowSink | None = None
-
-    def upload(self, local: Path, name: str) -> None:
-        """See `ArtifactSink`."""
-        try:
-            self._connected().upload(local, name)
-        except Exception as error:
-            self.last_error = f"{type(error).__name__}: {str(error)[:300]}"
-            if isinstance(error, RunUnusableError) or getattr(error, "error_code", "") in _NO_RETRY_HELPS:
-                self.unusable.set()
-            raise
-
-    def _connected(self) -> MlflowSink:
-        with self._connecting:
-            if self._sink is None:
-                self._sink = _connect(self._target)
-            return self._sink
-
-
-def _connect(target: RunTarget) -> MlflowSink:
-    import mlflow
-
-    database = Path(target.tracking_uri.removeprefix("sqlite:///"))
-    if target.tracking_uri.startswith("sqlite:///") and not database.is_file():
-        raise RunUnusableError(f"there is no database {database.absolute()}.")
-    client = mlflow.MlflowClient(target.tracking_uri)
-    if client.get_run(target.run_id).info.lifecycle_stage == "deleted":
-        raise RunUnusableError(f"run {target.run_id} is deleted. Restore it, or remove its spool.")
-    return MlflowSink(client, target.run_id)
 
 
 @dataclass

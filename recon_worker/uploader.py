@@ -16,6 +16,7 @@ from typing import Protocol
 import tenacity
 
 from recon_worker.outbox import Outbox
+from recon_worker.uris import without_credentials
 
 _log = logging.getLogger(__name__)
 
@@ -89,11 +90,17 @@ class Uploader:
             # After a worker's death a snapshot is rendered again: its files may be queued twice, with equal content.
             if local.exists():
                 self._retrying()(self._sink.upload, local, name)
-                self._outbox.remove(name)
+                self._remove(name)
             if self._count_down(generation) > 1:
                 return
         self._retrying()(self._on_complete, generation)
         self._count_down(generation)
+
+    def _remove(self, name: str) -> None:
+        try:
+            self._outbox.remove(name)
+        except OSError as error:  # it is uploaded; a copy that stays does no harm
+            _log.warning("%s was uploaded, but cannot be removed from the spool: %s", name, error)
 
     def _count_down(self, generation: int) -> int:
         with self._lock:
@@ -115,4 +122,4 @@ class Uploader:
             first = self.retries == 1
         level = logging.WARNING if first else logging.DEBUG
         _log.log(level, "The tracking server did not take an artifact; it is tried again. %s: %s",
-                 type(error).__name__, str(error)[:300])  # fmt: skip
+                 type(error).__name__, without_credentials(str(error))[:300])  # fmt: skip

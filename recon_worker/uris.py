@@ -4,5 +4,5 @@ import re
 
 
 def without_credentials(uri: str) -> str:
-    """The URI without user and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    """A URI, or a text that quotes one, without user and password."""
+    return re.sub(r"//[^/?#\s]*@", "//", uri)

@@ -28,6 +28,7 @@ from recon_worker.codec import CodecError, load_scan, load_snapshot, parse_heade
 from recon_worker.outbox import Outbox, RunTarget
 from recon_worker.slots import Slot, read_all
 from recon_worker.snapshot import Scan, Snapshot
+from recon_worker.spool_lock import take_lock
 from recon_worker.uploader import HTTP_THREADS, ArtifactSink, Uploader
 
 _log = logging.getLogger(__name__)
@@ -124,10 +125,8 @@ class Worker:
             self._remember(message)
             self._do_job(message["generation"], lambda: self._from_slot(message["slot"], message["generation"]))
         elif message["do"] == "file":
-            path = Path(message["path"])
             self._remember(message)
-            self._do_job(message["generation"], lambda: load_snapshot(path.read_bytes()))
-            path.unlink(missing_ok=True)
+            self._do_file(message["generation"], Path(message["path"]))
 
     def _reserve(self, slots: list[int], nbytes: int) -> None:
         for number in slots:
@@ -138,6 +137,7 @@ class Worker:
         self._scan = load_scan(read_all(self._scan_descriptor))
         target = RunTarget(**message["target"])
         self._outbox = Outbox(Path(message["folder"]))
+        self._lock = take_lock(self._outbox.folder, shared=True)  # held until the process ends
         remote = target.tracking_uri.startswith(("http://", "https://", "databricks"))
         self._sink = _Lazy(lambda: self._make_sink(target))
         self._uploader = Uploader(self._outbox, self._sink, HTTP_THREADS if remote else 1, self._on_uploaded)
@@ -176,8 +176,16 @@ class Worker:
         record, layout = parse_header(content.header)
         return Snapshot(**record, arrays=self._slots[number].arrays(layout))
 
-    def _do_job(self, generation: int, load: Callable[[], Snapshot]) -> None:
-        """Render a snapshot into the outbox and hand its artifacts to the uploader."""
+    def _do_file(self, generation: int, path: Path) -> None:
+        """Render a snapshot from the spool. A file that could not be rendered whole is kept."""
+        assert self._outbox is not None
+        if self._do_job(generation, lambda: load_snapshot(path.read_bytes())):
+            path.unlink(missing_ok=True)
+        else:
+            self._outbox.set_aside(path)
+
+    def _do_job(self, generation: int, load: Callable[[], Snapshot]) -> bool:
+        """Render a snapshot into the outbox and hand its artifacts to the uploader; whether all could be made."""
         assert self._scan is not None
         assert self._outbox is not None
         assert self._uploader is not None
@@ -203,6 +211,7 @@ class Worker:
             rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT_BYTES,
         )
         self._uploader.add(generation, names)
+        return not failures
 
     def _keep(self, artifact: Artifact) -> Failure | None:
         assert self._outbox is not None
@@ -222,8 +231,7 @@ class Worker:
             if generation not in self._done:
                 self._do_job(generation, lambda n=number, g=generation: self._from_slot(n, g))  # type: ignore[misc]
         for path in self._outbox.raw():
-            self._do_job(int(path.name.split("_")[0]), lambda p=path: load_snapshot(p.read_bytes()))  # type: ignore[misc]
-            path.unlink(missing_ok=True)
+            self._do_file(int(path.name.split("_")[0]), path)
         while not self._uploader.idle and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         self._outbox.discard()

@@ -17,6 +17,8 @@ import tenacity
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from recon_worker.uris import without_credentials
+
 _log = logging.getLogger(__name__)
 
 _QUEUE_LENGTH = 10_000
@@ -91,5 +93,9 @@ class QueuedMLFlowLogger(MLFlowLogger):
     def _report(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         if not self._failing:
-            _log.warning("The MLflow server did not take metrics; they are sent again later. %s", str(error)[:300])
+            _log.warning("The MLflow server did not take metrics; they are sent again later. %s", _shown(error))
         self._failing = True
+
+
+def _shown(error: BaseException | None) -> str:
+    return without_credentials(str(error))[:300]

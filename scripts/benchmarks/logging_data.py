@@ -23,7 +23,7 @@ def write_data(folder: Path, scan_kind: str, train_samples: int) -> None:
     object_, probe = make_object(*default_pictures(), _OBJECT_PX), disc_probe(_N_PX, _N_PX / 4)
     make = _raw if scan_kind == "raw" else _grid_lines
     for name, arrays in zip(("train", "test"), make(object_, probe, train_samples), strict=True):
-        np.savez(folder / f"{name}.npz", **arrays)
+        np.savez(folder / f"{name}.npz", **arrays)  # type: ignore[arg-type]  # its stub knows one keyword only
 
 
 def _raw(object_: Complex64, probe: Complex64, train_samples: int) -> tuple[Arrays, Arrays]:

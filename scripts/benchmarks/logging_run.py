@@ -125,8 +125,13 @@ class Watch(Callback):
         self.worker_cpu_s = _cpu_s(pids[1]) if len(pids) > 1 else 0.0
         self.samples.append(
             Sample(
-                *(one.get(key, 0) for key in ("VmRSS", "fds", "Threads") for one in (own, worker)),
-                shared_bytes=own.get("RssShmem", 0),
+                rss_bytes=own["VmRSS"],
+                worker_rss_bytes=worker.get("VmRSS", 0),
+                descriptors=own["fds"],
+                worker_descriptors=worker.get("fds", 0),
+                threads=own["Threads"],
+                worker_threads=worker.get("Threads", 0),
+                shared_bytes=own["RssShmem"],
             )
         )
 

@@ -67,7 +67,7 @@ class NaiveLogger(Callback):
 
 
 def _predict_all(module: LightningModule, loader: Any) -> Predictions:  # noqa: ANN401
-    found = []
+    found: Predictions = []
     with torch.no_grad():
         for fields, probe, _ in loader:
             rms = fields["rms_scaling_constant"]

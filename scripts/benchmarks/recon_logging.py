@@ -47,7 +47,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=11, help="epochs of the modes off and async")
+    parser.add_argument("--epochs", type=int, default=11, help="epochs, and so events, of the modes off and async")
     parser.add_argument("--events", type=int, default=4, help="epochs, and so events, of the slow modes")
     parser.add_argument("--repeats", type=int, default=1, help="how often off and async take turns")
     parser.add_argument("--n-filters-scale", type=int, default=2, choices=(1, 2), help="width of the network")
@@ -199,7 +199,7 @@ def busy_step_ratio(runs: Sequence[Run], off: Sequence[Run]) -> float | None:
     ]
     if not busy:
         return None
-    return sum(statistics.median(base[batch]) for batch, _ in busy) / sum(seconds for _, seconds in busy)
+    return float(sum(statistics.median(base[batch]) for batch, _ in busy) / sum(seconds for _, seconds in busy))
 
 
 # --- many events -----------------------------------------------------------------------------------------------------
@@ -216,6 +216,7 @@ def soak(run: Callable[..., Run], args: argparse.Namespace) -> Run:
         "stall_p50_ms": 1e3 * statistics.median(stalls),
         "stall_p99_ms": 1e3 * float(np.percentile(stalls, 99)),
         "stall_max_ms": 1e3 * max(stalls),
+        "hooks_p50_ms": {name: 1e3 * seconds for name, seconds in _hook_medians([logged]).items()},
         "memcpy_ms": 1e3 * logged["memcpy_s"],
         "snapshot_mb": logged["snapshot_bytes"] / 1e6,
         "peak_off_mb": off["peak_rss_bytes"] / 1e6,
@@ -235,9 +236,7 @@ def growth(samples: Sequence[dict[str, int]]) -> dict[str, float]:
     """Median of the last tenth less median of the second tenth."""
     tenth = max(1, len(samples) // 10)
     early, late = samples[tenth : 2 * tenth] or samples[:1], samples[-tenth:]
-    return {
-        key: statistics.median(s[key] for s in late) - statistics.median(s[key] for s in early) for key in samples[0]
-    }
+    return {key: float(np.median([s[key] for s in late]) - np.median([s[key] for s in early])) for key in samples[0]}
 
 
 if __name__ == "__main__":

@@ -152,6 +152,16 @@ def test_a_dead_server_costs_the_timeout_and_nothing_is_lost(tracking, target, t
     assert not outbox.folder.exists()
 
 
+def test_a_password_in_the_environment_is_never_shown(target, tmp_path, dead_server):
+    outbox = make_spool(tmp_path, replace(target, tracking_uri=dead_server), raw=())
+    secret = dead_server.replace("//", "//me:canary@")
+    done = recon_worker("sync", outbox.folder, "--timeout", 1, MLFLOW_TRACKING_URI=secret)
+
+    assert done.returncode == LEFT
+    assert dead_server in done.stderr
+    assert "canary" not in done.stdout + done.stderr
+
+
 def test_a_silent_server_costs_the_timeout_too(target, tmp_path, silent_server):
     outbox = make_spool(tmp_path, replace(target, tracking_uri=silent_server), raw=())
     started = time.monotonic()
