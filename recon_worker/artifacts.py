@@ -57,16 +57,20 @@ def render(scan: Scan, snapshot: Snapshot) -> Iterator[Artifact | Failure]:
 
 
 def _attempt(folder: str, pictures: Callable[[], Iterator[_Picture]]) -> Iterator[Artifact | Failure]:
-    try:
-        planned = list(pictures())
+    try:  # NaN and infinity are shown, not warned about
+        with np.errstate(all="ignore"):
+            planned = list(pictures())
     except Exception as error:  # one group of pictures must not cost the others
         yield Failure(folder, f"{type(error).__name__}: {error}")
         return
     for picture in planned:
         try:
-            yield Artifact(picture.path, picture.encode())
+            with np.errstate(all="ignore"):
+                made = Artifact(picture.path, picture.encode())
         except Exception as error:  # one picture must not cost the others
             yield Failure(picture.path, f"{type(error).__name__}: {error}")
+        else:
+            yield made
 
 
 def _patch(scan: Scan, snapshot: Snapshot, row: int, folder: str) -> Iterator[_Picture]:
