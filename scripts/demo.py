@@ -13,8 +13,9 @@ SCRIPTS = Path(__file__).resolve().parent
 EXPERIMENT = "demo"
 SIMULATE = ("raw", "--N", "64", "--nphotons", "1e6", "--object_size", "232")
 TRAIN = (
-    *("--N", "64", "--nepochs", "12", "--n_filters_scale", "1", "--mlflow-experiment", EXPERIMENT),
-    *("--recon-log-every-n-epochs", "2", "--recon-log-stitch"),
+    *("--N", "64", "--nepochs", "10", "--n_filters_scale", "1", "--mlflow-experiment", EXPERIMENT),
+    *("--recon-log-every-n-epochs", "2", "--recon-log-stitch", "--recon-log-stitch-weight", "probe"),
+    "--recon-log-async",
 )
 
 

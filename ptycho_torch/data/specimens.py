@@ -14,7 +14,7 @@ _AMPLITUDE_RANGE = (0.8, 1.0)
 _PHASE_RANGE_RAD = (0.0, 1.5)
 _CELL = (slice(270, 470), slice(330, 530))
 """The part of scikit-image's picture that the cell fills; the rest is empty."""
-_CELLS_PER_SIDE = 5
+_CELLS_PER_SIDE = 9
 _SMALLEST_WINDOW = 0.7
 """Smallest part of a picture, along a side, that `varied_object` shows."""
 

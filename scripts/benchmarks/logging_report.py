@@ -18,6 +18,7 @@ class Row:
     stall_p50_s: float | None
     stall_p99_s: float | None
     stall_max_s: float | None
+    stall_cpu_s: float | None
     hooks_p50_s: dict[str, float]
     naive_ratio: float | None
     reuse_ratio: float | None
@@ -38,6 +39,7 @@ _COLUMNS = (
     ("stall p50 ms", "stall_p50_s", 1e3, "{:.2f}"),
     ("p99 ms", "stall_p99_s", 1e3, "{:.2f}"),
     ("max ms", "stall_max_s", 1e3, "{:.2f}"),
+    ("CPU p50 ms", "stall_cpu_s", 1e3, "{:.2f}"),
     ("first ms", "first_stall_s", 1e3, "{:.1f}"),
     ("naive / it", "naive_ratio", 1, "{:.0f}"),
     ("reuse / it", "reuse_ratio", 1, "{:.0f}"),

@@ -166,8 +166,8 @@ def _cpu_s(pid: int) -> float:
 class Hooks:
     """How long each call of a hook took."""
 
-    calls: list[tuple[int, str, float]] = field(default_factory=list)
-    """(epoch from 0, hook, seconds)."""
+    calls: list[tuple[int, str, float, float]] = field(default_factory=list)
+    """(epoch from 0, hook, seconds, seconds of them on a processor)."""
 
     def watch(self, callback: Callback) -> Callback:
         """Replace every hook that the callback has by one that is timed."""
@@ -180,25 +180,32 @@ class Hooks:
 
     def _timed(self, name: str, hook: Callable[..., None]) -> Callable[..., None]:
         def timed(trainer: Trainer, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-            start = time.perf_counter()
+            start_s, start_cpu_s = time.perf_counter(), time.thread_time()
             try:
                 hook(trainer, *args, **kwargs)
             finally:
-                self.calls.append((trainer.current_epoch, name, time.perf_counter() - start))
+                spent = time.perf_counter() - start_s, time.thread_time() - start_cpu_s
+                self.calls.append((trainer.current_epoch, name, *spent))
 
         return timed
 
     def stalls(self, epochs: list[int]) -> list[dict[str, float]]:
         """Seconds by hook of each of these epochs (from 0)."""
         table: dict[int, dict[str, float]] = {epoch: {} for epoch in epochs}
-        for epoch, name, seconds in self.calls:
-            if epoch in table and name not in _OUTSIDE_EVENTS:
-                table[epoch][name] = table[epoch].get(name, 0.0) + seconds
+        for epoch, name, seconds, _ in self._of_events(epochs):
+            table[epoch][name] = table[epoch].get(name, 0.0) + seconds
         return list(table.values())
+
+    def cpu_s(self, epochs: list[int]) -> list[float]:
+        """Processor seconds of each of these epochs: what is left of a stall when nobody else wants the processor."""
+        return [sum(call[3] for call in self._of_events([epoch])) for epoch in epochs]
+
+    def _of_events(self, epochs: list[int]) -> list[tuple[int, str, float, float]]:
+        return [call for call in self.calls if call[0] in epochs and call[1] not in _OUTSIDE_EVENTS]
 
     def total(self, name: str) -> float:
         """Seconds in all calls of a hook."""
-        return sum(seconds for _, hook, seconds in self.calls if hook == name)
+        return sum(seconds for _, hook, seconds, _ in self.calls if hook == name)
 
 
 class _TinyNetwork(torch.nn.Module):
@@ -305,6 +312,7 @@ def _result(settings: RunSettings, watch: Watch, hooks: Hooks, artifacts: Path) 
         "steps": watch.steps,
         "losses": [loss.hex() for loss in watch.losses],
         "stalls": stalls,
+        "stalls_cpu_s": hooks.cpu_s(logged),
         "setup_s": hooks.total("setup"),
         "start_s": hooks.total("on_train_start"),
         "end_s": hooks.total("on_train_end"),

@@ -30,7 +30,17 @@ from recon_worker.slots import create_memory
 
 Run = dict[str, Any]
 _RUN_TIMEOUT_S = 1800
-_SAVED_KEYS = ("settings", "epoch_s", "stalls", "losses", "events", "samples", "memcpy_s", "load_before")
+_SAVED_KEYS = (
+    "settings",
+    "epoch_s",
+    "stalls",
+    "stalls_cpu_s",
+    "losses",
+    "events",
+    "samples",
+    "memcpy_s",
+    "load_before",
+)
 
 
 def main() -> None:
@@ -152,6 +162,7 @@ def make_row(mode: str, runs: Sequence[Run], turns: dict[str, list[Run]]) -> Row
         stall_p50_s=p50,
         stall_p99_s=float(np.percentile(stalls, 99)) if stalls else None,
         stall_max_s=max(stalls, default=None),
+        stall_cpu_s=statistics.median(s for run in runs for s in run["stalls_cpu_s"][1:]) if stalls else None,
         hooks_p50_s=_hook_medians(runs),
         naive_ratio=statistics.median(naive) / p50 if p50 else None,
         reuse_ratio=statistics.median(reuse) / p50 if p50 else None,
@@ -216,6 +227,7 @@ def soak(run: Callable[..., Run], args: argparse.Namespace) -> Run:
         "stall_p50_ms": 1e3 * statistics.median(stalls),
         "stall_p99_ms": 1e3 * float(np.percentile(stalls, 99)),
         "stall_max_ms": 1e3 * max(stalls),
+        "stall_cpu_p50_ms": 1e3 * statistics.median(logged["stalls_cpu_s"][1:]),
         "hooks_p50_ms": {name: 1e3 * seconds for name, seconds in _hook_medians([logged]).items()},
         "memcpy_ms": 1e3 * logged["memcpy_s"],
         "snapshot_mb": logged["snapshot_bytes"] / 1e6,
