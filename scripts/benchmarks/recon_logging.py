@@ -15,14 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from logging_data import SCAN_KINDS, write_data
-from logging_report import Row, plot, print_table
+from logging_figures import growth, hook_medians, make_row, same_losses, stall_s
+from logging_report import plot, print_table
 from logging_run import RunSettings
 
 from recon_worker.process import WorkerProcess
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--n-filters-scale", type=int, default=2, choices=(1, 2), help="width of the network")
     parser.add_argument("--train-samples", type=int, default=121, help="size of the training set")
     parser.add_argument("--batch-size", type=int, default=16, help="samples per batch")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; on a busy machine 1 disturbs the least")
     parser.add_argument("--scan", choices=SCAN_KINDS, default="raw", help="raw: 9 MB snapshots; grid_lines: 1 MB")
     parser.add_argument("--soak-events", type=int, default=0, help="instead: so many events with a tiny network")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"), help="where JSON and plot go")
@@ -77,6 +79,7 @@ def _runner(folder: str, args: argparse.Namespace) -> Callable[..., Run]:
             name=name,
             scan_kind=args.scan,
             batch_size=args.batch_size,
+            threads=args.threads,
             **{"n_filters_scale": args.n_filters_scale, **more},
         )
         print(f"  {name} ...", flush=True)
@@ -141,78 +144,6 @@ def compare(run: Callable[..., Run], args: argparse.Namespace) -> Run:
     }
 
 
-def same_losses(off: Run, other: Run) -> bool:
-    """Whether all training losses, and after as many epochs the weights, agree to the last bit."""
-    count = min(len(off["losses"]), len(other["losses"]))
-    same_length = len(off["losses"]) == len(other["losses"])
-    return off["losses"][:count] == other["losses"][:count] and (not same_length or off["weights"] == other["weights"])
-
-
-def make_row(mode: str, runs: Sequence[Run], turns: dict[str, list[Run]]) -> Row:
-    """A line of the table."""
-    stalls = [stall_s(one) for run in runs for one in run["stalls"][1:]]
-    naive = [stall_s(one) for one in turns["naive"][0]["stalls"][1:]]
-    reuse = [stall_s(one) for one in turns["naive-reuse"][0]["stalls"][1:]]
-    events = [event for run in runs for event in run["events"]]
-    last = [e["logged"] - e["submitted"] for e in events[1:]] or stalls
-    p50 = statistics.median(stalls) if stalls else None
-    return Row(
-        mode=mode,
-        first_stall_s=stall_s(runs[0]["stalls"][0]) if runs[0]["stalls"] else None,
-        stall_p50_s=p50,
-        stall_p99_s=float(np.percentile(stalls, 99)) if stalls else None,
-        stall_max_s=max(stalls, default=None),
-        stall_cpu_s=statistics.median(s for run in runs for s in run["stalls_cpu_s"][1:]) if stalls else None,
-        hooks_p50_s=_hook_medians(runs),
-        naive_ratio=statistics.median(naive) / p50 if p50 else None,
-        reuse_ratio=statistics.median(reuse) / p50 if p50 else None,
-        memcpy_s=statistics.median(run["memcpy_s"] for run in runs) if events else None,
-        epoch_ratio=epoch_ratio(runs, turns["off"]),
-        busy_step_ratio=busy_step_ratio(runs, turns["off"]) if events else None,
-        lag_s=statistics.median(last) if last else None,
-        worker_rss_bytes=max(s["worker_rss_bytes"] for run in runs for s in run["samples"]),
-        worker_cpu_s_per_event=statistics.median(r["worker_cpu_s"] / len(r["events"]) for r in runs) if events else 0,
-        setup_s=max(run["setup_s"] for run in runs),
-        end_s=max(run["end_s"] for run in runs),
-        snapshot_bytes=runs[0]["snapshot_bytes"],
-        artifacts=runs[0]["artifacts"],
-        load=max(run["load_before"] for run in runs),
-    )
-
-
-def stall_s(event: dict[str, float]) -> float:
-    """All hooks of an event together."""
-    return sum(event.values())
-
-
-def _hook_medians(runs: Sequence[Run]) -> dict[str, float]:
-    events = [event for run in runs for event in run["stalls"][1:]]
-    return {name: statistics.median(e.get(name, 0.0) for e in events) for name in (events[0] if events else {})}
-
-
-def epoch_ratio(runs: Sequence[Run], off: Sequence[Run]) -> float:
-    """Time of the epochs from the second on; of each epoch, the fastest repeat counts."""
-    mine, base = (np.min([run["epoch_s"][1:] for run in some], axis=0) for some in (runs, off))
-    return float(mine.sum() / base[: len(mine)].sum())
-
-
-def busy_step_ratio(runs: Sequence[Run], off: Sequence[Run]) -> float | None:
-    """Speed of the steps that the worker's work overlaps by half or more, over that of the same batches without."""
-    base: dict[int, list[float]] = {}
-    for epoch, batch, start, end in (step for run in off for step in run["steps"]):
-        if epoch:
-            base.setdefault(batch, []).append(end - start)
-    busy = [
-        (batch, end - start)
-        for run in runs
-        for _, batch, start, end in run["steps"]
-        if sum(max(0.0, min(end, e["logged"]) - max(start, e["started"])) for e in run["events"]) >= (end - start) / 2
-    ]
-    if not busy:
-        return None
-    return float(sum(statistics.median(base[batch]) for batch, _ in busy) / sum(seconds for _, seconds in busy))
-
-
 # --- many events -----------------------------------------------------------------------------------------------------
 
 
@@ -228,7 +159,7 @@ def soak(run: Callable[..., Run], args: argparse.Namespace) -> Run:
         "stall_p99_ms": 1e3 * float(np.percentile(stalls, 99)),
         "stall_max_ms": 1e3 * max(stalls),
         "stall_cpu_p50_ms": 1e3 * statistics.median(logged["stalls_cpu_s"][1:]),
-        "hooks_p50_ms": {name: 1e3 * seconds for name, seconds in _hook_medians([logged]).items()},
+        "hooks_p50_ms": {name: 1e3 * seconds for name, seconds in hook_medians([logged]).items()},
         "memcpy_ms": 1e3 * logged["memcpy_s"],
         "snapshot_mb": logged["snapshot_bytes"] / 1e6,
         "peak_off_mb": off["peak_rss_bytes"] / 1e6,
@@ -242,13 +173,6 @@ def soak(run: Callable[..., Run], args: argparse.Namespace) -> Run:
     print(json.dumps(report, indent=1))
     runs = {"off": {k: off[k] for k in _SAVED_KEYS}, "async": {k: logged[k] for k in _SAVED_KEYS}}
     return {"name": f"recon_logging_soak_{args.scan}", **report, "runs": runs}
-
-
-def growth(samples: Sequence[dict[str, int]]) -> dict[str, float]:
-    """Median of the last tenth less median of the second tenth."""
-    tenth = max(1, len(samples) // 10)
-    early, late = samples[tenth : 2 * tenth] or samples[:1], samples[-tenth:]
-    return {key: float(np.median([s[key] for s in late]) - np.median([s[key] for s in early])) for key in samples[0]}
 
 
 if __name__ == "__main__":

@@ -96,12 +96,10 @@ def test_positions_reassemble_like_the_reference_merge():
     relative = -ref["offsets_xy"][0, :, 0].astype(float)
     corners = relative - relative.mean(axis=0) + 15 - 5
     sums, weights = accumulate(np.ascontiguousarray(_crop(ref["patches"][0], 10)), corners, (30, 30))
-    merged = sums / (weights + 1e-3)
+    merged = np.divide(sums, weights, out=np.zeros_like(sums), where=weights > 1e-6)
 
     np.testing.assert_array_equal(weights > 1e-6, ref["mask"][0])
-    # The reference moves patch and support apart, so that pixels on the rim of a patch differ.
-    assert np.abs(merged - ref["merged"][0]).mean() < 2e-3
-    assert _correlation(merged, ref["merged"][0], ref["mask"][0]) > 0.999
+    np.testing.assert_allclose(merged, ref["merged"][0], rtol=1e-4, atol=1e-4 * np.abs(ref["merged"]).max())
 
 
 # --- known objects ----------------------------------------------------------------------------------------------------

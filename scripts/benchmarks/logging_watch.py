@@ -1,0 +1,175 @@
+"""Watching a training run from outside for the benchmark `recon_logging.py`: hooks, epochs, steps, processes.
+
+Every hook that a logging callback has is timed, so nothing depends on what the callback says about itself. `Watch`,
+first of the callbacks, times epochs and steps and samples /proc: Linux only.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+_PACE_S = 5.0
+_OUTSIDE_EVENTS = ("setup", "on_train_start", "on_train_end", "on_exception", "teardown")
+
+
+@dataclass
+class Sample:
+    """Size of the processes after an epoch."""
+
+    rss_bytes: int
+    worker_rss_bytes: int
+    descriptors: int
+    worker_descriptors: int
+    threads: int
+    worker_threads: int
+    shared_bytes: int
+    """Shared memory that the training process maps."""
+
+
+@dataclass
+class Watch(Callback):
+    """Times of epochs and steps, losses, samples of /proc."""
+
+    pace: Callable[[], bool] = lambda: False
+    epoch_s: list[float] = field(default_factory=list)
+    steps: list[tuple[int, int, float, float]] = field(default_factory=list)
+    """(epoch from 0, batch, start, end), seconds since 1970."""
+    losses: list[float] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    worker_cpu_s: float = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """An epoch lasts until the next begins: hooks and validation are in it."""
+        if trainer.current_epoch:
+            self._end_epoch()
+        deadline = time.monotonic() + _PACE_S
+        while self.pace() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self._epoch_start_s = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """A step begins."""
+        self._step_start_s = time.time()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """A step ends."""
+        self.steps.append((trainer.current_epoch, batch_idx, self._step_start_s, time.time()))
+        self.losses.append(float(outputs["loss"]))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last epoch ends, and the flush is still to come."""
+        self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        self.epoch_s.append(time.perf_counter() - self._epoch_start_s)
+        pids = [os.getpid(), *children(os.getpid())]
+        found = [process_status(pid) for pid in pids[:2]]
+        own, worker = found[0], found[1] if len(found) > 1 else {}
+        self.worker_cpu_s = cpu_s_of(pids[1]) if len(pids) > 1 else 0.0
+        self.samples.append(
+            Sample(
+                rss_bytes=own["VmRSS"],
+                worker_rss_bytes=worker.get("VmRSS", 0),
+                descriptors=own["fds"],
+                worker_descriptors=worker.get("fds", 0),
+                threads=own["Threads"],
+                worker_threads=worker.get("Threads", 0),
+                shared_bytes=own["RssShmem"],
+            )
+        )
+
+
+def children(pid: int) -> list[int]:
+    """Pids of a process's children."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(place.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if parent == pid:
+            found.append(int(place.parent.name))
+    return sorted(found)
+
+
+def process_status(pid: int) -> dict[str, int]:
+    """Memory in bytes, and counts, as /proc has them."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+    sizes = {line[0][:-1]: int(line[1]) * 1024 for line in lines if line[-1] == "kB"}
+    threads = next(int(line[1]) for line in lines if line[0] == "Threads:")
+    return {**sizes, "Threads": threads, "fds": len(os.listdir(f"/proc/{pid}/fd"))}  # noqa: PTH208 - a count
+
+
+def cpu_s_of(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Hooks:
+    """How long each call of a hook took."""
+
+    calls: list[tuple[int, str, float, float]] = field(default_factory=list)
+    """(epoch from 0, hook, seconds, seconds of them on a processor)."""
+
+    def watch(self, callback: Callback) -> Callback:
+        """Replace every hook that the callback has by one that is timed."""
+        for name in dir(Callback):
+            if name.startswith(("on_", "setup", "teardown")) and getattr(type(callback), name) is not getattr(
+                Callback, name
+            ):
+                setattr(callback, name, self._timed(name, getattr(callback, name)))
+        return callback
+
+    def _timed(self, name: str, hook: Callable[..., None]) -> Callable[..., None]:
+        def timed(trainer: Trainer, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+            start_s, start_cpu_s = time.perf_counter(), time.thread_time()
+            try:
+                hook(trainer, *args, **kwargs)
+            finally:
+                spent = time.perf_counter() - start_s, time.thread_time() - start_cpu_s
+                self.calls.append((trainer.current_epoch, name, *spent))
+
+        return timed
+
+    def stalls(self, epochs: list[int]) -> list[dict[str, float]]:
+        """Seconds by hook of each of these epochs (from 0)."""
+        table: dict[int, dict[str, float]] = {epoch: {} for epoch in epochs}
+        for epoch, name, seconds, _ in self._of_events(epochs):
+            table[epoch][name] = table[epoch].get(name, 0.0) + seconds
+        return list(table.values())
+
+    def cpu_s(self, epochs: list[int]) -> list[float]:
+        """Processor seconds of each of these epochs: what is left of a stall when nobody else wants the processor."""
+        return [sum(call[3] for call in self._of_events([epoch])) for epoch in epochs]
+
+    def _of_events(self, epochs: list[int]) -> list[tuple[int, str, float, float]]:
+        return [call for call in self.calls if call[0] in epochs and call[1] not in _OUTSIDE_EVENTS]
+
+    def total(self, name: str) -> float:
+        """Seconds in all calls of a hook."""
+        return sum(seconds for _, hook, seconds, _ in self.calls if hook == name)
+
+
+def memcpy_s(nbytes: int, repeats: int = 30) -> float:
+    """Median time of a plain copy between two buffers that have been written before."""
+    source, target = np.ones(nbytes, np.uint8), np.ones(nbytes, np.uint8)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        target[:] = source
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
