@@ -1,0 +1,41 @@
+"""The two callback files work in another package, beside nothing but recon_worker."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+from tests.paths import REPOSITORY
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import MLFlowLogger
+from other_torch.workflows.recon_logging import PtychoReconLoggingCallback
+from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
+
+uri, artifacts = sys.argv[1:]
+logger = MLFlowLogger("copied-" + artifacts, tracking_uri=uri, artifact_location=Path(artifacts).as_uri())
+callback = PtychoReconLoggingCallback(every_n_epochs=1, num_patches=1, log_stitch=True, strict=True)
+trainer = Trainer(
+    max_epochs=1, logger=logger, callbacks=[callback], accelerator="cpu", enable_checkpointing=False,
+    enable_progress_bar=False, enable_model_summary=False,
+)
+data = loader(ForeignDataset(12))
+trainer.fit(ForeignModule(), data, data)
+assert not any(name.split(".")[0] == "ptycho_torch" for name in sys.modules)
+"""
+
+
+def test_the_two_files_serve_another_package(tmp_path, tracking):
+    package = tmp_path / "other_torch" / "workflows"
+    package.mkdir(parents=True)
+    for name in ("recon_logging.py", "capture.py"):
+        shutil.copy(REPOSITORY / "ptycho_torch" / "workflows" / name, package)
+    path = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    command = [sys.executable, "-c", SCRIPT, tracking.uri, str(tracking.artifacts)]
+
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True, timeout=100)
+
+    assert {"epoch_01/patch_00/amp_pred.png", "epoch_01/stitched/phase_pred.png"} <= tracking.files()
