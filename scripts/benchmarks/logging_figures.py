@@ -40,7 +40,7 @@ def make_row(mode: str, runs: Sequence[Run], turns: Mapping[str, Sequence[Run]])
         busy_step_ratio=busy_step_ratio(runs, turns["off"]) if events else None,
         lag_s=statistics.median(last) if last else None,
         worker_rss_bytes=max(s["worker_rss_bytes"] for run in runs for s in run["samples"]),
-        worker_cpu_s_per_event=statistics.median(r["worker_cpu_s"] / len(r["events"]) for r in runs) if events else 0,
+        worker_cpu_s_per_event=statistics.median(map(worker_cpu_s_per_event, runs)) if events else 0.0,
         setup_s=max(run["setup_s"] for run in runs),
         end_s=max(run["end_s"] for run in runs),
         snapshot_bytes=runs[0]["snapshot_bytes"],
@@ -52,6 +52,13 @@ def make_row(mode: str, runs: Sequence[Run], turns: Mapping[str, Sequence[Run]])
 def stall_s(event: dict[str, float]) -> float:
     """All hooks of an event together."""
     return sum(event.values())
+
+
+def worker_cpu_s_per_event(run: Run) -> float:
+    """From the first event's submission to the last's: without start-up, which runs while the data is read."""
+    first, last = (int(run["events"][i]["epoch"]) - 1 for i in (0, -1))
+    samples = run["samples"]
+    return float((samples[last]["worker_cpu_s"] - samples[first]["worker_cpu_s"]) / max(1, len(run["events"]) - 1))
 
 
 def hook_medians(runs: Sequence[Run]) -> dict[str, float]:

@@ -175,7 +175,6 @@ def _result(settings: RunSettings, watch: Watch, hooks: Hooks, artifacts: Path) 
         "artifacts": sum(1 for p in artifacts.rglob("*.png")),
         "peak_rss_bytes": process_status(os.getpid())["VmHWM"],
         "samples": [asdict(one) for one in watch.samples],
-        "worker_cpu_s": watch.worker_cpu_s,
     }
 
 

@@ -30,6 +30,8 @@ class Sample:
     worker_threads: int
     shared_bytes: int
     """Shared memory that the training process maps."""
+    worker_cpu_s: float
+    """Processor time that the worker has used since its start."""
 
 
 @dataclass
@@ -42,7 +44,6 @@ class Watch(Callback):
     """(epoch from 0, batch, start, end), seconds since 1970."""
     losses: list[float] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
-    worker_cpu_s: float = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An epoch lasts until the next begins: hooks and validation are in it."""
@@ -78,7 +79,6 @@ class Watch(Callback):
         pids = [os.getpid(), *children(os.getpid())]
         found = [process_status(pid) for pid in pids[:2]]
         own, worker = found[0], found[1] if len(found) > 1 else {}
-        self.worker_cpu_s = cpu_s_of(pids[1]) if len(pids) > 1 else 0.0
         self.samples.append(
             Sample(
                 rss_bytes=own["VmRSS"],
@@ -88,6 +88,7 @@ class Watch(Callback):
                 threads=own["Threads"],
                 worker_threads=worker.get("Threads", 0),
                 shared_bytes=own["RssShmem"],
+                worker_cpu_s=cpu_s_of(pids[1]) if len(pids) > 1 else 0.0,
             )
         )
 
