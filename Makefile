@@ -40,7 +40,8 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## measure stitching and rendering
+bench: $(READY)  ## measure what logging costs the training (a quarter of an hour), stitching and rendering
+	$(BIN)/python scripts/benchmarks/recon_logging.py
 	$(BIN)/python scripts/benchmarks/stitching.py
 	$(BIN)/python scripts/benchmarks/rendering.py
 

@@ -10,6 +10,7 @@ columns mean is in docs/benchmarks.md. Linux only: memory is read from /proc.
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -47,6 +48,7 @@ _SAVED_KEYS = (
 def main() -> None:
     """Measure, print, save."""
     args = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that the temporary directory goes
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="recon-bench-") as folder:
         write_data(Path(folder, "data"), args.scan, args.train_samples)
