@@ -94,4 +94,8 @@ def growth(samples: Sequence[dict[str, int]]) -> dict[str, float]:
     """Median of the last tenth less median of the second tenth."""
     tenth = max(1, len(samples) // 10)
     early, late = samples[tenth : 2 * tenth] or samples[:1], samples[-tenth:]
-    return {key: float(np.median([s[key] for s in late]) - np.median([s[key] for s in early])) for key in samples[0]}
+    return {
+        key: float(np.median([s[key] for s in late]) - np.median([s[key] for s in early]))
+        for key in samples[0]
+        if key != "worker_cpu_s"
+    }
