@@ -1,7 +1,7 @@
 """The worker process: renders snapshots out of shared slots into the outbox, while an uploader empties that.
 
     pipe: setup, reserve, job, file, upload, stop ->  run()  -> outbox -> uploader threads -> MLflow
-          <- ready, alive, rendered, logged, log
+          <- ready, reserved, alive, rendered, logged, log
 
 Started by `client.ReconWorker` as `python -m recon_worker.worker`, with its pipe and slots as inherited descriptors.
 It ignores SIGINT and SIGTERM, which a whole process group gets: it obeys the pipe. When the pipe closes without
@@ -131,6 +131,8 @@ class Worker:
     def _reserve(self, slots: list[int], nbytes: int) -> None:
         for number in slots:
             self._slots[number].reserve(nbytes)
+            self._slots[number].fault_in()
+        self._channel.send(**{"is": "reserved"})
 
     def _set_up(self, message: Message) -> None:
         self._linger_s = message["linger_s"]

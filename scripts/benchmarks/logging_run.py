@@ -27,7 +27,7 @@ from torch import Tensor
 from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.model.lightning_module import PtychoLightningModule
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
-from recon_worker.client import WorkerSettings
+from recon_worker.settings import WorkerSettings
 
 Mode = Literal["off", "naive", "naive-reuse", "inline", "async"]
 N_PX = 64
