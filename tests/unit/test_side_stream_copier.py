@@ -29,7 +29,7 @@ class FakeCuda:
         self.calls, self._refuse = [], refuse
         self._current = FakeStream("computing", self.calls)
 
-    def Stream(self, device):
+    def Stream(self, device):  # noqa: N802 - the name in torch.cuda
         return FakeStream("side", self.calls)
 
     def current_stream(self, device):
@@ -44,11 +44,11 @@ class FakeCuda:
     def cudart(self):
         return self
 
-    def cudaHostRegister(self, address, nbytes, flags):
+    def cudaHostRegister(self, address, nbytes, flags):  # noqa: N802
         self.calls.append(("lock", address, nbytes))
         return self._refuse
 
-    def cudaHostUnregister(self, address):
+    def cudaHostUnregister(self, address):  # noqa: N802
         self.calls.append(("unlock", address))
 
 
