@@ -42,7 +42,7 @@ class Panel:
     scanned: Bool | None = None
     """(H, W) False where there is nothing to show; None: everywhere scanned."""
     period: float | None = None
-    """Values that differ by it are the same, such as 2 pi for a phase; None: not cyclic. Means are taken accordingly."""
+    """Values this far apart are the same, such as 2 pi for a phase, which a mean must know; None: not cyclic."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
