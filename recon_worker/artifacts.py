@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recon_worker.alignment import align, phase_error_rad
+from recon_worker.alignment import comparable, fit, phase_error_rad
 from recon_worker.rendering import encode_png, log_intensity, shared_range
 from recon_worker.snapshot import Bool, Complex64, Float32, Scan, Snapshot
 from recon_worker.stitching import stitch
@@ -123,8 +123,8 @@ def _object_pictures(folder: str, predicted: Complex64, truth: Complex64 | None,
     known = ~np.isnan(truth)
     yield _scalar(f"{folder}/amp_gt.png", np.abs(truth), amp_range, "gray", "object amplitude", "1", known)
     yield _scalar(f"{folder}/phase_gt.png", np.angle(truth), _PHASE_RANGE_RAD, "twilight", "object phase", "rad", known)
-    compared = scanned & known & (truth != 0) & (predicted != 0)
-    aligned = align(predicted, truth, compared)
+    compared = scanned & comparable(predicted, truth)
+    aligned = fit(predicted, truth, compared, ramp=False).apply(predicted)
     amp_error = np.where(compared, np.abs(np.abs(aligned) - np.abs(truth)), 0).astype(np.float32)
     phase_error = np.where(compared, np.abs(phase_error_rad(np.angle(aligned), np.angle(truth))), 0).astype(np.float32)
     for kind, error, unit in (("amp", amp_error, "1"), ("phase", phase_error, "rad")):
