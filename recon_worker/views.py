@@ -143,7 +143,7 @@ METRICS: Mapping[str, MetricLabel] = {
     "frc_resolution_one_seventh_px": MetricLabel("half-period resolution, FRC 1/7", "px", "low"),
     "frc_resolution_half_nm": MetricLabel("half-period resolution, FRC 0.5", "nm", "low"),
     "frc_resolution_one_seventh_nm": MetricLabel("half-period resolution, FRC 1/7", "nm", "low"),
-    "coverage": MetricLabel("scanned area", "", ""),
+    "coverage": MetricLabel("coverage"),
     "log_intensity_r": MetricLabel("log-intensity R", "", "high"),
     "fit_scale": MetricLabel("fitted amplitude scale"),
     "fit_phase_rad": MetricLabel("fitted global phase", "rad"),
