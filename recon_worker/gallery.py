@@ -13,9 +13,11 @@ from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
-from recon_worker.gallery_entry import GalleryEntry, PngStore, entry_from_dict
+from recon_worker.gallery_entry import GalleryEntry, PngStore, entry_from_dict, gallery_entry
 from recon_worker.labels import metric_label
 from recon_worker.views import METRICS
+
+__all__ = ["MAX_BYTES", "GalleryEntry", "entries_of", "gallery_entry", "gallery_html", "thinned"]
 
 MAX_BYTES = 6 << 20
 """Size of the file at most, unless the epochs that keep their pictures in any case are larger."""

@@ -8,12 +8,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 from recon_worker.rendering import encode_png
 from recon_worker.resizing import block_to_fit, shrunk
-from recon_worker.views import Kind, ObjectView, Panel, Sheet
+from recon_worker.views import Kind, ObjectView, Panel, Sheet, epoch_label
 
+_Json: TypeAlias = Any
+"""What `json.loads` gives; checked by use."""
 THUMBNAIL_PX = 256
 """Longer side of a small picture at most."""
 
@@ -52,6 +54,11 @@ class GalleryEntry:
     metrics: Mapping[str, float] = field(default_factory=dict)
     views: tuple[GalleryView, ...] = ()
     pixel_size_m: float | None = None
+
+    @property
+    def label(self) -> str:
+        """Such as "Epoch 5"."""
+        return epoch_label(self.epoch)
 
     @property
     def has_pictures(self) -> bool:
@@ -159,7 +166,7 @@ def thumbnail(panel: Panel) -> Thumbnail:
     return Thumbnail(png=png, full_size=(height, width), block_px=block)
 
 
-def entry_from_dict(entry: Any, pictures: Any) -> GalleryEntry:
+def entry_from_dict(entry: _Json, pictures: _Json) -> GalleryEntry:
     """What `GalleryEntry.to_dict` made, with the pictures of its store.
 
     Raises:
@@ -179,18 +186,18 @@ def entry_from_dict(entry: Any, pictures: Any) -> GalleryEntry:
         raise ValueError(f"an entry of the gallery is damaged: {error!r}") from error
 
 
-def _read_view(view: Any, pictures: Any) -> GalleryView:
+def _read_view(view: _Json, pictures: _Json) -> GalleryView:
     kinds: tuple[Kind, ...] = get_args(Kind)
     found = {kind: view["pictures"][kind] for kind in kinds if kind in view["pictures"]}
     thumbnails = {kind: _read_thumbnail(one, pictures) for kind, one in found.items()}
     return GalleryView(name=str(view["name"]), metrics=_metrics(view["metrics"]), pictures=thumbnails)
 
 
-def _read_thumbnail(one: Any, pictures: Any) -> Thumbnail:
+def _read_thumbnail(one: _Json, pictures: _Json) -> Thumbnail:
     height, width = one["full_size"]
     png = base64.b64decode(pictures[one["png"]], validate=True)
     return Thumbnail(png=png, full_size=(int(height), int(width)), block_px=int(one["block_px"]))
 
 
-def _metrics(record: Any) -> dict[str, float]:
+def _metrics(record: _Json) -> dict[str, float]:
     return {str(name): math.nan if value is None else float(value) for name, value in record.items()}

@@ -60,7 +60,7 @@ def summary_png(sheet: Sheet) -> bytes:
 
 def _heading(page: Page, sheet: Sheet, y: int) -> int:
     """As the functions below, draws from y downwards and returns where the next part begins."""
-    page.write(_MARGIN_PX, y + 16, sheet.label[0].upper() + sheet.label[1:], points=17, bold=True)
+    page.write(_MARGIN_PX, y + 16, sheet.label, points=17, bold=True)
     page.write(_MARGIN_PX, y + 38, f"optimiser step {sheet.step}", colour=GREY)
     _numbers(page, sheet.metrics, _MARGIN_PX + 2 * _NUMBER_PX, y + 10)
     return y + 54 + _GROUP_GAP_PX

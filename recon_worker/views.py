@@ -116,8 +116,13 @@ class Sheet:
 
     @property
     def label(self) -> str:
-        """Such as "epoch 5"."""
-        return f"epoch {self.epoch}" if self.epoch else "epoch 0 (untrained)"
+        """Such as "Epoch 5"."""
+        return epoch_label(self.epoch)
+
+
+def epoch_label(epoch: int) -> str:
+    """Such as "Epoch 5"; 0 is the untrained network."""
+    return f"Epoch {epoch}" if epoch else "Epoch 0 (untrained)"
 
 
 @dataclass(frozen=True)

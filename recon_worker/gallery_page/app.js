@@ -48,9 +48,10 @@ function buildPanels() {
   const object = new Space(showValues);
   const diffraction = new Space(showValues);
   state.spaces = [object, diffraction];
-  for (const row of rowsOf(kinds)) {
+  for (const [group, row] of rowsOf(kinds)) {
     const line = document.createElement("div");
     line.className = "row";
+    line.dataset.group = group;
     line.style.setProperty("--columns", row.length);
     for (const kind of row) line.append(buildPanel(kind, kind.startsWith("diff_") ? diffraction : object));
     $("rows").append(line);
@@ -61,8 +62,8 @@ function buildPanels() {
 function rowsOf(kinds) {
   const group = (start) => kinds.filter((kind) => kind.startsWith(start));
   const [amp, phase, diff] = [group("amp_"), group("phase_"), group("diff_")];
-  const rows = amp.length > 1 ? [amp, phase, diff] : [[...amp, ...phase], diff];
-  return rows.filter((row) => row.length);
+  const object = amp.length > 1 ? [["amp", amp], ["phase", phase]] : [["both", [...amp, ...phase]]];
+  return [...object, ["diff", diff]].filter(([, row]) => row.length);
 }
 
 function buildPanel(kind, space) {
