@@ -24,8 +24,8 @@ def range_label(value: float, value_range: tuple[float, float], unit: str) -> st
     if unit == "rad" and (text := _fraction_of_pi(value)) is not None:
         return text
     span, largest = value_range[1] - value_range[0], max(map(abs, value_range))
-    decimals = 2 - math.floor(math.log10(span))
-    if not 1e-3 <= largest < 1e5 or not 0 <= decimals <= 6:
+    decimals = max(0, 2 - math.floor(math.log10(span)))
+    if not 1e-3 <= largest < 1e5 or decimals > 6:
         return number(value, min(17, 3 + max(0, math.floor(math.log10(largest / span)))))
     text = f"{value:.{decimals}f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
