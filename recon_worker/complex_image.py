@@ -98,7 +98,7 @@ def _chroma(lightness: Float64, hue: Float64) -> Float64:
     for _ in range(20):
         middle = (low + high) / 2
         linear = _oklab_to_linear(lightness, middle, hue)
-        inside = ((linear >= -1e-6) & (linear <= 1 + 1e-6)).all(axis=(1, 2))[:, None]
+        inside = np.all((linear >= -1e-6) & (linear <= 1 + 1e-6), axis=(1, 2), keepdims=True)[..., 0]
         low, high = np.where(inside, middle, low), np.where(inside, high, middle)
     return low
 

@@ -5,12 +5,13 @@ matplotlib (Agg, without pyplot) sets the text. Font and sizes do not depend on 
 
 import io
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+Align: TypeAlias = Literal["left", "center", "right"]
 INK, GREY, WHITE = "#202020", "#5f5f5f", "#ffffff"
 _DPI = 100
 _PAPER = 255
@@ -23,7 +24,7 @@ class _Text:
     text: str
     points: float
     colour: str
-    align: Literal["left", "center", "right"]
+    align: Align
     bold: bool
 
 
@@ -46,7 +47,7 @@ class Page:
         *,
         points: float = 9,
         colour: str = INK,
-        align: Literal["left", "center", "right"] = "left",
+        align: Align = "left",
         bold: bool = False,
     ) -> None:
         """Put one line of text; y is its baseline, 1 point is 1/72 of 100 px."""
@@ -78,12 +79,12 @@ def _with_text(canvas: NDArray[np.uint8], texts: list[_Text]) -> NDArray[np.uint
     agg = FigureCanvasAgg(figure)
     for one in texts:
         font = FontProperties(family="DejaVu Sans", size=one.points, weight="bold" if one.bold else "normal")
-        style = {"color": one.colour, "ha": one.align, "va": "baseline", "usetex": False, "parse_math": False}
-        figure.text(one.x / width, 1 - one.y / height, one.text, fontproperties=font, **style)
-    renderer = agg.get_renderer()
+        text = figure.text(one.x / width, 1 - one.y / height, one.text, color=one.colour, ha=one.align, va="baseline")
+        text.set(fontproperties=font, usetex=False, parse_math=False)
+    renderer = agg.get_renderer()  # type: ignore[no-untyped-call]
     opaque = np.full((height, width, 4), 255, np.uint8)
     opaque[..., :3] = canvas[::-1]
     renderer.draw_image(renderer.new_gc(), 0, 0, opaque)  # figimage would resample it, which takes longer
     for text in figure.texts:
         text.draw(renderer)
-    return np.ascontiguousarray(np.asarray(agg.buffer_rgba())[..., :3])
+    return np.ascontiguousarray(np.asarray(agg.buffer_rgba())[..., :3])  # type: ignore[no-untyped-call]

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon_worker.labels import length_text, nice_length, range_label
-from recon_worker.page import GREY, WHITE, Page
+from recon_worker.page import GREY, WHITE, Align, Page
 from recon_worker.rendering import LEVELS, palette, to_indices
 from recon_worker.resizing import block_to_fit, enlarged, factor_to_fill, shrunk
 from recon_worker.views import Panel
@@ -50,7 +50,7 @@ def draw_plate(page: Page, panel: Panel, x: int, y: int, side_px: int, n_labels:
     page.paste(x, y + height + _BAR_GAP_PX, np.tile(colours[levels], (_BAR_PX, 1, 1)))
     baseline = y + height + _BAR_GAP_PX + _BAR_PX + _LABEL_PX
     for place, text in enumerate(_labels(panel, n_labels)):
-        align = ("left", *["center"] * (n_labels - 2), "right")[place]
+        align: Align = "left" if place == 0 else "right" if place == n_labels - 1 else "center"
         page.write(x + width * place / (n_labels - 1), baseline, text, points=8, colour=GREY, align=align)
     return width, baseline - y + 4
 
