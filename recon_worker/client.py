@@ -20,7 +20,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ class ReconWorker:
                 self._free = deque(range(self._depth))
             self._setup = {
                 "do": "setup",
-                "target": {"run_id": target.run_id, "tracking_uri": target.tracking_uri},
+                "target": asdict(target),
                 "folder": str(self._outbox.folder),
                 "linger_s": self.settings.flush_timeout_s,
             }
@@ -484,7 +484,7 @@ class ReconWorker:
                 _log.warning("The table of events cannot be written: %s", error)
                 return
             self._uploading[_EVENTS] = Job(generation=_EVENTS, epoch=0, step=0, header=b"", nbytes=0, artifacts=1)
-            self._process.send({"do": "upload", "generation": _EVENTS, "names": [artifact.path]})
+            self._process.send({"do": "finish", "generation": _EVENTS, "names": [artifact.path]})
         self.flush(deadline - time.monotonic())
 
     def _end_process(self) -> None:

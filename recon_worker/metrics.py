@@ -34,7 +34,7 @@ def comparable_phases(aligned: Complex64, truth: Complex64) -> tuple[Float32, Fl
 
     The truth's mean phase is turned to 0, so that a weak phase object does not straddle the branch cut.
     """
-    turned = truth * np.exp(-1j * np.angle(np.nansum(truth)))
+    turned = truth * np.exp(-1j * np.angle(truth[np.isfinite(truth)].sum()))
     true_phase = np.angle(turned).astype(np.float32)
     return true_phase + phase_error_rad(np.angle(aligned), np.angle(truth)), true_phase
 
@@ -44,8 +44,8 @@ def psnr_db(pred: Float32, truth: Float32, valid: Bool) -> float:
     if not valid.any():
         return math.nan
     mse = float(np.mean((pred[valid].astype(np.float64) - truth[valid]) ** 2))
-    span = float(np.ptp(truth[valid]))
-    return 10 * math.log10(span**2 / mse) if mse > 0 and span > 0 else math.nan
+    ratio = float(np.ptp(truth[valid])) ** 2 / mse if mse > 0 else 0.0
+    return 10 * math.log10(ratio) if 0 < ratio < math.inf else math.nan
 
 
 def ssim(pred: Float32, truth: Float32, valid: Bool) -> float:
