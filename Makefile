@@ -26,7 +26,7 @@ ui: $(READY)  ## open MLflow on the demo (PORT=5000)
 	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --backend-store-uri sqlite:///$(abspath $(DEMO_DIR))/mlflow.db --port $(PORT)
 
 test: $(READY)  ## run the tests (a few minutes)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 test-slow: $(READY)  ## run the long tests
 	$(BIN)/python -m pytest -m slow

@@ -20,7 +20,9 @@ _log = logging.getLogger(__name__)
 class ReconBackend(Protocol):
     """Takes snapshots of one run, in order."""
 
-    stats: Ledger
+    @property
+    def stats(self) -> Ledger:
+        """What became of the snapshots so far."""
 
     def launch(self) -> None:
         """Begin whatever takes time to begin. Called as early as possible; does not wait."""

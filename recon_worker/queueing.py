@@ -7,9 +7,6 @@ uploaded) or gone.
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
-
-Overflow = Literal["spill", "drop-oldest", "block"]
 
 
 @dataclass(kw_only=True)

@@ -12,8 +12,11 @@ import mmap
 import os
 import struct
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from recon_worker.snapshot import SnapshotArrays, SnapshotLayout
 
@@ -63,6 +66,7 @@ class Slot:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self._map: mmap.mmap | None = None
+        self._mapping_lock = threading.Lock()
 
     def reserve(self, nbytes: int) -> None:
         """Make room for arrays of `nbytes`, with its pages allocated now, not at the first write."""
@@ -75,10 +79,15 @@ class Slot:
 
     def _mapping(self) -> mmap.mmap:
         size = os.fstat(self.descriptor).st_size
-        if self._map is None or len(self._map) < size:
-            flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-            self._map = mmap.mmap(self.descriptor, size, flags=flags)  # an older mapping lives on in arrays that use it
-        return self._map
+        with self._mapping_lock:
+            if self._map is None or len(self._map) < size:
+                self._map = mmap.mmap(self.descriptor, size)  # an older mapping lives on in arrays that use it
+            return self._map
+
+    def fault_in(self) -> None:
+        """Touch all pages, so that whoever uses the slot first need not wait for the kernel. Changes nothing."""
+        if os.fstat(self.descriptor).st_size:
+            np.frombuffer(self._mapping(), np.uint8)[:: mmap.PAGESIZE].max()  # without the interpreter's lock
 
     def arrays(self, layout: SnapshotLayout) -> SnapshotArrays:
         """Arrays in the slot; `reserve` must have made room."""

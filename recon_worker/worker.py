@@ -1,7 +1,7 @@
 """The worker process: renders snapshots out of shared slots into the outbox, while an uploader empties that.
 
     pipe: setup, reserve, job, file, finish, stop ->  run()  -> outbox -> uploader threads -> MLflow
-          <- ready, alive, rendered, logged, log
+          <- ready, reserved, alive, rendered, finished, logged, log
 
 Started by `client.ReconWorker` as `python -m recon_worker.worker`, with its pipe and slots as inherited descriptors.
 It ignores SIGINT and SIGTERM, which a whole process group gets: it obeys the pipe. When the pipe closes without
@@ -125,7 +125,9 @@ class Worker:
             self._reserve(message["slots"], message["nbytes"])
         elif message["do"] == "finish":
             assert self._uploader is not None
-            self._uploader.add(message["generation"], [*message["names"], *self._finish()])
+            made, failures = self._finish()
+            self._channel.send(**{"is": "finished", "artifacts": len(made), "failures": failures})
+            self._uploader.add(message["generation"], [*message["names"], *made])
         elif message["do"] == "job":
             self._remember(message)
             self._do_job(message["generation"], lambda: self._from_slot(message["slot"], message["generation"]))
@@ -136,6 +138,8 @@ class Worker:
     def _reserve(self, slots: list[int], nbytes: int) -> None:
         for number in slots:
             self._slots[number].reserve(nbytes)
+            self._slots[number].fault_in()
+        self._channel.send(**{"is": "reserved"})
 
     def _set_up(self, message: Message) -> None:
         self._linger_s = message["linger_s"]
@@ -227,16 +231,17 @@ class Worker:
             self._history = load_history(self._outbox, self._target, functools.partial(_client, self._target))
         return self._history
 
-    def _finish(self) -> list[str]:
-        """Make what is made at the end; names of what is in the outbox now."""
-        names = []
+    def _finish(self) -> tuple[list[str], int]:
+        """Make what is made at the end; names of what is in the outbox now, and how many could not be made."""
+        names, failures = list[str](), 0
         for made in finish(self._remembered()):
             failure = made if isinstance(made, Failure) else self._keep(made)
             if failure is not None:
                 _log.warning("%s could not be made: %s", failure.path, failure.reason)
+                failures += 1
             else:
                 names.append(made.path)
-        return names
+        return names, failures
 
     def _keep(self, artifact: Artifact) -> Failure | None:
         assert self._outbox is not None
@@ -258,7 +263,7 @@ class Worker:
         for path in self._outbox.raw():
             self._do_file(int(path.name.split("_")[0]), path)
         if self._done:
-            self._uploader.add(_OF_NO_SNAPSHOT, self._finish())
+            self._uploader.add(_OF_NO_SNAPSHOT, self._finish()[0])
         while not self._uploader.idle and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         self._outbox.discard()

@@ -1,6 +1,6 @@
 """WHAT is logged: predictions, labels and diffraction, from a dataset and a network to the arrays of a snapshot.
 
-Which sample goes to which row (`CapturePlan`, `batch_indices`) is kept apart from copying it (`Capture`). Items are
+Which sample goes to which row (`CapturePlan`, `Route`) is kept apart from copying it (`Capture`). Items are
 `(fields, probe, scale)` with `fields` a mapping (or TensorDict) of `images`, `coords_relative`, ... as PtychoPINN has
 them; a module predicts through `forward` and `forward_predict`. Imports only torch, Lightning, numpy, recon_worker.
 """
@@ -33,8 +33,10 @@ from recon_worker.stitching import crop_start_px
 _log = logging.getLogger(__name__)
 
 _EXTRA_PASS_BATCH = 32
-_PREDICTION_KEYS = ("amp", "phase")
-"""What a mapping returned by `validation_step` must hold to be used; `pred_diffraction` where there is one."""
+
+
+FixedRows = tuple[tuple[int, int], ...]
+"""(row of the fixed arrays, sample of the batch), for each fixed patch in a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,26 @@ class CapturePlan:
     """Dataset indices of the fixed patches, in row order."""
     layout: SnapshotLayout
     """Rows 0 ... n_stitch - 1 of the stitch arrays hold the samples of the same indices."""
+
+    def route(self, indices: range) -> "Route":
+        """Where a batch of the samples `indices`, ascending and evenly spaced, goes."""
+        rows = range(indices.start, min(indices.stop, self.layout.n_stitch), indices.step)
+        return Route(slice(rows.start, rows.stop, rows.step), slice(len(rows)), self.route_fixed(indices))
+
+    def route_fixed(self, indices: Sequence[int]) -> FixedRows:
+        """Where the fixed patches among `indices` go."""
+        return tuple((row, indices.index(i)) for row, i in enumerate(self.fixed_indices) if i in indices)
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which samples of a batch go where in a snapshot."""
+
+    rows: slice
+    """Rows of the stitch arrays that the batch's first samples fill."""
+    samples: slice
+    """Those samples of the batch."""
+    fixed: FixedRows
 
 
 def choose_indices(length: int, num_patches: int, given: Sequence[int] | None) -> tuple[int, ...]:
@@ -177,59 +199,155 @@ def item_probe(item: Any, channels: int) -> Tensor:  # noqa: ANN401
     return probe.expand(channels, *probe.shape[1:]) if probe.shape[0] == 1 else probe
 
 
-def batch_indices(loader: object, batch_idx: int, length: int) -> range | None:
-    """Dataset indices of a batch, in order; None if the loader's order is not known."""
+def batch_indices(loader: object) -> list[range]:
+    """Dataset indices of each of a loader's batches, in order; empty if they are not known."""
     if not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
-        return None
+        return []
     sampler, size = loader.batch_sampler.sampler, loader.batch_sampler.batch_size
     if type(sampler) is SequentialSampler:
-        return range(batch_idx * size, min((batch_idx + 1) * size, length))
-    if isinstance(sampler, DistributedSampler) and not sampler.shuffle:
-        first, step = batch_idx * size * sampler.num_replicas + sampler.rank, sampler.num_replicas
-        return range(first, min(first + size * step, length), step)
-    return None
+        first, step = 0, 1
+    elif isinstance(sampler, DistributedSampler) and not sampler.shuffle:
+        first, step = sampler.rank, sampler.num_replicas
+    else:
+        return []
+    length = len(loader.dataset)  # type: ignore[arg-type]
+    starts = range(first, first + len(loader) * size * step, size * step)
+    return [range(start, max(start, min(start + size * step, length)), step) for start in starts]
+
+
+class HostCopier:
+    """Copies predictions into a snapshot at once."""
+
+    def prepare(self, arrays: SnapshotArrays, nbytes: int) -> None:
+        """Nothing to prepare."""
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """Copy, converting to float32."""
+        target.copy_(source)
+
+    def wait(self) -> None:
+        """Nothing is ever under way."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class SideStreamCopier:
+    """Copies predictions out of a GPU on a stream of its own, beside the computing, into page-locked memory.
+
+    Args:
+        device: The GPU.
+        cuda: `torch.cuda`, or what behaves like it.
+    """
+
+    def __init__(self, device: torch.device, cuda: Any = torch.cuda) -> None:  # noqa: ANN401 - a module
+        self._cuda, self._device, self._stream = cuda, device, cuda.Stream(device)
+        self._locked: dict[int, SnapshotArrays] = {}
+
+    def prepare(self, arrays: SnapshotArrays, nbytes: int) -> None:
+        """Lock the pages of a snapshot's memory, once: else CUDA copies through a buffer of its own, and waits."""
+        address = arrays.fixed_amp.ctypes.data
+        if address in self._locked:
+            return
+        error = int(self._cuda.cudart().cudaHostRegister(address, nbytes, 0))
+        if error:
+            _log.info("Memory of the queue cannot be page-locked (CUDA error %d): copies take longer.", error)
+        else:
+            self._locked[address] = arrays  # keeps the memory while it is locked
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """Copy, converting to float32; done when `wait` returns."""
+        self._stream.wait_stream(self._cuda.current_stream(self._device))  # the prediction must be there
+        with self._cuda.stream(self._stream):
+            target.copy_(source.to(target.dtype), non_blocking=True)
+        source.record_stream(self._stream)  # its memory is not reused before the copy is done
+
+    def wait(self) -> None:
+        """Wait for all copies."""
+        self._stream.synchronize()
+
+    def close(self) -> None:
+        """Unlock the pages."""
+        for address in self._locked:
+            self._cuda.cudart().cudaHostUnregister(address)
+        self._locked.clear()
+
+
+Copier = HostCopier | SideStreamCopier
+
+
+def copier_for(device: torch.device) -> Copier:
+    """What copies predictions from a device."""
+    return SideStreamCopier(device) if device.type == "cuda" else HostCopier()
 
 
 class Capture:
-    """Fills the arrays of one snapshot from predictions, batch by batch."""
+    """Fills the arrays of one snapshot from predictions, batch by batch.
 
-    def __init__(self, plan: CapturePlan, arrays: SnapshotArrays) -> None:
+    What runs between two batches finds cold caches, where each line of Python costs: views are made beforehand.
+
+    Args:
+        plan: Which samples go where.
+        routes: Where the samples of each batch of a validation go.
+        arrays: The snapshot's arrays.
+        copier: How a prediction gets into them.
+    """
+
+    def __init__(self, plan: CapturePlan, routes: Sequence[Route], arrays: SnapshotArrays, copier: Copier) -> None:
         self.arrays = arrays
         self.has_diffraction = False
-        self._plan = plan
-        start = crop_start_px(plan.layout.patch_px, plan.layout.crop_px)
-        self._crop = slice(start, start + plan.layout.crop_px)
+        self._plan, self._routes, self._copy, self._wait = plan, routes, copier.copy, copier.wait
+        self._amp, self._phase = torch.from_numpy(arrays.stitch_amp), torch.from_numpy(arrays.stitch_phase)
+        self._targets = [(self._amp[route.rows], self._phase[route.rows]) for route in routes]
+        self._start_px, self._size_px = crop_start_px(plan.layout.patch_px, plan.layout.crop_px), plan.layout.crop_px
+        self._done: list[slice] = []
 
-    def add_outputs(self, indices: range, outputs: object) -> None:
-        """Copy what a validation step returned for the samples `indices`; ignores what holds no predictions."""
-        if not isinstance(outputs, Mapping) or not all(isinstance(outputs.get(k), Tensor) for k in _PREDICTION_KEYS):
+    def add_outputs(self, batch_idx: int, outputs: object) -> None:
+        """Copy what a validation step returned; ignores what holds no predictions, each (B, C, N, N)."""
+        if not isinstance(outputs, Mapping):
             return
-        amp, phase = outputs["amp"], outputs["phase"]
-        self.add_objects(indices, amp, phase)
-        self.add_patches(indices, amp, phase, outputs.get("pred_diffraction"))
+        amp, phase, route = outputs.get("amp"), outputs.get("phase"), self._routes[batch_idx]
+        if not isinstance(amp, Tensor) or not isinstance(phase, Tensor):
+            return
+        if route.samples.stop:
+            amp_rows, phase_rows = self._targets[batch_idx]
+            self._copy(amp_rows, self._crop(amp, route.samples))
+            self._copy(phase_rows, self._crop(phase, route.samples))
+            self._done.append(route.rows)
+        if route.fixed:
+            self._copy_fixed(route.fixed, amp, phase, outputs.get("pred_diffraction"))
 
-    def add_objects(self, indices: range, amp: Tensor, phase: Tensor) -> None:
-        """Copy the centre crops that are stitched; amp, phase: (b, C, N, N), b >= len(indices)."""
-        rows = range(indices.start, min(indices.stop, self._plan.layout.n_stitch), indices.step)
-        if len(rows) == 0:
-            return
-        place, crop = slice(rows.start, rows.stop, rows.step), self._crop
-        torch.from_numpy(self.arrays.stitch_amp[place]).copy_(amp[: len(rows), :, crop, crop])
-        torch.from_numpy(self.arrays.stitch_phase[place]).copy_(phase[: len(rows), :, crop, crop])
-        self.arrays.stitch_filled[place] = True
+    def add_objects(self, indices: Sequence[int], amp: Tensor, phase: Tensor) -> None:
+        """Copy the centre crops that are stitched, of any samples; amp, phase: (b, C, N, N)."""
+        for sample, index in enumerate(indices):
+            rows = slice(index, index + 1)
+            self._copy(self._amp[rows], self._crop(amp, slice(sample, sample + 1)))
+            self._copy(self._phase[rows], self._crop(phase, slice(sample, sample + 1)))
+            self._done.append(rows)
 
     def add_patches(self, indices: Sequence[int], amp: Tensor, phase: Tensor, diffraction: Tensor | None) -> None:
         """Copy channel 0 of the fixed patches among `indices`; all (b, C, N, N)."""
-        for row, index in enumerate(self._plan.fixed_indices):
-            if index not in indices:
-                continue
-            source = indices.index(index)
-            torch.from_numpy(self.arrays.fixed_amp[row]).copy_(amp[source, 0])
-            torch.from_numpy(self.arrays.fixed_phase[row]).copy_(phase[source, 0])
+        self._copy_fixed(self._plan.route_fixed(indices), amp, phase, diffraction)
+
+    def _crop(self, patches: Tensor, samples: slice) -> Tensor:
+        start, size = self._start_px, self._size_px
+        return patches.narrow(2, start, size).narrow(3, start, size)[samples]
+
+    def _copy_fixed(self, fixed: FixedRows, amp: Tensor, phase: Tensor, diffraction: Tensor | None) -> None:
+        for row, sample in fixed:
+            self._copy(torch.from_numpy(self.arrays.fixed_amp[row]), amp[sample, 0])
+            self._copy(torch.from_numpy(self.arrays.fixed_phase[row]), phase[sample, 0])
             if diffraction is not None:
-                torch.from_numpy(self.arrays.fixed_diffraction[row]).copy_(diffraction[source, 0])
+                self._copy(torch.from_numpy(self.arrays.fixed_diffraction[row]), diffraction[sample, 0])
                 self.has_diffraction = True
             self.arrays.fixed_filled[row] = True
+
+    def finish(self) -> None:
+        """Wait until all copies have arrived, and mark the rows that they filled."""
+        self._wait()
+        for rows in self._done:
+            self.arrays.stitch_filled[rows] = True
+        self._done.clear()
 
     @property
     def missing_fixed(self) -> list[int]:
@@ -238,7 +356,7 @@ class Capture:
 
     @property
     def missing_rows(self) -> NDArray[np.intp]:
-        """Rows of the stitch arrays without a prediction yet."""
+        """Rows of the stitch arrays without a prediction, as `finish` left them."""
         return np.flatnonzero(~self.arrays.stitch_filled)
 
 
@@ -264,10 +382,8 @@ def fill_missing(capture: Capture, module: LightningModule, dataset: Any, precis
             capture.add_patches(indices, amp, phase, None if first.is_complex() else first)
         for indices in _batches(missing.tolist()):
             patches = _forward_predict(module, _collate(dataset, indices, module, precision))
-            amp, phase = patches.abs(), patches.angle()
-            for position, index in enumerate(indices):
-                one = slice(position, position + 1)
-                capture.add_objects(range(index, index + 1), amp[one], phase[one])
+            capture.add_objects(indices, patches.abs(), patches.angle())
+    capture.finish()
 
 
 def _batches(indices: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -29,7 +29,7 @@ from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.model.lightning_module import PtychoLightningModule
 from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
-from recon_worker.client import WorkerSettings, default_queue_bytes
+from recon_worker.settings import WorkerSettings, default_queue_bytes
 from recon_worker.uris import without_credentials
 
 _UI_PORT = 5000

@@ -21,21 +21,26 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Concatenate, ParamSpec, get_args
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 
 from recon_worker.backend import InlineBackend, ReconBackend
-from recon_worker.client import ReconWorker, WorkerSettings
+from recon_worker.client import ReconWorker
 from recon_worker.outbox import RunTarget
+from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot import ArraysFormat, Snapshot, StitchWeight
 
 from .capture import (
     Capture,
     CapturePlan,
+    Copier,
     Precision,
+    Route,
     batch_indices,
     choose_indices,
+    copier_for,
     fill_missing,
     random_state_kept,
     read_scan,
@@ -55,7 +60,9 @@ class _Run:
 
     backend: ReconBackend
     plan: CapturePlan
+    copier: Copier
     loader: object
+    routes: list[Route]
     from_training_set: bool
     next_due: int
     last_logged: int = 0
@@ -64,6 +71,12 @@ class _Run:
     @property
     def dataset(self) -> Any:  # noqa: ANN401
         return self.loader.dataset  # type: ignore[attr-defined]
+
+    def begin_capture(self) -> None:
+        """Take arrays for a snapshot."""
+        arrays = self.backend.acquire(self.plan.layout)
+        self.copier.prepare(arrays, self.plan.layout.nbytes)
+        self.capture = Capture(self.plan, self.routes, arrays, self.copier)
 
 
 def _guarded(
@@ -197,7 +210,7 @@ class PtychoReconLoggingCallback(Callback):
             _log.warning("No reconstructions are logged: the dataset has no samples or no length.")
             return
         indices = choose_indices(length, self.num_patches, self.fixed_indices)
-        self._start(trainer, loader, from_training_set, indices)
+        self._start(trainer, pl_module.device, loader, from_training_set, indices)
         if self.baseline and trainer.global_step == 0:
             self._log_baseline(trainer, pl_module)
 
@@ -205,6 +218,7 @@ class PtychoReconLoggingCallback(Callback):
     def _start(
         self,
         trainer: Trainer,
+        device: torch.device,
         loader: object,
         from_training_set: bool,
         indices: tuple[int, ...],
@@ -233,7 +247,8 @@ class PtychoReconLoggingCallback(Callback):
         assert self._backend is not None
         self._backend.start(self._target(trainer), scan, plan.layout)
         due = (trainer.current_epoch // self.every_n_epochs + 1) * self.every_n_epochs
-        self._run = _Run(self._backend, plan, loader, from_training_set, due)
+        routes = [] if from_training_set else [plan.route(one) for one in batch_indices(loader)]
+        self._run = _Run(self._backend, plan, copier_for(device), loader, routes, from_training_set, due)
 
     def _target(self, trainer: Trainer) -> RunTarget:
         """This run, and, if the training is resumed, the one it continues; that may be this one."""
@@ -251,7 +266,7 @@ class PtychoReconLoggingCallback(Callback):
     def _log_baseline(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = self._run
         if run is not None:
-            run.capture = Capture(run.plan, run.backend.acquire(run.plan.layout))
+            run.begin_capture()
             self._submit(run, trainer, pl_module, 0)
 
     @_guarded
@@ -261,7 +276,7 @@ class PtychoReconLoggingCallback(Callback):
         if run is None or run.from_training_set or trainer.sanity_checking:
             return
         if self._is_due(_completed_epochs(trainer), trainer):
-            run.capture = Capture(run.plan, run.backend.acquire(run.plan.layout))
+            run.begin_capture()
 
     @_guarded
     def on_validation_batch_end(
@@ -275,11 +290,8 @@ class PtychoReconLoggingCallback(Callback):
     ) -> None:
         """Copy the predictions of a batch, if `validation_step` returned them."""
         run = self._run
-        if run is None or run.capture is None or dataloader_idx != 0:
-            return
-        indices = batch_indices(run.loader, batch_idx, len(run.dataset))
-        if indices is not None:
-            run.capture.add_outputs(indices, outputs)
+        if run is not None and run.capture is not None and run.routes and dataloader_idx == 0:
+            run.capture.add_outputs(batch_idx, outputs)
 
     @_guarded
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -293,7 +305,7 @@ class PtychoReconLoggingCallback(Callback):
         """Without a validation set: log from the training set."""
         run, epoch = self._run, trainer.current_epoch + 1
         if run is not None and run.from_training_set and self._is_due(epoch, trainer):
-            run.capture = Capture(run.plan, run.backend.acquire(run.plan.layout))
+            run.begin_capture()
             self._submit(run, trainer, pl_module, epoch)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -319,7 +331,7 @@ class PtychoReconLoggingCallback(Callback):
     def _log_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run, epoch = self._run, trainer.current_epoch
         if run is not None and epoch > run.last_logged and trainer.global_step > 0:
-            run.capture = Capture(run.plan, run.backend.acquire(run.plan.layout))
+            run.begin_capture()
             self._submit(run, trainer, pl_module, epoch)
 
     def _submit(self, run: _Run, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
@@ -328,6 +340,7 @@ class PtychoReconLoggingCallback(Callback):
         run.last_logged = epoch
         run.next_due = (epoch // self.every_n_epochs + 1) * self.every_n_epochs
         plugin = trainer.precision_plugin
+        capture.finish()
         fill_missing(capture, pl_module, run.dataset, Precision(plugin.val_step_context, plugin.convert_input))
         run.backend.submit(
             Snapshot(
@@ -343,7 +356,10 @@ class PtychoReconLoggingCallback(Callback):
 
     @_guarded
     def _finish(self) -> None:
-        backend, self._backend, self._run = self._backend, None, None
+        backend, run = self._backend, self._run
+        self._backend = self._run = None
+        if run is not None:
+            run.copier.close()
         if backend is not None:
             backend.close(_INLINE_CLOSE_S if self.worker is None else self.worker.flush_timeout_s)
             if backend.stats.submitted:

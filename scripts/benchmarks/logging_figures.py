@@ -36,6 +36,7 @@ def make_row(mode: str, runs: Sequence[Run], turns: Mapping[str, Sequence[Run]])
         naive_ratio=statistics.median(naive) / p50 if p50 else None,
         reuse_ratio=statistics.median(reuse) / p50 if p50 else None,
         memcpy_s=statistics.median(run["memcpy_s"] for run in runs) if events else None,
+        memcpy_in_place_s=statistics.median(run["memcpy_in_place_s"] for run in runs) if events else None,
         epoch_ratio=epoch_ratio(runs, turns["off"]),
         busy_step_ratio=busy_step_ratio(runs, turns["off"]) if events else None,
         lag_s=statistics.median(last) if last else None,

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before mlflow is imported
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import MLFlowLogger
@@ -27,7 +28,7 @@ from torch import Tensor
 from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.model.lightning_module import PtychoLightningModule
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
-from recon_worker.client import WorkerSettings
+from recon_worker.settings import WorkerSettings
 
 Mode = Literal["off", "naive", "naive-reuse", "inline", "async"]
 N_PX = 64
@@ -124,7 +125,9 @@ def measure(settings: RunSettings) -> dict[str, Any]:
         artifact_location=(settings.output / "artifacts").as_uri(),
     )
     callback, hooks = make_callback(settings), Hooks()
-    watch = Watch(pace=lambda: settings.tiny and _is_busy(callback))
+    watch = Watch(
+        pace=lambda: settings.tiny and _is_busy(callback), snapshot_bytes=lambda: _snapshot_bytes(settings, callback)
+    )
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=settings.epochs,
@@ -145,6 +148,12 @@ def measure(settings: RunSettings) -> dict[str, Any]:
 def _is_busy(callback: Callback | None) -> bool:
     backend = callback._backend if isinstance(callback, PtychoReconLoggingCallback) else None
     return backend is not None and backend.stats.pending > 0
+
+
+def _snapshot_bytes(settings: RunSettings, callback: Callback | None) -> int:
+    """0 where nothing is copied, and over many events, where a copy of its own would disturb the memory figures."""
+    run = callback._run if isinstance(callback, PtychoReconLoggingCallback) and not settings.tiny else None
+    return 0 if run is None else run.plan.layout.nbytes
 
 
 def _digest(module: torch.nn.Module) -> str:
@@ -172,6 +181,7 @@ def _result(settings: RunSettings, watch: Watch, hooks: Hooks, artifacts: Path) 
         "events": events,
         "snapshot_bytes": nbytes,
         "memcpy_s": memcpy_s(nbytes) if nbytes else None,
+        "memcpy_in_place_s": float(np.median(watch.memcpy_s)) if watch.memcpy_s else None,
         "artifacts": sum(1 for p in artifacts.rglob("*.png")),
         "peak_rss_bytes": process_status(os.getpid())["VmHWM"],
         "samples": [asdict(one) for one in watch.samples],

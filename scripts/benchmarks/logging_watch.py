@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
 
 _PACE_S = 5.0
 _OUTSIDE_EVENTS = ("setup", "on_train_start", "on_train_end", "on_exception", "teardown")
@@ -39,11 +40,27 @@ class Watch(Callback):
     """Times of epochs and steps, losses, samples of /proc."""
 
     pace: Callable[[], bool] = lambda: False
+    snapshot_bytes: Callable[[], int] = lambda: 0
     epoch_s: list[float] = field(default_factory=list)
     steps: list[tuple[int, int, float, float]] = field(default_factory=list)
     """(epoch from 0, batch, start, end), seconds since 1970."""
     losses: list[float] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    memcpy_s: list[float] = field(default_factory=list)
+    """A plain copy of a snapshot's bytes at the end of each validation: with the caches as the logging finds them."""
+    _buffers: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy as many bytes as a snapshot has, between two buffers that have been written before."""
+        nbytes = self.snapshot_bytes()
+        if not nbytes:
+            return
+        if self._buffers is None:
+            self._buffers = np.ones(nbytes, np.uint8), np.ones(nbytes, np.uint8)
+        source, target = self._buffers
+        start_s = time.perf_counter()
+        target[:] = source
+        self.memcpy_s.append(time.perf_counter() - start_s)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An epoch lasts until the next begins: hooks and validation are in it."""

@@ -41,6 +41,7 @@ _SAVED_KEYS = (
     "events",
     "samples",
     "memcpy_s",
+    "memcpy_in_place_s",
     "load_before",
 )
 

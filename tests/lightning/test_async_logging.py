@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback
 
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
-from recon_worker.client import WorkerSettings
+from recon_worker.settings import WorkerSettings
 from tests.leaks import child_processes
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
 from tests.lightning.test_recon_logging import epochs_logged, fit, weights

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recon_worker.client import ReconWorker, WorkerSettings
+from recon_worker.client import ReconWorker
 from recon_worker.outbox import Outbox
+from recon_worker.settings import WorkerSettings
 from tests.leaks import child_processes, descriptors, recon_threads
 from tests.paths import REPOSITORY
 from tests.process.samples import fill, layout_of, log_epoch, make_run, make_scan, snapshot
@@ -60,12 +61,12 @@ def _wait_until(condition, timeout_s=30):
 
 def _stop(worker):
     """Freeze the worker process: it holds what it has and hears nothing."""
-    _wait_until(lambda: worker._ready)
-    os.kill(worker._process.pid, signal.SIGSTOP)
+    _wait_until(lambda: worker.is_ready)
+    os.kill(worker.pid, signal.SIGSTOP)
 
 
 def _resume(worker):
-    os.kill(worker._process.pid, signal.SIGCONT)
+    os.kill(worker.pid, signal.SIGCONT)
 
 
 def _epochs(tracking):
@@ -87,12 +88,13 @@ def test_the_worker_imports_neither_torch_nor_lightning_nor_the_users_main(tmp_p
     script.write_text(
         "import sys; print('imported', flush=True)\n"
         "from pathlib import Path\n"
-        "from recon_worker.client import ReconWorker, WorkerSettings\n"
+        "from recon_worker.client import ReconWorker\n"
+        "from recon_worker.settings import WorkerSettings\n"
         "worker = ReconWorker(WorkerSettings(spool_dir=Path('spool')))\n"
         "worker.launch()\n"
         "import time\n"
-        "while not worker._ready: time.sleep(0.02)\n"
-        "maps = Path(f'/proc/{worker._process.pid}/maps').read_text()\n"
+        "while not worker.is_ready: time.sleep(0.02)\n"
+        "maps = Path(f'/proc/{worker.pid}/maps').read_text()\n"
         "assert 'numpy' in maps and 'torch' not in maps\n"
         "worker.close(5)\n"
     )
@@ -130,8 +132,8 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(tracking, settings, sca
     with _started(replace(settings, depth=4), make_run(tracking), scan) as worker:
         for epoch in range(1, 4):
             log_epoch(worker, layout_of(scan), epoch)
-            _wait_until(lambda: worker._ready)
-            os.kill(worker._process.pid, signal.SIGKILL)
+            _wait_until(lambda: worker.is_ready)
+            os.kill(worker.pid, signal.SIGKILL)
 
     assert worker.stats.restarts >= 1
     assert worker.stats.logged == 3
@@ -140,9 +142,9 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(tracking, settings, sca
 
 def test_sigint_and_sigterm_do_not_end_the_worker(tracking, settings, scan):
     with _started(settings, make_run(tracking), scan) as worker:
-        _wait_until(lambda: worker._ready)
+        _wait_until(lambda: worker.is_ready)
         for number in (signal.SIGINT, signal.SIGTERM):
-            os.kill(worker._process.pid, number)
+            os.kill(worker.pid, number)
         log_epoch(worker, layout_of(scan), 1)
 
     assert worker.stats.restarts == 0
@@ -190,11 +192,12 @@ def test_a_full_queue_blocks_until_a_slot_is_free(tracking, settings, scan):
 
 def test_the_spill_is_bounded(tracking, settings, scan):
     limit = 2 * layout_of(scan).nbytes + 4096
-    with _started(replace(settings, depth=1, spill_bytes=limit), make_run(tracking), scan) as worker:
+    target = make_run(tracking)
+    with _started(replace(settings, depth=1, spill_bytes=limit), target, scan) as worker:
         _stop(worker)
         for epoch in range(1, 8):
             log_epoch(worker, layout_of(scan), epoch)
-        held = Outbox(settings.spool_dir / worker._setup["target"]["run_id"]).raw_bytes()
+        held = Outbox(settings.spool_dir / target.run_id).raw_bytes()
         _resume(worker)
 
     assert held <= limit
@@ -208,7 +211,7 @@ def test_an_unreachable_tracker_costs_the_flush_timeout_and_everything_is_kept(t
     worker = _started(replace(settings, flush_timeout_s=2), target, scan)
     for epoch in range(1, 4):
         log_epoch(worker, layout_of(scan), epoch)
-    _wait_until(lambda: not worker._waiting and worker._in_flight is None)
+    _wait_until(lambda: worker.to_render == 0)
 
     started = time.monotonic()
     worker.close(2)
@@ -221,14 +224,15 @@ def test_an_unreachable_tracker_costs_the_flush_timeout_and_everything_is_kept(t
 
 
 def test_snapshots_that_were_never_rendered_are_kept_raw(tracking, settings, scan):
-    worker = _started(replace(settings, depth=2), make_run(tracking), scan)
+    target = make_run(tracking)
+    worker = _started(replace(settings, depth=2), target, scan)
     _stop(worker)
     for epoch in range(1, 5):
         log_epoch(worker, layout_of(scan), epoch)
     worker.close(0.5)
 
     assert worker.stats.spooled == 4
-    assert len(Outbox(settings.spool_dir / worker._setup["target"]["run_id"]).raw()) == 4
+    assert len(Outbox(settings.spool_dir / target.run_id).raw()) == 4
 
 
 def test_close_may_be_called_twice_and_submit_after_close_counts_as_failed(tracking, settings, scan):
@@ -249,7 +253,8 @@ def test_a_killed_training_process_leaves_a_worker_that_finishes_and_goes(tracki
 import os, signal, sys
 sys.path.insert(0, {str(REPOSITORY)!r})
 from pathlib import Path
-from recon_worker.client import ReconWorker, WorkerSettings
+from recon_worker.client import ReconWorker
+from recon_worker.settings import WorkerSettings
 from recon_worker.outbox import RunTarget
 from tests.process.samples import layout_of, log_epoch, make_scan
 scan = make_scan()
@@ -258,8 +263,8 @@ worker.launch()
 worker.start(RunTarget(run_id={target.run_id!r}, tracking_uri={target.tracking_uri!r}), scan, layout_of(scan))
 for epoch in (1, 2, 3):
     log_epoch(worker, layout_of(scan), epoch)
-while not worker._ready: pass
-print(worker._process.pid, flush=True)
+while not worker.is_ready: pass
+print(worker.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -306,7 +311,7 @@ def test_automatic_depth_grows_within_its_budget(tracking, settings, scan):
             log_epoch(worker, layout_of(scan), epoch)
         _resume(worker)
 
-    assert worker._depth == 3
+    assert worker.depth == 3
     assert worker.stats.spilled == 2
     assert worker.stats.logged == 5
 
@@ -315,7 +320,7 @@ def test_the_spool_is_readable_by_its_owner_only_and_holds_no_credentials(tracki
     target = replace(make_run(tracking), tracking_uri="http://user:canary@127.0.0.1:9")
     worker = _started(replace(settings, flush_timeout_s=0.5), target, scan)
     log_epoch(worker, layout_of(scan), 1)
-    title = Path(f"/proc/{worker._process.pid}/cmdline").read_text()
+    title = Path(f"/proc/{worker.pid}/cmdline").read_text()
     worker.close(0.5)
 
     folder = settings.spool_dir / target.run_id
