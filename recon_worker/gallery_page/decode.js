@@ -105,7 +105,7 @@ function endText(value, unit) {
   const quarters = (value / Math.PI) * 4;
   const names = { "-4": "\u2212π", "-2": "\u2212π/2", 1: "π/4", 2: "π/2", 3: "3π/4", 4: "π" };
   const name = names[Math.round(quarters)];
-  if (unit === "rad" && name && Math.abs(quarters - Math.round(quarters)) < 1e-4) return `${name} rad`;
+  if (unit === "rad" && name && Math.abs(quarters - Math.round(quarters)) < 1e-5) return `${name} rad`;
   return withUnit(numberText(value), unit);
 }
 
