@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 DEMO_DIR ?= demo_output
 PORT ?= 5000
 
-.PHONY: help setup demo ui test test-slow check format bench clean
+.PHONY: help setup demo ui test test-slow test-browser check format bench clean
 
 help:  ## show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## make the virtual environment (the other targets do it by themselves)
 
@@ -30,6 +30,9 @@ test: $(READY)  ## run the tests (a few minutes)
 
 test-slow: $(READY)  ## run the long tests
 	$(BIN)/python -m pytest -m slow
+
+test-browser: $(READY)  ## run the tests in Chromium (skipped where it is not installed: .ci/install-browser)
+	$(BIN)/python -m pytest -m browser tests/browser
 
 check: $(READY)  ## lint, format and type checks
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ Imports nothing heavy, so that `--help` answers at once. The only place that rea
 import os
 import re
 from dataclasses import asdict, dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ ModelType = Literal["pinn", "supervised"]
 LossName = Literal["poisson", "mae"]
 LoggerName = Literal["mlflow", "csv", "tensorboard", "none"]
 StitchWeight = Literal["uniform", "probe"]
+ArraysFormat = Literal["none", "npz", "h5"]
 Overflow = Literal["spill", "drop-oldest", "block"]
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
@@ -196,6 +198,29 @@ class PyTorchExecutionConfig:
     recon_log_stitch_weight: StitchWeight = option(
         "uniform", "average overlapping patches equally, or by the probe's intensity", group=_RECON
     )
+    recon_log_baseline: bool = option(
+        True,
+        "also log the untrained network, as epoch 0: one extra pass over the logged samples before the first step",
+        group=_RECON,
+    )
+    recon_log_ramp: bool | None = option(
+        None,
+        "take a linear phase ramp out of the stitched object before errors are computed; default: on for pinn, off "
+        "for supervised, which learns the true phase",
+        group=_RECON,
+    )
+    recon_log_pixel_size: float | None = option(
+        None, "side of an object pixel, metres: for scale bars, resolutions in nm and the arrays", group=_RECON
+    )
+    recon_log_arrays: ArraysFormat = option(
+        "none",
+        "also log the stitched object with coverage, ground truth and positions as numbers: npz, or h5 (HDF5 in CXI's "
+        "conventions, needs h5py)",
+        group=_RECON,
+    )
+    recon_log_description: bool = option(
+        False, "show the latest summary in the run's description; text of yours there is kept", group=_RECON
+    )
     recon_log_async: bool = option(
         False,
         "stitch, render and upload in a separate process: the training only copies arrays and never waits",
@@ -265,11 +290,26 @@ class PyTorchExecutionConfig:
         )
         limit = self.recon_log_max_stitch_samples
         _require(limit is None or limit >= 1, f"recon_log_max_stitch_samples is {limit}; it must be at least 1.")
+        self._check_arrays()
         self._check_worker()
         chosen = self.recon_log_fixed_indices or ()
         _require(min(chosen, default=0) >= 0, f"recon_log_fixed_indices has {min(chosen, default=0)}; count from 0.")
         repeated = sorted({i for i in chosen if chosen.count(i) > 1})
         _require(not repeated, f"recon_log_fixed_indices has {repeated} more than once; name each sample once.")
+
+    def _check_arrays(self) -> None:
+        size = self.recon_log_pixel_size
+        _require(
+            size is None or 0 < size < 1, f"recon_log_pixel_size is {size} m; it must be above 0 and below 1 metre."
+        )
+        _require(
+            self.recon_log_arrays == "none" or self.recon_log_stitch,
+            f"recon_log_arrays is {self.recon_log_arrays!r}, but there is no stitched object. Add --recon-log-stitch.",
+        )
+        _require(
+            self.recon_log_arrays != "h5" or find_spec("h5py") is not None,
+            "recon_log_arrays is 'h5', which needs h5py: pip install h5py. Or take npz.",
+        )
 
     def _check_worker(self) -> None:
         depth = self.recon_log_queue_depth

@@ -1,29 +1,48 @@
-"""From a snapshot to named artifacts: which pictures there are, what they show and what they are called.
+"""From a snapshot to named artifacts: which files there are and what they are called. What they show: `panels`.
 
-    epoch_05/patch_272/{amp,phase}_pred.png  {amp,phase}_gt.png  {amp,phase}_error.png  diff_{obs,pred,error}_logI.png
-    epoch_05/stitched/{amp,phase}_pred.png   {amp,phase}_gt.png  {amp,phase}_error.png        (..._object_01/, ...)
+    epoch_05/summary.png
+    epoch_05/stitched/{amp,phase}_pred.png   {amp,phase}_gt.png  {amp,phase}_error.png  complex.png  arrays.npz or .h5
+    epoch_05/stitched_object_01/...          further objects
+    epoch_05/patch_272/...                   the same without arrays, and diff_{obs,pred,error}_logI.png
+    recon_log/gallery.html  scales.json      of all epochs so far: replaced by each one
+    recon_log/evolution.gif                  at the end
 
-Ground truth and errors exist only where there is a real ground truth. The object is known up to a factor
-(a global phase and an amplitude scale): errors are taken after the best factor is applied, predictions stay raw.
+Ground truth and errors exist only where there is a real ground truth. Beside the files there are metrics, image cards
+and, if wanted, the run's description (`deliveries`).
 """
 
-import math
-from collections.abc import Callable, Iterator
+import io
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
+from PIL import Image
 
-from recon_worker.alignment import align, phase_error_rad
-from recon_worker.rendering import encode_png, log_intensity, shared_range
-from recon_worker.snapshot import Bool, Complex64, Float32, Scan, Snapshot
-from recon_worker.stitching import stitch
+from recon_worker.arrays import ENCODERS, ObjectArrays
+from recon_worker.complex_image import encode_complex_png
+from recon_worker.deliveries import DESCRIPTION_NAME, Latest, Numbers, card_name, metrics_name
+from recon_worker.history import GALLERY, SCALES, History
+from recon_worker.labels import metric_label, metric_value
+from recon_worker.panels import Panels, Shown
+from recon_worker.rendering import encode_png
+from recon_worker.snapshot import Scan, Snapshot
+from recon_worker.stitching import canvas_positions
+from recon_worker.summary import summary_png
+from recon_worker.views import METRICS, ObjectView, Panel, PatchView, Sheet
 
-_PHASE_RANGE_RAD = (-math.pi, math.pi)
+_T = TypeVar("_T")
+_CARD_PX = 256
+"""Least side of an image card: MLflow does not enlarge small pictures."""
+_DESCRIBED = ("amp_mae", "phase_mae_rad", "frc_cutoff_half", "frc_resolution_half_nm", "log_intensity_r")
+"""Numbers in the run's description, where there are such."""
+_OF_PATCHES_ONLY = ("log_intensity_r",)
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file to upload."""
+    """A file to upload, or one of `deliveries`."""
 
     path: str
     """Relative path with forward slashes, such as epoch_05/stitched/amp_pred.png."""
@@ -38,116 +57,162 @@ class Failure:
     reason: str
 
 
-@dataclass(frozen=True)
-class _Picture:
-    path: str
-    encode: Callable[[], bytes]
+def render(scan: Scan, snapshot: Snapshot, history: History) -> Iterator[Artifact | Failure]:
+    """Make the artifacts of a snapshot, one after the other. What fails is reported, and the rest goes on.
 
-
-def render(scan: Scan, snapshot: Snapshot) -> Iterator[Artifact | Failure]:
-    """Make the artifacts of a snapshot, one after the other. What fails is reported, and the rest goes on."""
-    root = f"epoch_{snapshot.epoch:0{scan.epoch_digits}d}"
-    digits = max(2, len(str(max(scan.fixed_indices, default=0))))
-    for row, index in enumerate(scan.fixed_indices):
-        if snapshot.arrays.fixed_filled[row]:
-            folder = f"{root}/patch_{index:0{digits}d}"
-            yield from _attempt(folder, lambda row=row, folder=folder: _patch(scan, snapshot, row, folder))  # type: ignore[misc]
-    if scan.geometry is not None:
-        yield from _attempt(f"{root}/stitched", lambda: _stitched(scan, snapshot, f"{root}/stitched"))
-
-
-def _attempt(folder: str, pictures: Callable[[], Iterator[_Picture]]) -> Iterator[Artifact | Failure]:
-    try:  # NaN and infinity are shown, not warned about
-        with np.errstate(all="ignore"):
-            planned = list(pictures())
-    except Exception as error:  # one group of pictures must not cost the others
-        yield Failure(folder, f"{type(error).__name__}: {error}")
-        return
-    for picture in planned:
-        try:
-            with np.errstate(all="ignore"):
-                made = Artifact(picture.path, picture.encode())
-        except Exception as error:  # one picture must not cost the others
-            yield Failure(picture.path, f"{type(error).__name__}: {error}")
-        else:
+    Args:
+        scan: The run's scan.
+        snapshot: What to render.
+        history: What earlier epochs left; this one is added to it.
+    """
+    folder = f"epoch_{snapshot.epoch:0{scan.epoch_digits}d}"
+    shown: list[Shown] = []
+    for name, make in Panels(scan, snapshot, history.scales).planned():
+        made = _attempt(f"{folder}/{name}", make)
+        if isinstance(made, Failure):
             yield made
+            continue
+        shown.extend(made)
+        for one in made:
+            yield from _files_of(scan, snapshot, folder, one)
+    if shown:
+        sheet = _sheet(scan, snapshot, folder, [one.view for one in shown])
+        yield from _files_of_epoch(scan, snapshot, sheet)
+        yield from _files_of_run(sheet, history)
 
 
-def _patch(scan: Scan, snapshot: Snapshot, row: int, folder: str) -> Iterator[_Picture]:
-    arrays = snapshot.arrays
-    predicted = (arrays.fixed_amp[row] * np.exp(1j * arrays.fixed_phase[row])).astype(np.complex64)
-    seen = np.ones(predicted.shape, bool)
-    truth = _label(scan, row)
-    yield from _object_pictures(folder, predicted, truth, seen)
-    observed = log_intensity(scan.observed_diffraction[row])
-    if not snapshot.has_diffraction:
-        yield _scalar(f"{folder}/diff_obs_logI.png", observed, shared_range(observed), "magma", *_DIFFRACTION)
-        return
-    diffraction = log_intensity(arrays.fixed_diffraction[row])
-    shared = shared_range(observed, diffraction)
-    error = np.abs(diffraction - observed)
-    yield _scalar(f"{folder}/diff_obs_logI.png", observed, shared, "magma", *_DIFFRACTION)
-    yield _scalar(f"{folder}/diff_pred_logI.png", diffraction, shared, "magma", *_DIFFRACTION)
-    yield _scalar(f"{folder}/diff_error_logI.png", error, _from_zero(error), "inferno", *_DIFFRACTION_ERROR)
+def finish(history: History) -> Iterator[Artifact | Failure]:
+    """What is made once, when no more snapshots come."""
+    animation = _attempt("recon_log/evolution.gif", history.evolution)
+    if isinstance(animation, Failure):
+        yield animation
+    elif animation is not None:
+        yield Artifact("recon_log/evolution.gif", animation)
 
 
-_DIFFRACTION = ("diffraction log(1 + intensity)", "log(1 + data amplitude squared)")
-_DIFFRACTION_ERROR = ("diffraction error |pred - obs|", "log(1 + data amplitude squared)")
+def _attempt(path: str, make: Callable[[], _T]) -> _T | Failure:
+    try:
+        with np.errstate(all="ignore"):  # NaN and infinity are shown, not warned about
+            return make()
+    except Exception as error:  # one picture must not cost the others
+        return Failure(path, f"{type(error).__name__}: {error}")
 
 
-def _label(scan: Scan, row: int) -> Complex64 | None:
-    if scan.label_amp is None or scan.label_phase is None or not scan.label_amp[row].any():
-        return None
-    label: Complex64 = (scan.label_amp[row] * np.exp(1j * scan.label_phase[row])).astype(np.complex64)
-    return label
+def _made(path: str, encode: Callable[[], bytes]) -> Artifact | Failure:
+    data = _attempt(path, encode)
+    return data if isinstance(data, Failure) else Artifact(path, data)
 
 
-def _stitched(scan: Scan, snapshot: Snapshot, folder: str) -> Iterator[_Picture]:
-    assert scan.geometry is not None
-    arrays = snapshot.arrays
-    for number, image in enumerate(stitch(scan.geometry, arrays.stitch_object(), arrays.stitch_filled)):
-        truth = scan.ground_truth[number] if number < len(scan.ground_truth) else None
-        name = folder if number == 0 else f"{folder}_object_{number:02d}"
-        yield from _object_pictures(name, image.object, truth, image.scanned)
-
-
-def _object_pictures(folder: str, predicted: Complex64, truth: Complex64 | None, scanned: Bool) -> Iterator[_Picture]:
-    """Amplitude and phase of the prediction and, where there is one, the truth and the error."""
-    amp, phase = np.abs(predicted), np.angle(predicted)
-    amps = [amp[scanned]] if truth is None else [amp[scanned], np.abs(truth[scanned])]
-    amp_range = shared_range(*amps)
-    yield _scalar(f"{folder}/amp_pred.png", amp, amp_range, "gray", "object amplitude", "1", scanned)
-    yield _scalar(f"{folder}/phase_pred.png", phase, _PHASE_RANGE_RAD, "twilight", "object phase", "rad", scanned)
-    if truth is None:
-        return
-    known = ~np.isnan(truth)
-    yield _scalar(f"{folder}/amp_gt.png", np.abs(truth), amp_range, "gray", "object amplitude", "1", known)
-    yield _scalar(f"{folder}/phase_gt.png", np.angle(truth), _PHASE_RANGE_RAD, "twilight", "object phase", "rad", known)
-    compared = scanned & known & (truth != 0) & (predicted != 0)
-    aligned = align(predicted, truth, compared)
-    amp_error = np.where(compared, np.abs(np.abs(aligned) - np.abs(truth)), 0).astype(np.float32)
-    phase_error = np.where(compared, np.abs(phase_error_rad(np.angle(aligned), np.angle(truth))), 0).astype(np.float32)
-    for kind, error, unit in (("amp", amp_error, "1"), ("phase", phase_error, "rad")):
-        quantity = f"object {'amplitude' if kind == 'amp' else 'phase'} error |pred - gt|, aligned"
-        yield _scalar(f"{folder}/{kind}_error.png", error, _from_zero(error), "inferno", quantity, unit, compared)
-
-
-def _from_zero(error: Float32) -> tuple[float, float]:
-    return 0.0, max(shared_range(error)[1], np.finfo(np.float32).tiny.item())
-
-
-def _scalar(
-    path: str,
-    values: Float32,
-    value_range: tuple[float, float],
-    colormap: str,
-    quantity: str,
-    unit: str,
-    scanned: Bool | None = None,
-) -> _Picture:
-    return _Picture(
-        path,
-        lambda: encode_png(
-            values, value_range=value_range, colormap=colormap, quantity=quantity, unit=unit, scanned=scanned
-        ),
+def _files_of(scan: Scan, snapshot: Snapshot, folder: str, one: Shown) -> Iterator[Artifact | Failure]:
+    """The files in the folder of an object or a patch."""
+    place = f"{folder}/{one.view.name}"
+    for kind, panel in one.view.panels():
+        yield _made(f"{place}/{kind}.png", partial(_encode, panel))
+    amplitudes = one.view.amp_pred.value_range
+    yield _made(
+        f"{place}/complex.png",
+        lambda: encode_complex_png(one.predicted, amplitude_range=amplitudes, scanned=one.scanned),
     )
+    if scan.arrays_format != "none" and one.number is not None:
+        arrays = partial(_arrays, scan, snapshot, one, one.number)
+        yield _made(f"{place}/arrays.{scan.arrays_format}", lambda: ENCODERS[scan.arrays_format](arrays()))
+
+
+def _encode(panel: Panel) -> bytes:
+    return encode_png(
+        panel.values,
+        value_range=panel.value_range,
+        colormap=panel.colormap,
+        quantity=panel.quantity,
+        unit=panel.unit,
+        scanned=panel.scanned,
+    )
+
+
+def _arrays(scan: Scan, snapshot: Snapshot, one: Shown, number: int) -> ObjectArrays:
+    assert scan.geometry is not None
+    assert one.coverage is not None
+    return ObjectArrays(
+        object=one.predicted,
+        coverage=one.coverage,
+        ground_truth=one.truth,
+        positions_px=canvas_positions(scan.geometry, number),
+        pixel_size_m=scan.pixel_size_m,
+        epoch=snapshot.epoch,
+        step=snapshot.step,
+    )
+
+
+def _sheet(scan: Scan, snapshot: Snapshot, folder: str, views: Sequence[ObjectView]) -> Sheet:
+    patches = tuple(view for view in views if isinstance(view, PatchView))
+    means = _means(patches)
+    if len(patches) < len(views):  # the same numbers of a whole object say more, and would stand beside them
+        means = {name: means[name] for name in _OF_PATCHES_ONLY if name in means}
+    return Sheet(
+        epoch=snapshot.epoch,
+        step=snapshot.step,
+        folder=folder,
+        objects=tuple(view for view in views if not isinstance(view, PatchView)),
+        patches=patches,
+        metrics=means,
+        pixel_size_m=scan.pixel_size_m,
+    )
+
+
+def _means(patches: Sequence[PatchView]) -> dict[str, float]:
+    """Mean of each number over the patches that have it; without the fitted alignments, whose means say nothing."""
+    every = [patch.metrics for patch in patches]
+    values = {name: [one[name] for one in every if name in one and np.isfinite(one[name])] for name in METRICS}
+    return {name: float(np.mean(found)) for name, found in values.items() if found and not name.startswith("fit_")}
+
+
+def _files_of_epoch(scan: Scan, snapshot: Snapshot, sheet: Sheet) -> Iterator[Artifact | Failure]:
+    """The summary, the image cards, the numbers and the description."""
+    summary = _made(f"{sheet.folder}/summary.png", lambda: summary_png(sheet))
+    yield summary
+    if isinstance(summary, Artifact):
+        yield Artifact(card_name(sheet.folder, "summary", sheet.step), summary.data)
+    for view in sheet.objects:
+        for kind, panel in (("amp", view.amp_pred), ("phase", view.phase_pred)):
+            yield _made(card_name(sheet.folder, f"{view.name}_{kind}", sheet.step), partial(_card, panel))
+    numbers = Numbers(step=sheet.step, time_ms=int(1000 * snapshot.created_unix_s), values=_metrics(sheet))
+    if numbers.values:
+        yield Artifact(metrics_name(sheet.folder), numbers.to_json())
+    if scan.description and isinstance(summary, Artifact):
+        yield Artifact(DESCRIPTION_NAME, _latest(sheet).to_json())
+
+
+def _card(panel: Panel) -> bytes:
+    """The picture, enlarged by a whole factor to at least 256 px; its values are nobody's business here."""
+    with Image.open(io.BytesIO(_encode(panel))) as image:
+        factor = -(-_CARD_PX // max(image.size))
+        enlarged = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    stream = io.BytesIO()
+    enlarged.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def _metrics(sheet: Sheet) -> dict[str, float]:
+    """The numbers by their name in MLflow; those that cannot be had are left out."""
+    groups = {view.name: view.metrics for view in sheet.objects} | {"patches": _means(sheet.patches)}
+    return {
+        f"recon/{group}/{name}": value
+        for group, values in groups.items()
+        for name, value in values.items()
+        if np.isfinite(value)
+    }
+
+
+def _latest(sheet: Sheet) -> Latest:
+    values = {**sheet.metrics, **(sheet.objects[0].metrics if sheet.objects else {})}
+    shown = {metric_label(name).label: metric_value(name, values[name]) for name in _DESCRIBED if name in values}
+    return Latest(title=f"{sheet.label}, step {sheet.step}", summary=f"{sheet.folder}/summary.png", values=shown)
+
+
+def _files_of_run(sheet: Sheet, history: History) -> Iterator[Artifact | Failure]:
+    """What all epochs share, brought up to date."""
+    added = _attempt(f"recon_log/{GALLERY}", partial(history.add, sheet))
+    yield added if isinstance(added, Failure) else _made(f"recon_log/{GALLERY}", history.gallery)
+    scales = history.unpublished_scales()
+    if scales is not None:
+        yield Artifact(f"recon_log/{SCALES}", scales)

@@ -2,10 +2,13 @@
 
 import logging
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from recon_worker.artifacts import Artifact, Failure, render
+from recon_worker.artifacts import Artifact, Failure, finish, render
+from recon_worker.continuation import earlier_history
+from recon_worker.history import History
 from recon_worker.ledger import Ledger
 from recon_worker.mlflow_sink import ArtifactClient, MlflowSink
 from recon_worker.outbox import RunTarget
@@ -55,6 +58,7 @@ class InlineBackend:
         self._client = client
         self._sink: MlflowSink | None = None
         self._scan: Scan | None = None
+        self._history = History()
         self._layout: SnapshotLayout | None = None
         self._arrays: SnapshotArrays | None = None
 
@@ -64,6 +68,7 @@ class InlineBackend:
     def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
         """See `ReconBackend`."""
         self._sink, self._scan = MlflowSink(self._client, target.run_id), scan
+        self._history = earlier_history(target, lambda: self._client)
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
         """See `ReconBackend`."""
@@ -78,7 +83,7 @@ class InlineBackend:
         if self._scan is None:
             raise RuntimeError("submit was called before start; start the backend with the run's Scan first.")
         self.stats.submitted += 1
-        failures = self._log_all(self._scan, snapshot)
+        failures = self._log_all(render(self._scan, snapshot, self._history))
         if failures:
             self.stats.failed += 1
             _log.warning(
@@ -88,11 +93,11 @@ class InlineBackend:
         else:
             self.stats.logged += 1
 
-    def _log_all(self, scan: Scan, snapshot: Snapshot) -> list[Failure]:
+    def _log_all(self, everything: Iterator[Artifact | Failure]) -> list[Failure]:
         """Upload until the tracker fails once: each further try could block for minutes."""
         failures: list[Failure] = []
         tracker_error = ""
-        for made in render(scan, snapshot):
+        for made in everything:
             if isinstance(made, Artifact) and not tracker_error:
                 tracker_error = self._upload_error(made)
             if isinstance(made, Failure) or tracker_error:
@@ -117,8 +122,11 @@ class InlineBackend:
         return True
 
     def close(self, timeout_s: float) -> None:
-        """See `ReconBackend`."""
-        self._arrays = self._layout = None
+        """See `ReconBackend`; the animation is logged now."""
+        if self._scan is not None:
+            for failure in self._log_all(finish(self._history)):
+                _log.warning("%s could not be logged: %s", failure.path, failure.reason)
+        self._arrays = self._layout = self._scan = None
 
     def summary(self) -> str:
         """See `ReconBackend`."""

@@ -147,7 +147,7 @@ class ReconWorker:
             _log.warning("The table of events cannot be written: %s", error)
             return
         self._queue.upload_events()
-        if self._supervisor.upload(EVENTS, artifact.path):
+        if self._supervisor.finish(EVENTS, artifact.path):
             self.flush(deadline - time.monotonic())
 
     def _shut_down(self) -> None:

@@ -1,19 +1,30 @@
-"""Uploads artifacts to an MLflow run through any client that has MLflow's `log_artifact`."""
+"""Brings what waits in the outbox to an MLflow run: files as artifacts, and what `deliveries` are."""
 
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from recon_worker.deliveries import Latest, Numbers, card_of, is_description, is_metrics, merged_description
+from recon_worker.image_cards import CardClient, ImageCards
 
-class ArtifactClient(Protocol):
+_DESCRIPTION_TAG = "mlflow.note.content"
+
+
+class ArtifactClient(CardClient, Protocol):
     """The part of `mlflow.MlflowClient` that is used."""
-
-    def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
-        """Copy a local file to `artifact_path/<file name>` of the run."""
 
     def log_batch(self, run_id: str, metrics: Sequence[Any]) -> object:
         """Log several metrics at once."""
+
+    def get_run(self, run_id: str) -> Any:  # noqa: ANN401
+        """The run, with its tags and its experiment."""
+
+    def download_artifacts(self, run_id: str, path: str, dst_path: str | None = None) -> str:
+        """Copy an artifact to a local folder; returns where it lies."""
+
+    def set_tag(self, run_id: str, key: str, value: Any) -> object:  # noqa: ANN401
+        """Set a tag of the run."""
 
 
 class MlflowSink:
@@ -27,14 +38,23 @@ class MlflowSink:
     def __init__(self, client: ArtifactClient, run_id: str) -> None:
         self._client = client
         self._run_id = run_id
+        self._cards = ImageCards(client, run_id)
 
     def upload(self, local: Path, name: str) -> None:
-        """Upload the file `local` as the artifact `name`; blocks. The file must be called as the name ends.
+        """Bring the file `local` to where its `name` says; blocks. The file must be called as the name ends.
 
         Raises:
             Exception: Whatever the client raises.
         """
-        self._client.log_artifact(self._run_id, str(local), str(PurePosixPath(name).parent))
+        card = card_of(name)
+        if card is not None:
+            self._cards.log(local, card)
+        elif is_metrics(name):
+            self._log(Numbers.from_json(local.read_bytes()))
+        elif is_description(name):
+            self._describe(Latest.from_json(local.read_bytes()))
+        else:
+            self._client.log_artifact(self._run_id, str(local), str(PurePosixPath(name).parent))
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log numbers at a step; blocks.
@@ -42,7 +62,17 @@ class MlflowSink:
         Raises:
             Exception: Whatever the client raises.
         """
+        self._log(Numbers(step=step, time_ms=int(time.time() * 1000), values=values))
+
+    def _log(self, numbers: Numbers) -> None:
         from mlflow.entities import Metric
 
-        now_ms = int(time.time() * 1000)
-        self._client.log_batch(self._run_id, metrics=[Metric(k, v, now_ms, step) for k, v in values.items()])
+        metrics = [Metric(name, value, numbers.time_ms, numbers.step) for name, value in numbers.values.items()]
+        self._client.log_batch(self._run_id, metrics=metrics)
+
+    def _describe(self, latest: Latest) -> None:
+        run = self._client.get_run(self._run_id)
+        before = run.data.tags.get(_DESCRIPTION_TAG, "")
+        after = merged_description(before, latest, self._run_id, run.info.experiment_id)
+        if after != before:
+            self._client.set_tag(self._run_id, _DESCRIPTION_TAG, after)

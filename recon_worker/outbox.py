@@ -4,6 +4,7 @@
                     /scan.npz              what the run's snapshots have in common
                     /raw/<generation>_epoch_<n>.snapshot     snapshots that wait to be rendered
                     /outbox/epoch_05/stitched/amp_pred.png   artifacts that wait to be uploaded
+                    /history/{scales.json,gallery.html}      what the pictures of later epochs need
                     /lock                                    held (flock) by whoever may empty the spool
 
 Files appear by rename, so a file that is there is whole. All is readable by the owner only. What is found in a spool
@@ -12,29 +13,37 @@ is not trusted: paths must look like artifacts of this program, and links are no
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from recon_worker.artifacts import Artifact
 from recon_worker.codec import CodecError, dump_scan, load_scan
+from recon_worker.history import HISTORY_FILES
 from recon_worker.snapshot import Scan
 from recon_worker.uris import without_credentials
 
 _VERSION = 1
 _ARTIFACT = re.compile(
-    r"epoch_\d+/(patch_\d+|stitched(_object_\d+)?)/[A-Za-z0-9_]+\.png|recon_log/[A-Za-z0-9_]+\.(csv|json)"
+    r"epoch_\d+/((patch_\d+|stitched(_object_\d+)?)/([A-Za-z0-9_]+\.png|arrays\.(npz|h5))|summary\.png)"
+    r"|recon_log/(events\.csv|scales\.json|gallery\.html|evolution\.gif)"
+    r"|cards/epoch_\d+/[A-Za-z0-9_]+\.step_\d+\.png|metrics/epoch_\d+\.json|description/run\.json"
 )
+_EPOCH = re.compile(r"(?:^|/)epoch_(\d+)[/.]")
 _RAW = re.compile(r"\d{8}_epoch_\d+\.snapshot")
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _OWN = re.compile(r"run\.json|scan\.npz|lock|\..+\.\d+")
 """Files that are not worth keeping once nothing waits: the last are what a killed process was writing."""
 _DAMAGED = ".damaged"
+
+Version = tuple[int, int, int]
+"""Tells a file from another that has taken its name."""
 
 
 class SpoolError(ValueError):
@@ -48,6 +57,10 @@ class RunTarget:
     run_id: str
     tracking_uri: str
     """May hold credentials in memory; they are left out of the spool."""
+    earlier_run_id: str | None = None
+    """The run that a resumed training continues, which may be the same one; None: it began with this run."""
+    earlier_epoch: int = 0
+    """Completed epochs when it was resumed."""
 
 
 class Outbox:
@@ -60,7 +73,7 @@ class Outbox:
 
     def __init__(self, folder: Path, *, create: bool = True) -> None:
         self.folder = folder
-        self._files, self._raw = folder / "outbox", folder / "raw"
+        self._files, self._raw, self._history = folder / "outbox", folder / "raw", folder / "history"
         self._folders_change = threading.Lock()
         for one in (folder, self._files, self._raw) if create else ():
             one.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,7 +106,10 @@ class Outbox:
             )
         if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id) or not isinstance(uri, str):
             raise SpoolError(f"{self.folder}/run.json does not name an MLflow run.")
-        return RunTarget(run_id=run_id, tracking_uri=uri)
+        earlier_id, earlier_epoch = record.get("earlier_run_id"), record.get("earlier_epoch")
+        if not isinstance(earlier_id, str) or not _RUN_ID.fullmatch(earlier_id) or type(earlier_epoch) is not int:
+            return RunTarget(run_id=run_id, tracking_uri=uri)
+        return RunTarget(run_id=run_id, tracking_uri=uri, earlier_run_id=earlier_id, earlier_epoch=earlier_epoch)
 
     def scan(self) -> Scan:
         """What the run's snapshots have in common."""
@@ -112,21 +128,42 @@ class Outbox:
             _write(place, [artifact.data])
 
     def artifacts(self) -> Iterator[str]:
-        """Names of the artifacts that wait, oldest epoch first."""
+        """Names of the artifacts that wait, oldest epoch first; what belongs to no single epoch is last."""
         found = (str(p.relative_to(self._files)) for p in _below(self._files) if p.is_file() and not p.is_symlink())
-        return iter(sorted(name for name in found if is_artifact_name(name)))
+        return iter(sorted((name for name in found if is_artifact_name(name)), key=lambda n: (epoch_of(n), n)))
 
     def local_path(self, name: str) -> Path:
         """Where a waiting artifact lies."""
         return self._files / name
 
-    def remove(self, name: str) -> None:
-        """Forget an artifact that has been uploaded, and folders that are empty now."""
+    def version(self, name: str) -> Version | None:
+        """Which file lies under a name now; None: there is none."""
+        try:
+            found = self.local_path(name).stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def remove(self, name: str, uploaded: Version) -> None:
+        """Forget an artifact that has been uploaded, unless a newer one has taken its place, and empty folders."""
         place = self._files / name
-        place.unlink(missing_ok=True)
-        with self._folders_change, contextlib.suppress(OSError):  # not empty, or removed by another thread
-            for folder in place.parents[: len(Path(name).parents) - 1]:
-                folder.rmdir()
+        with self._folders_change:
+            if self.version(name) != uploaded:
+                return
+            place.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty
+                for folder in place.parents[: len(Path(name).parents) - 1]:
+                    folder.rmdir()
+
+    def keep_history(self, files: Mapping[str, bytes]) -> None:
+        """Keep what the pictures of later epochs need (`history.History.files`)."""
+        self._history.mkdir(mode=0o700, exist_ok=True)
+        for name, content in files.items():
+            _write(self._history / name, [content])
+
+    def history(self) -> dict[str, bytes]:
+        """What `keep_history` kept; nothing if that was not called."""
+        return {name: place.read_bytes() for name in HISTORY_FILES if (place := self._history / name).is_file()}
 
     def put_raw(self, generation: int, epoch: int, parts: Sequence[bytes | memoryview]) -> Path:
         """Keep a snapshot (`codec.dump_snapshot`) until it is rendered."""
@@ -154,7 +191,7 @@ class Outbox:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is left that anyone could want."""
-        return all(p.is_dir() or _OWN.fullmatch(p.name) for p in _below(self.folder))
+        return all(p.is_dir() or self._history in p.parents or _OWN.fullmatch(p.name) for p in _below(self.folder))
 
     def discard(self) -> None:
         """Remove the spool if nothing is left in it. Who opens it at that moment finds all of it or nothing."""
@@ -167,6 +204,12 @@ class Outbox:
 def is_artifact_name(path: str) -> bool:
     """Whether this program gives artifacts such names; nothing else is written, uploaded or removed."""
     return _ARTIFACT.fullmatch(path) is not None
+
+
+def epoch_of(name: str) -> float:
+    """The epoch that an artifact belongs to; infinity for those of the whole run, such as the gallery."""
+    found = _EPOCH.search(name)
+    return int(found[1]) if found else math.inf
 
 
 def total_bytes(files: Sequence[Path]) -> int:

@@ -23,11 +23,12 @@ from recon_worker.snapshot import Bool, Float32, Float64
 
 LEVELS = 252
 """Palette entries that show values."""
-_NEGATIVE_INFINITY, _POSITIVE_INFINITY, _NOT_A_NUMBER, _NOT_SCANNED = range(LEVELS, 256)
-_RESERVED_COLOURS = ((0, 139, 139), (0, 255, 255), (0, 255, 0), (127, 160, 136))
+NEGATIVE_INFINITY, POSITIVE_INFINITY, NOT_A_NUMBER, NOT_SCANNED = range(LEVELS, 256)
+"""Palette entries that show what is not a value, in the order of RESERVED_COLOURS."""
+RESERVED_COLOURS = ((0, 139, 139), (0, 255, 255), (0, 255, 0), (127, 160, 136))
 _ENCODING = (
     f"palette index i < {LEVELS}: value = vmin + i (vmax - vmin) / {LEVELS - 1}; "
-    f"{_NEGATIVE_INFINITY}: -inf; {_POSITIVE_INFINITY}: inf; {_NOT_A_NUMBER}: nan; {_NOT_SCANNED}: not scanned"
+    f"{NEGATIVE_INFINITY}: -inf; {POSITIVE_INFINITY}: inf; {NOT_A_NUMBER}: nan; {NOT_SCANNED}: not scanned"
 )
 _BLOCK_PX = 1 << 15
 """Pixels converted at a time: double precision that stays in the processor's cache."""
@@ -88,18 +89,9 @@ def encode_png(
         TypeError: The values are complex.
         ValueError: The array is not two-dimensional or the range is not a range.
     """
-    array = np.asarray(values)
-    if np.iscomplexobj(array):
-        raise TypeError("values are complex; take the amplitude or the phase first.")
-    if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"values have shape {array.shape}; an image has two dimensions and at least one pixel.")
     vmin, vmax = value_range
-    if not 0 < float(vmax) - float(vmin) < np.inf:
-        raise ValueError(f"value_range is ({vmin}, {vmax}); it must be finite and increasing.")
-    if scanned is not None and scanned.shape != array.shape:
-        raise ValueError(f"scanned has shape {scanned.shape}; it must be that of the values, {array.shape}.")
-    image = Image.fromarray(_indices(array, vmin, vmax, scanned))
-    image.putpalette(_palette(colormap))
+    image = Image.fromarray(to_indices(values, value_range=value_range, scanned=scanned))
+    image.putpalette(palette(colormap).tobytes())
     text = PngInfo()
     facts = (quantity, unit, repr(float(vmin)), repr(float(vmax)), colormap, _ENCODING)
     for key, value in zip(_TEXT_KEYS, facts, strict=True):
@@ -109,15 +101,32 @@ def encode_png(
     return stream.getvalue()
 
 
-def _indices(array: NDArray[np.generic], vmin: float, vmax: float, scanned: Bool | None) -> NDArray[np.uint8]:
+def to_indices(
+    values: ArrayLike, *, value_range: tuple[float, float], scanned: Bool | None = None
+) -> NDArray[np.uint8]:
+    """(H, W) palette entries of a scalar image; arguments and errors as of `encode_png`."""
+    array, (vmin, vmax) = np.asarray(values), value_range
+    _check(array, value_range, scanned)
     indices = np.empty(array.shape, np.uint8)
     rows = max(1, _BLOCK_PX // array.shape[1])
     for start in range(0, len(array), rows):
         block = slice(start, start + rows)
         indices[block] = _block_indices(array[block].astype(np.float64), vmin, vmax)
     if scanned is not None:
-        indices[~scanned] = _NOT_SCANNED
+        indices[~scanned] = NOT_SCANNED
     return indices
+
+
+def _check(array: NDArray[np.generic], value_range: tuple[float, float], scanned: Bool | None) -> None:
+    vmin, vmax = value_range
+    if np.iscomplexobj(array):
+        raise TypeError("values are complex; take the amplitude or the phase first.")
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"values have shape {array.shape}; an image has two dimensions and at least one pixel.")
+    if not 0 < float(vmax) - float(vmin) < np.inf:
+        raise ValueError(f"value_range is ({vmin}, {vmax}); it must be finite and increasing.")
+    if scanned is not None and scanned.shape != array.shape:
+        raise ValueError(f"scanned has shape {scanned.shape}; it must be that of the values, {array.shape}.")
 
 
 def _block_indices(values: Float64, vmin: float, vmax: float) -> NDArray[np.uint8]:
@@ -130,18 +139,27 @@ def _block_indices(values: Float64, vmin: float, vmax: float) -> NDArray[np.uint
         values += 0.5
         np.clip(values, 0, LEVELS - 1, out=values)
         indices = values.astype(np.uint8)
-    indices[special] = np.select([np.isnan(kept), kept > 0], [_NOT_A_NUMBER, _POSITIVE_INFINITY], _NEGATIVE_INFINITY)
+    indices[special] = np.select([np.isnan(kept), kept > 0], [NOT_A_NUMBER, POSITIVE_INFINITY], NEGATIVE_INFINITY)
     return indices
 
 
 @functools.cache
-def _palette(colormap: str) -> bytes:
+def palette(colormap: str) -> NDArray[np.uint8]:
+    """(256, 3) uint8, RGB: the colour of each palette entry. Read-only.
+
+    Raises:
+        ValueError: The colour map is not known, or holds a colour that is kept for special values.
+    """
     import matplotlib
 
+    if colormap not in matplotlib.colormaps:
+        raise ValueError(f"colour map {colormap!r} is not one of matplotlib's.")
     colours = matplotlib.colormaps[colormap](np.linspace(0, 1, LEVELS), bytes=True)[:, :3]
-    if set(map(tuple, colours.tolist())) & set(_RESERVED_COLOURS):
+    if set(map(tuple, colours.tolist())) & set(RESERVED_COLOURS):
         raise ValueError(f"colour map {colormap!r} holds a colour that is kept for special values; choose another.")
-    return np.concatenate([colours, np.array(_RESERVED_COLOURS, np.uint8)]).tobytes()
+    table = np.concatenate([colours, np.array(RESERVED_COLOURS, np.uint8)])
+    table.flags.writeable = False
+    return table
 
 
 def read_png(source: Path | bytes) -> DecodedImage:
@@ -159,7 +177,7 @@ def read_png(source: Path | bytes) -> DecodedImage:
     table = np.append(levels, [-np.inf, np.inf, np.nan, np.nan])
     return DecodedImage(
         values=table[indices],
-        scanned=indices != _NOT_SCANNED,
+        scanned=indices != NOT_SCANNED,
         value_range=(vmin, vmax),
         quantity=facts["quantity"],
         unit=facts["unit"],

@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 from recon_worker.mlflow_sink import MlflowSink
 from recon_worker.outbox import RunTarget
@@ -46,11 +47,17 @@ class RunSink:
     def _connected(self) -> MlflowSink:
         with self._connecting:
             if self._sink is None:
-                self._sink = _connect(self._target)
+                self._sink = MlflowSink(connect(self._target), self._target.run_id)
             return self._sink
 
 
-def _connect(target: RunTarget) -> MlflowSink:
+def connect(target: RunTarget) -> Any:  # noqa: ANN401 - a mlflow.MlflowClient
+    """A client of the server that has the run.
+
+    Raises:
+        RunUnusableError: There is no such database, or the run is deleted.
+        Exception: Whatever the client raises.
+    """
     import mlflow
 
     database = Path(target.tracking_uri.removeprefix("sqlite:///"))
@@ -59,4 +66,4 @@ def _connect(target: RunTarget) -> MlflowSink:
     client = mlflow.MlflowClient(target.tracking_uri)
     if client.get_run(target.run_id).info.lifecycle_stage == "deleted":
         raise RunUnusableError(f"run {target.run_id} is deleted. Restore it, or remove its spool.")
-    return MlflowSink(client, target.run_id)
+    return client

@@ -24,6 +24,7 @@ Bool = NDArray[np.bool_]
 Buffer = memoryview | bytearray | NDArray[np.uint8]
 
 StitchWeight = Literal["uniform", "probe"]
+ArraysFormat = Literal["none", "npz", "h5"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +171,14 @@ class Scan:
     """Per object: (H, W) true object on the stitched footprint, NaN where it is unknown; None where there is none."""
     epoch_digits: int = 2
     """Width of the zero-padded epoch in artifact names."""
+    remove_ramp: bool = True
+    """Whether a linear phase ramp is taken out of stitched objects before they are compared with the truth."""
+    pixel_size_m: float | None = None
+    """Side of an object pixel, metres. None: not known; lengths are in pixels then."""
+    arrays_format: ArraysFormat = "none"
+    """Which file of numbers goes with the stitched pictures."""
+    description: bool = False
+    """Whether the run's description in MLflow shows the latest summary."""
 
 
 @dataclass(frozen=True, kw_only=True)

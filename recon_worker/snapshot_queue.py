@@ -220,6 +220,13 @@ class SnapshotQueue:
         with self.changed:
             self._uploading[EVENTS] = Job(generation=EVENTS, epoch=0, step=0, header=b"", nbytes=0, artifacts=1)
 
+    def finished(self, artifacts: int, failures: int) -> None:
+        """So much was made beside the table of events."""
+        with self.changed:
+            if EVENTS in self._uploading:
+                self._uploading[EVENTS].artifacts += artifacts
+                self._uploading[EVENTS].failures += failures
+
     def logged(self, generation: int) -> None:
         """All artifacts of a snapshot are in MLflow."""
         with self.changed:

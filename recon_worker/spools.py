@@ -4,6 +4,7 @@ Only reads, so it may be used while a training writes to the spool: files that v
 """
 
 import contextlib
+import logging
 import shlex
 import time
 from collections.abc import Iterator
@@ -12,10 +13,14 @@ from pathlib import Path
 
 from recon_worker.artifacts import Artifact, Failure, render
 from recon_worker.codec import load_snapshot
+from recon_worker.deliveries import is_file
+from recon_worker.history import History
 from recon_worker.outbox import Outbox, RunTarget, SpoolError, is_artifact_name, total_bytes
 from recon_worker.snapshot import Scan
 from recon_worker.spool_lock import is_locked
 from recon_worker.uris import without_credentials
+
+_log = logging.getLogger(__name__)
 
 _PARTS = ("run.json", "raw", "outbox")
 _UNITS = {"d": 86400, "h": 3600, "min": 60}
@@ -140,7 +145,16 @@ def _age(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def pictures(scan: Scan, raw: Path) -> list[Artifact | Failure]:
+def _history(outbox: Outbox) -> History:
+    """What the pictures so far left for later ones; nothing, with a warning, if that is damaged."""
+    try:
+        return History.of_files(outbox.history())
+    except (ValueError, OSError) as error:
+        _log.warning("%s/history cannot be read: %s. Colour ranges are chosen anew.", outbox.folder, error)
+        return History()
+
+
+def pictures(scan: Scan, raw: Path, history: History) -> list[Artifact | Failure]:
     """Render a snapshot file; one that is damaged is a failure.
 
     Raises:
@@ -148,7 +162,7 @@ def pictures(scan: Scan, raw: Path) -> list[Artifact | Failure]:
     """
     data = raw.read_bytes()
     try:
-        return [_named_well(made) for made in render(scan, load_snapshot(data))]
+        return [_named_well(made) for made in render(scan, load_snapshot(data), history)]
     except Exception as error:  # whatever a damaged or foreign file makes the codec, numpy or rendering raise
         return [Failure(f"raw/{raw.name}", f"{type(error).__name__}: {error}")]
 
@@ -165,16 +179,16 @@ def render_to(folder: Path, out: Path) -> tuple[int, list[Failure]]:
         SpoolError: See `checked`, or the scan cannot be read.
     """
     outbox, _ = checked(folder)
-    names, failures = set[str](), list[Failure]()
-    for name in outbox.artifacts():
+    names, failures, history = set[str](), list[Failure](), _history(outbox)
+    for name in filter(is_file, outbox.artifacts()):
         with contextlib.suppress(FileNotFoundError):
             names.add(_write(out, Artifact(name, outbox.local_path(name).read_bytes())))
     for raw in outbox.raw():
         with contextlib.suppress(FileNotFoundError):
-            for made in pictures(outbox.scan(), raw):
+            for made in pictures(outbox.scan(), raw, history):
                 if isinstance(made, Failure):
                     failures.append(made)
-                else:
+                elif is_file(made.path):
                     names.add(_write(out, made))
     return len(names), failures
 

@@ -236,6 +236,23 @@ def _footprint(geometry: PositionGeometry, number: int) -> _Footprint:
     return _Footprint(int(row), int(column), (int(height), int(width)))
 
 
+def canvas_positions(geometry: Geometry, object_index: int = 0) -> Float64:
+    """Patch centres of one object's whole scan, pixels from the first pixel of its canvas: (n * C, 2), (x, y)."""
+    if isinstance(geometry, PositionGeometry):
+        footprint = _footprint(geometry, object_index)
+        positions = geometry.positions_px
+        if geometry.object_index is not None:
+            positions = positions[geometry.object_index == object_index]
+        return positions.reshape(-1, 2) - [footprint.column, footprint.row]
+    side = geometry.samples_per_axis
+    rows, columns = np.divmod(np.arange(side**2), side)
+    centre = geometry.patch_px // 2 + geometry.group_extent_px / 2 - geometry.first_tile_px
+    samples = np.stack([columns, rows], axis=-1)[:, None] * float(geometry.tile_px) + centre
+    if geometry.coords_relative_px is not None:
+        samples = samples - geometry.coords_relative_px[object_index * side**2 : (object_index + 1) * side**2]
+    return samples.reshape(-1, 2)
+
+
 def crop_to_footprint(geometry: Geometry, true_object: Complex64, object_index: int = 0) -> Complex64:
     """The part of a true object that the stitched canvas shows, NaN where the object ends.
 

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from dataclasses import asdict
 from typing import Any
 
 from recon_worker.codec import dump_scan
@@ -69,7 +70,7 @@ class Supervisor:
             self._nbytes = layout.nbytes
             self._setup = {
                 "do": "setup",
-                "target": {"run_id": target.run_id, "tracking_uri": target.tracking_uri},
+                "target": asdict(target),
                 "folder": str(outbox.folder),
                 "linger_s": linger_s,
             }
@@ -96,12 +97,12 @@ class Supervisor:
                 }
             )
 
-    def upload(self, generation: int, name: str) -> bool:
-        """Have an artifact of the outbox uploaded; False if there is no worker for it."""
+    def finish(self, generation: int, name: str) -> bool:
+        """Have an artifact of the outbox uploaded, and what is made at the end; False if there is no worker for it."""
         with self._queue.changed:
             if self._process is None:
                 return False
-            self._process.send({"do": "upload", "generation": generation, "names": [name]})
+            self._process.send({"do": "finish", "generation": generation, "names": [name]})
             return True
 
     def stop(self) -> None:
@@ -160,6 +161,8 @@ class Supervisor:
                 self._deaths = 0
                 self._queue.stats.worker_rss_bytes = message["rss_bytes"]
                 self._queue.rendered(message)
+            elif kind == "finished":
+                self._queue.finished(message["artifacts"], message["failures"])
             elif kind == "logged":
                 self._queue.stats.retries = self._earlier_retries + message["retries"]
                 self._queue.logged(message["generation"])

@@ -16,10 +16,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recon_worker.artifacts import Artifact, Failure
+from recon_worker.artifacts import Artifact, Failure, finish
+from recon_worker.continuation import load_history
 from recon_worker.exit_code import ExitCode
+from recon_worker.history import History
 from recon_worker.outbox import Outbox, RunTarget, SpoolError
-from recon_worker.run_sink import RunSink
+from recon_worker.run_sink import RunSink, connect
 from recon_worker.spool_lock import SpoolBusyError, take_lock
 from recon_worker.spools import checked, pictures, shown
 from recon_worker.uploader import HTTP_THREADS, Uploader
@@ -97,7 +99,7 @@ def _empty(outbox: Outbox, target: RunTarget, budget: Budget) -> ExitCode:
     """Render, upload, remove, and say what became of it."""
     code, rendered = ExitCode.DONE, 0
     try:
-        rendered = _render_all(outbox)
+        rendered = _render_all(outbox, target)
     except (SpoolError, OSError) as error:  # what is rendered already can be uploaded all the same
         _log.error("%s", error)
         code = ExitCode.ERROR
@@ -113,7 +115,7 @@ def _empty(outbox: Outbox, target: RunTarget, budget: Budget) -> ExitCode:
     return max(code, ExitCode.DONE if empty else ExitCode.LEFT)
 
 
-def _render_all(outbox: Outbox) -> int:
+def _render_all(outbox: Outbox, target: RunTarget) -> int:
     """Render the snapshots, oldest first; returns how many were. Each is removed once its pictures are in the outbox.
 
     Raises:
@@ -121,13 +123,15 @@ def _render_all(outbox: Outbox) -> int:
         OSError: The pictures cannot be written, as on a full disk; the snapshot stays.
     """
     raw, rendered = outbox.raw(), 0
-    scan = outbox.scan() if raw else None
+    if not raw:
+        return 0
+    scan, history = outbox.scan(), load_history(outbox, target, lambda: connect(target))
     for one in tqdm(raw, "render", unit="snapshot", disable=not sys.stderr.isatty()):
-        assert scan is not None
-        made = pictures(scan, one)
+        made = pictures(scan, one, history)
         for artifact in made:
             if isinstance(artifact, Artifact):
                 outbox.put(artifact)
+        outbox.keep_history(history.files())
         failures = [failure for failure in made if isinstance(failure, Failure)]
         if failures:
             _log.error(
@@ -137,7 +141,17 @@ def _render_all(outbox: Outbox) -> int:
         else:
             one.unlink()
             rendered += 1
+    _render_end(outbox, history)
     return rendered
+
+
+def _render_end(outbox: Outbox, history: History) -> None:
+    """What is made when no more snapshots come."""
+    for made in finish(history):
+        if isinstance(made, Artifact):
+            outbox.put(made)
+        else:
+            _log.error("%s cannot be made: %s", made.path, made.reason)
 
 
 def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:

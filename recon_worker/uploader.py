@@ -9,13 +9,14 @@ import logging
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import tenacity
 
-from recon_worker.outbox import Outbox
+from recon_worker.outbox import Outbox, Version
 from recon_worker.uris import without_credentials
 
 _log = logging.getLogger(__name__)
@@ -31,6 +32,10 @@ class ArtifactSink(Protocol):
 
     def upload(self, local: Path, name: str) -> None:
         """Upload a file as the artifact `name`; raises when it fails."""
+
+
+class _StoppedError(Exception):
+    """The uploader was stopped while a thread waited for its turn."""
 
 
 class Uploader:
@@ -51,6 +56,7 @@ class Uploader:
         self._left: Counter[int] = Counter()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
+        self._replaced = threading.Lock()
         for number in range(threads):
             threading.Thread(target=self._run, name=f"upload-{number}", daemon=True).start()
 
@@ -81,24 +87,42 @@ class Uploader:
                 continue
             try:
                 self._serve(generation, name)
-            except tenacity.RetryError:
+            except (tenacity.RetryError, _StoppedError):
                 return
 
     def _serve(self, generation: int, name: str | None) -> None:
         if name is not None:
-            local = self._outbox.local_path(name)
-            # After a worker's death a snapshot is rendered again: its files may be queued twice, with equal content.
-            if local.exists():
-                self._retrying()(self._sink.upload, local, name)
-                self._remove(name)
+            with self._alone(name):
+                self._upload(name)
             if self._count_down(generation) > 1:
                 return
         self._retrying()(self._on_complete, generation)
         self._count_down(generation)
 
-    def _remove(self, name: str) -> None:
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """What every epoch replaces, such as the gallery, is uploaded once at a time: the newest arrives last."""
+        if "epoch_" in name:
+            yield
+            return
+        while not self._replaced.acquire(timeout=_POLL_S):
+            if self._stopped.is_set():
+                raise _StoppedError
         try:
-            self._outbox.remove(name)
+            yield
+        finally:
+            self._replaced.release()
+
+    def _upload(self, name: str) -> None:
+        """Upload what lies there; nothing if that has happened: a file that was replaced is queued twice."""
+        version = self._outbox.version(name)
+        if version is not None:
+            self._retrying()(self._sink.upload, self._outbox.local_path(name), name)
+            self._remove(name, version)
+
+    def _remove(self, name: str, version: Version) -> None:
+        try:
+            self._outbox.remove(name, version)
         except OSError as error:  # it is uploaded; a copy that stays does no harm
             _log.warning("%s was uploaded, but cannot be removed from the spool: %s", name, error)
 

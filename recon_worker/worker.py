@@ -1,7 +1,7 @@
 """The worker process: renders snapshots out of shared slots into the outbox, while an uploader empties that.
 
-    pipe: setup, reserve, job, file, upload, stop ->  run()  -> outbox -> uploader threads -> MLflow
-          <- ready, reserved, alive, rendered, logged, log
+    pipe: setup, reserve, job, file, finish, stop ->  run()  -> outbox -> uploader threads -> MLflow
+          <- ready, reserved, alive, rendered, finished, logged, log
 
 Started by `client.ReconWorker` as `python -m recon_worker.worker`, with its pipe and slots as inherited descriptors.
 It ignores SIGINT and SIGTERM, which a whole process group gets: it obeys the pipe. When the pipe closes without
@@ -10,6 +10,7 @@ All messages are JSON.
 """
 
 import argparse
+import functools
 import json
 import logging
 import os
@@ -23,9 +24,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from recon_worker.artifacts import Artifact, Failure, render
+from recon_worker.artifacts import Artifact, Failure, finish, render
 from recon_worker.codec import CodecError, load_scan, load_snapshot, parse_header
-from recon_worker.outbox import Outbox, RunTarget
+from recon_worker.continuation import ReadingClient, load_history
+from recon_worker.history import History
+from recon_worker.outbox import Outbox, RunTarget, epoch_of
 from recon_worker.slots import Slot, read_all
 from recon_worker.snapshot import Scan, Snapshot
 from recon_worker.spool_lock import take_lock
@@ -92,6 +95,8 @@ class Worker:
     ) -> None:
         self._channel, self._scan_descriptor, self._slots, self._make_sink = channel, scan_descriptor, slots, make_sink
         self._scan: Scan | None = None
+        self._history: History | None = None
+        self._target: RunTarget | None = None
         self._outbox: Outbox | None = None
         self._uploader: Uploader | None = None
         self._sink: _Lazy | None = None
@@ -118,9 +123,11 @@ class Worker:
             self._set_up(message)
         elif message["do"] == "reserve":
             self._reserve(message["slots"], message["nbytes"])
-        elif message["do"] == "upload":
+        elif message["do"] == "finish":
             assert self._uploader is not None
-            self._uploader.add(message["generation"], message["names"])
+            made, failures = self._finish()
+            self._channel.send(**{"is": "finished", "artifacts": len(made), "failures": failures})
+            self._uploader.add(message["generation"], [*message["names"], *made])
         elif message["do"] == "job":
             self._remember(message)
             self._do_job(message["generation"], lambda: self._from_slot(message["slot"], message["generation"]))
@@ -137,7 +144,7 @@ class Worker:
     def _set_up(self, message: Message) -> None:
         self._linger_s = message["linger_s"]
         self._scan = load_scan(read_all(self._scan_descriptor))
-        target = RunTarget(**message["target"])
+        target = self._target = RunTarget(**message["target"])
         self._outbox = Outbox(Path(message["folder"]))
         self._lock = take_lock(self._outbox.folder, shared=True)  # held until the process ends
         remote = target.tracking_uri.startswith(("http://", "https://", "databricks"))
@@ -165,9 +172,9 @@ class Worker:
         assert self._outbox is not None
         assert self._uploader is not None
         names: dict[int, list[str]] = {generation: [] for generation in unlogged.values()}
+        last = max(unlogged.values(), default=_OF_NO_SNAPSHOT)
         for name in self._outbox.artifacts():
-            epoch = name.split("/")[0].removeprefix("epoch_").lstrip("0")
-            names.setdefault(unlogged.get(epoch, _OF_NO_SNAPSHOT), []).append(name)
+            names.setdefault(unlogged.get(str(epoch_of(name)), last), []).append(name)
         for generation, waiting in names.items():
             self._uploader.add(generation, waiting)
 
@@ -195,13 +202,14 @@ class Worker:
         names: list[str] = []
         failures: list[Failure] = []
         try:
-            for made in render(self._scan, load()):
+            for made in render(self._scan, load(), self._remembered()):
                 self._channel.send(**{"is": "alive"})
                 failure = made if isinstance(made, Failure) else self._keep(made)
                 if failure is not None:
                     failures.append(failure)
                 elif isinstance(made, Artifact):
                     names.append(made.path)
+            self._outbox.keep_history(self._remembered().files())
         except Exception as error:  # a snapshot that cannot be rendered must not cost the others
             failures.append(Failure("snapshot", f"{type(error).__name__}: {error}"))
         self._done.add(generation)
@@ -214,6 +222,26 @@ class Worker:
         )
         self._uploader.add(generation, names)
         return not failures
+
+    def _remembered(self) -> History:
+        """What earlier epochs left; read when it is first needed."""
+        assert self._outbox is not None
+        assert self._target is not None
+        if self._history is None:
+            self._history = load_history(self._outbox, self._target, functools.partial(_client, self._target))
+        return self._history
+
+    def _finish(self) -> tuple[list[str], int]:
+        """Make what is made at the end; names of what is in the outbox now, and how many could not be made."""
+        names, failures = list[str](), 0
+        for made in finish(self._remembered()):
+            failure = made if isinstance(made, Failure) else self._keep(made)
+            if failure is not None:
+                _log.warning("%s could not be made: %s", failure.path, failure.reason)
+                failures += 1
+            else:
+                names.append(made.path)
+        return names, failures
 
     def _keep(self, artifact: Artifact) -> Failure | None:
         assert self._outbox is not None
@@ -234,6 +262,8 @@ class Worker:
                 self._do_job(generation, lambda n=number, g=generation: self._from_slot(n, g))  # type: ignore[misc]
         for path in self._outbox.raw():
             self._do_file(int(path.name.split("_")[0]), path)
+        if self._done:
+            self._uploader.add(_OF_NO_SNAPSHOT, self._finish()[0])
         while not self._uploader.idle and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         self._outbox.discard()
@@ -270,6 +300,13 @@ class _PipeHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._channel.send(**{"is": "log", "level": record.levelno, "text": self.format(record)})
+
+
+def _client(target: RunTarget) -> ReadingClient:
+    import mlflow
+
+    client: ReadingClient = mlflow.MlflowClient(target.tracking_uri)
+    return client
 
 
 def connect(target: RunTarget) -> Sink:

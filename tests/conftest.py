@@ -28,7 +28,15 @@ class Tracking:
         )
 
     def files(self) -> set[str]:
-        """Artifact paths of the only run."""
+        """Artifact paths of the only run, without those of MLflow's image cards."""
+        return {name for name in self._all_files() if not name.startswith("images/")}
+
+    def cards(self) -> list[tuple[str, int]]:
+        """(key, step) of every picture of MLflow's image cards, sorted; one that is logged twice is there twice."""
+        names = [Path(name).name.split("+") for name in self._all_files() if name.startswith("images/")]
+        return sorted((name[0].replace("~", "/"), int(name[2])) for name in names if "compressed.webp" not in name)
+
+    def _all_files(self) -> set[str]:
         roots = list(self.artifacts.glob("*/artifacts"))
         assert len(roots) <= 1
         return {str(p.relative_to(root)) for root in roots for p in root.rglob("*") if p.is_file()}

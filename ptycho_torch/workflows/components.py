@@ -144,6 +144,11 @@ def make_recon_callback(config: RunConfig) -> PtychoReconLoggingCallback:
         log_stitch=execution.recon_log_stitch,
         max_stitch_samples=execution.recon_log_max_stitch_samples,
         stitch_weight=execution.recon_log_stitch_weight,
+        baseline=execution.recon_log_baseline,
+        remove_ramp=config.model.model_type == "pinn" if execution.recon_log_ramp is None else execution.recon_log_ramp,
+        pixel_size_m=execution.recon_log_pixel_size,
+        arrays=execution.recon_log_arrays,
+        description=execution.recon_log_description,
         worker=_worker_settings(config) if execution.recon_log_async else None,
         strict=execution.recon_log_strict,
     )

@@ -1,7 +1,7 @@
 """WHEN reconstructions are logged: `PtychoReconLoggingCallback`, a Lightning callback.
 
     setup                     launch the worker, which imports while the data is read
-    on_train_start            read what does not change (labels, diffraction, positions), hand it over
+    on_train_start            hand over what does not change (labels, diffraction, positions); log the untrained network
     on_validation_start       is an epoch due? then take arrays from the backend
     on_validation_batch_end   copy the predictions that validation computed anyway
     on_validation_end         fill in what validation did not deliver, submit
@@ -17,8 +17,9 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any, Concatenate, ParamSpec, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -29,7 +30,7 @@ from recon_worker.backend import InlineBackend, ReconBackend
 from recon_worker.client import ReconWorker
 from recon_worker.outbox import RunTarget
 from recon_worker.settings import WorkerSettings
-from recon_worker.snapshot import Snapshot, StitchWeight
+from recon_worker.snapshot import ArraysFormat, Snapshot, StitchWeight
 
 from .capture import (
     Capture,
@@ -112,6 +113,13 @@ class PtychoReconLoggingCallback(Callback):
         log_stitch: Whether the whole object is stitched and logged too.
         max_stitch_samples: Stitch only the first this many samples; None: all.
         stitch_weight: Average overlapping patches equally ("uniform") or by the probe's intensity ("probe").
+        baseline: Log the untrained network too, as epoch 0: one extra pass over the logged samples before the first
+            step. MLflow's image cards are blank until the slider is moved without a picture at step 0.
+        remove_ramp: Take a linear phase ramp out of the stitched object before it is compared with the truth. False for
+            a supervised network, which learns the true phase.
+        pixel_size_m: Side of an object pixel, metres; None: not known.
+        arrays: Log the stitched object as numbers too: "npz", "h5" (HDF5 in CXI's conventions) or "none".
+        description: Show the latest summary in the run's description. Text of the user's own there is kept.
         worker: Queue of the separate process that stitches, renders and uploads; None: all of that happens at once, on
             the training thread.
         strict: Raise when logging fails. By default it warns once, counts in `errors`, and the training goes on.
@@ -129,6 +137,11 @@ class PtychoReconLoggingCallback(Callback):
         max_stitch_samples: int | None = None,
         *,
         stitch_weight: StitchWeight = "uniform",
+        baseline: bool = True,
+        remove_ramp: bool = True,
+        pixel_size_m: float | None = None,
+        arrays: ArraysFormat = "none",
+        description: bool = False,
         worker: WorkerSettings | None = None,
         strict: bool = False,
     ) -> None:
@@ -138,17 +151,25 @@ class PtychoReconLoggingCallback(Callback):
             raise ValueError(f"num_patches is {num_patches}; it must be at least 0.")
         if max_stitch_samples is not None and max_stitch_samples < 1:
             raise ValueError(f"max_stitch_samples is {max_stitch_samples}; it must be at least 1, or None for all.")
+        _check_pictures(pixel_size_m, arrays, log_stitch)
         self.every_n_epochs = every_n_epochs
         self.num_patches = num_patches
         self.fixed_indices = fixed_indices
         self.log_stitch = log_stitch
         self.max_stitch_samples = max_stitch_samples
         self.stitch_weight: StitchWeight = stitch_weight
+        self.baseline = baseline
+        self.remove_ramp = remove_ramp
+        self.pixel_size_m = pixel_size_m
+        self.arrays: ArraysFormat = arrays
+        self.description = description
         self.worker = worker
         self.strict = strict
         self.errors = 0
         self._backend: ReconBackend | None = None
         self._run: _Run | None = None
+        self._run_id: str | None = None
+        self._earlier_run_id: str | None = None
         self._hook_started_s = 0.0
         self._stall_s = 0.0  # time on the training thread since the last snapshot was submitted
 
@@ -156,12 +177,21 @@ class PtychoReconLoggingCallback(Callback):
         """Settings only: a running backend stays in its process."""
         return {**self.__dict__, "_run": None, "_backend": None}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Goes into checkpoints: a resumed training keeps the colour ranges and the gallery of the run it continues."""
+        return {"run_id": self._run_id} if self._run_id is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `state_dict`."""
+        self._earlier_run_id = state_dict.get("run_id")
+
     @_guarded
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Launch the backend on the rank that logs; does not wait for it."""
         if stage != "fit" or not trainer.is_global_zero:
             return
         self._finish()
+        self._earlier_run_id = None
         logger = _mlflow_logger(trainer)
         if logger is None:
             _log.warning("No reconstructions are logged: the Trainer has no MLFlowLogger.")
@@ -181,6 +211,8 @@ class PtychoReconLoggingCallback(Callback):
             return
         indices = choose_indices(length, self.num_patches, self.fixed_indices)
         self._start(trainer, pl_module.device, loader, from_training_set, indices)
+        if self.baseline and trainer.global_step == 0:
+            self._log_baseline(trainer, pl_module)
 
     @_guarded
     def _start(
@@ -205,13 +237,37 @@ class PtychoReconLoggingCallback(Callback):
                 stitch_weight=self.stitch_weight,
                 epoch_digits=max(2, len(str(trainer.max_epochs))),
             )
-        logger, backend = _mlflow_logger(trainer), self._backend
-        assert logger is not None
-        assert backend is not None
-        backend.start(RunTarget(run_id=str(logger.run_id), tracking_uri=str(logger._tracking_uri)), scan, plan.layout)
+        scan = replace(
+            scan,
+            remove_ramp=self.remove_ramp,
+            pixel_size_m=self.pixel_size_m,
+            arrays_format=self.arrays if scan.geometry is not None else "none",
+            description=self.description,
+        )
+        assert self._backend is not None
+        self._backend.start(self._target(trainer), scan, plan.layout)
         due = (trainer.current_epoch // self.every_n_epochs + 1) * self.every_n_epochs
         routes = [] if from_training_set else [plan.route(one) for one in batch_indices(loader)]
-        self._run = _Run(backend, plan, copier_for(device), loader, routes, from_training_set, due)
+        self._run = _Run(self._backend, plan, copier_for(device), loader, routes, from_training_set, due)
+
+    def _target(self, trainer: Trainer) -> RunTarget:
+        """This run, and, if the training is resumed, the one it continues; that may be this one."""
+        logger = _mlflow_logger(trainer)
+        assert logger is not None
+        self._run_id = str(logger.run_id)
+        return RunTarget(
+            run_id=self._run_id,
+            tracking_uri=str(logger._tracking_uri),
+            earlier_run_id=(self._earlier_run_id or self._run_id) if trainer.global_step > 0 else None,
+            earlier_epoch=trainer.current_epoch,
+        )
+
+    @_guarded
+    def _log_baseline(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        run = self._run
+        if run is not None:
+            run.begin_capture()
+            self._submit(run, trainer, pl_module, 0)
 
     @_guarded
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -308,6 +364,17 @@ class PtychoReconLoggingCallback(Callback):
             backend.close(_INLINE_CLOSE_S if self.worker is None else self.worker.flush_timeout_s)
             if backend.stats.submitted:
                 rank_zero_info(backend.summary())
+
+
+def _check_pictures(pixel_size_m: float | None, arrays: ArraysFormat, log_stitch: bool) -> None:
+    if pixel_size_m is not None and not 0 < pixel_size_m < 1:
+        raise ValueError(f"pixel_size_m is {pixel_size_m}; it must be above 0 and below 1 metre, or None.")
+    if arrays not in get_args(ArraysFormat):
+        raise ValueError(f"arrays is {arrays!r}; allowed: {', '.join(get_args(ArraysFormat))}.")
+    if arrays != "none" and not log_stitch:
+        raise ValueError(f"arrays is {arrays!r}, but there is no stitched object; add log_stitch=True.")
+    if arrays == "h5" and find_spec("h5py") is None:
+        raise ValueError("arrays is 'h5', which needs h5py: pip install h5py. Or take 'npz'.")
 
 
 def _mlflow_logger(trainer: Trainer) -> MLFlowLogger | None:

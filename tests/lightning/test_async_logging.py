@@ -46,7 +46,7 @@ def test_training_with_the_worker_is_bit_identical_to_training_without_logging(t
 
     logged, _ = fit(tracking, _callback(settings), epochs=3, module=_seeded(returns_predictions=returns_predictions))
 
-    assert epochs_logged(tracking) == ["epoch_01", "epoch_02", "epoch_03", "recon_log"]
+    assert epochs_logged(tracking) == ["epoch_01", "epoch_02", "epoch_03"]
     assert logged.losses == plain.losses
     assert torch.equal(weights(logged), weights(plain))
 
@@ -71,7 +71,7 @@ def test_an_exception_in_training_still_flushes_what_was_submitted(tracking, set
     with pytest.raises(type(error)):
         fit(tracking, _callback(settings), epochs=3, callbacks=[_FailAtStep(5, error)])
 
-    assert epochs_logged(tracking) == ["epoch_01", "recon_log"]
+    assert epochs_logged(tracking) == ["epoch_01"]
 
 
 def test_a_failure_before_the_first_step_ends_the_worker(tracking, settings):
@@ -90,8 +90,8 @@ def test_one_callback_serves_two_fits(tracking, settings, mlflow_database, tmp_p
     fit(tracking, callback, epochs=1)
     fit(other, callback, epochs=2)
 
-    assert epochs_logged(tracking) == ["epoch_01", "recon_log"]
-    assert epochs_logged(other) == ["epoch_01", "epoch_02", "recon_log"]
+    assert epochs_logged(tracking) == ["epoch_01"]
+    assert epochs_logged(other) == ["epoch_01", "epoch_02"]
 
 
 def test_a_callback_with_a_running_worker_can_be_pickled(tracking, settings):

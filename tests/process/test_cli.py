@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 from recon_worker.artifacts import Artifact, render
 from recon_worker.cli import main
 from recon_worker.codec import dump_snapshot, snapshot_header
+from recon_worker.history import History
 from recon_worker.outbox import Outbox, RunTarget
 from recon_worker.rendering import read_png
 from recon_worker.spools import status
@@ -27,7 +29,11 @@ from tests.process.samples import fill, layout_of, make_run, make_scan, snapshot
 
 pytestmark = pytest.mark.timeout(90)
 DONE, LEFT, ERROR, BUSY = range(4)
-PER_EPOCH = 24
+PER_EPOCH = 28
+"""Files: 9 of each of 2 patches, 6 of the object, a complex picture of each, the summary."""
+OF_RUN = {"recon_log/gallery.html", "recon_log/scales.json"}
+WAITING = PER_EPOCH + 4
+"""Per epoch in the outbox: files, 3 image cards, numbers."""
 
 
 def command(*arguments):
@@ -51,12 +57,13 @@ def add_raw(outbox, scan, epoch):
 
 
 def make_spool(spool, target, raw=(1, 2), rendered=(3,)):
-    scan, outbox = make_scan(), Outbox(spool / target.run_id)
+    scan, outbox, history = make_scan(), Outbox(spool / target.run_id), History()
     outbox.describe(target, scan)
     for epoch in rendered:
-        for made in render(scan, add_raw(outbox, scan, epoch)):
+        for made in render(scan, add_raw(outbox, scan, epoch), history):
             outbox.put(made)
         outbox.raw()[-1].unlink()
+    outbox.keep_history(history.files())
     for epoch in raw:
         add_raw(outbox, scan, epoch)
     return outbox
@@ -103,10 +110,13 @@ def test_sync_renders_and_uploads_everything_and_removes_the_folder(tracking, ou
     done = recon_worker("sync", outbox.folder)
 
     assert done.returncode == DONE, done.stderr
-    assert {name.split("/")[0] for name in tracking.files()} == {"epoch_01", "epoch_02", "epoch_03"}
-    assert len(tracking.files()) == 3 * PER_EPOCH
+    per_epoch = Counter(name.split("/")[0] for name in tracking.files())
+    assert per_epoch == {"epoch_01": PER_EPOCH, "epoch_02": PER_EPOCH, "epoch_03": PER_EPOCH, "recon_log": 3}
+    assert len(tracking.cards()) == 3 * 3
+    logged = mlflow.MlflowClient(tracking.uri).get_metric_history(outbox.folder.name, "recon/stitched/amp_mae")
+    assert sorted(metric.step for metric in logged) == [10, 20, 30]
     assert list(outbox.folder.parent.iterdir()) == []
-    assert "2 snapshots rendered, 72 artifacts uploaded; nothing is left" in done.stdout
+    assert f"2 snapshots rendered, {3 * WAITING + 3} artifacts uploaded; nothing is left" in done.stdout
 
 
 def test_sync_of_an_emptied_spool_says_that_nothing_is_left(outbox):
@@ -120,7 +130,8 @@ def test_sync_of_an_emptied_spool_says_that_nothing_is_left(outbox):
 def test_synced_pictures_are_those_that_the_worker_would_have_made(tracking, outbox):
     scan = make_scan()
     one = add_raw(Outbox(outbox.folder.parent / "other"), scan, 1)
-    expected = {made.path: made.data for made in render(scan, one)}
+    made = list(render(scan, one, History.of_files(outbox.history())))
+    expected = {one.path: one.data for one in made if one.path.startswith("epoch_")}
 
     assert main(["sync", str(outbox.folder)]) == DONE
 
@@ -132,7 +143,7 @@ def test_sync_uploads_all_runs_of_a_spool(tracking, target, outbox, mlflow_datab
     make_spool(tmp_path / "spool", make_run(other))
 
     assert recon_worker("sync", tmp_path / "spool").returncode == DONE
-    assert len(tracking.files()) == len(other.files()) == 3 * PER_EPOCH
+    assert len(tracking.files()) == len(other.files()) == 3 * PER_EPOCH + 3
 
 
 def test_a_dead_server_costs_the_timeout_and_nothing_is_lost(tracking, target, tmp_path, dead_server):
@@ -143,12 +154,12 @@ def test_a_dead_server_costs_the_timeout_and_nothing_is_lost(tracking, target, t
     assert time.monotonic() - started < 2 + 12
     assert done.returncode == LEFT
     assert "the time is over (--timeout)" in done.stderr
-    assert len(list(outbox.artifacts())) == 3 * PER_EPOCH
+    assert len(list(outbox.artifacts())) == 3 * WAITING + 3
 
     again = recon_worker("sync", outbox.folder, "--tracking-uri", tracking.uri)
 
     assert again.returncode == DONE, again.stderr
-    assert len(tracking.files()) == 3 * PER_EPOCH
+    assert len(tracking.files()) == 3 * PER_EPOCH + 3
     assert not outbox.folder.exists()
 
 
@@ -169,7 +180,7 @@ def test_a_silent_server_costs_the_timeout_too(target, tmp_path, silent_server):
 
     assert time.monotonic() - started < 1 + 12
     assert done.returncode == LEFT
-    assert len(list(outbox.artifacts())) == PER_EPOCH
+    assert len(list(outbox.artifacts())) == WAITING + 2
 
 
 def test_a_run_that_the_server_does_not_know_is_named_at_once(tracking, target, tmp_path):
@@ -179,7 +190,7 @@ def test_a_run_that_the_server_does_not_know_is_named_at_once(tracking, target, 
     assert done.returncode == LEFT
     assert "trying again does not help" in done.stderr
     assert "0" * 32 in done.stderr
-    assert len(list(outbox.artifacts())) == PER_EPOCH
+    assert len(list(outbox.artifacts())) == WAITING + 2
 
 
 def test_a_deleted_run_keeps_its_spool(tracking, target, outbox, caplog):
@@ -188,7 +199,7 @@ def test_a_deleted_run_keeps_its_spool(tracking, target, outbox, caplog):
     assert main(["sync", str(outbox.folder)]) == LEFT
 
     assert f"run {target.run_id} is deleted" in caplog.text
-    assert len(list(outbox.artifacts())) == 3 * PER_EPOCH
+    assert len(list(outbox.artifacts())) == 3 * WAITING + 3
 
 
 def test_a_database_that_is_not_there_is_named_and_not_made(tmp_path, caplog):
@@ -207,7 +218,7 @@ def test_files_of_one_folder_are_written_and_removed_by_many_threads(tmp_path):
 
     def pass_through(name):
         outbox.put(Artifact(name, b"png"))
-        outbox.remove(name)
+        outbox.remove(name, outbox.version(name))
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(pass_through, names))
@@ -239,7 +250,7 @@ def test_two_syncs_at_once_upload_everything_once(tracking, outbox):
 
     assert DONE in (codes := {one.returncode for one in both})
     assert codes <= {DONE, BUSY, ERROR}  # an error where the other was done before this one looked
-    assert len(tracking.files()) == 3 * PER_EPOCH
+    assert len(tracking.files()) == 3 * PER_EPOCH + 3
 
 
 def test_a_killed_sync_is_completed_by_the_next_one(tracking, outbox):
@@ -250,7 +261,7 @@ def test_a_killed_sync_is_completed_by_the_next_one(tracking, outbox):
         first.send_signal(signal.SIGKILL)
 
     assert recon_worker("sync", outbox.folder).returncode == DONE
-    assert len(tracking.files()) == 3 * PER_EPOCH
+    assert len(tracking.files()) == 3 * PER_EPOCH + 3
     assert list(outbox.folder.parent.iterdir()) == []
 
 
@@ -266,7 +277,7 @@ def test_a_damaged_snapshot_is_moved_aside_and_the_rest_goes_on(tracking, outbox
     assert kept.name == "00000001_epoch_1.snapshot.damaged"
     assert kept.read_bytes() == content
     assert f"kept as raw/{kept.name}" in caplog.text
-    assert len(tracking.files()) == 2 * PER_EPOCH
+    assert len(tracking.files()) == 2 * PER_EPOCH + 3
     assert main(["sync", str(outbox.folder)]) == LEFT
 
 
@@ -276,7 +287,8 @@ def test_an_unreadable_scan_keeps_the_snapshots_and_uploads_the_rest(tracking, o
     assert main(["sync", str(outbox.folder)]) == ERROR
 
     assert len(outbox.raw()) == 2
-    assert len(tracking.files()) == PER_EPOCH
+    assert tracking.files() >= OF_RUN
+    assert len(tracking.files()) == PER_EPOCH + 2
 
 
 def test_a_spool_of_a_newer_version_is_left_alone(outbox, capsys):
@@ -310,7 +322,7 @@ def test_other_files_in_a_spool_are_neither_uploaded_nor_removed(tracking, outbo
 
     assert main(["sync", str(outbox.folder)]) == LEFT
 
-    assert len(tracking.files()) == 3 * PER_EPOCH
+    assert len(tracking.files()) == 3 * PER_EPOCH + 3
     assert (outbox.folder / "outbox" / "notes.txt").read_text() == "mine"
 
 
@@ -328,7 +340,7 @@ def test_dry_run_and_status_change_nothing(outbox):
 
     assert (dry.returncode, seen.returncode) == (DONE, DONE)
     assert "2 snapshots to render" in dry.stdout
-    assert "24 artifacts to upload" in dry.stdout
+    assert f"{WAITING + 2} artifacts to upload" in dry.stdout
     assert files(outbox.folder) == before
 
 
@@ -339,7 +351,7 @@ def test_status_looks_at_a_spool_that_is_being_filled_and_emptied(outbox):
         for number in itertools.cycle(range(4, 50)):
             name = f"epoch_{number:02d}/patch_00/amp_pred.png"
             outbox.put(Artifact(name, b"png"))
-            outbox.remove(name)
+            outbox.remove(name, outbox.version(name))
             if finished.is_set():
                 return
 
@@ -352,7 +364,7 @@ def test_status_looks_at_a_spool_that_is_being_filled_and_emptied(outbox):
         writer.join()
 
     assert {one.snapshots for one in seen} == {2}
-    assert {one.artifacts for one in seen} <= {PER_EPOCH, PER_EPOCH + 1}
+    assert {one.artifacts for one in seen} <= {WAITING + 2, WAITING + 3}
 
 
 def test_status_counts_what_waits_and_shows_no_credentials(tmp_path, capsys):
@@ -366,7 +378,7 @@ def test_status_counts_what_waits_and_shows_no_credentials(tmp_path, capsys):
 
     (machine, _, words) = capsys.readouterr().out.partition("\n]\n")
     (one,) = json.loads(machine + "]")
-    assert (one["run_id"], one["snapshots"], one["artifacts"], one["in_use"]) == ("abc", 2, 24, False)
+    assert (one["run_id"], one["snapshots"], one["artifacts"], one["in_use"]) == ("abc", 2, WAITING + 2, False)
     assert one["snapshots_bytes"] == outbox.raw_bytes()
     assert 7200 <= one["oldest_s"] < 7260
     assert "2 h old" in words
@@ -390,7 +402,8 @@ def test_render_writes_all_pictures_and_changes_nothing(outbox, tmp_path):
     pictures = list((tmp_path / "out" / outbox.folder.name).rglob("*.png"))
     assert done.returncode == DONE, done.stderr
     assert len(pictures) == 3 * PER_EPOCH
-    assert all(read_png(p).values.size for p in pictures)
+    assert all(read_png(p).values.size for p in pictures if p.name not in ("complex.png", "summary.png"))
+    assert {str(p.relative_to(tmp_path / "out")).split("/")[1] for p in pictures} == {f"epoch_0{e}" for e in (1, 2, 3)}
     assert files(outbox.folder) == before
 
 

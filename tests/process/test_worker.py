@@ -219,7 +219,7 @@ def test_an_unreachable_tracker_costs_the_flush_timeout_and_everything_is_kept(t
     assert time.monotonic() - started < 2 + 5
     assert worker.stats.spooled == 3
     outbox = Outbox(settings.spool_dir / target.run_id)
-    assert len(list(outbox.artifacts())) == 3 * 24
+    assert len(list(outbox.artifacts())) == 3 * (28 + 3 + 1) + 2  # files, image cards, numbers; gallery and scales
     assert f"recon-worker sync {outbox.folder}" in caplog.text
 
 

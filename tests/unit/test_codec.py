@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recon_worker.artifacts import Artifact, render
+from recon_worker.artifacts import Artifact, finish, render
 from recon_worker.codec import CodecError, dump_scan, dump_snapshot, load_scan, load_snapshot, snapshot_header
+from recon_worker.history import History
 from recon_worker.snapshot import GridGeometry, PositionGeometry, Scan, Snapshot, SnapshotLayout
+from recon_worker.stitching import stitch
 
 VALUES = [0.0, 0.5, 1.0, -0.2, np.nan, np.inf, -np.inf, 1e30]
 
@@ -17,6 +19,20 @@ VALUES = [0.0, 0.5, 1.0, -0.2, np.nan, np.inf, -np.inf, 1e30]
 def _array(rng, shape, special):
     array = rng.uniform(0, 1, shape).astype(np.float32)
     return np.where(rng.random(shape) < 0.05, np.float32(special), array).astype(np.float32)
+
+
+def _truth(rng, geometry, special, known):
+    if not known:
+        return None
+    amp = _array(rng, (40, 40), special)
+    whole = (amp * np.exp(1j * rng.uniform(-3, 3, amp.shape))).astype(np.complex64)
+    shape = stitch(geometry, np.zeros((0, *_patch_shape(geometry)), np.complex64))[0].object.shape
+    return np.resize(whole, shape)
+
+
+def _patch_shape(geometry):
+    positions = geometry.coords_relative_px if isinstance(geometry, GridGeometry) else geometry.positions_px
+    return 1 if positions is None else positions.shape[1], geometry.crop_px, geometry.crop_px
 
 
 @st.composite
@@ -46,7 +62,11 @@ def cases(draw):
         label_amp=label,
         label_phase=label,
         geometry=geometry,
-        ground_truth=(None,) if geometry is not None else (),
+        ground_truth=(_truth(rng, geometry, special, draw(st.booleans())),) if geometry is not None else (),
+        remove_ramp=draw(st.booleans()),
+        pixel_size_m=draw(st.sampled_from([None, 2e-8])),
+        arrays_format=draw(st.sampled_from(["none", "npz", "h5"])),
+        description=draw(st.booleans()),
     )
     layout = SnapshotLayout(
         n_fixed=k, patch_px=n_px, n_stitch=n, channels=channels, crop_px=geometry.crop_px if geometry else 0
@@ -71,10 +91,13 @@ def _crossed(scan, snapshot, layout, buffer):
 def test_pictures_are_the_same_bytes_on_both_sides(case):
     scan, snapshot, _, _ = case
 
-    here, there = list(render(scan, snapshot)), list(render(*_crossed(*case)))
+    here, there = History(), History()
+    first = [list(render(scan, snapshot, here)), list(finish(here))]
+    there = History.of_files(there.files())
+    second = [list(render(*_crossed(*case), there)), list(finish(there))]
 
-    assert here == there
-    assert all(isinstance(made, Artifact) for made in here)
+    assert first == second
+    assert all(isinstance(made, Artifact) for made in first[0])
 
 
 def test_a_scan_arrives_whole():

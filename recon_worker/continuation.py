@@ -1,0 +1,66 @@
+"""Where a run's history comes from when its worker starts: its spool, else what the training logged before a resume."""
+
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from recon_worker.history import HISTORY_FILES, History
+from recon_worker.outbox import Outbox, RunTarget
+from recon_worker.uris import without_credentials
+
+_log = logging.getLogger(__name__)
+
+
+class ReadingClient(Protocol):
+    """The part of `mlflow.MlflowClient` that is used."""
+
+    def list_artifacts(self, run_id: str, path: str | None = None) -> list[Any]:
+        """The files in a folder."""
+
+    def download_artifacts(self, run_id: str, path: str, dst_path: str | None = None) -> str:
+        """Copy an artifact to a local folder; returns where it lies."""
+
+
+def load_history(outbox: Outbox, target: RunTarget, connect: Callable[[], ReadingClient]) -> History:
+    """The history to go on with; an empty one, after a warning, where it cannot be read.
+
+    Args:
+        outbox: The run's spool.
+        target: The run, and which one it continues.
+        connect: Makes a client of the tracking server; called only if the spool has no history and the run is resumed.
+    """
+    try:
+        files = outbox.history()
+        if files or target.earlier_run_id is None:
+            return History.of_files(files)
+    except (OSError, ValueError) as error:
+        _log.warning("%s/history cannot be read: %s. Colour ranges are chosen anew.", outbox.folder, error)
+        return History()
+    return earlier_history(target, connect)
+
+
+def earlier_history(target: RunTarget, connect: Callable[[], ReadingClient]) -> History:
+    """What the training that this run continues has logged, up to the epoch it goes on from."""
+    if target.earlier_run_id is None:
+        return History()
+    try:
+        files = _download(connect(), target.earlier_run_id)
+        return History.of_files(files, last_epoch=target.earlier_epoch)
+    except Exception as error:  # whatever the server, or an artifact that somebody replaced, makes it raise
+        _log.warning(
+            "The colour ranges of run %s, which this one continues, cannot be read: %s. They are chosen anew.",
+            target.earlier_run_id, without_credentials(f"{type(error).__name__}: {error}")[:300],
+        )  # fmt: skip
+        return History()
+
+
+def _download(client: ReadingClient, run_id: str) -> dict[str, bytes]:
+    there = {file.path for file in client.list_artifacts(run_id, "recon_log")}
+    with tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
+        return {
+            name: Path(client.download_artifacts(run_id, f"recon_log/{name}", folder)).read_bytes()
+            for name in HISTORY_FILES
+            if f"recon_log/{name}" in there
+        }

@@ -1,0 +1,275 @@
+// The page: which view and epoch are shown, and what the controls and keys do.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const GROUPS = { amp: "Amplitude", phase: "Phase", diff: "Diffraction" };
+const ROLES = { pred: "predicted", gt: "truth", obs: "observed" };
+const FIT = /^fit_/;
+const FRAME_MS = 350;
+const $ = (id) => document.getElementById(id);
+
+const decoded = new Map();
+const state = { view: "", frames: [], place: 0, timer: 0, panels: new Map(), spaces: [], curves: [] };
+
+function picture(name) {
+  if (!decoded.has(name)) decoded.set(name, decodePicture(DATA.pictures[name]));
+  return decoded.get(name);
+}
+
+const viewOf = (entry) => entry.views.find((view) => view.name === state.view);
+const shown = () => state.frames[state.place];
+
+function titleOfView(name) {
+  if (name === "stitched") return "Object";
+  if (name.startsWith("stitched_object_")) return `Object ${name.split("_").at(-1)}`;
+  return `Sample ${Number(name.split("_").at(-1))}`;
+}
+
+function titleOfPicture(kind) {
+  const [group, role] = kind.split("_");
+  return role === "error" ? `${GROUPS[group]} error` : `${GROUPS[group]}, ${ROLES[role]}`;
+}
+
+/** Choose an object or a sample; the epoch stays, if it has pictures of it. */
+function chooseView(name) {
+  const epoch = shown()?.epoch ?? Infinity;
+  state.view = name;
+  state.frames = DATA.entries.filter((entry) => Object.keys(viewOf(entry)?.pictures ?? {}).length);
+  $("slider").max = state.frames.length - 1;
+  for (const id of ["slider", "play", "previous", "next"]) $(id).disabled = state.frames.length < 2;
+  buildPanels();
+  buildCurves();
+  goToEpoch(epoch);
+}
+
+function buildPanels() {
+  state.panels.clear();
+  $("rows").replaceChildren();
+  const kinds = [...new Set(state.frames.flatMap((entry) => Object.keys(viewOf(entry).pictures)))];
+  const object = new Space(showValues);
+  const diffraction = new Space(showValues);
+  state.spaces = [object, diffraction];
+  for (const [group, row] of rowsOf(kinds)) {
+    const line = document.createElement("div");
+    line.className = "row";
+    line.dataset.group = group;
+    line.style.setProperty("--columns", row.length);
+    for (const kind of row) line.append(buildPanel(kind, kind.startsWith("diff_") ? diffraction : object));
+    $("rows").append(line);
+  }
+}
+
+/** Amplitude and phase each have a row where there is a truth, else they share one. */
+function rowsOf(kinds) {
+  const group = (start) => kinds.filter((kind) => kind.startsWith(start));
+  const [amp, phase, diff] = [group("amp_"), group("phase_"), group("diff_")];
+  const object = amp.length > 1 ? [["amp", amp], ["phase", phase]] : [["both", [...amp, ...phase]]];
+  return [...object, ["diff", diff]].filter(([, row]) => row.length);
+}
+
+function buildPanel(kind, space) {
+  const figure = document.createElement("figure");
+  figure.dataset.kind = kind;
+  figure.innerHTML = `<figcaption><b></b><output></output></figcaption>
+    <canvas class="picture" tabindex="-1" role="img"></canvas>
+    <canvas class="bar" aria-hidden="true"></canvas><div class="ends"><span></span><span></span></div>`;
+  figure.querySelector("b").textContent = titleOfPicture(kind);
+  const canvas = figure.querySelector(".picture");
+  const panel = new PicturePanel(canvas, space);
+  state.panels.set(kind, { figure, panel, value: figure.querySelector("output") });
+  return figure;
+}
+
+function buildCurves() {
+  const series = Object.entries(DATA.labels).map(([name, label]) => [name, label, pointsOf(name)]);
+  const epochs = DATA.entries.map((entry) => entry.epoch);
+  state.curves = series
+    .filter(([, , points]) => points.length)
+    .map(([name, label, points]) => new Curve(name, label, points, epochs, goToEpoch));
+  const fit = state.curves.filter((curve) => FIT.test(curve.element.dataset.metric));
+  $("curves").replaceChildren(...state.curves.filter((curve) => !fit.includes(curve)).map((curve) => curve.element));
+  $("fit-curves").replaceChildren(...fit.map((curve) => curve.element));
+  $("more-curves").hidden = !fit.length;
+  $("curves-title").hidden = !state.curves.length;
+}
+
+function pointsOf(name) {
+  const value = (entry) => viewOf(entry)?.metrics[name] ?? entry.metrics[name] ?? null;
+  return DATA.entries.map((entry) => ({ epoch: entry.epoch, value: value(entry) })).filter((one) => one.value !== null);
+}
+
+/** Show the epoch with pictures that is nearest. */
+function goToEpoch(epoch) {
+  const distance = (entry) => Math.abs(entry.epoch - Math.min(epoch, DATA.entries.at(-1).epoch));
+  const nearest = Math.min(...state.frames.map(distance));
+  goTo(state.frames.findIndex((entry) => distance(entry) === nearest));
+}
+
+async function goTo(place) {
+  state.place = Math.min(Math.max(place, 0), state.frames.length - 1);
+  const entry = shown();
+  if (!entry) return;
+  $("slider").value = state.place;
+  $("epoch").textContent = `Epoch ${entry.epoch}${entry.epoch ? "" : " (untrained)"}, step ${entry.step}`;
+  $("slider").setAttribute("aria-valuetext", $("epoch").textContent);
+  for (const curve of state.curves) curve.mark(entry.epoch);
+  const pictures = viewOf(entry).pictures;
+  const ready = await Promise.all(
+    [...state.panels.keys()].map(async (kind) => [kind, pictures[kind] && (await picture(pictures[kind].png))]),
+  );
+  if (entry !== shown()) return; // the slider has moved on
+  for (const [kind, one] of ready) showPicture(kind, one, pictures[kind], entry);
+  showValues();
+  showNotes(entry);
+  document.documentElement.dataset.epoch = entry.epoch;
+}
+
+function showPicture(kind, one, thumbnail, entry) {
+  const { figure, panel } = state.panels.get(kind);
+  figure.style.visibility = one ? "visible" : "hidden";
+  if (!one) return;
+  panel.show(one);
+  drawBar(figure.querySelector(".bar"), one);
+  const [low, high] = figure.querySelectorAll(".ends span");
+  low.textContent = endText(one.vmin, "");
+  if (one.unit === "rad") low.textContent = endText(one.vmin, "rad").replace(" rad", "");
+  high.textContent = endText(one.vmax, one.unit);
+  panel.canvas.setAttribute("aria-label", `${titleOfPicture(kind)}, epoch ${entry.epoch}`);
+  figure.title = `${one.quantity}\n${entry.folder}/${state.view}/${kind}.png, ${thumbnail.full_size.join(" \u00d7 ")} px`;
+}
+
+/** Values at the pixel pointed at, in every picture that shares it, and where it is in the full-size picture. */
+function showValues() {
+  for (const { panel, value } of state.panels.values()) {
+    const pointed = panel.space.point && panel.picture && inside(panel.space.point);
+    value.textContent = pointed ? valueText(panel.picture, panel.index()) : "";
+  }
+  $("readout").textContent = placeText();
+}
+
+const inside = ({ x, y }) => x >= 0 && x < 1 && y >= 0 && y < 1;
+
+function placeText() {
+  const space = state.spaces.find((one) => one.point && inside(one.point));
+  if (!space) return "Point at a picture: values at that pixel. Wheel or pinch: zoom.";
+  const { panel, figure } = [...state.panels.values()].find((one) => one.panel.space === space && one.panel.picture);
+  const { block_px: block, full_size: [height, width] } = viewOf(shown()).pictures[figure.dataset.kind];
+  const { x, y } = panel.pixel();
+  const range = (first, count) => {
+    const last = Math.min(first * block + block, count) - 1;
+    return block > 1 && last > first * block ? `${first * block}\u2013${last}` : `${first * block}`;
+  };
+  const mean = block > 1 ? `, mean of ${block} \u00d7 ${block} px` : "";
+  return `x ${range(x, width)}, y ${range(y, height)} px${mean}`;
+}
+
+function showNotes(entry) {
+  const present = new Map();
+  for (const { panel } of state.panels.values()) {
+    for (const index of new Set(panel.picture?.indices)) if (index >= LEVELS) present.set(index, panel.picture.palette);
+  }
+  $("special").replaceChildren(...[...present].sort(([a], [b]) => a - b).map(([index, palette]) => {
+    const item = document.createElement("span");
+    item.className = "special";
+    item.innerHTML = "<span class='swatch'></span>";
+    item.firstChild.style.background = `rgb(${palette.subarray(3 * index, 3 * index + 3).join(",")})`;
+    item.append(SPECIAL[index - LEVELS]);
+    return item;
+  }));
+  $("notes").textContent = notes(entry).join(" ");
+  $("files").replaceChildren("Full-size pictures: ", ...fileNames(entry));
+}
+
+function notes(entry) {
+  const found = [];
+  const pictures = Object.values(viewOf(entry).pictures);
+  const [{ block_px: block, full_size: [height, width] }] = pictures;
+  if (block > 1) found.push(`The full picture has ${width} \u00d7 ${height} px; here one pixel is the mean of ${block} \u00d7 ${block}.`);
+  if (entry.pixel_size_m) found.push(`Pixel size ${lengthText(entry.pixel_size_m)}.`);
+  if (state.frames.length < DATA.entries.length) {
+    found.push(`${state.frames.length} of ${DATA.entries.length} logged epochs have pictures here, to bound the size of this file.`);
+  }
+  if (pictures.some((one, at) => Object.keys(viewOf(entry).pictures)[at].endsWith("_error"))) {
+    found.push("Errors are |predicted \u2212 truth| after the best fit of what diffraction leaves open.");
+  }
+  return found;
+}
+
+function lengthText(metres) {
+  const [factor, unit] = [[1e-3, "mm"], [1e-6, "µm"], [1e-9, "nm"], [0, "pm"]].find(([least]) => metres >= least * 0.999);
+  return `${numberText(metres / (factor || 1e-12))} ${unit}`;
+}
+
+/** Links where the gallery was opened from disk, beside the pictures; elsewhere names. */
+function fileNames(entry) {
+  const folder = `${entry.folder}/${state.view}/`;
+  const names = Object.keys(viewOf(entry).pictures).map((kind) => `${kind}.png`);
+  if (location.protocol !== "file:") return [`${folder} ${names.join(" ")}`];
+  return names.flatMap((name) => {
+    const link = document.createElement("a");
+    link.href = `../${folder}${name}`;
+    link.textContent = name;
+    return [link, " "];
+  });
+}
+
+function play(on) {
+  clearInterval(state.timer);
+  state.timer = 0;
+  if (on) {
+    if (state.place === state.frames.length - 1) goTo(0);
+    state.timer = setInterval(() => {
+      goTo(state.place + 1);
+      if (state.place === state.frames.length - 1) play(false);
+    }, FRAME_MS);
+  }
+  $("play").textContent = on ? "Stop" : "Play";
+  $("play").setAttribute("aria-pressed", String(on));
+}
+
+function stepTo(place) {
+  play(false);
+  goTo(place);
+}
+
+const each = (act) => state.spaces.filter((space) => space.panels.length).forEach(act);
+const togglePlay = () => state.frames.length > 1 && play(!state.timer);
+
+const KEYS = {
+  ArrowLeft: () => stepTo(state.place - 1),
+  ArrowRight: () => stepTo(state.place + 1),
+  Home: () => stepTo(0),
+  End: () => stepTo(state.frames.length - 1),
+  " ": togglePlay,
+  "+": () => each((space) => space.step(1)),
+  "=": () => each((space) => space.step(1)),
+  "-": () => each((space) => space.step(-1)),
+  0: () => each((space) => space.reset()),
+  "?": () => $("help").showModal(),
+};
+
+function onKey(event) {
+  const own = event.target.closest("select, dialog") || (event.key === " " && event.target.closest("button, summary, a"));
+  const act = KEYS[event.key];
+  if (!act || own || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  act();
+}
+
+function start() {
+  const names = [...new Set(DATA.entries.flatMap((entry) => entry.views.map((view) => view.name)))];
+  $("view").replaceChildren(...names.map((name) => new Option(titleOfView(name), name)));
+  $("view-label").hidden = names.length < 2;
+  $("view").addEventListener("change", () => chooseView($("view").value));
+  $("slider").addEventListener("input", () => stepTo(Number($("slider").value)));
+  $("previous").addEventListener("click", KEYS.ArrowLeft);
+  $("next").addEventListener("click", KEYS.ArrowRight);
+  $("play").addEventListener("click", togglePlay);
+  $("zoom-in").addEventListener("click", KEYS["+"]);
+  $("zoom-out").addEventListener("click", KEYS["-"]);
+  $("zoom-reset").addEventListener("click", KEYS[0]);
+  $("help-button").addEventListener("click", KEYS["?"]);
+  document.addEventListener("keydown", onKey);
+  if (names.length) chooseView(names[0]);
+}
+
+start();

@@ -1,0 +1,254 @@
+"""From a snapshot to what is shown of it: every picture as an array with its colour range (`views`), and the numbers.
+
+Predictions are shown as they are; errors are taken after alignment. Ranges stay the same during a run (`scales`).
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recon_worker.comparison import Comparison, agreement_of_halves, compare, quality
+from recon_worker.metrics import log_intensity_correlation
+from recon_worker.rendering import log_intensity, shared_range
+from recon_worker.scales import PREDICTION_MARGIN, TRUTH_MARGIN, Range, Scales, error_range, robust_range
+from recon_worker.snapshot import Bool, Complex64, Float32, Scan, Snapshot
+from recon_worker.stitching import Stitched, stitch
+from recon_worker.views import PHASE_PERIOD, ObjectView, Panel, PatchView
+
+_PHASE_RANGE_RAD = (-math.pi, math.pi)
+_OBJECT_ERROR_SHARE, _DIFFRACTION_ERROR_SHARE = 0.5, 0.25
+"""The largest error with a colour of its own, in parts of what the truth or the measurement spans."""
+_LEAST_PHASE_ERROR_RAD = 0.1
+_LEAST_ERROR = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shown:
+    """A view, and the arrays that it was made from."""
+
+    view: ObjectView
+    predicted: Complex64
+    """(H, W) as predicted."""
+    scanned: Bool
+    """(H, W) where there is a prediction."""
+    coverage: Float32 | None = None
+    """(H, W) summed weight of the patches; None for a single patch."""
+    number: int | None = None
+    """Which object of the scan; None for a single patch."""
+    truth: Complex64 | None = None
+    """(H, W) NaN where unknown; None: there is none."""
+
+
+class Panels:
+    """Makes the views of one snapshot.
+
+    Args:
+        scan: The run's scan.
+        snapshot: What is shown.
+        scales: Colour ranges; those that are fixed now are added to it.
+    """
+
+    def __init__(self, scan: Scan, snapshot: Snapshot, scales: Scales) -> None:
+        self._scan, self._arrays, self._scales = scan, snapshot.arrays, scales
+        self._has_diffraction = snapshot.has_diffraction
+        self._trained = snapshot.epoch > 0
+
+    def planned(self) -> Iterator[tuple[str, Callable[[], Sequence[Shown]]]]:
+        """What there is to make, one group after the other: (name of its folder, how to make it)."""
+        if self._scan.geometry is not None:
+            yield "stitched", self._stitched
+        digits = max(2, len(str(max(self._scan.fixed_indices, default=0))))
+        for row, index in enumerate(self._scan.fixed_indices):
+            if self._arrays.fixed_filled[row]:
+                name = f"patch_{index:0{digits}d}"
+                yield name, functools.partial(self._patch, row, index, name)
+
+    # --- the whole object ------------------------------------------------------------------------------------------
+
+    def _stitched(self) -> list[Shown]:
+        scan = self._scan
+        assert scan.geometry is not None
+        patches, filled = self._arrays.stitch_object(), self._arrays.stitch_filled
+        images = stitch(scan.geometry, patches, filled)
+        truths = [*scan.ground_truth, *[None] * (len(images) - len(scan.ground_truth))]
+        halves: Sequence[dict[str, float]] = [{} for _ in images]
+        if any(truth is None for truth in truths):
+            halves = agreement_of_halves(scan.geometry, patches, filled, scan.pixel_size_m) or halves
+        look = self._look("stitched", truths, [image.object[image.scanned] for image in images])
+        return [self._object(look, *each) for each in zip(range(len(images)), images, truths, halves, strict=True)]
+
+    def _object(
+        self, look: "_Look", number: int, image: Stitched, truth: Complex64 | None, halves: dict[str, float]
+    ) -> Shown:
+        scan, name = self._scan, "stitched" if number == 0 else f"stitched_object_{number:02d}"
+        numbers, result = dict(halves), None
+        if truth is not None:
+            result = compare(image.object, truth, image.coverage, ramp=scan.remove_ramp)
+            numbers = result.errors | quality(result, truth, scan.pixel_size_m)
+        numbers["coverage"] = float(image.scanned.mean())
+        panels = look.panels(image.object, image.scanned, truth, result)
+        return Shown(
+            view=ObjectView(name=name, metrics=numbers, **panels),
+            predicted=image.object,
+            scanned=image.scanned,
+            coverage=image.coverage,
+            number=number,
+            truth=truth,
+        )
+
+    # --- sample patches --------------------------------------------------------------------------------------------
+
+    def _patch(self, row: int, index: int, name: str) -> list[Shown]:
+        arrays = self._arrays
+        predicted = _complex(arrays.fixed_amp[row], arrays.fixed_phase[row])
+        seen, truth, result = np.ones(predicted.shape, bool), self._label(row), None
+        if truth is not None:
+            result = compare(predicted, truth, None, ramp=False)
+        diffraction, numbers = self._diffraction(row)
+        view = PatchView(
+            name=name,
+            index=index,
+            metrics=(result.errors if result is not None else {}) | numbers,
+            **self._patch_look.panels(predicted, seen, truth, result),
+            **diffraction,
+        )
+        return [Shown(view=view, predicted=predicted, scanned=seen, truth=truth)]
+
+    @functools.cached_property
+    def _patch_look(self) -> "_Look":
+        labels = [self._label(row) for row in range(len(self._scan.fixed_indices))]
+        return self._look("patch", labels, [self._arrays.fixed_amp[self._arrays.fixed_filled]])
+
+    def _label(self, row: int) -> Complex64 | None:
+        scan = self._scan
+        if scan.label_amp is None or scan.label_phase is None or not scan.label_amp[row].any():
+            return None
+        return _complex(scan.label_amp[row], scan.label_phase[row])
+
+    def _diffraction(self, row: int) -> tuple[dict[str, Panel], dict[str, float]]:
+        observed = log_intensity(self._scan.observed_diffraction[row])
+        all_observed = self._scan.observed_diffraction
+        span = self._scales.range_of("patch/diff", lambda: shared_range(log_intensity(all_observed)), fix=True)
+        panels = {"diff_obs": _diffraction_panel(observed, span)}
+        if not self._has_diffraction:
+            return panels, {}
+        predicted = log_intensity(self._arrays.fixed_diffraction[row])
+        errors = self._scales.range_of(
+            "patch/diff_error",
+            lambda: error_range(span[1] - span[0], _DIFFRACTION_ERROR_SHARE, _LEAST_ERROR),
+            fix=True,
+        )
+        panels["diff_pred"] = _diffraction_panel(predicted, span)
+        panels["diff_error"] = Panel(
+            values=np.abs(predicted - observed),
+            value_range=errors,
+            colormap="inferno",
+            quantity="diffraction error |pred - obs|",
+            unit=_DIFFRACTION_UNIT,
+        )
+        return panels, {"log_intensity_r": log_intensity_correlation(predicted, observed)}
+
+    def _look(
+        self, group: str, truths: Sequence[Complex64 | None], predicted: Sequence[Complex64 | Float32]
+    ) -> "_Look":
+        """The ranges of a group of pictures: from its ground truth, else from its first trained predictions."""
+        scales, known = self._scales, [truth[~np.isnan(truth)] for truth in truths if truth is not None]
+        truth = np.concatenate(known) if known else None
+        if truth is None:
+            amp = scales.range_of(
+                f"{group}/amp",
+                lambda: robust_range(np.abs(np.concatenate(predicted)), PREDICTION_MARGIN, floor=0),
+                fix=self._trained,
+            )
+            return _Look(amp, (0, 1), (0, 1))
+        return _Look(
+            scales.range_of(f"{group}/amp", lambda: robust_range(np.abs(truth), TRUTH_MARGIN, floor=0), fix=True),
+            scales.range_of(f"{group}/amp_error", lambda: _amp_error_range(truth), fix=True),
+            scales.range_of(f"{group}/phase_error", lambda: _phase_error_range(truth), fix=True),
+        )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Colour ranges of the pictures of an object."""
+
+    amp: Range
+    amp_error: Range
+    phase_error: Range
+
+    def panels(
+        self, predicted: Complex64, scanned: Bool, truth: Complex64 | None, result: Comparison | None
+    ) -> dict[str, Panel]:
+        """Amplitude and phase of the prediction and, where there is one, the truth and the errors."""
+        panels = {"amp_pred": self._amp(predicted, scanned), "phase_pred": _phase(predicted, scanned)}
+        if truth is None or result is None:
+            return panels
+        known = ~np.isnan(truth)
+        panels |= {"amp_gt": self._amp(truth, known), "phase_gt": _phase(truth, known)}
+        for kind, values, value_range, quantity, unit in (
+            ("amp_error", result.amp_error, self.amp_error, "amplitude", "1"),
+            ("phase_error", result.phase_error_rad, self.phase_error, "phase", "rad"),
+        ):
+            panels[kind] = Panel(
+                values=values,
+                value_range=value_range,
+                colormap="inferno",
+                quantity=f"object {quantity} error |pred - gt|, aligned",
+                unit=unit,
+                scanned=result.compared,
+            )
+        return panels
+
+    def _amp(self, values: Complex64, scanned: Bool) -> Panel:
+        return Panel(
+            values=np.abs(values),
+            value_range=self.amp,
+            colormap="gray",
+            quantity="object amplitude",
+            unit="1",
+            scanned=scanned,
+        )
+
+
+def _phase(values: Complex64, scanned: Bool) -> Panel:
+    return Panel(
+        values=np.angle(values),
+        value_range=_PHASE_RANGE_RAD,
+        colormap="twilight",
+        quantity="object phase",
+        unit="rad",
+        scanned=scanned,
+        period=PHASE_PERIOD,
+    )
+
+
+_DIFFRACTION_UNIT = "log(1 + data amplitude squared)"
+
+
+def _diffraction_panel(values: Float32, value_range: Range) -> Panel:
+    return Panel(
+        values=values,
+        value_range=value_range,
+        colormap="magma",
+        quantity="diffraction log(1 + intensity)",
+        unit=_DIFFRACTION_UNIT,
+    )
+
+
+def _complex(amp: Float32, phase: Float32) -> Complex64:
+    values: Complex64 = (amp * np.exp(1j * phase)).astype(np.complex64)
+    return values
+
+
+def _amp_error_range(truth: Complex64) -> Range:
+    low, high = robust_range(np.abs(truth), floor=0)
+    return error_range(high - low, _OBJECT_ERROR_SHARE, _LEAST_ERROR)
+
+
+def _phase_error_range(truth: Complex64) -> Range:
+    """From the phases about their mean, so that it does not matter where the branch cut lies."""
+    low, high = robust_range(np.angle(truth * np.exp(-1j * np.angle(truth[np.isfinite(truth)].sum()))))
+    return error_range(high - low, _OBJECT_ERROR_SHARE, _LEAST_PHASE_ERROR_RAD)

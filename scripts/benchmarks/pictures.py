@@ -1,0 +1,180 @@
+"""What the worker needs for one event: 4 patches of 64 px and an object of 330 x 330 px, stitched from 1089 patches.
+
+    python scripts/benchmarks/pictures.py [--epochs 200] [--arrays none|npz|h5] [--json]
+
+Runs the worker's own functions for every epoch of a made-up training: render, keep in the outbox, keep the history,
+and upload to a fresh SQLite store where the epoch is measured. The goal is 2 s on one core, at the first epoch and at
+the last.
+"""
+
+import argparse
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+from recon_worker.artifacts import Artifact, render
+from recon_worker.deliveries import is_file
+from recon_worker.history import History
+from recon_worker.mlflow_sink import MlflowSink
+from recon_worker.outbox import Outbox
+from recon_worker.snapshot import Complex64, Float64, PositionGeometry, Scan, Snapshot, SnapshotArrays, SnapshotLayout
+from recon_worker.stitching import crop_to_footprint
+
+N_PX, CROP_PX, STEP_PX, PER_AXIS, FIXED = 64, 32, 9.3125, 33, 4
+FIRST_PX = 40.0
+RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
+
+
+def true_object(side_px: int = 400) -> Complex64:
+    """Edges and fine structure: amplitude 0.6 ... 1, phase 0 ... 1.2 rad."""
+    y, x = np.mgrid[:side_px, :side_px]
+    spokes = np.sin(18 * np.arctan2(y - side_px / 2, x - side_px / 2)) > 0
+    rings = np.sin(np.hypot(y - 90, x - 60) / 7) > 0.2
+    return ((1 - 0.4 * rings) * np.exp(1.2j * spokes)).astype(np.complex64)
+
+
+def centres() -> Float64:
+    """(n, 1, 2) scan positions of whole pixels, (x, y)."""
+    line = np.round(FIRST_PX + STEP_PX * np.arange(PER_AXIS))
+    return np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 1, 2)
+
+
+def make_scan(truth: Complex64, arrays_format: str) -> Scan:
+    """The scan of the benchmark."""
+    positions = centres()
+    geometry = PositionGeometry(patch_px=N_PX, crop_px=CROP_PX, positions_px=positions)
+    indices = tuple(range(0, len(positions), len(positions) // FIXED))[:FIXED]
+    labels = np.stack([cut(truth, positions[i, 0], N_PX) for i in indices])
+    return Scan(
+        fixed_indices=indices,
+        observed_diffraction=np.abs(np.fft.fftshift(np.fft.fft2(labels), axes=(1, 2))).astype(np.float32),
+        label_amp=np.abs(labels),
+        label_phase=np.angle(labels),
+        geometry=geometry,
+        ground_truth=(crop_to_footprint(geometry, truth),),
+        pixel_size_m=25e-9,
+        arrays_format=arrays_format,  # type: ignore[arg-type]
+        description=True,
+    )
+
+
+def cut(image: Complex64, centre: Float64, side: int) -> Complex64:
+    """The patch around a whole position."""
+    x, y = (int(c) - side // 2 for c in centre)
+    return image[y : y + side, x : x + side]
+
+
+def predict(scan: Scan, truth: Complex64, arrays: SnapshotArrays, epoch: int) -> None:
+    """Predictions that become better: truth, a blur towards its mean, and noise."""
+    rng = np.random.default_rng(epoch)
+    share = 0.9 * np.exp(-epoch / 40)
+    image = (1 - share) * truth + share * truth.mean()
+    image = image + share * 0.3 * rng.normal(size=truth.shape)
+    for row, index in enumerate(scan.fixed_indices):
+        patch = cut(image, centres()[index, 0], N_PX)
+        arrays.fixed_amp[row], arrays.fixed_phase[row] = np.abs(patch), np.angle(patch)
+    arrays.fixed_diffraction[:] = scan.observed_diffraction * (1 + share)
+    for row, centre in enumerate(centres()[:, 0]):
+        patch = cut(image, centre, CROP_PX)
+        arrays.stitch_amp[row, 0], arrays.stitch_phase[row, 0] = np.abs(patch), np.angle(patch)
+    arrays.fixed_filled[:] = arrays.stitch_filled[:] = True
+
+
+def event(scan: Scan, snapshot: Snapshot, history: History, outbox: Outbox) -> dict[str, float]:
+    """What the worker does with a snapshot; seconds of wall clock by what they went to."""
+    seconds: dict[str, float] = {}
+    began = time.perf_counter()
+    for made in render(scan, snapshot, history):
+        if not isinstance(made, Artifact):
+            raise RuntimeError(f"{made.path}: {made.reason}")
+        outbox.put(made)
+        now = time.perf_counter()
+        kind = group_of(made.path)
+        seconds[kind] = seconds.get(kind, 0) + now - began
+        began = now
+    outbox.keep_history(history.files())
+    seconds["history"] = time.perf_counter() - began
+    return seconds
+
+
+def group_of(path: str) -> str:
+    """The rows of the table; the time up to the first picture of the object goes to stitching and metrics."""
+    if path.endswith("stitched/amp_pred.png"):
+        return "stitch, fit, metrics, first picture"
+    if not is_file(path):
+        return "cards, numbers, description"
+    return path.rpartition("/")[2] if "/patch" not in path and "/stitched" not in path else "other pictures, arrays"
+
+
+def upload(outbox: Outbox, sink: MlflowSink) -> float:
+    """Empty the outbox; seconds."""
+    began = time.perf_counter()
+    for name in list(outbox.artifacts()):
+        version = outbox.version(name)
+        assert version is not None
+        sink.upload(outbox.local_path(name), name)
+        outbox.remove(name, version)
+    return time.perf_counter() - began
+
+
+def measure(epochs: int, arrays_format: str, folder: Path) -> Iterator[dict[str, object]]:
+    """One row for the first epoch and one for the last."""
+    truth = true_object()
+    scan = make_scan(truth, arrays_format)
+    layout = SnapshotLayout(n_fixed=FIXED, patch_px=N_PX, n_stitch=PER_AXIS**2, crop_px=CROP_PX)
+    arrays, history, outbox, sink = layout.allocate(), History(), Outbox(folder / "run"), make_sink(folder)
+    for epoch in range(1, epochs + 1):
+        predict(scan, truth, arrays, epoch)
+        snapshot = Snapshot(
+            epoch=epoch, step=69 * epoch, has_diffraction=True, created_unix_s=time.time(), stall_s=0, arrays=arrays
+        )
+        cpu = time.process_time()
+        seconds = event(scan, snapshot, history, outbox)
+        cpu = time.process_time() - cpu
+        row = {"epoch": epoch, "wall_s": sum(seconds.values()), "cpu_s": cpu, "upload_s": upload(outbox, sink)}
+        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT_BYTES / 2**20
+        if epoch in (1, 2, epochs):
+            yield row | {"gallery_mb": len(history.gallery()) / 1e6, "rss_mib": rss, "parts_s": seconds}
+
+
+def make_sink(folder: Path) -> MlflowSink:
+    """A fresh run in a fresh database."""
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.create_experiment("benchmark", artifact_location=(folder / "mlruns").as_uri())
+    return MlflowSink(client, client.create_run(experiment).info.run_id)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=200, help="length of the training")
+    parser.add_argument("--arrays", choices=["none", "npz", "h5"], default="h5", help="--recon-log-arrays")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = list(measure(args.epochs, args.arrays, Path(folder)))
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return
+    print("epoch   render s (CPU s)   upload s   gallery MB   peak memory MiB")
+    for row in rows:
+        print(
+            "{epoch:5d} {wall_s:10.2f} ({cpu_s:.2f}) {upload_s:12.2f} {gallery_mb:12.2f} {rss_mib:17.0f}".format(**row)
+        )
+    for part, seconds in rows[-1]["parts_s"].items():  # type: ignore[attr-defined]
+        print(f"  {part:<40} {1000 * seconds:6.0f} ms")
+
+
+if __name__ == "__main__":
+    main()
