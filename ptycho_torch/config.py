@@ -179,6 +179,13 @@ class PyTorchExecutionConfig:
     )
     mlflow_experiment: str = option("ptychography", "name of the MLflow experiment", group=_LOGGER)
     mlflow_run_name: str | None = option(None, "name of the MLflow run; default: MLflow's own", group=_LOGGER)
+    mlflow_run_id: str | None = option(
+        None,
+        "log to this MLflow run; 'new' begins one; default: with --resume the run that the checkpoint names, if it is "
+        "on the same server, else a new one",
+        group=_LOGGER,
+        metavar="ID|new",
+    )
     recon_log_every_n_epochs: int | None = option(
         None,
         "log reconstructions after every this many epochs, and after the last; default: off, or "
@@ -271,6 +278,11 @@ class PyTorchExecutionConfig:
         _require(self.num_workers >= 0, f"num_workers is {self.num_workers}; it must be at least 0.")
         if self.logger == "mlflow" and self.mlflow_tracking_uri is not None:
             check_tracking_uri(self.mlflow_tracking_uri, "mlflow_tracking_uri")
+        run_id = self.mlflow_run_id
+        _require(
+            run_id is None or re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run_id) is not None,
+            f"mlflow_run_id is {run_id!r}; give the id of a run, as its page shows it, or 'new'.",
+        )
         self._check_recon_log()
 
     def _check_recon_log(self) -> None:

@@ -12,6 +12,7 @@ from recon_worker.history import History
 from recon_worker.ledger import Ledger
 from recon_worker.mlflow_sink import ArtifactClient, MlflowSink
 from recon_worker.outbox import RunTarget
+from recon_worker.resumes import note_resume
 from recon_worker.snapshot import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 
 _log = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ class InlineBackend:
     def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
         """See `ReconBackend`."""
         self._sink, self._scan = MlflowSink(self._client, target.run_id), scan
+        if target.earlier_run_id == target.run_id:
+            note_resume(self._client, target, self._client.get_run(target.run_id).data.tags)
         self._history = earlier_history(target, lambda: self._client)
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:

@@ -1,7 +1,6 @@
 """Brings what waits in the outbox to an MLflow run: files as artifacts, and what `deliveries` are."""
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -50,21 +49,22 @@ class MlflowSink:
         if card is not None:
             self._cards.log(local, card)
         elif is_metrics(name):
-            self._log(Numbers.from_json(local.read_bytes()))
+            self.log_numbers(Numbers.from_json(local.read_bytes()))
         elif is_description(name):
             self._describe(Latest.from_json(local.read_bytes()))
         else:
-            self._client.log_artifact(self._run_id, str(local), str(PurePosixPath(name).parent))
+            self.upload_below("", local, name)
 
-    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log numbers at a step; blocks.
+    def upload_below(self, folder: str, local: Path, name: str) -> None:
+        """Like `upload`, of a file, to the artifact `folder`/`name`."""
+        self._client.log_artifact(self._run_id, str(local), str(PurePosixPath(folder, name).parent))
+
+    def log_numbers(self, numbers: Numbers) -> None:
+        """Log metrics of a step; blocks. Logging the same ones again changes nothing.
 
         Raises:
             Exception: Whatever the client raises.
         """
-        self._log(Numbers(step=step, time_ms=int(time.time() * 1000), values=values))
-
-    def _log(self, numbers: Numbers) -> None:
         from mlflow.entities import Metric
 
         metrics = [Metric(name, value, numbers.time_ms, numbers.step) for name, value in numbers.values.items()]

@@ -22,6 +22,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from recon_worker.artifacts import Artifact
 from recon_worker.codec import CodecError, dump_scan, load_scan
@@ -61,6 +62,8 @@ class RunTarget:
     """The run that a resumed training continues, which may be the same one; None: it began with this run."""
     earlier_epoch: int = 0
     """Completed epochs when it was resumed."""
+    started_unix_s: float = 0.0
+    """When this training began to log, by which older pictures in the run are told."""
 
 
 class Outbox:
@@ -106,10 +109,7 @@ class Outbox:
             )
         if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id) or not isinstance(uri, str):
             raise SpoolError(f"{self.folder}/run.json does not name an MLflow run.")
-        earlier_id, earlier_epoch = record.get("earlier_run_id"), record.get("earlier_epoch")
-        if not isinstance(earlier_id, str) or not _RUN_ID.fullmatch(earlier_id) or type(earlier_epoch) is not int:
-            return RunTarget(run_id=run_id, tracking_uri=uri)
-        return RunTarget(run_id=run_id, tracking_uri=uri, earlier_run_id=earlier_id, earlier_epoch=earlier_epoch)
+        return RunTarget(run_id=run_id, tracking_uri=uri, **_resumed(record))
 
     def scan(self) -> Scan:
         """What the run's snapshots have in common."""
@@ -118,14 +118,19 @@ class Outbox:
         except (OSError, CodecError) as error:
             raise SpoolError(f"{self.folder}/scan.npz cannot be read: {error}") from error
 
-    def put(self, artifact: Artifact) -> None:
-        """Keep an artifact until it is uploaded; an older one of the same name is replaced."""
+    def put(self, artifact: Artifact, taken_unix_s: float | None = None) -> None:
+        """Keep an artifact until it is uploaded; an older one of the same name is replaced.
+
+        Args:
+            artifact: What to keep.
+            taken_unix_s: When its snapshot was taken, kept as the file's time; None: now.
+        """
         if not is_artifact_name(artifact.path):
             raise ValueError(f"{artifact.path!r} is not an artifact name of this program.")
         place = self._files / artifact.path
         with self._folders_change:
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(place, [artifact.data])
+            _write(place, [artifact.data], taken_unix_s)
 
     def artifacts(self) -> Iterator[str]:
         """Names of the artifacts that wait, oldest epoch first; what belongs to no single epoch is last."""
@@ -201,6 +206,15 @@ class Outbox:
             shutil.rmtree(doomed)
 
 
+def _resumed(record: dict[str, Any]) -> dict[str, Any]:
+    """What run.json says about the run that this one continues; nothing if that is not all there."""
+    run_id, epoch, started = (record.get(name) for name in ("earlier_run_id", "earlier_epoch", "started_unix_s"))
+    named = isinstance(run_id, str) and _RUN_ID.fullmatch(run_id) is not None
+    if not named or type(epoch) is not int or type(started) is not float:
+        return {}
+    return {"earlier_run_id": run_id, "earlier_epoch": epoch, "started_unix_s": started}
+
+
 def is_artifact_name(path: str) -> bool:
     """Whether this program gives artifacts such names; nothing else is written, uploaded or removed."""
     return _ARTIFACT.fullmatch(path) is not None
@@ -232,7 +246,7 @@ def _below(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in (*folders, *files))
 
 
-def _write(place: Path, parts: Sequence[bytes | memoryview]) -> None:
+def _write(place: Path, parts: Sequence[bytes | memoryview], time_s: float | None = None) -> None:
     """Write under another name and rename: whoever finds the file finds all of it."""
     temporary = place.with_name(f".{place.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
@@ -240,6 +254,8 @@ def _write(place: Path, parts: Sequence[bytes | memoryview]) -> None:
         with os.fdopen(descriptor, "wb") as stream:
             for part in parts:
                 stream.write(part)
+        if time_s is not None:
+            os.utime(temporary, (time_s, time_s))
         temporary.replace(place)
     except BaseException:
         temporary.unlink(missing_ok=True)

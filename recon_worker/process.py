@@ -21,10 +21,15 @@ _STDERR_CHARACTERS = 600
 _EXIT_WAIT_S = 2.0
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the uploader retries, with an eye on the deadline
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
-_OVERRIDES = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_OVERRIDES = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # once, to wait as long as Retry-After says; the uploader does the rest
+}
 
 
 class WorkerProcess:

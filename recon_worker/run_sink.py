@@ -1,22 +1,28 @@
-"""Uploads to an MLflow run after a look at whether it is there, and knows when trying again does not help."""
+"""Uploads to one MLflow run, after a look at whether it is there, and again after each failure.
+
+Says which failures it is no use to repeat (`RefusedError`), and keeps what a resumed training has replaced from
+overwriting newer pictures.
+"""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from recon_worker.deliveries import Numbers, is_file
 from recon_worker.mlflow_sink import MlflowSink
 from recon_worker.outbox import RunTarget
+from recon_worker.resumes import Resume, folder_of, note_resume
+from recon_worker.uploader import RefusedError
 from recon_worker.uris import without_credentials
 
-_NO_RETRY_HELPS = {"RESOURCE_DOES_NOT_EXIST", "UNAUTHENTICATED", "PERMISSION_DENIED"}
+_REFUSALS = {"RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND", "UNAUTHENTICATED", "PERMISSION_DENIED"}
+_TEMPORARY_STATUS = {408, 425, 429}
+"""Of the 4xx, those that say: try again."""
 
 
 class UploadError(RuntimeError):
     """An upload failed. The message says why, without credentials."""
-
-
-class RunUnusableError(RuntimeError):
-    """The server answers, but artifacts cannot go to the run, and trying again does not help."""
 
 
 class RunSink:
@@ -29,25 +35,47 @@ class RunSink:
     def __init__(self, target: RunTarget) -> None:
         self.last_error = ""
         """Why the last failed upload failed."""
-        self.unusable = threading.Event()
-        """Set when it is no use to try again."""
         self._target, self._connecting = target, threading.Lock()
         self._sink: MlflowSink | None = None
+        self._resumes: list[Resume] = []
 
     def upload(self, local: Path, name: str) -> None:
-        """See `ArtifactSink`."""
+        """See `ArtifactSink`.
+
+        Raises:
+            RefusedError: The server answers that it does not take it.
+            UploadError: Anything else; it may help to try again.
+        """
+        taken_unix_s = local.stat().st_mtime
+        self._attempt(lambda sink: self._upload(sink, local, name, taken_unix_s))
+
+    def log_numbers(self, numbers: Numbers) -> None:
+        """Log metrics of a step; logging the same ones again changes nothing. Raises like `upload`."""
+        self._attempt(lambda sink: sink.log_numbers(numbers))
+
+    def _upload(self, sink: MlflowSink, local: Path, name: str, taken_unix_s: float) -> None:
+        folder = folder_of(name, taken_unix_s, self._resumes)
+        if folder is None:
+            sink.upload(local, name)
+        elif is_file(name):  # numbers, cards and the description of epochs that were repeated would only confuse
+            sink.upload_below(folder, local, name)
+
+    def _attempt(self, action: Callable[[MlflowSink], None]) -> None:
         try:
-            self._connected().upload(local, name)
+            action(self._connected())
         except Exception as error:
+            with self._connecting:
+                self._sink = None  # the run may have been deleted: look again
             self.last_error = f"{type(error).__name__}: {without_credentials(str(error))[:300]}"
-            if isinstance(error, RunUnusableError) or getattr(error, "error_code", "") in _NO_RETRY_HELPS:
-                self.unusable.set()
-            raise UploadError(self.last_error) from None  # the original may quote the URI with its password
+            kind = RefusedError if _is_refusal(error) else UploadError
+            raise kind(self.last_error) from None  # the original may quote the URI with its password
 
     def _connected(self) -> MlflowSink:
         with self._connecting:
             if self._sink is None:
-                self._sink = MlflowSink(connect(self._target), self._target.run_id)
+                client = connect(self._target)
+                self._resumes = note_resume(client, self._target, _active_run(client, self._target.run_id).data.tags)
+                self._sink = MlflowSink(client, self._target.run_id)
             return self._sink
 
 
@@ -55,15 +83,26 @@ def connect(target: RunTarget) -> Any:  # noqa: ANN401 - a mlflow.MlflowClient
     """A client of the server that has the run.
 
     Raises:
-        RunUnusableError: There is no such database, or the run is deleted.
+        RefusedError: There is no such database.
         Exception: Whatever the client raises.
     """
     import mlflow
 
     database = Path(target.tracking_uri.removeprefix("sqlite:///"))
     if target.tracking_uri.startswith("sqlite:///") and not database.is_file():
-        raise RunUnusableError(f"there is no database {database.absolute()}.")
-    client = mlflow.MlflowClient(target.tracking_uri)
-    if client.get_run(target.run_id).info.lifecycle_stage == "deleted":
-        raise RunUnusableError(f"run {target.run_id} is deleted. Restore it, or remove its spool.")
-    return client
+        raise RefusedError(f"there is no database {database.absolute()}.")
+    return mlflow.MlflowClient(target.tracking_uri)
+
+
+def _active_run(client: Any, run_id: str) -> Any:  # noqa: ANN401
+    run = client.get_run(run_id)
+    if run.info.lifecycle_stage == "deleted":
+        raise RefusedError(f"run {run_id} is deleted. Restore it, or remove its spool.")
+    return run
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the server has answered, and would answer the same again."""
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    refused = 400 <= status < 500 and status not in _TEMPORARY_STATUS
+    return refused or isinstance(error, RefusedError) or getattr(error, "error_code", "") in _REFUSALS

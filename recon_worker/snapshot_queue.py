@@ -52,6 +52,8 @@ class SnapshotQueue:
         """No snapshot is taken any more."""
         self.abandoned = False
         """Nobody takes snapshots out any more: waiting for that is no use."""
+        self.refused = False
+        """The server refuses what is rendered: waiting for its upload is no use."""
         self.slots = [Slot(create_memory("recon-log-slot")) for _ in range(settings.depth or MAX_DEPTH)]
         self._settings = settings
         self._free = deque(range(self.depth))
@@ -276,10 +278,14 @@ class SnapshotQueue:
     def wait_empty(self, deadline: float, report: Callable[[str], None]) -> bool:
         """Wait until nothing is left; False when the time (monotonic) is over or nobody works on it."""
         with self.changed:
-            while (self.to_render or self._uploading) and not self.abandoned and time.monotonic() < deadline:
+            while self._worth_waiting() and time.monotonic() < deadline:
                 report(f"{self.to_render} to render, {self.to_upload} to upload to the tracking server")
                 self.changed.wait(min(_POLL_S, max(0.0, deadline - time.monotonic())))
             return not (self.to_render or self._uploading)
+
+    def _worth_waiting(self) -> bool:
+        uploading = bool(self._uploading) and not self.refused
+        return not self.abandoned and bool(self.to_render or uploading)
 
     # --- the end ---------------------------------------------------------------------------------------------------
 

@@ -163,6 +163,9 @@ class Supervisor:
                 self._queue.rendered(message)
             elif kind == "finished":
                 self._queue.finished(message["artifacts"], message["failures"])
+            elif kind == "refused":
+                self._queue.refused = message["refused"]
+                self._queue.changed.notify_all()
             elif kind == "logged":
                 self._queue.stats.retries = self._earlier_retries + message["retries"]
                 self._queue.logged(message["generation"])
@@ -186,7 +189,7 @@ class Supervisor:
     def _bury(self, how: str) -> None:
         """A worker is dead."""
         with self._queue.changed:
-            self._process, self._ready = None, False
+            self._process, self._ready, self._queue.refused = None, False, False
             self._deaths += 1
             self._queue.stats.restarts += 1
             self._earlier_retries = self._queue.stats.retries

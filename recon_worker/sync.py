@@ -33,7 +33,7 @@ _POLL_S = 0.05
 _REMOTE = ("http://", "https://", "databricks")
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the uploader retries, with an eye on the deadline
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # once, to wait as long as Retry-After says; the uploader does the rest
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 
@@ -127,10 +127,10 @@ def _render_all(outbox: Outbox, target: RunTarget) -> int:
         return 0
     scan, history = outbox.scan(), load_history(outbox, target, lambda: connect(target))
     for one in tqdm(raw, "render", unit="snapshot", disable=not sys.stderr.isatty()):
-        made = pictures(scan, one, history)
+        made, taken_unix_s = pictures(scan, one, history), one.stat().st_mtime
         for artifact in made:
             if isinstance(artifact, Artifact):
-                outbox.put(artifact)
+                outbox.put(artifact, taken_unix_s)
         outbox.keep_history(history.files())
         failures = [failure for failure in made if isinstance(failure, Failure)]
         if failures:
@@ -141,15 +141,15 @@ def _render_all(outbox: Outbox, target: RunTarget) -> int:
         else:
             one.unlink()
             rendered += 1
-    _render_end(outbox, history)
+    _render_end(outbox, history, taken_unix_s)
     return rendered
 
 
-def _render_end(outbox: Outbox, history: History) -> None:
-    """What is made when no more snapshots come."""
+def _render_end(outbox: Outbox, history: History, taken_unix_s: float) -> None:
+    """What is made when no more snapshots come; `taken_unix_s`: when the last one was taken."""
     for made in finish(history):
         if isinstance(made, Artifact):
-            outbox.put(made)
+            outbox.put(made, taken_unix_s)
         else:
             _log.error("%s cannot be made: %s", made.path, made.reason)
 
@@ -169,14 +169,14 @@ def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
         try:
             for number, name in enumerate(names):
                 uploader.add(number, [name])
-            while not (uploader.idle or sink.unusable.is_set()) and time.monotonic() < deadline:
+            while not (uploader.idle or uploader.refused) and time.monotonic() < deadline:
                 bar.update(len(done) - bar.n)
                 time.sleep(_POLL_S)
         finally:
             uploader.stop()
             bar.update(len(done) - bar.n)
     if len(done) < len(names):
-        why = "trying again does not help" if sink.unusable.is_set() else "the time is over (--timeout)"
+        why = "trying again does not help" if uploader.refused else "the time is over (--timeout)"
         server = shown(target.tracking_uri)
         _log.error("Not all is uploaded to %s: %s. Last error: %s", server, why, sink.last_error or "none")
     return len(done)

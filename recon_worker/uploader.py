@@ -3,6 +3,8 @@
     outbox -> queue of names -> 1 thread (local store) or up to 8 (http) -> MLflow; then the file is removed
 
 A failed upload is tried again, ever more slowly, until it succeeds or `stop` is called; the file stays meanwhile.
+What the server refuses (no such run, no right to write) is tried again too, but rarely, and nobody should wait for it:
+see `Uploader.refused`.
 """
 
 import logging
@@ -24,7 +26,12 @@ _log = logging.getLogger(__name__)
 HTTP_THREADS = 8
 """Parallel uploads over http: each is a round trip. A local store is faster with one."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
+_REFUSED_WAIT_S = 30.0
 _POLL_S = 0.2
+
+
+class RefusedError(RuntimeError):
+    """The server answers, but does not take this, and would answer the same again."""
 
 
 class ArtifactSink(Protocol):
@@ -46,11 +53,23 @@ class Uploader:
         sink: Where they go.
         threads: How many uploads at a time.
         on_complete: Called from an upload thread, and tried again like an upload if it raises.
+        on_refused: Called whenever `refused` has changed, with the new value.
     """
 
-    def __init__(self, outbox: Outbox, sink: ArtifactSink, threads: int, on_complete: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        sink: ArtifactSink,
+        threads: int,
+        on_complete: Callable[[int], None],
+        on_refused: Callable[[bool], None] = lambda refused: None,
+    ) -> None:
         self.retries = 0
         """Uploads that failed and were tried again."""
+        self.refused = False
+        """Whether all that could be uploaded now was refused by the server; waiting is no use then."""
+        self._threads, self._on_refused = threads, on_refused
+        self._busy, self._refusals, self._in_line = 0, set[int](), 0
         self._outbox, self._sink, self._on_complete = outbox, sink, on_complete
         self._queue: queue.Queue[tuple[int, str | None]] = queue.Queue()  # bounded by the files of the outbox
         self._left: Counter[int] = Counter()
@@ -85,10 +104,24 @@ class Uploader:
                 generation, name = self._queue.get(timeout=_POLL_S)
             except queue.Empty:
                 continue
+            self._note(busy=1)
             try:
                 self._serve(generation, name)
             except (tenacity.RetryError, _StoppedError):
                 return
+            self._note(busy=-1)
+
+    def _note(self, *, busy: int = 0, in_line: int = 0, refused: bool = False) -> None:
+        """Keep `refused` up to date: a thread has begun or ended something, or its upload was refused."""
+        with self._lock:
+            self._busy += busy
+            self._in_line += in_line
+            (self._refusals.add if refused else self._refusals.discard)(threading.get_ident())
+            none_free = self._busy == self._threads or self._queue.empty()
+            stuck = len(self._refusals) + self._in_line == self._busy
+            before, self.refused = self.refused, bool(self._refusals) and stuck and none_free
+            if self.refused != before:
+                self._on_refused(self.refused)
 
     def _serve(self, generation: int, name: str | None) -> None:
         if name is not None:
@@ -105,9 +138,11 @@ class Uploader:
         if "epoch_" in name:
             yield
             return
+        self._note(in_line=1)
         while not self._replaced.acquire(timeout=_POLL_S):
             if self._stopped.is_set():
                 raise _StoppedError
+        self._note(in_line=-1)
         try:
             yield
         finally:
@@ -133,17 +168,31 @@ class Uploader:
 
     def _retrying(self) -> tenacity.Retrying:
         return tenacity.Retrying(
-            wait=tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S),
+            wait=_wait_s,
             stop=tenacity.stop_when_event_set(self._stopped),
             sleep=tenacity.sleep_using_event(self._stopped),
             before_sleep=self._report,
+            before=self._tries_again,
         )
+
+    def _tries_again(self, state: tenacity.RetryCallState) -> None:
+        if state.attempt_number > 1:
+            self._note()
 
     def _report(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         with self._lock:
             self.retries += 1
             first = self.retries == 1
+        self._note(refused=isinstance(error, RefusedError))
         level = logging.WARNING if first else logging.DEBUG
         _log.log(level, "The tracking server did not take an artifact; it is tried again. %s: %s",
                  type(error).__name__, without_credentials(str(error))[:300])  # fmt: skip
+
+
+_backoff = tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S)
+
+
+def _wait_s(state: tenacity.RetryCallState) -> float:
+    refused = state.outcome is not None and isinstance(state.outcome.exception(), RefusedError)
+    return _REFUSED_WAIT_S if refused else _backoff(state)

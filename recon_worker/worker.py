@@ -1,7 +1,7 @@
 """The worker process: renders snapshots out of shared slots into the outbox, while an uploader empties that.
 
     pipe: setup, reserve, job, file, finish, stop ->  run()  -> outbox -> uploader threads -> MLflow
-          <- ready, reserved, alive, rendered, finished, logged, log
+          <- ready, reserved, alive, rendered, finished, logged, refused, log
 
 Started by `client.ReconWorker` as `python -m recon_worker.worker`, with its pipe and slots as inherited descriptors.
 It ignores SIGINT and SIGTERM, which a whole process group gets: it obeys the pipe. When the pipe closes without
@@ -26,9 +26,11 @@ from typing import Any, Protocol
 
 from recon_worker.artifacts import Artifact, Failure, finish, render
 from recon_worker.codec import CodecError, load_scan, load_snapshot, parse_header
-from recon_worker.continuation import ReadingClient, load_history
+from recon_worker.continuation import load_history
+from recon_worker.deliveries import Numbers
 from recon_worker.history import History
 from recon_worker.outbox import Outbox, RunTarget, epoch_of
+from recon_worker.run_sink import RunSink, connect
 from recon_worker.slots import Slot, read_all
 from recon_worker.snapshot import Scan, Snapshot
 from recon_worker.spool_lock import take_lock
@@ -48,8 +50,8 @@ Message = dict[str, Any]
 class Sink(ArtifactSink, Protocol):
     """Where artifacts and numbers go."""
 
-    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log numbers at a step; raises when it fails."""
+    def log_numbers(self, numbers: Numbers) -> None:
+        """Log metrics of a step; raises when it fails. The same ones again change nothing."""
 
 
 class Channel:
@@ -83,7 +85,7 @@ class Worker:
         channel: The pipe.
         scan_descriptor: Shared memory with the run's scan.
         slots: The queue's memory.
-        make_sink: Connects to the tracking server.
+        make_sink: Makes what uploads; called before it is needed, so it should not connect yet.
     """
 
     def __init__(
@@ -99,10 +101,12 @@ class Worker:
         self._target: RunTarget | None = None
         self._outbox: Outbox | None = None
         self._uploader: Uploader | None = None
-        self._sink: _Lazy | None = None
+        self._sink: Sink | None = None
         self._linger_s = 0.0
         self._done: set[int] = set()
+        self._last_taken_unix_s: float | None = None
         self._metrics: dict[int, tuple[dict[str, float], int, float]] = {}
+        self._numbers: dict[int, Numbers] = {}
 
     def run(self) -> None:
         """Serve until `stop`, or, without the training process, until all is uploaded.
@@ -148,8 +152,10 @@ class Worker:
         self._outbox = Outbox(Path(message["folder"]))
         self._lock = take_lock(self._outbox.folder, shared=True)  # held until the process ends
         remote = target.tracking_uri.startswith(("http://", "https://", "databricks"))
-        self._sink = _Lazy(lambda: self._make_sink(target))
-        self._uploader = Uploader(self._outbox, self._sink, HTTP_THREADS if remote else 1, self._on_uploaded)
+        self._sink = self._make_sink(target)
+        self._uploader = Uploader(
+            self._outbox, self._sink, HTTP_THREADS if remote else 1, self._on_uploaded, self._on_refused
+        )
         self._upload_again(message["unlogged"])
 
     def _remember(self, message: Message) -> None:
@@ -161,11 +167,20 @@ class Worker:
         assert self._sink is not None
         assert self._uploader is not None
         if generation in self._metrics:
-            values, step, submitted_unix_s = self._metrics[generation]
-            values |= {"lag_s": time.time() - submitted_unix_s, "retries": self._uploader.retries}
-            self._sink.log_metrics({f"recon_log/{name}": value for name, value in values.items()}, step)
-            del self._metrics[generation]
+            self._numbers[generation] = self._as_numbers(*self._metrics.pop(generation))
+        if generation in self._numbers:  # unchanged when this is tried again: else MLflow would have them twice
+            self._sink.log_numbers(self._numbers[generation])
+            del self._numbers[generation]
         self._channel.send(**{"is": "logged", "generation": generation, "retries": self._uploader.retries})
+
+    def _as_numbers(self, values: Mapping[str, float], step: int, submitted_unix_s: float) -> Numbers:
+        assert self._uploader is not None
+        now_s = time.time()
+        values = {**values, "lag_s": now_s - submitted_unix_s, "retries": self._uploader.retries}
+        return Numbers(step=step, time_ms=int(now_s * 1000), values={f"recon_log/{k}": v for k, v in values.items()})
+
+    def _on_refused(self, refused: bool) -> None:
+        self._channel.send(**{"is": "refused", "refused": refused})
 
     def _upload_again(self, unlogged: dict[str, int]) -> None:
         """Upload what an earlier worker rendered and did not; `unlogged`: epoch -> generation."""
@@ -202,9 +217,11 @@ class Worker:
         names: list[str] = []
         failures: list[Failure] = []
         try:
-            for made in render(self._scan, load(), self._remembered()):
+            snapshot = load()
+            self._last_taken_unix_s = snapshot.created_unix_s
+            for made in render(self._scan, snapshot, self._remembered()):
                 self._channel.send(**{"is": "alive"})
-                failure = made if isinstance(made, Failure) else self._keep(made)
+                failure = made if isinstance(made, Failure) else self._keep(made, snapshot.created_unix_s)
                 if failure is not None:
                     failures.append(failure)
                 elif isinstance(made, Artifact):
@@ -228,14 +245,14 @@ class Worker:
         assert self._outbox is not None
         assert self._target is not None
         if self._history is None:
-            self._history = load_history(self._outbox, self._target, functools.partial(_client, self._target))
+            self._history = load_history(self._outbox, self._target, functools.partial(connect, self._target))
         return self._history
 
     def _finish(self) -> tuple[list[str], int]:
         """Make what is made at the end; names of what is in the outbox now, and how many could not be made."""
         names, failures = list[str](), 0
         for made in finish(self._remembered()):
-            failure = made if isinstance(made, Failure) else self._keep(made)
+            failure = made if isinstance(made, Failure) else self._keep(made, self._last_taken_unix_s)
             if failure is not None:
                 _log.warning("%s could not be made: %s", failure.path, failure.reason)
                 failures += 1
@@ -243,10 +260,10 @@ class Worker:
                 names.append(made.path)
         return names, failures
 
-    def _keep(self, artifact: Artifact) -> Failure | None:
+    def _keep(self, artifact: Artifact, taken_unix_s: float | None = None) -> Failure | None:
         assert self._outbox is not None
         try:
-            self._outbox.put(artifact)
+            self._outbox.put(artifact, taken_unix_s)
         except OSError as error:
             return Failure(artifact.path, f"{self._outbox.folder} cannot be written: {error}")
         return None
@@ -264,31 +281,9 @@ class Worker:
             self._do_file(int(path.name.split("_")[0]), path)
         if self._done:
             self._uploader.add(_OF_NO_SNAPSHOT, self._finish()[0])
-        while not self._uploader.idle and time.monotonic() < deadline:
+        while not (self._uploader.idle or self._uploader.refused) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         self._outbox.discard()
-
-
-class _Lazy:
-    """A sink that connects when it is first used: importing mlflow takes seconds and must not delay rendering."""
-
-    def __init__(self, make: Callable[[], Sink]) -> None:
-        self._make, self._lock = make, threading.Lock()
-        self._sink: Sink | None = None
-
-    def _connected(self) -> Sink:
-        with self._lock:
-            if self._sink is None:
-                self._sink = self._make()
-            return self._sink
-
-    def upload(self, local: Path, name: str) -> None:
-        """See `Sink`."""
-        self._connected().upload(local, name)
-
-    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """See `Sink`."""
-        self._connected().log_metrics(values, step)
 
 
 class _PipeHandler(logging.Handler):
@@ -300,22 +295,6 @@ class _PipeHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._channel.send(**{"is": "log", "level": record.levelno, "text": self.format(record)})
-
-
-def _client(target: RunTarget) -> ReadingClient:
-    import mlflow
-
-    client: ReadingClient = mlflow.MlflowClient(target.tracking_uri)
-    return client
-
-
-def connect(target: RunTarget) -> Sink:
-    """A sink for a run on a real tracking server."""
-    import mlflow
-
-    from recon_worker.mlflow_sink import MlflowSink
-
-    return MlflowSink(mlflow.MlflowClient(target.tracking_uri), target.run_id)
 
 
 def main() -> int:
@@ -333,7 +312,7 @@ def main() -> int:
     logging.getLogger().addHandler(_PipeHandler(channel))
     _warm_up()
     channel.send(**{"is": "ready"})
-    Worker(channel, arguments.scan, [Slot(d) for d in arguments.slots], connect).run()
+    Worker(channel, arguments.scan, [Slot(d) for d in arguments.slots], RunSink).run()
     logging.shutdown()
     sys.stdout.flush()
     os._exit(0)  # an upload that hangs, or mlflow's own threads, must not keep the process

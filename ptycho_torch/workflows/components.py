@@ -28,6 +28,7 @@ from ptycho_torch.config import ConfigError, RunConfig
 from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.model.lightning_module import PtychoLightningModule
 from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
+from ptycho_torch.workflows.mlflow_run import RunInCheckpoint, chosen_run_id, prepare_run
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.settings import WorkerSettings, default_queue_bytes
 from recon_worker.uris import without_credentials
@@ -88,6 +89,7 @@ def make_logger(config: RunConfig) -> Logger | None:
             run_name=execution.mlflow_run_name,
             tracking_uri=config.tracking_uri,
             artifact_location=config.artifact_location,
+            run_id=chosen_run_id(config),
         )
     if execution.logger == "csv":
         return CSVLogger(output_dir, name="csv")
@@ -127,6 +129,8 @@ def _callbacks(config: RunConfig) -> list[Callback]:
         ModelCheckpoint(config.training.checkpoint_dir, filename="best", monitor=monitored, save_last=True),
         TQDMProgressBar(leave=False),
     ]
+    if config.execution.logger == "mlflow":
+        callbacks.append(RunInCheckpoint())
     if config.execution.recon_log_enabled:
         callbacks.append(make_recon_callback(config))
     return callbacks
@@ -230,9 +234,8 @@ def _environment_kept(name: str) -> Iterator[None]:
 
 
 def _log_settings(logger: MLFlowLogger, config: RunConfig) -> None:
-    """The resolved settings as parameters and as `config.yaml`, and, on the terminal, where to look."""
-    logger.log_hyperparams(config.as_dict())
-    logger.experiment.log_text(str(logger.run_id), to_yaml(config), "config.yaml")
+    """The resolved settings go to the run; the terminal says where to look."""
+    prepare_run(logger, config.as_dict(), to_yaml(config))
     uri = without_credentials(config.tracking_uri)
     if urlsplit(uri).scheme not in ("http", "https"):
         rank_zero_info(f"To look at this run, start: mlflow ui --backend-store-uri '{uri}' --port {_UI_PORT}")

@@ -8,7 +8,9 @@ down stops it. Runs are still made, and parameters still sent, before training s
 
 import logging
 import queue
+import re
 import threading
+import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import tenacity
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
+from mlflow.entities import Metric
 
 from recon_worker.uris import without_credentials
 
@@ -24,6 +27,8 @@ _log = logging.getLogger(__name__)
 _QUEUE_LENGTH = 10_000
 """Calls that may wait; at one per step, hours of a server's absence."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
+_FORBIDDEN = re.compile(r"[^a-zA-Z0-9_/. -]+")
+"""MLflow takes nothing of this in the name of a metric."""
 _FINALIZE_S = 30.0
 _FINALIZE_WITHOUT_SERVER_S = 2.0
 
@@ -46,8 +51,8 @@ class QueuedMLFlowLogger(MLFlowLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Queue the metrics; returns at once. The oldest are given up if the server is away for hours."""
-        values = dict(metrics)
-        self._enqueue(lambda: super(QueuedMLFlowLogger, self).log_metrics(values, step))
+        batch = _batch(metrics, step or 0, self._prefix)
+        self._enqueue(lambda: self.experiment.log_batch(str(self.run_id), metrics=batch))
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
@@ -95,6 +100,13 @@ class QueuedMLFlowLogger(MLFlowLogger):
         if not self._failing:
             _log.warning("The MLflow server did not take metrics; they are sent again later. %s", _shown(error))
         self._failing = True
+
+
+def _batch(metrics: Mapping[str, float], step: int, prefix: str) -> list[Metric]:
+    """Metrics with the time of now, by which MLflow knows those that are sent again after an answer was lost."""
+    now_ms = int(time.time() * 1000)
+    named = {f"{prefix}-{name}" if prefix else name: float(value) for name, value in metrics.items()}
+    return [Metric(_FORBIDDEN.sub("", name), value, now_ms, step) for name, value in named.items()]
 
 
 def _shown(error: BaseException | None) -> str:

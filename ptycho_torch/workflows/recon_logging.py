@@ -260,6 +260,7 @@ class PtychoReconLoggingCallback(Callback):
             tracking_uri=str(logger._tracking_uri),
             earlier_run_id=(self._earlier_run_id or self._run_id) if trainer.global_step > 0 else None,
             earlier_epoch=trainer.current_epoch,
+            started_unix_s=time.time(),
         )
 
     @_guarded

@@ -1,0 +1,100 @@
+"""Which MLflow run a training logs to, so that a resumed one goes on in the run that it began.
+
+Checkpoints name their run (`RunInCheckpoint`); `chosen_run_id` reads that before the logger is made.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import MLFlowLogger
+from mlflow.exceptions import MlflowException
+
+from ptycho_torch.config import ConfigError, RunConfig
+from recon_worker.uris import without_credentials
+
+_log = logging.getLogger(__name__)
+
+
+class RunInCheckpoint(Callback):
+    """Keeps the MLflow run's id and server, without credentials, in the checkpoints."""
+
+    def __init__(self) -> None:
+        self._state: dict[str, str] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look up the run."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MLFlowLogger):
+                uri = without_credentials(str(logger._tracking_uri))
+                self._state = {"run_id": str(logger.run_id), "tracking_uri": uri}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Run id and server; empty without an MLflow logger."""
+        return dict(self._state)
+
+
+def chosen_run_id(config: RunConfig) -> str | None:
+    """The run to go on with; None: a new one.
+
+    Raises:
+        ConfigError: The checkpoint cannot be read.
+    """
+    asked, path = config.execution.mlflow_run_id, config.training.resume_path
+    if asked is not None:
+        return None if asked == "new" else asked
+    if path is None:
+        return None
+    named, ours = _named_by(path), without_credentials(config.tracking_uri)
+    if named and named["tracking_uri"] != ours:
+        _log.warning(
+            "The checkpoint belongs to run %s at %s; this training logs to %s, in a new run.",
+            named["run_id"], named["tracking_uri"], ours,
+        )  # fmt: skip
+    return named["run_id"] if named.get("tracking_uri") == ours else None
+
+
+def _named_by(path: Path) -> dict[str, str]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        named: dict[str, str] = checkpoint["callbacks"].get(RunInCheckpoint().state_key, {})
+    except Exception as error:  # whatever a damaged or foreign file makes torch raise
+        first = next(iter(str(error).splitlines()), "")
+        raise ConfigError(
+            f"resume: {path} cannot be read as a checkpoint ({type(error).__name__}: {first})."
+        ) from error
+    return named
+
+
+def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: str) -> None:
+    """Make the run, or open it again, and log the settings: as parameters, and as config.yaml.
+
+    A run that is continued keeps the parameters it began with, which MLflow does not change; the new settings become
+    `config_2.yaml`, and so on.
+
+    Raises:
+        ConfigError: The server cannot be reached, or does not take the run.
+    """
+    try:
+        continued = logger._run_id is not None
+        client, run_id = logger.experiment, str(logger.run_id)
+        if not continued:
+            logger.log_hyperparams(settings)
+        elif client.get_run(run_id).info.lifecycle_stage == "deleted":
+            raise ConfigError(f"MLflow run {run_id} is deleted. Restore it, or begin another: --mlflow-run-id new.")
+        else:
+            client.update_run(run_id, status="RUNNING")
+        client.log_text(run_id, settings_text, _free_name([file.path for file in client.list_artifacts(run_id)]))
+    except (MlflowException, OSError) as error:
+        uri = without_credentials(str(logger._tracking_uri))
+        raise ConfigError(
+            f"MLflow at {uri} cannot be used: {without_credentials(str(error))[:300]} Start it, correct "
+            "--mlflow-tracking-uri, or train without it: --logger csv."
+        ) from None  # the original may quote the URI with its password
+
+
+def _free_name(names: list[str]) -> str:
+    number = 1 + sum(name.startswith("config") and name.endswith(".yaml") for name in names)
+    return "config.yaml" if number == 1 else f"config_{number}.yaml"
