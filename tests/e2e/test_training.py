@@ -159,14 +159,17 @@ def test_a_run_goes_on_from_its_last_checkpoint(raw_scan, tmp_path, mlflow_datab
     assert result.trainer.global_step == 2 * len(result.datamodule.train_dataloader())
 
 
-def test_settings_are_mlflow_params(raw_scan, tmp_path, mlflow_database):
+def test_settings_are_tags_of_the_run_and_not_params_which_mlflow_prints_over_every_image_card(
+    raw_scan, tmp_path, mlflow_database
+):
     settings = _settings(raw_scan, raw_scan, tmp_path, mlflow_database, nepochs=1, recon_log_num_patches=0)
 
     result = run_training(resolve("raw", settings))
 
     run = result.trainer.logger.experiment.get_run(result.trainer.logger.run_id)
-    assert run.data.params["training/nepochs"] == "1"
-    assert run.data.params["execution/recon_log_every_n_epochs"] == "1"
+    assert run.data.tags["training/nepochs"] == "1"
+    assert run.data.tags["execution/recon_log_every_n_epochs"] == "1"
+    assert run.data.params == {}
     assert {"train_loss", "val_loss"} <= run.data.metrics.keys()
 
 
