@@ -20,6 +20,9 @@ from recon_worker.slots import create_memory, read_all
 _STDERR_CHARACTERS = 600
 _EXIT_WAIT_S = 2.0
 _DEFAULTS = {
+    "MALLOC_ARENA_MAX": "1",  # glibc gives memory back to the system when it is free, not when the process ends
+    "MALLOC_MMAP_THRESHOLD_": str(2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**20),
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
