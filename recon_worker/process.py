@@ -51,7 +51,13 @@ class WorkerProcess:
         self._connection, child_end = Pipe()
         _bound(self._connection)
         self._stderr = create_memory("recon-log-stderr")
-        command = [sys.executable, "-P", "-m", "recon_worker.worker", *map(str, (child_end.fileno(), brief, *slots))]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "recon_worker.worker",
+            *map(str, (os.getpid(), child_end.fileno(), brief, *slots)),
+        ]
         try:
             self._process = subprocess.Popen(
                 command,

@@ -57,12 +57,16 @@ class Sink(ArtifactSink, Protocol):
 
 
 class Channel:
-    """The worker's end of the pipe; may be used from several threads."""
+    """The worker's end of the pipe; may be used from several threads.
 
-    def __init__(self, connection: Connection) -> None:
+    Args:
+        connection: The pipe.
+        parent: Process id of the training process.
+    """
+
+    def __init__(self, connection: Connection, parent: int) -> None:
         self._connection = connection
-        self._lock = threading.Lock()
-        self._parent = os.getppid()
+        self._parent, self._lock = parent, threading.Lock()
 
     def send(self, **message: Any) -> None:  # noqa: ANN401
         """Tell the training process; quietly nothing if it is gone."""
@@ -313,13 +317,14 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parser = argparse.ArgumentParser(description="Started by the training process; not meant to be called by hand.")
+    parser.add_argument("parent", type=int)
     parser.add_argument("pipe", type=int)
     parser.add_argument("brief", type=int)
     parser.add_argument("slots", type=int, nargs="+")
     arguments = parser.parse_args()
     os.nice(_NICENESS)
     _set_title()
-    channel = Channel(Connection(arguments.pipe))
+    channel = Channel(Connection(arguments.pipe), arguments.parent)
     logging.getLogger().addHandler(_PipeHandler(channel))
     _warm_up()
     channel.send(**{"is": "ready"})

@@ -46,8 +46,8 @@ def _inject(fault):
     import recon_worker.artifacts
     import recon_worker.codec
     import recon_worker.outbox
-    import recon_worker.run_sink
     import recon_worker.panels
+    import recon_worker.run_sink
 
     places = {
         "start-up": (os, "nice"),
