@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +89,7 @@ def test_the_producer_that_waits_is_freed_when_the_worker_dies_for_good(blocked,
     assert worker.stats.spooled == 2
 
 
+@pytest.mark.slow
 def test_flush_beside_submit_leaves_nothing_uncounted(tracking, settings, scan):
     worker = started(replace(settings, depth=2), make_run(tracking), scan)
     over = threading.Event()
@@ -108,6 +110,7 @@ def test_flush_beside_submit_leaves_nothing_uncounted(tracking, settings, scan):
     assert_balanced(worker.stats)
 
 
+@pytest.mark.slow
 def test_close_from_another_thread_beside_submit_leaves_nothing_uncounted(tracking, settings, scan):
     worker = started(settings, make_run(tracking), scan)
     log_epoch(worker, layout_of(scan), 1)
@@ -183,6 +186,7 @@ def _close_with_a_signal(worker, at, number):
         sys.setprofile(None)
 
 
+@pytest.mark.slow
 def test_arrays_that_change_after_submit_do_not_reach_the_pictures(tracking, settings, scan):
     from recon_worker.rendering import read_png
 
@@ -256,19 +260,26 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize("wait", ["while not worker.is_ready: time.sleep(0.01)", "pass"], ids=["ready", "starting"])
+@pytest.mark.parametrize(
+    "wait",
+    [
+        pytest.param("while not worker.is_ready: time.sleep(0.01)", id="ready", marks=pytest.mark.slow),
+        pytest.param("pass", id="starting"),
+    ],
+)
 def test_a_killed_training_is_noticed_though_a_forked_child_keeps_its_pipe(tracking, settings, wait):
     target = make_run(tracking)
     code = ORPHANED.format(spool=str(settings.spool_dir), run=target.run_id, uri=target.tracking_uri, wait=wait)
     with python(code) as training:
         pid = int(training.stdout.readline())
-        wait_until(lambda: not os.path.exists(f"/proc/{pid}"), 25)
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), 25)
         os.killpg(training.pid, signal.SIGKILL)  # the forked child
 
     assert epochs(tracking) == {1, 2, 3}
     assert list(settings.spool_dir.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_folder_that_another_process_uses_is_not_removed(tracking, settings, scan):
     """As when a requeued training goes on in the run whose worker of before is still uploading."""
     target = make_run(tracking)

@@ -81,7 +81,11 @@ def assert_everything_arrives(training, tracking):
 
 @pytest.mark.parametrize(
     ("fault", "code"),
-    [pytest.param("step", 1, marks=slow), pytest.param("callback", 1, marks=slow), pytest.param("sys.exit", 3)],
+    [
+        pytest.param("step", 1, marks=slow),
+        pytest.param("callback", 1, marks=slow),
+        pytest.param("sys.exit", 3, marks=slow),
+    ],
 )
 def test_a_failing_training_logs_what_it_submitted_and_keeps_its_exit_code(tracking, tmp_path, fault, code):
     training = Training(tracking, tmp_path, fault=fault)
