@@ -5,7 +5,8 @@
 
 Only that thread talks to the worker, and never while it holds the queue's lock: a worker that does not read cannot
 keep the training waiting. Five deaths in a row, and no further worker is started: everything goes to the spool. A row
-ends with a snapshot that is rendered or logged, and with a worker that lived for a minute.
+ends with a worker that began with a snapshot, whose death then counts against that snapshot; with a snapshot that is
+logged; and with a worker that lived for a minute.
 """
 
 import contextlib
@@ -187,9 +188,9 @@ class Supervisor:
                 if self._introduced:
                     self._say_setup()
             elif kind == "began":
+                self._deaths = 0
                 self._queue.began()
             elif kind == "rendered":
-                self._deaths = 0
                 self._queue.stats.worker_rss_bytes = message["rss_bytes"]
                 self._queue.rendered(message)
             elif kind == "finished":

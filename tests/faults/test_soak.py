@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -53,27 +54,26 @@ class _Killer(threading.Thread):
     def __init__(self, callback, times):
         super().__init__(daemon=True)
         self.left, self._callback, self._random = times, callback, random.Random(0)
-        self._struck = threading.Event()
 
     def run(self):
         while self.left:
             backend = self._callback._backend
             if backend is None or not backend.is_ready:
-                self._struck.wait(0.005)
+                time.sleep(0.005)
                 continue
-            threading.Event().wait(self._random.uniform(0, 0.4))
+            time.sleep(self._random.uniform(0, 0.8))
             try:
                 os.kill(backend.pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
             self.left -= 1
-            threading.Event().wait(0.05)
+            time.sleep(0.05)  # until its death is noticed
 
     def let_some_through(self):
         """An epoch takes as long as two kills do."""
         goal = max(0, self.left - 2)
         while self.left > goal:
-            threading.Event().wait(0.01)
+            time.sleep(0.01)
 
 
 @pytest.mark.slow
