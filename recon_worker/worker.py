@@ -310,6 +310,7 @@ def main() -> int:
     _set_title()
     channel = Channel(Connection(arguments.pipe))
     logging.getLogger().addHandler(_PipeHandler(channel))
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # the uploader says, once, that it tries again
     _warm_up()
     channel.send(**{"is": "ready"})
     Worker(channel, arguments.scan, [Slot(d) for d in arguments.slots], RunSink).run()
