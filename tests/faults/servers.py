@@ -59,6 +59,10 @@ class MlflowServer:
         except OSError:
             return False
 
+    @property
+    def pid(self):
+        return 0 if self._process is None else self._process.pid
+
     def kill(self):
         if self._process is not None:
             os.killpg(self._process.pid, 9)
