@@ -16,7 +16,7 @@ setup: $(READY)  ## make the virtual environment (the other targets do it by the
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,tensorboard]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,tensorboard,h5]'
 	touch $(READY)
 
 demo: $(READY)  ## simulate a scan, train on it for a few minutes, log its reconstructions

@@ -108,10 +108,10 @@ def _files_of(scan: Scan, snapshot: Snapshot, folder: str, one: Shown) -> Iterat
     place = f"{folder}/{one.view.name}"
     for kind, panel in one.view.panels():
         yield _made(f"{place}/{kind}.png", partial(_encode, panel))
-    amplitudes = one.view.amp_pred.value_range
+    brightest = one.view.amp_pred.value_range[1]
     yield _made(
         f"{place}/complex.png",
-        lambda: encode_complex_png(one.predicted, amplitude_range=amplitudes, scanned=one.scanned),
+        lambda: encode_complex_png(one.predicted, amplitude_range=(0, brightest), scanned=one.scanned),
     )
     if scan.arrays_format != "none" and one.number is not None:
         arrays = partial(_arrays, scan, snapshot, one, one.number)

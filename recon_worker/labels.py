@@ -16,7 +16,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def range_label(value: float, value_range: tuple[float, float], unit: str) -> str:
-    """A value of a colour bar with as many digits as its range needs; multiples of pi / 4 rad as such.
+    """A value of a colour bar with as many digits as its range needs; multiples of pi / 8 rad as such.
 
     >>> range_label(1.2, (0, 1.2), "1"), range_label(-math.pi / 2, (-math.pi, math.pi), "rad")
     ('1.2', '−π/2')
@@ -33,10 +33,10 @@ def range_label(value: float, value_range: tuple[float, float], unit: str) -> st
 
 
 def _fraction_of_pi(value: float) -> str | None:
-    quarters = value / (math.pi / 4)
-    if abs(quarters - round(quarters)) > 1e-6 or not 0 < abs(round(quarters)) <= 8:
+    eighths = value / (math.pi / 8)
+    if abs(eighths - round(eighths)) > 1e-6 or not 0 < abs(round(eighths)) <= 16:
         return None
-    share = Fraction(round(quarters), 4)
+    share = Fraction(round(eighths), 8)
     head = "π" if abs(share.numerator) == 1 else f"{abs(share.numerator)}π"
     tail = "" if share.denominator == 1 else f"/{share.denominator}"
     return (_MINUS if share < 0 else "") + head + tail

@@ -154,18 +154,16 @@ class Panels:
     def _look(
         self, group: str, truths: Sequence[Complex64 | None], predicted: Sequence[Complex64 | Float32]
     ) -> "_Look":
-        """The ranges of a group of pictures: from its ground truth, else from its first trained predictions."""
+        """The ranges of a group of pictures: from its ground truth and its first trained predictions."""
         scales, known = self._scales, [truth[~np.isnan(truth)] for truth in truths if truth is not None]
         truth = np.concatenate(known) if known else None
+        amp = scales.range_of(
+            f"{group}/amp", lambda: _amp_range(np.abs(np.concatenate(predicted)), truth), fix=self._trained
+        )
         if truth is None:
-            amp = scales.range_of(
-                f"{group}/amp",
-                lambda: robust_range(np.abs(np.concatenate(predicted)), PREDICTION_MARGIN, floor=0),
-                fix=self._trained,
-            )
             return _Look(amp, (0, 1), (0, 1))
         return _Look(
-            scales.range_of(f"{group}/amp", lambda: robust_range(np.abs(truth), TRUTH_MARGIN, floor=0), fix=True),
+            amp,
             scales.range_of(f"{group}/amp_error", lambda: _amp_error_range(truth), fix=True),
             scales.range_of(f"{group}/phase_error", lambda: _phase_error_range(truth), fix=True),
         )
@@ -241,6 +239,15 @@ def _diffraction_panel(values: Float32, value_range: Range) -> Panel:
 def _complex(amp: Float32, phase: Float32) -> Complex64:
     values: Complex64 = (amp * np.exp(1j * phase)).astype(np.complex64)
     return values
+
+
+def _amp_range(predicted: Float32, truth: Complex64 | None) -> Range:
+    """Holds the prediction, whose scale may be far from the truth's for long, and the truth."""
+    low, high = robust_range(predicted, PREDICTION_MARGIN, floor=0)
+    if truth is None:
+        return low, high
+    true_low, true_high = robust_range(np.abs(truth), TRUTH_MARGIN, floor=0)
+    return min(low, true_low), max(high, true_high)
 
 
 def _amp_error_range(truth: Complex64) -> Range:

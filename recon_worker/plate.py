@@ -59,11 +59,12 @@ def _labels(panel: Panel, count: int) -> list[str]:
     """Values along the colour bar; an end that values lie beyond says so, the last one has the unit."""
     low, high = panel.value_range
     labels = [range_label(value, panel.value_range, panel.unit) for value in np.linspace(low, high, count).tolist()]
-    shown = panel.values[np.isfinite(panel.values) if panel.scanned is None else panel.scanned]
+    finite = np.isfinite(panel.values)
+    shown = panel.values[finite if panel.scanned is None else finite & panel.scanned]
     tolerance = (high - low) / LEVELS
     if panel.period is None and (shown < low - tolerance).any():
         labels[0] = f"\u2264 {labels[0]}"
-    if panel.period is None and (shown[np.isfinite(shown)] > high + tolerance).any():
+    if panel.period is None and (shown > high + tolerance).any():
         labels[-1] = f"\u2265 {labels[-1]}"
     labels[-1] += " rad" if panel.unit == "rad" else ""
     return labels

@@ -75,7 +75,7 @@ def robust_range(values: ArrayLike, margin: float = 0.0, *, floor: float = -math
     low, high = map(float, np.percentile(finite, _PERCENTILES))
     least = _SMALLEST_SPAN * max(abs(low), abs(high)) or 1.0
     widen = max(margin * (high - low), (least - (high - low)) / 2, 0.0)
-    lowest = max(low - widen, floor)
+    lowest = float(max(low - widen, floor))
     return lowest, max(high + widen, lowest + least)
 
 

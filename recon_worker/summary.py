@@ -167,7 +167,11 @@ def _columns(patches: Sequence[PatchView]) -> dict[Kind, int]:
 
 
 def _patch(page: Page, view: PatchView, columns: Mapping[Kind, int], y: int) -> int:
-    numbers = [f"{metric_label(name).label} {metric_value(name, value)}" for name, value in view.metrics.items()]
+    numbers = [
+        f"{metric_label(name).label} {metric_value(name, value)}"
+        for name, value in view.metrics.items()
+        if name not in _FIT
+    ]
     page.write(_MARGIN_PX, y + 8, f"Sample {view.index}", points=8, bold=True)
     page.write(_MARGIN_PX + 100, y + 8, "    ".join(numbers), points=8, colour=GREY)
     top = y + 14

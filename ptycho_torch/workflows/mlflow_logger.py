@@ -3,7 +3,7 @@
     training thread: log_metrics -> bounded queue -> one thread -> MLflow, tried again until it takes them
 
 Lightning's own logger sends metrics from the training thread: a server that is slow slows the training, one that goes
-down stops it. Runs are still made, and parameters still sent, before training starts: there an error should be seen.
+down stops it. Runs are still made, and settings still sent, before training starts: there an error should be seen.
 """
 
 import logging
@@ -12,13 +12,13 @@ import re
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tenacity
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
-from mlflow.entities import Metric
+from mlflow.entities import Metric, RunTag
 
 from recon_worker.uris import without_credentials
 
@@ -29,6 +29,8 @@ _QUEUE_LENGTH = 10_000
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _HURRIED_WAIT_S = 0.5, 15.0, 0.2
 _FORBIDDEN = re.compile(r"[^a-zA-Z0-9_/. -]+")
 """MLflow takes nothing of this in the name of a metric."""
+_TAG_CHARACTERS = 5000
+"""MLflow takes no longer tags."""
 _FINALIZE_S = 30.0
 _FINALIZE_WITHOUT_SERVER_S = 2.0
 
@@ -46,8 +48,10 @@ class QueuedMLFlowLogger(MLFlowLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """At once: this is before training."""
-        super().log_hyperparams(params)
+        """At once, as this is before training; as tags (docs/decisions/0013)."""
+        values = params if isinstance(params, dict) else vars(params)
+        tags = [RunTag(name, str(value)[:_TAG_CHARACTERS]) for name, value in _flat(values)]
+        self.experiment.log_batch(str(self.run_id), tags=tags)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -114,6 +118,15 @@ def _batch(metrics: Mapping[str, float], step: int, prefix: str) -> list[Metric]
     now_ms = int(time.time() * 1000)
     named = {f"{prefix}-{name}" if prefix else name: float(value) for name, value in metrics.items()}
     return [Metric(_FORBIDDEN.sub("", name), value, now_ms, step) for name, value in named.items()]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and values of nested settings, such as training/nepochs."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _shown(error: BaseException | None) -> str:

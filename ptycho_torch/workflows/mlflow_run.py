@@ -69,10 +69,9 @@ def _named_by(path: Path) -> dict[str, str]:
 
 
 def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: str) -> None:
-    """Make the run, or open it again, and log the settings: as parameters, and as config.yaml.
+    """Make the run, or open it again, and log the settings: as tags, and as config.yaml.
 
-    A run that is continued keeps the parameters it began with, which MLflow does not change; the new settings become
-    `config_2.yaml`, and so on.
+    In a run that is continued the tags are those of the last part; each part has its file, `config_2.yaml` and so on.
 
     Raises:
         ConfigError: The server cannot be reached, or does not take the run.
@@ -80,12 +79,10 @@ def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: s
     try:
         continued = logger._run_id is not None
         client, run_id = logger.experiment, str(logger.run_id)
-        if not continued:
-            logger.log_hyperparams(settings)
-        elif client.get_run(run_id).info.lifecycle_stage == "deleted":
+        if continued and client.get_run(run_id).info.lifecycle_stage == "deleted":
             raise ConfigError(f"MLflow run {run_id} is deleted. Restore it, or begin another: --mlflow-run-id new.")
-        else:
-            client.update_run(run_id, status="RUNNING")
+        client.update_run(run_id, status="RUNNING")
+        logger.log_hyperparams(settings)
         client.log_text(run_id, settings_text, _free_name([file.path for file in client.list_artifacts(run_id)]))
     except (MlflowException, OSError) as error:
         uri = without_credentials(str(logger._tracking_uri))

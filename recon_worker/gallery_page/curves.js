@@ -1,6 +1,6 @@
 // Curves of the numbers over the epochs, one small chart each. A click goes to the nearest epoch.
 
-const CHART = { width: 300, height: 110, left: 46, right: 8, top: 8, bottom: 18 };
+const CHART = { width: 300, height: 110, left: 54, right: 8, top: 8, bottom: 18 };
 
 class Curve {
   /** @param points [{epoch, value}], finite values only */

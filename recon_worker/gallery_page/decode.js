@@ -82,9 +82,15 @@ function paeth(left, up, corner) {
   return b <= c ? up : corner;
 }
 
-/** What a palette entry of a picture says, with its unit. */
+/** What a palette entry of a picture says, with its unit. The end colours may stand for values beyond the range. */
 function valueText(picture, index) {
   if (index >= LEVELS) return SPECIAL[index - LEVELS].split(",")[0];
+  const cyclic = Math.abs(picture.vmax - Math.PI) < 1e-6 && Math.abs(picture.vmin + Math.PI) < 1e-6;
+  const beyond = index === LEVELS - 1 ? "\u2265 " : index === 0 && picture.vmin !== 0 ? "\u2264 " : "";
+  return (cyclic ? "" : beyond) + levelText(picture, index);
+}
+
+function levelText(picture, index) {
   const span = picture.vmax - picture.vmin;
   const value = picture.vmin + (index * span) / (LEVELS - 1);
   const decimals = Math.ceil(-Math.log10(span / 500));
@@ -105,7 +111,7 @@ function endText(value, unit) {
   const quarters = (value / Math.PI) * 4;
   const names = { "-4": "\u2212π", "-2": "\u2212π/2", 1: "π/4", 2: "π/2", 3: "3π/4", 4: "π" };
   const name = names[Math.round(quarters)];
-  if (unit === "rad" && name && Math.abs(quarters - Math.round(quarters)) < 1e-4) return `${name} rad`;
+  if (unit === "rad" && name && Math.abs(quarters - Math.round(quarters)) < 1e-5) return `${name} rad`;
   return withUnit(numberText(value), unit);
 }
 

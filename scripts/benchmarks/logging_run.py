@@ -9,6 +9,7 @@ import csv
 import hashlib
 import json
 import os
+import socket
 import sys
 import warnings
 from dataclasses import asdict, dataclass
@@ -30,10 +31,11 @@ from ptycho_torch.model.lightning_module import PtychoLightningModule
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.settings import WorkerSettings
 
-Mode = Literal["off", "naive", "naive-reuse", "inline", "async"]
+Mode = Literal["off", "naive", "naive-reuse", "inline", "async", "silent"]
 N_PX = 64
 NUM_PATCHES = 4
 _SEED = 7
+_SILENT_FLUSH_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +87,16 @@ def make_callback(settings: RunSettings) -> Callback | None:
         settings.every,
         NUM_PATCHES,
         log_stitch=True,
-        worker=WorkerSettings(spool_dir=settings.output / "spool") if settings.mode == "async" else None,
+        worker=_worker_settings(settings),
         strict=True,
     )
+
+
+def _worker_settings(settings: RunSettings) -> WorkerSettings | None:
+    spool = settings.output / "spool"
+    if settings.mode == "silent":
+        return WorkerSettings(spool_dir=spool, flush_timeout_s=_SILENT_FLUSH_S)
+    return WorkerSettings(spool_dir=spool) if settings.mode == "async" else None
 
 
 def make_module(settings: RunSettings) -> PtychoLightningModule:
@@ -124,6 +133,10 @@ def measure(settings: RunSettings) -> dict[str, Any]:
         tracking_uri=f"sqlite:///{settings.output}/mlflow.db",
         artifact_location=(settings.output / "artifacts").as_uri(),
     )
+    listener = socket.create_server(("127.0.0.1", 0))  # takes connections and never answers
+    if settings.mode == "silent":
+        logger.log_hyperparams({})  # makes the run, in the database
+        logger._tracking_uri = f"http://127.0.0.1:{listener.getsockname()[1]}"  # all that the worker is told
     callback, hooks = make_callback(settings), Hooks()
     watch = Watch(
         pace=lambda: settings.tiny and _is_busy(callback), snapshot_bytes=lambda: _snapshot_bytes(settings, callback)

@@ -124,11 +124,12 @@ def startup_s() -> float:
 
 def compare(run: Callable[..., Run], args: argparse.Namespace) -> Run:
     """All modes."""
-    turns: dict[str, list[Run]] = {"off": [], "async": [], "async every 5": []}
+    turns: dict[str, list[Run]] = {"off": [], "async": [], "async every 5": [], "silent server": []}
     for turn in range(args.repeats):
         turns["off"].append(run("off", f"off-{turn}", epochs=args.epochs))
         turns["async"].append(run("async", f"async-{turn}", epochs=args.epochs))
         turns["async every 5"].append(run("async", f"async5-{turn}", epochs=args.epochs, every=5))
+        turns["silent server"].append(run("silent", f"silent-{turn}", epochs=args.epochs))
     for mode in ("inline", "naive-reuse", "naive"):
         turns[mode] = [run(mode, mode, epochs=args.events)]
     rows = [make_row(mode, runs, turns) for mode, runs in turns.items()]

@@ -69,7 +69,10 @@ def test_the_command_line_leaves_every_artifact_under_mlruns(raw_scan, tmp_path,
     count = int(np.load(raw_scan)["xcoords"].size)
     root, names = _artifacts(tmp_path)
     patches = {f"epoch_01/patch_{i * (count // 4):02d}/{kind}.png" for i in range(4) for kind in OBJECT | DIFFRACTION}
-    assert names == patches | {f"epoch_01/stitched/{kind}.png" for kind in OBJECT}
+    assert patches | {f"epoch_01/stitched/{kind}.png" for kind in OBJECT} <= names
+    assert {"epoch_00/summary.png", "epoch_01/summary.png", "epoch_01/stitched/complex.png"} <= names
+    assert {name.split("/")[0] for name in names} == {"epoch_00", "epoch_01", "images"}
+    assert {p.name for p in (root / "recon_log").iterdir()} == {"gallery.html", "scales.json", "evolution.gif"}
     assert "nepochs: 1" in (root / "config.yaml").read_text()
     assert re.search(r"http://127.0.0.1:5000/#/experiments/\d+/runs/\w{32}\?workflowType=machine_learning", done.stderr)
 
@@ -156,14 +159,17 @@ def test_a_run_goes_on_from_its_last_checkpoint(raw_scan, tmp_path, mlflow_datab
     assert result.trainer.global_step == 2 * len(result.datamodule.train_dataloader())
 
 
-def test_settings_are_mlflow_params(raw_scan, tmp_path, mlflow_database):
+def test_settings_are_tags_of_the_run_and_not_params_which_mlflow_prints_over_every_image_card(
+    raw_scan, tmp_path, mlflow_database
+):
     settings = _settings(raw_scan, raw_scan, tmp_path, mlflow_database, nepochs=1, recon_log_num_patches=0)
 
     result = run_training(resolve("raw", settings))
 
     run = result.trainer.logger.experiment.get_run(result.trainer.logger.run_id)
-    assert run.data.params["training/nepochs"] == "1"
-    assert run.data.params["execution/recon_log_every_n_epochs"] == "1"
+    assert run.data.tags["training/nepochs"] == "1"
+    assert run.data.tags["execution/recon_log_every_n_epochs"] == "1"
+    assert run.data.params == {}
     assert {"train_loss", "val_loss"} <= run.data.metrics.keys()
 
 
@@ -182,7 +188,8 @@ def test_an_output_directory_with_spaces_holds_the_database_and_nothing_beside_i
     run_training(resolve("raw", {**settings, "recon_log_num_patches": 1, "recon_log_every_n_epochs": 1}))
 
     assert (folder / "mlflow.db").is_file()
-    assert len(_artifacts(folder)[1]) == 9
+    epochs = [f"epoch_0{epoch}" for epoch in (0, 1)]
+    assert {name.split("/")[0] for name in _artifacts(folder)[1]} == {*epochs, "images"}
     assert [p.name for p in tmp_path.iterdir()] == ["my run ä"]
 
 

@@ -80,7 +80,9 @@ def test_all_snapshots_are_logged_in_the_end(tracking, settings, scan):
 
     assert worker.stats.logged == worker.stats.submitted == 5
     assert _epochs(tracking) == [f"epoch_{e:02d}" for e in range(1, 6)]
-    assert worker.stats.artifacts_logged == len(tracking.files())
+    replaced_galleries, numbers = 4, 5
+    uploads = len(tracking.files()) + len(tracking.cards()) + replaced_galleries + numbers
+    assert worker.stats.artifacts_logged == uploads
 
 
 def test_the_worker_imports_neither_torch_nor_lightning_nor_the_users_main(tmp_path):

@@ -15,6 +15,7 @@ from recon_worker.labels import length_text, metric_label, metric_value, nice_le
         (-math.pi, (-math.pi, math.pi), "rad", "−π"),
         (0.0, (-math.pi, math.pi), "rad", "0"),
         (3 * math.pi / 4, (0.0, math.pi), "rad", "3π/4"),
+        (math.pi / 8, (0.0, math.pi / 4), "rad", "π/8"),
         (0.3, (0.0, 0.3), "rad", "0.3"),
         (math.pi, (0.0, math.pi), "1", "3.14"),
         (12345.0, (0.0, 12345.0), "1", "12345"),

@@ -1,0 +1,158 @@
+"""Make the pictures of docs/pictures.md from a known object.
+
+python scripts/docs/pictures.py            writes docs/pictures/*.png
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ptycho_torch.data.specimens import default_pictures, disc_probe, make_object
+from recon_worker.alignment import fit, phase_error_rad
+from recon_worker.complex_image import encode_complex_png
+from recon_worker.page import GREY, Page
+from recon_worker.plate import draw_plate
+from recon_worker.rendering import log_intensity
+from recon_worker.snapshot import Bool, Complex64, Float32
+from recon_worker.views import PHASE_PERIOD, Panel
+
+_SIDE_PX, _MARGIN_PX, _GAP_PX, _HEAD_PX = 256, 16, 24, 34
+_PIXELS = 256
+_PATCH_PX = 64
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write every picture; exit code 0."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--output", type=Path, default=Path(__file__).resolve().parents[2] / "docs" / "pictures")
+    folder: Path = parser.parse_args(argv).output
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, make in _PICTURES.items():
+        (folder / f"{name}.png").write_bytes(make())
+        print(folder / f"{name}.png")
+    return 0
+
+
+def _object() -> Complex64:
+    return make_object(*default_pictures(), _PIXELS)
+
+
+def _prediction() -> Complex64:
+    """The object as a network might predict it: another scale, global phase and ramp, and a real mistake."""
+    rows, columns = np.mgrid[:_PIXELS, :_PIXELS]
+    mistake = np.where(np.hypot(rows - 150, columns - 90) < 30, np.exp(0.5j), 1)
+    ramp = np.exp(1j * (0.9 + 0.02 * columns - 0.01 * rows))
+    return (0.7 * ramp * mistake * _object()).astype(np.complex64)
+
+
+def _panel(
+    values: Float32, value_range: tuple[float, float], colormap: str, unit: str = "1", scanned: Bool | None = None
+) -> Panel:
+    period = PHASE_PERIOD if colormap == "twilight" else None
+    array = np.asarray(values, np.float32)
+    return Panel(
+        values=array, value_range=value_range, colormap=colormap, quantity="", unit=unit, scanned=scanned, period=period
+    )
+
+
+def _phase_panel(object_: Complex64) -> Panel:
+    return _panel(np.angle(object_), (-math.pi, math.pi), "twilight", "rad")
+
+
+def _row(panels: Mapping[str, Panel]) -> bytes:
+    """Pictures side by side, each with its title and colour bar."""
+    page, x, bottom = Page(), _MARGIN_PX, 0
+    for title, panel in panels.items():
+        page.write(x, _HEAD_PX - 10, title, bold=True)
+        width, height = draw_plate(page, panel, x, _HEAD_PX, _SIDE_PX, 3)
+        x, bottom = x + width + _GAP_PX, max(bottom, _HEAD_PX + height)
+    return page.png(x - _GAP_PX + _MARGIN_PX, bottom + _MARGIN_PX // 2)
+
+
+def _amplitude() -> bytes:
+    amplitude = np.abs(_object())
+    return _row(
+        {
+            "Amplitude, whole range": _panel(amplitude, (0.0, 1.05), "gray"),
+            "The range of a run's pictures": _panel(amplitude, (0.78, 1.02), "gray"),
+        }
+    )
+
+
+def _phase() -> bytes:
+    """The known cells, and a vortex: its phase is the angle from the x axis, counter-clockwise."""
+    axis = np.arange(_PIXELS) - (_PIXELS - 1) / 2
+    vortex = (axis[None, :] - 1j * axis[:, None]).astype(np.complex64)
+    return _row({"Phase of the object": _phase_panel(_object()), "Phase of x \u2212 iy": _phase_panel(vortex)})
+
+
+def _errors() -> bytes:
+    truth, predicted = _object(), _prediction()
+    aligned = fit(predicted, truth, np.ones(truth.shape, bool), ramp=True).apply(predicted)
+
+    def error(one: Complex64) -> Panel:
+        values = np.abs(phase_error_rad(np.angle(one), np.angle(truth)))
+        return _panel(values, (0.0, math.pi / 4), "inferno", "rad")
+
+    return _row(
+        {
+            "Phase, predicted": _phase_panel(predicted),
+            "Error, not aligned": error(predicted),
+            "Error, aligned": error(aligned),
+        }
+    )
+
+
+def _diffraction() -> bytes:
+    patch = _object()[100 : 100 + _PATCH_PX, 60 : 60 + _PATCH_PX]
+    probe = disc_probe(_PATCH_PX, _PATCH_PX / 4)[0]
+    wave = np.fft.fftshift(np.fft.fft2(probe * patch, norm="ortho"))
+    intensity = np.abs(wave) ** 2 * (1e6 / np.sum(np.abs(wave) ** 2))
+    counts = np.random.default_rng(0).poisson(intensity)
+    logarithm = log_intensity(np.sqrt(counts).astype(np.float32))
+    top = float(logarithm.max())
+    return _row(
+        {
+            "Counts": _panel(counts, (0.0, float(counts.max())), "magma"),
+            "log(1 + counts)": _panel(logarithm, (0.0, top), "magma"),
+        }
+    )
+
+
+def _special() -> bytes:
+    amplitude = np.abs(_object())
+    rows, columns = np.mgrid[:_PIXELS, :_PIXELS] - (_PIXELS - 1) / 2
+    values = amplitude.copy()
+    for number, value in enumerate((np.nan, np.inf, -np.inf)):
+        values[40 + 50 * number : 70 + 50 * number, 190:220] = value
+    seen = np.hypot(rows, columns) < 0.6 * _PIXELS
+    panel = _panel(values, (0.78, 1.02), "gray", scanned=seen)
+    page = Page()
+    width, height = draw_plate(page, panel, _MARGIN_PX, _MARGIN_PX, _SIDE_PX, 3)
+    texts = {55: "not a number", 105: "+infinity", 155: "\u2212infinity", 10: "not scanned, or nothing to compare"}
+    for y, text in texts.items():
+        page.write(_MARGIN_PX + width + 12, _MARGIN_PX + y + 4, text, colour=GREY)
+    return page.png(2 * _MARGIN_PX + width + 250, height + _MARGIN_PX + _MARGIN_PX // 2)
+
+
+def _complex() -> bytes:
+    scanned = ~np.isnan(_object())
+    scanned[:40, :40] = False
+    return encode_complex_png(_object(), amplitude_range=(0.0, 1.0), scanned=scanned)
+
+
+_PICTURES: Mapping[str, Callable[[], bytes]] = {
+    "amplitude": _amplitude,
+    "phase": _phase,
+    "errors": _errors,
+    "diffraction": _diffraction,
+    "special": _special,
+    "complex": _complex,
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,65 @@
+"""Take a picture of a gallery, in headless Chromium (Debian: .ci/install-browser), for the README.
+
+python scripts/docs/screenshot.py gallery.html gallery.png --epoch 20
+"""
+
+import argparse
+import base64
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_WAIT_S = 20
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the picture; exit code 0, or 2 with a message where there is no browser or no gallery."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("gallery", type=Path, help="gallery.html")
+    parser.add_argument("output", type=Path, help="PNG to write")
+    parser.add_argument("--epoch", type=int, help="default: the last one")
+    parser.add_argument("--width", type=int, default=940, help="pixels (default: 940)")
+    parser.add_argument("--dark", action="store_true", help="dark instead of light")
+    arguments = parser.parse_args(argv)
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if browser is None or driver is None or not arguments.gallery.is_file():
+        missing = f"{arguments.gallery} is not there" if browser and driver else "chromium or chromedriver is missing"
+        print(f"error: {missing}.", file=sys.stderr)
+        return 2
+    arguments.output.write_bytes(_picture(arguments, browser, driver))
+    return 0
+
+
+def _picture(arguments: argparse.Namespace, browser: str, driver: str) -> bytes:
+    """The whole page."""
+    from selenium import webdriver
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    root = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses root otherwise
+    for argument in ("--headless=new", "--hide-scrollbars", "--disable-dev-shm-usage", *root):
+        options.add_argument(argument)
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as page:
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if arguments.dark else "light"}
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        _resize(page, arguments.width, 900)
+        page.get(arguments.gallery.resolve().as_uri())
+        shown = "return document.documentElement.dataset.epoch"
+        WebDriverWait(page, _WAIT_S).until(lambda one: one.execute_script(shown) is not None)
+        if arguments.epoch is not None:
+            page.execute_script("goToEpoch(arguments[0])", arguments.epoch)
+            WebDriverWait(page, _WAIT_S).until(lambda one: one.execute_script(shown) == str(arguments.epoch))
+        _resize(page, arguments.width, page.execute_script("return document.documentElement.scrollHeight"))
+        return base64.b64decode(page.get_screenshot_as_base64())
+
+
+def _resize(page: object, width: int, height: int) -> None:
+    screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,137 @@
+"""What is shown of a snapshot: raw predictions, aligned errors, ranges that stay."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from recon_worker.artifacts import Artifact, render
+from recon_worker.history import History
+from recon_worker.panels import Panels
+from recon_worker.rendering import read_png
+from recon_worker.scales import Scales
+from recon_worker.stitching import stitch
+from tests.process.samples import fill, layout_of, make_scan, snapshot
+
+
+def _snapshot(scan, epoch=1, seed=None):
+    arrays = layout_of(scan).allocate()
+    fill(arrays, epoch if seed is None else seed)
+    return snapshot(arrays, epoch)
+
+
+def _views(scan, one, scales=None):
+    made = [shown for _, make in Panels(scan, one, scales or Scales()).planned() for shown in make()]
+    return {shown.view.name: shown.view for shown in made}
+
+
+def _perfect(scan, factor):
+    """A snapshot of one patch that covers all, which predicts the truth divided by a factor."""
+    one = _snapshot(scan)
+    label = scan.label_amp * np.exp(1j * scan.label_phase) / factor
+    one.arrays.fixed_amp[:], one.arrays.fixed_phase[:] = np.abs(label), np.angle(label)
+    return one
+
+
+def test_predictions_are_shown_raw_and_errors_after_alignment():
+    scan, factor = make_scan(), 1.7 * np.exp(2.5j)
+    view = _views(scan, _perfect(scan, factor))["patch_00"]
+
+    np.testing.assert_allclose(view.amp_pred.values, scan.label_amp[0] / 1.7, rtol=1e-5)
+    assert view.metrics["fit_scale"] == pytest.approx(1.7, rel=1e-5)
+    assert view.metrics["fit_phase_rad"] == pytest.approx(2.5, rel=1e-5)
+    assert view.amp_error.values.max() < 1e-5
+    assert view.phase_error.values.max() < 1e-5
+    assert view.metrics["amp_mae"] < 1e-5 > view.metrics["phase_mae_rad"]
+
+
+@pytest.mark.parametrize("ramp", [True, False])
+def test_a_phase_ramp_of_the_stitched_object_is_no_error_unless_it_shall_be(ramp):
+    scan = replace(make_scan(400), remove_ramp=ramp)
+    one = _snapshot(scan)
+    (image,) = stitch(scan.geometry, one.arrays.stitch_object())
+    x = np.arange(image.object.shape[1])
+    truth = (image.object * np.exp(0.2j * x)).astype(np.complex64)
+    view = _views(replace(scan, ground_truth=(truth,)), one)["stitched"]
+
+    assert (view.metrics["phase_mae_rad"] < 1e-4) == ramp
+    assert ("fit_ramp_x_rad_per_px" in view.metrics) == ramp
+    assert not ramp or view.metrics["fit_ramp_x_rad_per_px"] == pytest.approx(0.2, abs=1e-5)
+    assert not ramp or view.metrics["frc_cutoff_half"] == 0.5
+
+
+def test_with_ground_truth_only_the_amplitude_range_depends_on_the_predictions():
+    scan = make_scan()
+    first, second = (_views(scan, _snapshot(scan, seed=seed)) for seed in (1, 2))
+
+    for name, view in first.items():
+        other = dict(second[name].panels())
+        for kind, panel in view.panels():
+            assert kind in ("amp_pred", "amp_gt") or panel.value_range == other[kind].value_range
+    assert first["patch_00"].amp_gt.value_range == first["patch_01"].amp_pred.value_range
+
+
+def test_the_amplitude_range_holds_the_truth_and_a_prediction_of_another_scale():
+    scan = make_scan()
+    one = _snapshot(scan)
+    one.arrays.stitch_amp[:] = 0.02 * np.arange(1, 31).reshape(-1, 1, 1, 1)
+    low, high = _views(scan, one)["stitched"].amp_pred.value_range
+    truth = np.abs(scan.ground_truth[0])
+    truth = truth[np.isfinite(truth)]
+
+    assert low < 0.05 < truth.max() < high + 0.01
+
+
+def test_without_ground_truth_the_first_trained_epoch_sets_the_amplitude_range():
+    scan, scales = make_scan(truth=False), Scales()
+    ranges = []
+    for epoch, brighter in ((0, 1), (1, 2), (2, 9)):
+        one = _snapshot(scan, epoch)
+        one.arrays.stitch_amp[:] *= brighter
+        ranges.append(_views(scan, one, scales)["stitched"].amp_pred.value_range)
+
+    assert ranges[0] != ranges[1] == ranges[2]
+    assert '"stitched/amp"' in scales.to_json()
+
+
+def test_ranges_survive_a_restart_and_a_resume():
+    scan, history = make_scan(truth=False), History()
+    list(render(scan, _snapshot(scan, 1), history))
+    again = History.of_files(history.files())
+    brighter = _snapshot(scan, 2)
+    brighter.arrays.stitch_amp[:] *= 9
+    made = {one.path: one.data for one in render(scan, brighter, again)}
+
+    assert again.scales.to_json() == history.scales.to_json()
+    shown = read_png(made["epoch_02/stitched/amp_pred.png"])
+    fixed = Scales.from_json(history.files()["scales.json"])
+    assert shown.value_range == fixed.range_of("stitched/amp", lambda: (0, 0), fix=False)
+    assert [entry.epoch for entry in again.entries] == [1, 2]
+
+
+def test_no_error_is_claimed_where_the_truth_is_dark():
+    scan = make_scan()
+    scan.label_amp[0, :4] = 0.001
+    view = _views(scan, _snapshot(scan))["patch_00"]
+
+    assert not view.amp_error.scanned[:4].any()
+    assert view.phase_error.scanned[4:].all()
+
+
+def test_without_truth_the_resolution_comes_from_the_halves_of_the_scan():
+    scan = make_scan(400, truth=False)
+    view = _views(scan, _snapshot(scan))["stitched"]
+
+    assert {"frc_cutoff_half", "frc_cutoff_one_seventh", "coverage"} == {
+        name for name in view.metrics if not name.startswith("frc_resolution")
+    }
+
+
+def test_pixels_of_every_picture_map_back_to_values():
+    scan = make_scan()
+    one = _snapshot(scan)
+    made = {artifact.path: artifact.data for artifact in render(scan, one, History()) if isinstance(artifact, Artifact)}
+    shown = read_png(made["epoch_01/patch_00/phase_pred.png"])
+
+    step = (shown.value_range[1] - shown.value_range[0]) / 251
+    np.testing.assert_allclose(shown.values, one.arrays.fixed_phase[0], atol=0.51 * step)

@@ -1,0 +1,81 @@
+"""What every epoch replaces is not lost when it is replaced while its older version is on its way."""
+
+import threading
+
+import pytest
+
+from recon_worker.artifacts import Artifact
+from recon_worker.outbox import Outbox
+from recon_worker.uploader import Uploader
+
+GALLERY = "recon_log/gallery.html"
+
+
+class _Sink:
+    """Remembers what it is given; the first upload waits for `go`."""
+
+    def __init__(self):
+        self.uploads, self.running, self.most, self.go = [], 0, 0, threading.Event()
+        self.first = threading.Event()
+
+    def upload(self, local, name):
+        self.running += 1
+        self.most = max(self.most, self.running)
+        content = local.read_bytes()
+        self.first.set()
+        assert self.go.wait(30)
+        self.uploads.append((name, content))
+        self.running -= 1
+
+
+@pytest.fixture
+def outbox(tmp_path):
+    return Outbox(tmp_path / "run")
+
+
+def _wait(done, count):
+    for _ in range(count):
+        assert done.acquire(timeout=30)
+
+
+def test_a_file_that_is_replaced_during_its_upload_is_uploaded_again(outbox):
+    sink, done = _Sink(), threading.Semaphore(0)
+    uploader = Uploader(outbox, sink, 8, lambda generation: done.release())
+    outbox.put(Artifact(GALLERY, b"old"))
+    uploader.add(1, [GALLERY])
+    assert sink.first.wait(30)
+    outbox.put(Artifact(GALLERY, b"new"))
+    uploader.add(2, [GALLERY])
+    sink.go.set()
+    _wait(done, 2)
+    uploader.stop()
+
+    assert sink.uploads == [(GALLERY, b"old"), (GALLERY, b"new")]
+    assert sink.most == 1
+    assert list(outbox.artifacts()) == []
+
+
+def test_a_file_that_was_replaced_before_its_upload_is_uploaded_once(outbox):
+    sink, done = _Sink(), threading.Semaphore(0)
+    sink.go.set()
+    outbox.put(Artifact(GALLERY, b"old"))
+    outbox.put(Artifact(GALLERY, b"new"))
+    uploader = Uploader(outbox, sink, 1, lambda generation: done.release())
+    uploader.add(1, [GALLERY])
+    uploader.add(2, [GALLERY])
+    _wait(done, 2)
+    uploader.stop()
+
+    assert sink.uploads == [(GALLERY, b"new")]
+
+
+def test_a_version_that_was_not_uploaded_is_not_removed(outbox):
+    outbox.put(Artifact(GALLERY, b"old"))
+    old = outbox.version(GALLERY)
+    outbox.put(Artifact(GALLERY, b"new"))
+    outbox.remove(GALLERY, old)
+    assert list(outbox.artifacts()) == [GALLERY]
+
+    outbox.remove(GALLERY, outbox.version(GALLERY))
+    assert list(outbox.artifacts()) == []
+    assert outbox.version(GALLERY) is None
