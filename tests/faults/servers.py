@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer = self._pass_on(body)
             self._break() if fault.lose_answer else self._answer(*answer)
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _handle  # noqa: N815
 
     def _pass_on(self, body):
         try:

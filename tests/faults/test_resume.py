@@ -1,7 +1,6 @@
-"""A training that goes on from a checkpoint, into the same MLflow run: nothing newer is overwritten by something older."""
+"""A training that goes on from a checkpoint, into the same MLflow run: nothing is overwritten by what is older."""
 
 import json
-import os
 import time
 from dataclasses import replace
 
@@ -106,7 +105,7 @@ def test_a_deleted_run_is_named_before_training(train, mlflow_database):
 def test_a_damaged_checkpoint_is_named_before_training(train, tmp_path, content):
     (tmp_path / "bad.ckpt").write_bytes(content)
 
-    with pytest.raises(ConfigError, match="bad.ckpt cannot be read as a checkpoint"):
+    with pytest.raises(ConfigError, match=r"bad\.ckpt cannot be read as a checkpoint"):
         train(2, resume=str(tmp_path / "bad.ckpt"))
 
 
@@ -166,7 +165,7 @@ def test_a_rendered_file_keeps_the_time_at_which_its_snapshot_was_taken(tmp_path
     outbox = Outbox(tmp_path / "run")
     outbox.put(Artifact(f"epoch_01/{PICTURE}", b"png"), 1e9)
 
-    assert os.stat(outbox.local_path(f"epoch_01/{PICTURE}")).st_mtime == 1e9
+    assert outbox.local_path(f"epoch_01/{PICTURE}").stat().st_mtime == 1e9
 
 
 @pytest.mark.parametrize("tag", ["", "{}", "[[1]]", "nonsense", "[[1, null]]"])
