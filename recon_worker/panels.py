@@ -106,7 +106,7 @@ class Panels:
         predicted = _complex(arrays.fixed_amp[row], arrays.fixed_phase[row])
         seen, truth, result = np.ones(predicted.shape, bool), self._label(row), None
         if truth is not None:
-            result = compare(predicted, truth, None, ramp=False)
+            result = compare(predicted, truth, _centre(predicted.shape), ramp=False)
         diffraction, numbers = self._diffraction(row)
         view = PatchView(
             name=name,
@@ -239,6 +239,13 @@ def _diffraction_panel(values: Float32, value_range: Range) -> Panel:
 def _complex(amp: Float32, phase: Float32) -> Complex64:
     values: Complex64 = (amp * np.exp(1j * phase)).astype(np.complex64)
     return values
+
+
+def _centre(shape: tuple[int, ...]) -> Float32:
+    """1 on the central half of each axis, else 0: beyond it a patch is hardly lit, and is not stitched."""
+    inside = np.zeros(shape, np.float32)
+    inside[tuple(slice(n // 4, n // 4 + n // 2) for n in shape)] = 1
+    return inside
 
 
 def _amp_range(predicted: Float32, truth: Complex64 | None) -> Range:

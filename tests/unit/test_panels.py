@@ -11,7 +11,7 @@ from recon_worker.panels import Panels
 from recon_worker.rendering import read_png
 from recon_worker.scales import Scales
 from recon_worker.stitching import stitch
-from tests.process.samples import fill, layout_of, make_scan, snapshot
+from tests.process.samples import N_PX, fill, layout_of, make_scan, snapshot
 
 
 def _snapshot(scan, epoch=1, seed=None):
@@ -111,11 +111,22 @@ def test_ranges_survive_a_restart_and_a_resume():
 
 def test_no_error_is_claimed_where_the_truth_is_dark():
     scan = make_scan()
-    scan.label_amp[0, :4] = 0.001
+    scan.label_amp[0, :6] = 0.001
     view = _views(scan, _snapshot(scan))["patch_00"]
 
-    assert not view.amp_error.scanned[:4].any()
-    assert view.phase_error.scanned[4:].all()
+    assert not view.amp_error.scanned[:6].any()
+    assert view.phase_error.scanned[6:12, 4:12].all()
+
+
+def test_a_patch_is_judged_by_its_central_half_only():
+    scan = make_scan()
+    one = _snapshot(scan)
+    one.arrays.fixed_amp[0], one.arrays.fixed_phase[0] = scan.label_amp[0], scan.label_phase[0]
+    one.arrays.fixed_amp[0, :4] = 50
+    view = _views(scan, one)["patch_00"]
+
+    assert view.metrics["amp_mae"] < 1e-6 > view.metrics["phase_mae_rad"]
+    assert view.amp_error.scanned.sum() == (N_PX // 2) ** 2
 
 
 def test_without_truth_the_resolution_comes_from_the_halves_of_the_scan():
