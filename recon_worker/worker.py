@@ -238,7 +238,7 @@ class Worker:
                     failures.append(failure)
                 elif isinstance(made, Artifact):
                     names.append(made.path)
-            self._outbox.keep_history(self._remembered().files())
+            self._keep_history()
         except Exception as error:  # a snapshot that cannot be rendered must not cost the others
             failures.append(Failure("snapshot", f"{type(error).__name__}: {error}"))
         self._done.add(generation)
@@ -271,6 +271,14 @@ class Worker:
             else:
                 names.append(made.path)
         return names, failures
+
+    def _keep_history(self) -> None:
+        """For the worker that may come after this one; a full disk costs that one the colour ranges, not pictures."""
+        assert self._outbox is not None
+        try:
+            self._outbox.keep_history(self._remembered().files())
+        except OSError as error:
+            _log.warning("%s/history cannot be written: %s", self._outbox.folder, error)
 
     def _keep(self, artifact: Artifact, taken_unix_s: float | None = None) -> Failure | None:
         assert self._outbox is not None
@@ -326,6 +334,7 @@ def main() -> int:
     _set_title()
     channel = Channel(Connection(arguments.pipe), arguments.parent)
     logging.getLogger().addHandler(_PipeHandler(channel))
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # the uploader says, once, that it tries again
     _warm_up()
     channel.send(**{"is": "ready"})
     Worker(channel, arguments.brief, [Slot(d) for d in arguments.slots], RunSink).run()
