@@ -337,6 +337,7 @@ def test_the_queues_numbers_are_mlflow_metrics_at_the_snapshots_step(tracking, s
     with _started(replace(settings, depth=1), target, scan) as worker:
         _stop(worker)
         log_epoch(worker, layout_of(scan), 1)
+        _wait_until(lambda: worker._queue.in_flight)
         log_epoch(worker, layout_of(scan), 2)
         _resume(worker)
 
