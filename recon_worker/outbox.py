@@ -78,7 +78,7 @@ class Outbox:
         self.folder = folder
         self._files, self._raw, self._history = folder / "outbox", folder / "raw", folder / "history"
         self._folders_change = threading.Lock()
-        for one in (folder, self._files, self._raw) if create else ():
+        for one in (folder.parent, folder, self._files, self._raw) if create else ():
             one.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def refuse_links(self) -> None:

@@ -69,6 +69,7 @@ class Uploader:
         self.refused = False
         """Whether all that could be uploaded now was refused by the server; waiting is no use then."""
         self._threads, self._on_refused = threads, on_refused
+        self._reported = set[bool]()
         self._busy, self._refusals, self._in_line = 0, set[int](), 0
         self._outbox, self._sink, self._on_complete = outbox, sink, on_complete
         self._queue: queue.Queue[tuple[int, str | None]] = queue.Queue()  # bounded by the files of the outbox
@@ -149,11 +150,21 @@ class Uploader:
             self._replaced.release()
 
     def _upload(self, name: str) -> None:
-        """Upload what lies there; nothing if that has happened: a file that was replaced is queued twice."""
+        """Upload what lies there."""
+        self._retrying()(self._upload_once, name)
+
+    def _upload_once(self, name: str) -> None:
+        """Nothing if that has happened: a file that was replaced, or rendered by two workers, is queued twice."""
         version = self._outbox.version(name)
-        if version is not None:
-            self._retrying()(self._sink.upload, self._outbox.local_path(name), name)
-            self._remove(name, version)
+        if version is None:
+            return
+        try:
+            self._sink.upload(self._outbox.local_path(name), name)
+        except Exception:
+            if self._outbox.version(name) is None:
+                return  # another thread was faster
+            raise
+        self._remove(name, version)
 
     def _remove(self, name: str, version: Version) -> None:
         try:
@@ -181,13 +192,16 @@ class Uploader:
 
     def _report(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
+        refused = isinstance(error, RefusedError)
         with self._lock:
             self.retries += 1
-            first = self.retries == 1
-        self._note(refused=isinstance(error, RefusedError))
+            first = refused not in self._reported
+            self._reported.add(refused)
+        self._note(refused=refused)
         level = logging.WARNING if first else logging.DEBUG
-        _log.log(level, "The tracking server did not take an artifact; it is tried again. %s: %s",
-                 type(error).__name__, without_credentials(str(error))[:300])  # fmt: skip
+        said = f"{type(error).__name__}: {without_credentials(str(error))[:300]}"
+        what = "refuses artifacts; they stay in the spool" if refused else "did not take an artifact; it is tried again"
+        _log.log(level, "The tracking server %s. %s", what, said)
 
 
 _backoff = tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S)

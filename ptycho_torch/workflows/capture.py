@@ -149,8 +149,15 @@ def _stacked(items: Sequence[Any], *names: str) -> Float32:
 
 
 def _labels(items: Sequence[Any], name: str, fixed_indices: Sequence[int]) -> Float32 | None:
-    """Labels of the fixed patches; None where the dataset has none (absent or all zero)."""
+    """Labels of the fixed patches; None where the dataset has none (absent or all zero) that fit the patterns."""
     if not fixed_indices or name not in items[0][0].keys():  # noqa: SIM118
+        return None
+    shape, fitting = _field(items[0], name).shape, _field(items[0], "images").shape
+    if shape != fitting:
+        _log.warning(
+            "%s has shape %s, the patterns %s: patches are logged without ground truth.",
+            name, tuple(shape), tuple(fitting),
+        )  # fmt: skip
         return None
     return _stacked(items, name)
 
@@ -164,7 +171,10 @@ def _geometry(dataset: Any, item: Any, max_samples: int, weight: StitchWeight) -
     geometry: Geometry | None = getattr(dataset, "scan_geometry", None)
     reason = getattr(dataset, "geometry_skip_reason", None)
     if geometry is None and reason is None and "coords_global" in item[0].keys():  # noqa: SIM118
-        geometry = _geometry_from_items(dataset, item, max_samples)
+        try:
+            geometry = _geometry_from_items(dataset, item, max_samples)
+        except ValueError as error:
+            reason = str(error).rstrip(".")
     if geometry is None:
         _log.warning(
             "Stitched pictures are skipped: %s. Patch pictures are logged.",

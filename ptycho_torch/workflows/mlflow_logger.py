@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 _QUEUE_LENGTH = 10_000
 """Calls that may wait; at one per step, hours of a server's absence."""
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S, _HURRIED_WAIT_S = 0.5, 15.0, 0.2
 _FORBIDDEN = re.compile(r"[^a-zA-Z0-9_/. -]+")
 """MLflow takes nothing of this in the name of a metric."""
 _TAG_CHARACTERS = 5000
@@ -43,6 +43,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
         self._calls: queue.Queue[Callable[[], None]] = queue.Queue(_QUEUE_LENGTH)
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
+        self._hurry = threading.Event()
         self._failing = False
 
     @rank_zero_only
@@ -63,13 +64,14 @@ class QueuedMLFlowLogger(MLFlowLogger):
         """Send what is left and the run's status; waits, but not long for a server that does not answer."""
         self._enqueue(lambda: super(QueuedMLFlowLogger, self).finalize(status))
         self._enqueue(self._stopped.set)
+        self._hurry.set()  # a server that has just come back must not be found out only after the longest wait
         self._stopped.wait(_FINALIZE_WITHOUT_SERVER_S if self._failing else _FINALIZE_S)
         if not self._stopped.is_set():
             _log.warning("%d metrics were not sent: the MLflow server does not answer.", self._calls.qsize())
             self._stopped.set()
         if self._thread is not None:
             self._thread.join(_FINALIZE_WITHOUT_SERVER_S)
-        self._thread, self._stopped = None, threading.Event()
+        self._thread, self._stopped, self._hurry = None, threading.Event(), threading.Event()
 
     def _enqueue(self, call: Callable[[], None]) -> None:
         if self._thread is None:
@@ -89,7 +91,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
         retrying = tenacity.Retrying(
             wait=tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S),
             stop=tenacity.stop_when_event_set(stopped),
-            sleep=tenacity.sleep_using_event(stopped),
+            sleep=self._sleep,
             before_sleep=self._report,
         )
         while not stopped.is_set():
@@ -98,6 +100,11 @@ class QueuedMLFlowLogger(MLFlowLogger):
             except tenacity.RetryError:
                 return
             self._failing = False
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait before the next try; shorter when everything is about to end."""
+        if self._hurry.wait(seconds):
+            self._stopped.wait(_HURRIED_WAIT_S)
 
     def _report(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None

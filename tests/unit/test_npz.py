@@ -118,6 +118,8 @@ def test_every_layout_of_probes_becomes_modes_first(raw, write, shape, modes):
         ({"diff3d": np.ones((M, 8, 8))}, "a probe of 16 x 16"),
         ({"diff3d": np.ones((M, N))}, "allowed: .M, N, N."),
         ({"diff3d": np.ones((M, 15, 15)), "probeGuess": None}, "must be even"),
+        ({"diff3d": np.ones((M, 1, 1)), "probeGuess": None}, "must be even"),
+        ({"xcoords": np.array([1, 2, np.nan, 4, 5])}, "'xcoords': 1 of 5 values are not finite"),
         ({"diff3d": -np.ones((M, N, N))}, "1280 values are negative"),
         ({"diff3d": np.zeros((M, N, N))}, "no signal"),
         ({"diff3d": np.full((M, N, N), np.nan)}, "not finite"),

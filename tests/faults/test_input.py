@@ -1,0 +1,71 @@
+"""Data that is wrong or strange where logging meets it: a named skip or a right picture, and the training goes on.
+
+What files may hold is tested in tests/unit/test_npz.py, test_datamodule.py and test_metadata.py.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
+from recon_worker.artifacts import Failure, render
+from recon_worker.history import History
+from tests.lightning.foreign import ForeignDataset, loader
+from tests.lightning.test_recon_logging import fit
+from tests.process.samples import fill, layout_of, make_scan, snapshot
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def rendered(scan):
+    layout = layout_of(scan)
+    one = snapshot(layout.allocate(), 1)
+    fill(one.arrays, 1)
+    return list(render(scan, one, History()))
+
+
+@pytest.mark.parametrize("n_samples", [1, 30])
+def test_positions_that_are_all_the_same_give_a_picture_of_one_patch(n_samples):
+    scan = make_scan(n_samples, 1, truth=False)
+    same = np.full_like(scan.geometry.positions_px, 20.0)
+
+    made = rendered(replace(scan, geometry=replace(scan.geometry, positions_px=same)))
+
+    assert not [one for one in made if isinstance(one, Failure)]
+    assert "epoch_01/stitched/amp_pred.png" in {one.path for one in made}
+
+
+def test_a_position_that_is_not_a_number_costs_the_stitched_pictures_only(tracking, caplog):
+    data = ForeignDataset(12)
+    data.centres[2] = float("nan")
+
+    fit(
+        tracking, PtychoReconLoggingCallback(1, num_patches=1, log_stitch=True, strict=True), epochs=1, val=loader(data)
+    )
+
+    assert "Stitched pictures are skipped: 1 samples have a position that is not finite (first: 2)" in caplog.text
+    assert not any("stitched" in name for name in tracking.files())
+    assert "epoch_01/patch_00/amp_pred.png" in tracking.files()
+
+
+def test_an_empty_validation_set_is_replaced_by_the_training_set_with_a_line(tracking, caplog):
+    empty = torch.utils.data.DataLoader(torch.utils.data.Subset(ForeignDataset(4), []), batch_size=2)
+
+    _, trainer = fit(tracking, PtychoReconLoggingCallback(1, num_patches=1, strict=True), epochs=1, val=empty)
+
+    assert trainer.current_epoch == 1
+    assert "There is no validation set" in caplog.text
+    assert "epoch_01/patch_00/amp_pred.png" in tracking.files()
+
+
+def test_labels_of_another_shape_cost_the_comparison_only(tracking, caplog):
+    data = ForeignDataset(12)
+    data.amp, data.phase = data.amp[..., :5, :7], data.phase[..., :5, :7]
+
+    fit(tracking, PtychoReconLoggingCallback(1, num_patches=1, strict=True), epochs=1, val=loader(data))
+
+    assert "label_amp has shape (1, 5, 7), the patterns (1, 16, 16)" in caplog.text
+    assert "epoch_01/patch_00/amp_pred.png" in tracking.files()
+    assert not any(name.endswith("_gt.png") for name in tracking.files())

@@ -1,0 +1,268 @@
+"""What a tracking server can do wrong, and what becomes of the pictures: a real server behind a faulty proxy."""
+
+import os
+import re
+import subprocess
+import threading
+import time
+from collections import Counter
+
+import mlflow
+import pytest
+
+from recon_worker.artifacts import render
+from recon_worker.cli import main
+from recon_worker.client import ReconWorker
+from recon_worker.deliveries import is_file
+from recon_worker.history import History
+from recon_worker.outbox import Outbox
+from recon_worker.settings import WorkerSettings
+from tests.faults.servers import Fault, always, artifact_names, first, new_run
+from tests.leaks import child_processes, descriptors, recon_threads
+from tests.process.samples import layout_of, log_epoch, make_scan, snapshot
+
+pytestmark = pytest.mark.timeout(150)
+FLUSH_S = 60
+EPOCHS = (1, 2)
+ALL, LEFT = 0, 1
+SCAN = make_scan(6, 1, truth=False)
+slow = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(server, proxy):
+    before = child_processes(), descriptors()
+    yield
+    proxy.close()
+    assert child_processes() - {server.pid} <= before[0]
+    assert recon_threads() == []
+    assert descriptors() <= before[1] + 3  # mlflow keeps a few connections
+
+
+@pytest.fixture(autouse=True)
+def short_timeouts(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+
+
+@pytest.fixture
+def target(server, proxy, request):
+    """A run that was made while the server was well; it is reached through the proxy."""
+    made = new_run(server.uri, re.sub(r"\W", "-", request.node.name) + f"-{os.getpid()}-{time.time_ns()}")
+    return type(made)(run_id=made.run_id, tracking_uri=proxy.uri)
+
+
+@pytest.fixture
+def worker(tmp_path, target):
+    one = ReconWorker(WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=FLUSH_S, depth=4))
+    one.launch()
+    one.start(target, SCAN, layout_of(SCAN))
+    yield one
+    one.close(0)
+
+
+def log(worker, epochs=EPOCHS):
+    for epoch in epochs:
+        log_epoch(worker, layout_of(SCAN), epoch)
+
+
+def balanced(stats):
+    return stats.submitted == stats.logged + stats.dropped + stats.spooled + stats.failed
+
+
+def expected_files(epochs=EPOCHS):
+    """What rendering alone, without any server, says there must be."""
+    layout, names = layout_of(SCAN), set()
+    for epoch in epochs:
+        arrays = layout.allocate()
+        arrays.fixed_filled[:] = arrays.stitch_filled[:] = True
+        names |= {made.path for made in render(SCAN, snapshot(arrays, epoch), History())}
+    return {name for name in names if is_file(name)}
+
+
+def assert_all_there_once(server, run_id, epochs=EPOCHS):
+    names = artifact_names(server, run_id)
+    cards = Counter(re.sub(r"timestamp.*?(\.|compressed)", r"\1", n) for n in names if n.startswith("images/"))
+    history = mlflow.MlflowClient(server.uri).get_metric_history(run_id, "recon_log/lag_s")
+
+    assert expected_files(epochs) <= set(names)
+    assert set(cards.values()) == {1}
+    assert len(cards) >= 2 * len(epochs)
+    assert sorted(one.step for one in history) == [10 * epoch for epoch in epochs]
+
+
+def spooled(worker, tmp_path, target):
+    """That everything is counted as spooled, and lies there."""
+    outbox = Outbox(tmp_path / "spool" / target.run_id, create=False)
+    return worker.stats.spooled == worker.stats.submitted == len(EPOCHS) and bool(list(outbox.artifacts()))
+
+
+PASSING = {
+    "reset": first(12, Fault(reset=True)),
+    "answer-lost": first(25, Fault(lose_answer=True)),
+    "500": first(12, Fault(status=500)),
+    "503": first(12, Fault(status=503)),
+    "429": first(6, Fault(status=429, headers={"Retry-After": "1"})),
+    "hangs": first(3, Fault(hang=True)),
+    "slow": always(Fault(delay_s=0.3)),
+    "one-file": first(3, Fault(status=500), lambda method, path: "scales.json" in path),
+    "metrics": first(6, Fault(lose_answer=True), lambda method, path: "log-batch" in path),
+}
+FAST = {"answer-lost"}
+
+
+@pytest.mark.parametrize("how", [name if name in FAST else pytest.param(name, marks=slow) for name in PASSING])
+def test_what_passes_is_waited_out_and_nothing_is_there_twice(server, proxy, target, worker, how):
+    proxy.rule = PASSING[how]
+    log(worker)
+    worker.close(FLUSH_S)
+
+    assert worker.stats.logged == len(EPOCHS)
+    assert proxy.failing() > 0
+    assert_all_there_once(server, target.run_id)
+
+
+@slow
+def test_retry_after_is_obeyed(proxy, target, worker):
+    path_part = "scales.json"
+    proxy.rule = first(1, Fault(status=429, headers={"Retry-After": "3"}), proxy.is_put(path_part))
+    log(worker, (1,))
+    worker.close(FLUSH_S)
+
+    first_s, second_s, *_ = (when for when, method, path, _ in proxy.seen if method == "PUT" and path_part in path)
+    assert second_s - first_s >= 3
+    assert worker.stats.logged == 1
+
+
+LASTING = {
+    "500": always(Fault(status=500)),
+    "hangs": always(Fault(hang=True)),
+    "reset": always(Fault(reset=True)),
+    "429": always(Fault(status=429, headers={"Retry-After": "600"})),
+}
+
+
+@slow
+@pytest.mark.parametrize("how", LASTING)
+def test_what_lasts_costs_the_flush_timeout_and_sync_brings_everything_later(
+    server, proxy, target, worker, tmp_path, how, capsys
+):
+    proxy.rule = LASTING[how]
+    log(worker)
+    started = time.monotonic()
+    worker.close(6)
+    took_s = time.monotonic() - started
+    proxy.rule = always(None)
+
+    assert took_s < 6 + 5
+    assert balanced(worker.stats)
+    assert spooled(worker, tmp_path, target)
+    assert main(["sync", str(tmp_path / "spool")]) == ALL, capsys.readouterr()
+    assert expected_files() <= set(artifact_names(server, target.run_id))
+
+
+REFUSED = {
+    "401": always(Fault(status=401)),
+    "403": always(Fault(status=403)),
+    "404": always(Fault(status=404)),
+    "401-for-uploads": always(Fault(status=401), lambda method, path: method == "PUT"),
+}
+
+
+@pytest.mark.parametrize("how", ["401", *(pytest.param(name, marks=slow) for name in list(REFUSED)[1:])])
+def test_a_refusal_does_not_delay_the_end_and_sync_brings_everything_later(
+    server, proxy, target, worker, tmp_path, how, caplog
+):
+    proxy.rule = REFUSED[how]
+    log(worker)
+    started = time.monotonic()
+    worker.close(FLUSH_S)
+    took_s = time.monotonic() - started
+    proxy.rule = always(None)
+
+    assert took_s < 15
+    assert len(proxy.seen) < 60
+    assert spooled(worker, tmp_path, target)
+    assert f"recon-worker sync {tmp_path}/spool/{target.run_id}" in caplog.text
+    assert main(["sync", str(tmp_path / "spool")]) == ALL
+    assert expected_files() <= set(artifact_names(server, target.run_id))
+
+
+@slow
+def test_a_run_deleted_meanwhile_keeps_the_rest_in_the_spool_and_a_restored_one_gets_it(
+    server, target, worker, tmp_path, caplog
+):
+    client = mlflow.MlflowClient(server.uri)
+    log(worker, (1,))
+    wait_until(lambda: worker.stats.logged == 1)
+    client.delete_run(target.run_id)
+    log(worker, (2,))
+    started = time.monotonic()
+    worker.close(FLUSH_S)
+
+    assert time.monotonic() - started < 15
+    assert (worker.stats.logged, worker.stats.spooled) == (1, 1)
+    assert f"run {target.run_id} is deleted" in caplog.text
+    client.restore_run(target.run_id)
+    assert main(["sync", str(tmp_path / "spool")]) == ALL
+    assert expected_files() <= set(artifact_names(server, target.run_id))
+
+
+def wait_until(condition, timeout_s=60):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("when", ["from-the-start", pytest.param("in-between", marks=slow)])
+def test_a_server_that_comes_back_gets_everything_without_the_user_doing_anything(
+    server, proxy, target, worker, when, tmp_path
+):
+    if when == "in-between":
+        log(worker, (1,))
+        wait_until(lambda: worker.stats.logged == 1)
+    proxy.refuse()
+    log(worker, [epoch for epoch in EPOCHS if epoch > worker.stats.submitted])
+    wait_until(lambda: worker.to_render == 0)
+    threading.Timer(2.0, proxy.listen).start()
+    worker.close(FLUSH_S)
+
+    assert worker.stats.logged == len(EPOCHS)
+    assert_all_there_once(server, target.run_id)
+    assert not (tmp_path / "spool" / target.run_id).exists()
+
+
+@slow
+@pytest.mark.timeout(300)
+def test_a_real_server_that_is_killed_for_60_s_has_everything_in_the_end(server, target, worker):
+    log(worker, (1,))
+    wait_until(lambda: worker.stats.logged == 1)
+    server.kill()
+    restart = threading.Timer(60, server.start)
+    restart.start()
+    log(worker, (2, 3))
+    worker.close(150)
+    restart.join()
+
+    assert worker.stats.logged == 3
+    assert_all_there_once(server, target.run_id, (1, 2, 3))
+
+
+@slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
+def test_a_full_disk_on_the_servers_side_keeps_everything_in_the_spool(server, proxy, target, worker, tmp_path):
+    (experiment,) = server.artifacts.parent.glob("artifacts") or [server.artifacts]
+    number = mlflow.MlflowClient(server.uri).get_run(target.run_id).info.experiment_id
+    place = experiment / number
+    place.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", place], check=True)
+    try:
+        log(worker)
+        worker.close(6)
+        left = spooled(worker, tmp_path, target)
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+    assert left
+    assert main(["sync", str(tmp_path / "spool")]) == ALL
+    assert balanced(worker.stats)
