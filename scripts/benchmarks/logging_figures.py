@@ -57,9 +57,9 @@ def stall_s(event: dict[str, float]) -> float:
 
 def worker_cpu_s_per_event(run: Run) -> float:
     """From the first event's submission to the last's: without start-up, which runs while the data is read."""
-    first, last = (int(run["events"][i]["epoch"]) - 1 for i in (0, -1))
-    samples = run["samples"]
-    return float((samples[last]["worker_cpu_s"] - samples[first]["worker_cpu_s"]) / max(1, len(run["events"]) - 1))
+    trained = [int(event["epoch"]) - 1 for event in run["events"] if event["epoch"] > 0]
+    first, last = (run["samples"][i]["worker_cpu_s"] for i in (trained[0], trained[-1]))
+    return float((last - first) / max(1, len(trained) - 1))
 
 
 def hook_medians(runs: Sequence[Run]) -> dict[str, float]:
