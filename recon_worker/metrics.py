@@ -85,14 +85,14 @@ class RingCorrelation:
     def cutoff(self, threshold: float) -> float:
         """The frequency, cycles per pixel, at which the correlation first falls below the threshold.
 
-        Linear between rings; 1/2 if it never does, 0 if it is below from the first ring on.
+        Linear between rings; 1/2 if it never falls below, 0 if it is never above. The lowest rings may begin below:
+        diffraction hardly tells what varies more slowly than the probe is wide.
         """
-        below = np.flatnonzero(self.correlation < threshold)
-        if not below.size:
-            return 0.5
-        after = below[0]
-        if after == 0:
-            return 0.0
+        above = self.correlation >= threshold
+        falls = np.flatnonzero(above[:-1] & ~above[1:])
+        if not falls.size:
+            return 0.5 if above.size and above[-1] else 0.0
+        after = falls[0] + 1
         high, low = self.correlation[after - 1], self.correlation[after]
         share = (high - threshold) / (high - low)
         return float(self.frequency[after - 1] + share * (self.frequency[after] - self.frequency[after - 1]))

@@ -145,12 +145,19 @@ def test_with_known_signal_to_noise_the_cutoff_is_where_theory_says(threshold, s
     assert found.cutoff(threshold) == pytest.approx(0.12 * math.sqrt(math.log(20 / snr)), abs=0.012)
 
 
-def test_the_cutoff_is_linear_between_rings_and_zero_if_the_first_ring_is_below():
+def test_the_cutoff_is_linear_between_rings_and_zero_if_none_is_above():
     rings = RingCorrelation(frequency=np.array([0.1, 0.2, 0.3]), correlation=np.array([0.9, 0.4, 0.8]))
 
     assert rings.cutoff(0.5) == pytest.approx(0.1 + 0.1 * 0.4 / 0.5)
     assert rings.cutoff(0.95) == 0
     assert rings.cutoff(0.3) == 0.5
+
+
+def test_lowest_rings_that_are_below_do_not_end_the_resolution():
+    rings = RingCorrelation(frequency=np.arange(1, 6) / 10, correlation=np.array([-0.4, 0.1, 0.9, 0.7, 0.3]))
+
+    assert rings.cutoff(0.5) == pytest.approx(0.45)
+    assert rings.cutoff(0.2) == 0.5
 
 
 def test_the_border_of_the_scan_and_a_common_offset_do_not_correlate():
