@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_DIR ?= demo_output
 PORT ?= 5000
+SEED ?= 1
 
-.PHONY: help setup demo ui test test-slow test-browser check format bench clean
+.PHONY: help setup demo ui test test-slow test-browser test-faults soak check format bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,6 +34,12 @@ test-slow: $(READY)  ## run the long tests
 
 test-browser: $(READY)  ## run the tests in Chromium (skipped where it is not installed: .ci/install-browser)
 	$(BIN)/python -m pytest -m browser tests/browser
+
+test-faults: $(READY)  ## run the whole fault matrix, long cells included (about ten minutes)
+	$(BIN)/python -m pytest --numprocesses auto -m "slow or not slow" tests/faults
+
+soak: $(READY)  ## random faults against a running training for ten minutes (SEED=1)
+	$(BIN)/python -m tests.faults.soak --seconds 600 --seed $(SEED)
 
 check: $(READY)  ## lint, format and type checks
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ import itertools
 import logging
 import os
 import shlex
+import signal
 import sys
 import threading
 import time
@@ -23,13 +24,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from recon_worker.artifacts import Artifact
+from recon_worker.held_signals import HeldSignals
 from recon_worker.ledger import Ledger
 from recon_worker.outbox import Outbox, RunTarget
 from recon_worker.queueing import depth_without_spill, events_csv
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.snapshot_queue import EVENTS, SnapshotQueue
-from recon_worker.spool_lock import SpoolBusyError, take_lock
+from recon_worker.spool_lock import SpoolBusyError, is_alone, take_lock
 from recon_worker.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
@@ -103,32 +105,37 @@ class ReconWorker:
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
         """Arrays for the next snapshot: in a free slot, else in ordinary memory. Never waits."""
-        return self._queue.acquire(layout)
+        with HeldSignals():
+            return self._queue.acquire(layout)
 
     def submit(self, snapshot: Snapshot) -> None:
         """Hand over the snapshot whose arrays were acquired last."""
-        self._queue.submit(snapshot)
-        self._supervisor.dispatch()
+        with HeldSignals() as held:
+            self._queue.submit(snapshot, lambda: bool(held.arrived))
+            self._supervisor.wake()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything is logged; False when the time is over, nothing can be done, or the user interrupts."""
         deadline = time.monotonic() + timeout_s
         bar = tqdm(bar_format="Reconstructions: {desc}", disable=not sys.stderr.isatty(), leave=False)
-        with bar, contextlib.suppress(KeyboardInterrupt):
-            return self._queue.wait_empty(deadline, bar.set_description_str)
-        return False
+        with bar, HeldSignals() as held:
+            done = self._queue.wait_empty(deadline, bar.set_description_str, lambda: bool(held.arrived))
+            held.forget(signal.SIGINT)
+        return done
 
     def close(self, timeout_s: float) -> None:
-        """Flush, keep what is left in the spool, end the worker. May be called twice, from anywhere."""
-        if os.getpid() != self._owner or not self._closing.acquire(blocking=False):
-            return  # a forked child's copy; or closed already, and the lock is never given back
-        self._queue.give_back_acquired()
-        deadline = time.monotonic() + timeout_s
-        try:
-            if self.flush(timeout_s) and self._outbox is not None and self.stats.submitted:
+        """Flush, keep what is left in the spool, end the worker. May be called twice, from anywhere.
+
+        Any signal ends the flush, not what follows; SIGINT has done its work with that, others take effect in the end.
+        """
+        with HeldSignals() as held:
+            if os.getpid() != self._owner or not self._closing.acquire(blocking=False):
+                return  # a forked child's copy; or closed already, and the lock is never given back
+            deadline = time.monotonic() + timeout_s
+            if self.flush(timeout_s) and not held.arrived and self._outbox is not None and self.stats.submitted:
                 self._log_events(self._outbox, deadline)
-        finally:
             self._shut_down()
+            held.forget(signal.SIGINT)
 
     def summary(self) -> str:
         """What became of the snapshots, and the smallest queue depth with which none would have been spilled."""
@@ -147,15 +154,17 @@ class ReconWorker:
             _log.warning("The table of events cannot be written: %s", error)
             return
         self._queue.upload_events()
-        if self._supervisor.finish(EVENTS, artifact.path):
-            self.flush(deadline - time.monotonic())
+        self._supervisor.finish(EVENTS, artifact.path)
+        self.flush(deadline - time.monotonic())
 
     def _shut_down(self) -> None:
-        """End the worker, keep what is left, give everything back. A second Ctrl-C does not cut it short."""
-        self._queue.closed = True
-        for step in (self._supervisor.stop, self._queue.spool_rest, self._leave_spool, self._queue.close):
-            with contextlib.suppress(KeyboardInterrupt):
+        """End the worker, keep what is left, give everything back."""
+        steps = (self._queue.stop_taking, self._supervisor.stop, self._queue.spool_rest, self._leave_spool)
+        for step in (*steps, self._queue.close):
+            try:
                 step()
+            except Exception:  # the other steps must not be left out
+                _log.warning("The end of the reconstruction logging was not as it should be.", exc_info=True)
         if self._lock >= 0:
             os.close(self._lock)
         _OPEN.discard(self)
@@ -167,7 +176,8 @@ class ReconWorker:
             return
         folder = self._outbox.folder
         try:
-            self._outbox.discard()
+            if is_alone(self._lock):  # a worker of an earlier process may use the same folder
+                self._outbox.discard()
         except OSError as error:
             _log.warning("%s cannot be removed: %s", folder, error)
         if folder.exists() and not self._outbox.is_empty:
@@ -188,15 +198,20 @@ class ReconWorker:
 def _own_folder(spool_dir: Path, run_id: str) -> tuple[Outbox, int]:
     """A folder of the spool with no snapshots of an earlier process, which another scan may belong to, and its lock."""
     for number in itertools.count(1):
-        outbox = Outbox(spool_dir / (run_id if number == 1 else f"{run_id}_{number}"))
-        try:
-            lock = take_lock(outbox.folder, shared=True)
-        except SpoolBusyError:
-            continue
-        if not outbox.raw():
-            return outbox, lock
-        os.close(lock)
+        folder = spool_dir / (run_id if number == 1 else f"{run_id}_{number}")
+        with contextlib.suppress(SpoolBusyError):
+            outbox, lock = _open_shared(folder)
+            if not outbox.raw():
+                return outbox, lock
+            os.close(lock)
     raise AssertionError("unreachable")
+
+
+def _open_shared(folder: Path) -> tuple[Outbox, int]:
+    """A folder of the spool, made if need be, and its lock."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):  # its last user has just removed it
+            return Outbox(folder), take_lock(folder, shared=True)
 
 
 _OPEN: "weakref.WeakSet[ReconWorker]" = weakref.WeakSet()

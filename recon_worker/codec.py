@@ -21,6 +21,7 @@ from recon_worker.snapshot import Geometry, GridGeometry, PositionGeometry, Scan
 
 _MAGIC = b"RECSNAP1"
 _PREFIX = struct.Struct("<8sII")
+_LENGTH = struct.Struct("<I")
 _SCAN_VERSION = 1
 _GEOMETRIES: dict[str, type[GridGeometry] | type[PositionGeometry]] = {
     "grid": GridGeometry,
@@ -71,6 +72,18 @@ def load_scan(data: bytes) -> Scan:
         raise
     except Exception as error:  # whatever a damaged archive makes numpy, zipfile or json raise
         raise CodecError(f"the scan cannot be read: {type(error).__name__}: {error}") from error
+
+
+def dump_brief(record: dict[str, Any], scan: Scan) -> bytes:
+    """What a worker must know of a run: some words, JSON, and the scan."""
+    words = json.dumps(record).encode()
+    return b"".join([_LENGTH.pack(len(words)), words, dump_scan(scan)])
+
+
+def load_brief(data: bytes) -> tuple[dict[str, Any], Scan]:
+    """Record and scan of `dump_brief`."""
+    end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
+    return json.loads(data[_LENGTH.size : end]), load_scan(data[end:])
 
 
 def _split(value: Any, prefix: str, skip: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:  # noqa: ANN401

@@ -4,14 +4,16 @@ The child is `python -m recon_worker.worker` with inherited descriptors. It does
 no GPU, has a session of its own, and dies with nothing of the training process's.
 """
 
-import contextlib
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,12 @@ from recon_worker.slots import create_memory, read_all
 
 _STDERR_CHARACTERS = 600
 _EXIT_WAIT_S = 2.0
+_MESSAGE_WAIT_S = 1.5
+"""A message that has begun must be over after this time, in either direction: a stopped process must stop nobody."""
 _DEFAULTS = {
+    "MALLOC_ARENA_MAX": "1",  # glibc gives memory back to the system when it is free, not when the process ends
+    "MALLOC_MMAP_THRESHOLD_": str(2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**20),
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
@@ -36,22 +43,29 @@ class WorkerProcess:
     """A running worker.
 
     Args:
-        scan: Descriptor of the scan's memory.
+        brief: Descriptor of the memory with what there is to know about the run.
         slots: Descriptors of the slots.
 
     Raises:
         OSError: The process cannot be started.
     """
 
-    def __init__(self, scan: int, slots: Sequence[int]) -> None:
+    def __init__(self, brief: int, slots: Sequence[int]) -> None:
         self._connection, child_end = Pipe()
+        _bound(self._connection)
         self._stderr = create_memory("recon-log-stderr")
-        command = [sys.executable, "-P", "-m", "recon_worker.worker", *map(str, (child_end.fileno(), scan, *slots))]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "recon_worker.worker",
+            *map(str, (os.getpid(), child_end.fileno(), brief, *slots)),
+        ]
         try:
             self._process = subprocess.Popen(
                 command,
                 env=_environment(os.environ),
-                pass_fds=(child_end.fileno(), scan, *slots),
+                pass_fds=(child_end.fileno(), brief, *slots),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
@@ -69,19 +83,37 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Tell the worker. A dead one is noticed by `receive`."""
-        with contextlib.suppress(OSError):
-            self._connection.send_bytes(json.dumps(message).encode())
+        """Tell the worker. A dead one is noticed by `receive`.
 
-    def receive(self, timeout_s: float) -> dict[str, Any] | None:
-        """The next message, or None; EOFError when the worker is dead."""
+        Raises:
+            TimeoutError: The worker does not read.
+        """
         try:
-            if not self._connection.poll(timeout_s):
-                return None
-            message: dict[str, Any] = json.loads(self._connection.recv_bytes())
-            return message
+            self._connection.send_bytes(json.dumps(message).encode())
+        except BlockingIOError as error:
+            raise TimeoutError("it takes no messages") from error
+        except OSError:
+            pass
+
+    def receive(self, timeout_s: float, wake: int) -> dict[str, Any] | None:
+        """The next message; None after a while, or as soon as the descriptor `wake` can be read.
+
+        Raises:
+            EOFError: The worker is dead.
+            TimeoutError: It stopped in the middle of a message.
+        """
+        try:
+            ready = wait([self._connection, wake], timeout_s)
+            if self._connection in ready:
+                message: dict[str, Any] = json.loads(self._connection.recv_bytes())
+                return message
+        except BlockingIOError as error:
+            raise TimeoutError("it stopped in the middle of a message") from error
         except OSError as error:
             raise EOFError from error
+        if not ready and self._process.poll() is not None:
+            raise EOFError  # its end of the pipe lives on in a process that was forked while it was started
+        return None
 
     def end(self, *, kill: bool = False) -> str:
         """Wait for the worker's end, briefly, then kill it; says how it ended and what it wrote to stderr."""
@@ -102,6 +134,14 @@ class WorkerProcess:
         if self._stderr >= 0:
             os.close(self._stderr)
             self._stderr = -1
+
+
+def _bound(connection: Connection) -> None:
+    """Have reads and writes end with an error after `_MESSAGE_WAIT_S`."""
+    limit = struct.pack("ll", int(_MESSAGE_WAIT_S), int(_MESSAGE_WAIT_S % 1 * 1e6))
+    with socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 def describe_exit(status: int) -> str:

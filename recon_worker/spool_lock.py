@@ -48,6 +48,11 @@ def _wait_for(descriptor: int, folder: Path, kind: int) -> None:
         time.sleep(_POLL_S)
 
 
+def is_alone(descriptor: int) -> bool:
+    """Whether nobody shares a lock that this process holds; if so it is held alone from now on."""
+    return _try(descriptor, fcntl.LOCK_EX)
+
+
 def is_locked(folder: Path) -> bool:
     """Whether a process is at work on the spool. Changes nothing."""
     try:

@@ -3,9 +3,13 @@
     dispatcher thread:  hear the worker -> note it in the queue -> hand over the next snapshot
                         worker dead or silent -> its snapshot waits again -> back-off -> a new worker
 
-Five deaths in a row without a snapshot rendered, and no further worker is started: everything goes to the spool.
+Only that thread talks to the worker, and never while it holds the queue's lock: a worker that does not read cannot
+keep the training waiting. Five deaths in a row, and no further worker is started: everything goes to the spool. A row
+ends with a worker that began with a snapshot, whose death then counts against that snapshot; with a snapshot that is
+logged; and with a worker that lived for a minute.
 """
 
+import contextlib
 import logging
 import os
 import threading
@@ -13,7 +17,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from recon_worker.codec import dump_scan
+from recon_worker.codec import dump_brief
 from recon_worker.outbox import Outbox, RunTarget
 from recon_worker.process import WorkerProcess
 from recon_worker.slots import create_memory, write_all
@@ -24,7 +28,9 @@ _log = logging.getLogger(__name__)
 
 _MAX_DEATHS = 5
 _FIRST_BACKOFF_S = 0.2
+_LONG_LIFE_S = 60.0
 _POLL_S = 0.2
+_THREAD_WAIT_S, _LAST_WORDS_S = 2.0, 2.0
 
 
 class Supervisor:
@@ -37,12 +43,15 @@ class Supervisor:
 
     def __init__(self, queue: SnapshotQueue, silence_s: float) -> None:
         self._queue, self._silence_s = queue, silence_s
-        self._scan_memory = create_memory("recon-log-scan")
-        self._setup: dict[str, Any] | None = None
+        self._brief = create_memory("recon-log-brief")
+        self._wake_read, self._wake_write = _pipe()
+        self._introduced = False
+        self._to_say: list[dict[str, Any]] = []
+        self._last: dict[str, Any] | None = None
         self._nbytes = 0
         self._process: WorkerProcess | None = None
         self._ready = False
-        self._heard_s = 0.0
+        self._heard_s = self._ready_s = 0.0
         self._deaths = 0
         self._earlier_retries = 0
         self._stopping = False
@@ -61,64 +70,63 @@ class Supervisor:
     def launch(self) -> None:
         """Start a worker, without waiting for it."""
         self._start_process()
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            _log.warning("Reconstructions go to the spool: no thread can be started for the worker (%s).", error)
+            self._queue.abandon()
 
     def introduce(self, target: RunTarget, outbox: Outbox, scan: Scan, layout: SnapshotLayout, linger_s: float) -> None:
         """Say which run the snapshots belong to; workers that are started later hear it too."""
-        write_all(self._scan_memory, dump_scan(scan))
+        target_record, folder = asdict(target), str(outbox.folder)
+        write_all(self._brief, dump_brief({"target": target_record, "folder": folder, "linger_s": linger_s}, scan))
         with self._queue.changed:
             self._nbytes = layout.nbytes
-            self._setup = {
-                "do": "setup",
-                "target": asdict(target),
-                "folder": str(outbox.folder),
-                "linger_s": linger_s,
-            }
+            self._introduced = True
             if self._ready:
-                self._send_setup()
+                self._say_setup()
+        self.wake()
 
-    def dispatch(self) -> None:
-        """Give the worker its next snapshot, if it has none."""
-        with self._queue.changed:
-            if not self._ready or self._setup is None or self._process is None:
-                return
-            job = self._queue.take()
-            if job is None:
-                return
-            self._heard_s = time.monotonic()
-            place = {"do": "job", "slot": job.slot} if job.path is None else {"do": "file", "path": str(job.path)}
-            self._process.send(
-                {
-                    **place,
-                    "generation": job.generation,
-                    "step": job.step,
-                    "submitted_unix_s": job.times.submitted,
-                    "metrics": self._queue.metrics(job),
-                }
-            )
+    def wake(self) -> None:
+        """Have the thread look at the queue now. Never waits."""
+        with self._queue.changed, contextlib.suppress(OSError):  # full: it will look; closed: nobody will
+            os.write(self._wake_write, b"!")
 
-    def finish(self, generation: int, name: str) -> bool:
-        """Have an artifact of the outbox uploaded, and what is made at the end; False if there is no worker for it."""
+    def finish(self, generation: int, name: str) -> None:
+        """Have an artifact of the outbox uploaded, and what is made at the end; by the next worker if this one dies."""
         with self._queue.changed:
-            if self._process is None:
-                return False
-            self._process.send({"do": "finish", "generation": generation, "names": [name]})
-            return True
+            self._last = {"do": "finish", "generation": generation, "names": [name]}
+            if self._ready:
+                self._to_say.append(self._last)
+        self.wake()
 
     def stop(self) -> None:
         """End the thread and the worker; what the worker has not uploaded stays in the outbox."""
         with self._queue.changed:
             self._stopping = True
             self._queue.changed.notify_all()
+        self.wake()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(_THREAD_WAIT_S)
         if self._process is not None:
-            self._process.send({"do": "stop"})
-            self._process.end()
+            self._end(self._process, kill=self._thread.is_alive() or not self._ready)
+        with self._queue.changed:
             self._process = None
-        if self._scan_memory >= 0:
-            os.close(self._scan_memory)
-            self._scan_memory = -1
+            for descriptor in (self._brief, self._wake_read, self._wake_write):
+                os.close(descriptor)
+            self._brief = self._wake_read = self._wake_write = -1
+
+    def _end(self, process: WorkerProcess, *, kill: bool) -> None:
+        """Tell the worker to stop, and hear what it still has to say."""
+        deadline = time.monotonic() + _LAST_WORDS_S
+        if not kill:
+            with contextlib.suppress(EOFError, TimeoutError):
+                process.send({"do": "stop"})
+                while (left_s := deadline - time.monotonic()) > 0:
+                    message = process.receive(left_s, self._wake_read)
+                    if message is not None:
+                        self._hear(message)
+        process.end(kill=kill or time.monotonic() >= deadline)
 
     def forget(self) -> None:
         """In a forked child, which must not keep the pipe open: its end tells the worker that we are dead."""
@@ -129,21 +137,43 @@ class Supervisor:
 
     def _serve(self) -> None:
         """Hear the worker, feed it, replace it. Ends with `stop`, or when workers keep dying."""
-        while not self._stopping and not self._queue.abandoned:
-            process = self._process
-            if process is None:
-                self._restart()
-                continue
-            try:
-                message = process.receive(_POLL_S)
-            except EOFError:
-                self._bury(process.end())
-                continue
+        try:
+            while not self._stopping and not self._queue.abandoned:
+                if self._process is None:
+                    self._restart()
+                else:
+                    self._attend(self._process)
+        except Exception:  # whatever it is, the training must not wait at its end for a thread that is gone
+            _log.warning("The worker is not looked after any more: reconstructions go to the spool.", exc_info=True)
+            self._queue.abandon()
+
+    def _attend(self, process: WorkerProcess) -> None:
+        """Hear one message, if there is one, and say what there is to say."""
+        try:
+            message = process.receive(_POLL_S, self._wake_read)
             if message is not None:
                 self._hear(message)
-                self.dispatch()
             elif self._hangs():
-                self._bury(f"it said nothing for {self._silence_s:.0f} s and was ended ({process.end(kill=True)})")
+                raise TimeoutError(f"it said nothing for {self._silence_s:.0f} s")
+            _drain(self._wake_read)
+            for words in self._next_words():
+                process.send(words)
+        except EOFError:
+            self._bury(process.end())
+        except (TimeoutError, ValueError) as error:  # ValueError: what it said is not JSON
+            self._bury(f"{error} and was ended ({process.end(kill=True)})")
+
+    def _next_words(self) -> list[dict[str, Any]]:
+        """What the worker must hear, and the next snapshot if it has none."""
+        with self._queue.changed:
+            words, self._to_say = self._to_say, []
+            job = self._queue.take() if self._ready and self._introduced else None
+            if job is not None:
+                self._heard_s = time.monotonic()
+                place = {"do": "job", "slot": job.slot} if job.path is None else {"do": "file", "path": str(job.path)}
+                about = {"generation": job.generation, "step": job.step, "submitted_unix_s": job.times.submitted}
+                words.append({**place, **about, "metrics": self._queue.metrics(job)})
+            return words
 
     def _hangs(self) -> bool:
         busy = self._queue.in_flight or not self._ready
@@ -154,11 +184,13 @@ class Supervisor:
         with self._queue.changed:
             self._heard_s = time.monotonic()
             if kind == "ready":
-                self._ready = True
-                if self._setup is not None:
-                    self._send_setup()
-            elif kind == "rendered":
+                self._ready, self._ready_s = True, self._heard_s
+                if self._introduced:
+                    self._say_setup()
+            elif kind == "began":
                 self._deaths = 0
+                self._queue.began()
+            elif kind == "rendered":
                 self._queue.stats.worker_rss_bytes = message["rss_bytes"]
                 self._queue.rendered(message)
             elif kind == "finished":
@@ -167,6 +199,7 @@ class Supervisor:
                 self._queue.refused = message["refused"]
                 self._queue.changed.notify_all()
             elif kind == "logged":
+                self._deaths = 0
                 self._queue.stats.retries = self._earlier_retries + message["retries"]
                 self._queue.logged(message["generation"])
         if kind == "log":
@@ -174,12 +207,12 @@ class Supervisor:
         elif kind == "reserved":
             self._fault_in()
 
-    def _send_setup(self) -> None:
-        """Tell a worker about the run, and what its predecessor rendered and did not upload."""
-        assert self._process is not None
-        assert self._setup is not None
-        self._process.send({**self._setup, "unlogged": self._queue.unlogged})
-        self._process.send({"do": "reserve", "slots": list(range(self._queue.depth)), "nbytes": self._nbytes})
+    def _say_setup(self) -> None:
+        """Have a worker look at the run, and at what its predecessor rendered and did not upload."""
+        self._to_say.append({"do": "setup", "unlogged": self._queue.unlogged})
+        self._to_say.append({"do": "reserve", "slots": list(range(self._queue.depth)), "nbytes": self._nbytes})
+        if self._last is not None:
+            self._to_say.append(self._last)
 
     def _fault_in(self) -> None:
         """Map the slots, whose pages the worker has allocated: else the first events would pay for that."""
@@ -189,15 +222,17 @@ class Supervisor:
     def _bury(self, how: str) -> None:
         """A worker is dead."""
         with self._queue.changed:
-            self._process, self._ready, self._queue.refused = None, False, False
+            if self._ready and time.monotonic() - self._ready_s > _LONG_LIFE_S:
+                self._deaths = 0
+            self._process, self._ready, self._queue.refused, self._to_say = None, False, False, []
             self._deaths += 1
             self._queue.stats.restarts += 1
             self._earlier_retries = self._queue.stats.retries
             _log.warning("The reconstruction worker died (%s). Training goes on.", how)
             self._queue.give_back()
-            if self._deaths >= _MAX_DEATHS:
-                self._queue.abandoned = True
-                _log.warning("%d workers died in a row: reconstructions go to the spool from now on.", self._deaths)
+        if self._deaths >= _MAX_DEATHS:
+            _log.warning("%d workers died in a row: reconstructions go to the spool from now on.", self._deaths)
+            self._queue.abandon()
 
     def _restart(self) -> None:
         with self._queue.changed:
@@ -207,9 +242,22 @@ class Supervisor:
 
     def _start_process(self) -> None:
         try:
-            process = WorkerProcess(self._scan_memory, [slot.descriptor for slot in self._queue.slots])
+            process = WorkerProcess(self._brief, [slot.descriptor for slot in self._queue.slots])
         except OSError as error:
             self._bury(f"it cannot be started: {error}")
             return
         with self._queue.changed:
             self._process, self._heard_s = process, time.monotonic()
+
+
+def _pipe() -> tuple[int, int]:
+    """Both ends of a pipe that never makes anyone wait."""
+    ends = os.pipe()
+    for one in ends:
+        os.set_blocking(one, False)
+    return ends
+
+
+def _drain(descriptor: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        os.read(descriptor, 4096)

@@ -150,11 +150,21 @@ class Uploader:
             self._replaced.release()
 
     def _upload(self, name: str) -> None:
-        """Upload what lies there; nothing if that has happened: a file that was replaced is queued twice."""
+        """Upload what lies there."""
+        self._retrying()(self._upload_once, name)
+
+    def _upload_once(self, name: str) -> None:
+        """Nothing if that has happened: a file that was replaced, or rendered by two workers, is queued twice."""
         version = self._outbox.version(name)
-        if version is not None:
-            self._retrying()(self._sink.upload, self._outbox.local_path(name), name)
-            self._remove(name, version)
+        if version is None:
+            return
+        try:
+            self._sink.upload(self._outbox.local_path(name), name)
+        except Exception:
+            if self._outbox.version(name) is None:
+                return  # another thread was faster
+            raise
+        self._remove(name, version)
 
     def _remove(self, name: str, version: Version) -> None:
         try:

@@ -1,15 +1,17 @@
 """The worker process: renders snapshots out of shared slots into the outbox, while an uploader empties that.
 
     pipe: setup, reserve, job, file, finish, stop ->  run()  -> outbox -> uploader threads -> MLflow
-          <- ready, reserved, alive, rendered, finished, logged, refused, log
+          <- ready, reserved, began, alive, rendered, finished, logged, refused, log
 
 Started by `client.ReconWorker` as `python -m recon_worker.worker`, with its pipe and slots as inherited descriptors.
 It ignores SIGINT and SIGTERM, which a whole process group gets: it obeys the pipe. When the pipe closes without
-`stop` the training process is dead; then it finishes what lies in the slots, uploads what it can, and exits.
+`stop` the training process is dead; then it finishes what lies in the slots, uploads what it can, and exits. What it
+must know for that lies in shared memory too: the training process may die before it has said anything.
 All messages are JSON.
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import logging
@@ -25,7 +27,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from recon_worker.artifacts import Artifact, Failure, finish, render
-from recon_worker.codec import CodecError, load_scan, load_snapshot, parse_header
+from recon_worker.codec import CodecError, load_brief, load_snapshot, parse_header
 from recon_worker.continuation import load_history
 from recon_worker.deliveries import Numbers
 from recon_worker.history import History
@@ -33,13 +35,14 @@ from recon_worker.outbox import Outbox, RunTarget, epoch_of
 from recon_worker.run_sink import RunSink, connect
 from recon_worker.slots import Slot, read_all
 from recon_worker.snapshot import Scan, Snapshot
-from recon_worker.spool_lock import take_lock
+from recon_worker.spool_lock import is_alone, take_lock
 from recon_worker.uploader import HTTP_THREADS, ArtifactSink, Uploader
 
 _log = logging.getLogger(__name__)
 
 _NICENESS = 10
 _POLL_S = 0.1
+_PARENT_POLL_S = 1.0
 _OF_NO_SNAPSHOT = -1
 """Generation of artifacts that an earlier run left behind."""
 _RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
@@ -55,11 +58,16 @@ class Sink(ArtifactSink, Protocol):
 
 
 class Channel:
-    """The worker's end of the pipe; may be used from several threads."""
+    """The worker's end of the pipe; may be used from several threads.
 
-    def __init__(self, connection: Connection) -> None:
+    Args:
+        connection: The pipe.
+        parent: Process id of the training process.
+    """
+
+    def __init__(self, connection: Connection, parent: int) -> None:
         self._connection = connection
-        self._lock = threading.Lock()
+        self._parent, self._lock = parent, threading.Lock()
 
     def send(self, **message: Any) -> None:  # noqa: ANN401
         """Tell the training process; quietly nothing if it is gone."""
@@ -72,6 +80,9 @@ class Channel:
     def receive(self) -> Message:
         """The next message; waits for it. Raises EOFError when the training process is gone."""
         try:
+            while not self._connection.poll(_PARENT_POLL_S):
+                if os.getppid() != self._parent:
+                    raise EOFError  # its end of the pipe lives on in a process that was forked meanwhile
             message: Message = json.loads(self._connection.recv_bytes())
             return message
         except OSError as error:
@@ -83,7 +94,7 @@ class Worker:
 
     Args:
         channel: The pipe.
-        scan_descriptor: Shared memory with the run's scan.
+        brief: Shared memory with what there is to know about the run (`codec.dump_brief`).
         slots: The queue's memory.
         make_sink: Makes what uploads; called before it is needed, so it should not connect yet.
     """
@@ -91,11 +102,11 @@ class Worker:
     def __init__(
         self,
         channel: Channel,
-        scan_descriptor: int,
+        brief: int,
         slots: list[Slot],
         make_sink: Callable[[RunTarget], Sink],
     ) -> None:
-        self._channel, self._scan_descriptor, self._slots, self._make_sink = channel, scan_descriptor, slots, make_sink
+        self._channel, self._brief, self._slots, self._make_sink = channel, brief, slots, make_sink
         self._scan: Scan | None = None
         self._history: History | None = None
         self._target: RunTarget | None = None
@@ -103,6 +114,7 @@ class Worker:
         self._uploader: Uploader | None = None
         self._sink: Sink | None = None
         self._linger_s = 0.0
+        self._lock = -1
         self._done: set[int] = set()
         self._last_taken_unix_s: float | None = None
         self._metrics: dict[int, tuple[dict[str, float], int, float]] = {}
@@ -124,7 +136,7 @@ class Worker:
 
     def _handle(self, message: Message) -> None:
         if message["do"] == "setup":
-            self._set_up(message)
+            self._set_up(message["unlogged"])
         elif message["do"] == "reserve":
             self._reserve(message["slots"], message["nbytes"])
         elif message["do"] == "finish":
@@ -145,18 +157,18 @@ class Worker:
             self._slots[number].fault_in()
         self._channel.send(**{"is": "reserved"})
 
-    def _set_up(self, message: Message) -> None:
-        self._linger_s = message["linger_s"]
-        self._scan = load_scan(read_all(self._scan_descriptor))
-        target = self._target = RunTarget(**message["target"])
-        self._outbox = Outbox(Path(message["folder"]))
+    def _set_up(self, unlogged: dict[str, int]) -> None:
+        brief, self._scan = load_brief(read_all(self._brief))
+        self._linger_s = brief["linger_s"]
+        target = self._target = RunTarget(**brief["target"])
+        self._outbox = Outbox(Path(brief["folder"]))
         self._lock = take_lock(self._outbox.folder, shared=True)  # held until the process ends
         remote = target.tracking_uri.startswith(("http://", "https://", "databricks"))
         self._sink = self._make_sink(target)
         self._uploader = Uploader(
             self._outbox, self._sink, HTTP_THREADS if remote else 1, self._on_uploaded, self._on_refused
         )
-        self._upload_again(message["unlogged"])
+        self._upload_again(unlogged)
 
     def _remember(self, message: Message) -> None:
         """Numbers about the queue, to be logged with the snapshot's last artifact."""
@@ -213,6 +225,7 @@ class Worker:
         assert self._scan is not None
         assert self._outbox is not None
         assert self._uploader is not None
+        self._channel.send(**{"is": "began"})
         started = time.time()
         names: list[str] = []
         failures: list[Failure] = []
@@ -278,8 +291,10 @@ class Worker:
 
     def _finish_alone(self) -> None:
         """The training process is dead: render what is ready in the slots and on disk, upload, go."""
+        if self._outbox is None and os.fstat(self._brief).st_size:
+            self._set_up({})
         if self._outbox is None or self._uploader is None:
-            return
+            return  # no training had begun
         deadline = time.monotonic() + self._linger_s
         ready = [(c.generation, n) for n, slot in enumerate(self._slots) if (c := slot.content()) is not None]
         for generation, number in sorted(ready):
@@ -291,7 +306,8 @@ class Worker:
             self._uploader.add(_OF_NO_SNAPSHOT, self._finish()[0])
         while not (self._uploader.idle or self._uploader.refused) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
-        self._outbox.discard()
+        if is_alone(self._lock):  # a training that was resumed meanwhile uses the same folder
+            self._outbox.discard()
 
 
 class _PipeHandler(logging.Handler):
@@ -310,21 +326,38 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parser = argparse.ArgumentParser(description="Started by the training process; not meant to be called by hand.")
+    parser.add_argument("parent", type=int)
     parser.add_argument("pipe", type=int)
-    parser.add_argument("scan", type=int)
+    parser.add_argument("brief", type=int)
     parser.add_argument("slots", type=int, nargs="+")
     arguments = parser.parse_args()
-    os.nice(_NICENESS)
+    _step_back()
+    _do_without("pandas", "pyarrow")
     _set_title()
-    channel = Channel(Connection(arguments.pipe))
+    channel = Channel(Connection(arguments.pipe), arguments.parent)
     logging.getLogger().addHandler(_PipeHandler(channel))
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # the uploader says, once, that it tries again
     _warm_up()
     channel.send(**{"is": "ready"})
-    Worker(channel, arguments.scan, [Slot(d) for d in arguments.slots], RunSink).run()
+    Worker(channel, arguments.brief, [Slot(d) for d in arguments.slots], RunSink).run()
     logging.shutdown()
     sys.stdout.flush()
     os._exit(0)  # an upload that hangs, or mlflow's own threads, must not keep the process
+
+
+def _step_back() -> None:
+    """Leave the processors to the training. Linux may share them out by session first, where `nice` has no say."""
+    os.nice(_NICENESS)
+    group = Path("/proc/self/autogroup")
+    if group.exists():
+        with contextlib.suppress(OSError):  # a container may forbid it
+            group.write_text(f"{_NICENESS}")
+
+
+def _do_without(*packages: str) -> None:
+    """Have imports of packages fail in this process: MLflow takes 80 MB for these two, which no upload needs."""
+    for package in packages:
+        sys.modules[package] = None  # type: ignore[assignment]
 
 
 def _set_title() -> None:

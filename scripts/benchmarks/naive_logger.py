@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ptycho_torch.data.dataset import PtychoDataset
-from recon_worker.alignment import align, phase_error_rad
+from recon_worker.alignment import fit, phase_error_rad
 from recon_worker.snapshot import Geometry
 from recon_worker.stitching import crop_start_px, stitch
 
@@ -98,7 +98,8 @@ def _stitched_images(dataset: PtychoDataset, whole: Images) -> Images:
 
 def _object_images(predicted: NDArray[Any], truth: NDArray[Any]) -> Images:
     known = np.isfinite(truth)
-    aligned = align(predicted.astype(np.complex64), truth.astype(np.complex64), known)
+    predicted, truth = predicted.astype(np.complex64), truth.astype(np.complex64)
+    aligned = fit(predicted, truth, known, ramp=False).apply(predicted)
     return {
         "amp_pred": np.abs(predicted),
         "phase_pred": np.angle(predicted),

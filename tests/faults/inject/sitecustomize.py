@@ -1,0 +1,66 @@
+"""Python imports this at its start, where the folder is on PYTHONPATH: puts a fault into the worker process.
+
+RECON_FAULT is JSON: where it happens, how, how often at most (counted in a file, over all workers), and, for faults
+of one snapshot, its epoch.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+HOW = {
+    "raise": lambda: (_ for _ in ()).throw(RuntimeError("a fault of the test")),
+    "hang": lambda: time.sleep(3600),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "segv": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "exit": lambda: os._exit(7),
+}
+
+
+def _before(owner, name, fault):
+    """Have a function of a module or class commit the fault first."""
+    whole = getattr(owner, name)
+
+    def faulty(*args, **kwargs):
+        result = whole(*args, **kwargs) if fault["epoch"] is not None else None
+        if fault["epoch"] is None or result[0]["epoch"] == fault["epoch"]:
+            _commit(fault)
+        return whole(*args, **kwargs)
+
+    setattr(owner, name, faulty)
+
+
+def _commit(fault):
+    counter = os.open(fault["counter"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    if os.fstat(counter).st_size < fault["times"]:
+        os.write(counter, b"!")
+        HOW[fault["how"]]()
+    os.close(counter)
+
+
+def _inject(fault):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+    import recon_worker.artifacts
+    import recon_worker.codec
+    import recon_worker.outbox
+    import recon_worker.panels
+    import recon_worker.run_sink
+
+    places = {
+        "start-up": (os, "nice"),
+        "set-up": (recon_worker.codec, "load_brief"),
+        "read": (recon_worker.codec, "parse_header"),
+        "stitch": (recon_worker.panels, "stitch"),
+        "render": (recon_worker.artifacts, "_encode"),
+        "outbox": (recon_worker.outbox.Outbox, "put"),
+        "upload": (recon_worker.run_sink.RunSink, "upload"),
+        "report": (recon_worker.run_sink.RunSink, "log_numbers"),
+    }
+    _before(*places[fault["where"]], fault)
+
+
+if "RECON_FAULT" in os.environ and "recon_worker.worker" in sys.orig_argv:
+    _inject(json.loads(os.environ["RECON_FAULT"]))

@@ -1,0 +1,96 @@
+"""Random faults for a bounded time, and 200 kills in one run."""
+
+import logging
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
+from recon_worker.settings import WorkerSettings
+from tests.faults.harness import epochs, nothing_left_behind  # noqa: F401
+from tests.faults.soak import soak
+from tests.lightning.foreign import ForeignModule
+from tests.lightning.test_recon_logging import fit, weights
+
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        pytest.param(10, marks=pytest.mark.timeout(110)),
+        pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
+    ],
+)
+def test_random_faults_violate_nothing(tmp_path, seconds):
+    tally, violations = soak(seconds, seed=seconds, folder=tmp_path)
+
+    assert violations == []
+    assert tally["rounds"] >= 1
+    assert tally["submitted"] == sum(tally[fate] for fate in ("logged", "dropped", "spooled", "failed"))
+
+
+class _UntilKilled(ForeignModule):
+    """Trains until so many workers have been killed."""
+
+    def __init__(self, killer):
+        super().__init__(returns_predictions=True)
+        self.killer = killer
+
+    def on_train_epoch_end(self):
+        if self.killer is not None:
+            self.killer.let_some_through()
+            self.trainer.should_stop = self.killer.left == 0
+
+
+class _Killer(threading.Thread):
+    """Kills the worker at a random moment after it has started, again and again."""
+
+    def __init__(self, callback, times):
+        super().__init__(daemon=True)
+        self.left, self._callback, self._random = times, callback, random.Random(0)
+
+    def run(self):
+        while self.left:
+            backend = self._callback._backend
+            if backend is None or not backend.is_ready:
+                time.sleep(0.005)
+                continue
+            time.sleep(self._random.uniform(0, 0.8))
+            try:
+                os.kill(backend.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            self.left -= 1
+            time.sleep(0.05)  # until its death is noticed
+
+    def let_some_through(self):
+        """An epoch takes as long as two kills do."""
+        goal = max(0, self.left - 2)
+        while self.left > goal:
+            time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_200_random_kills_leave_training_bit_identical_and_every_snapshot_logged(tracking, tmp_path):
+    logging.getLogger("recon_worker").setLevel(logging.ERROR)
+    settings = WorkerSettings(spool_dir=tmp_path / "spool", depth=4, flush_timeout_s=300)
+    callback = PtychoReconLoggingCallback(1, num_patches=1, log_stitch=True, worker=settings, strict=True)
+    killer = _Killer(callback, 200)
+    killer.start()
+    torch.manual_seed(3)
+    logged, trainer = fit(tracking, callback, epochs=1000, module=_UntilKilled(killer))
+    torch.manual_seed(3)
+    plain, _ = fit(tracking, None, epochs=trainer.current_epoch, module=_UntilKilled(None), logger=False)
+
+    assert killer.left == 0
+    assert logged.losses == plain.losses
+    assert torch.equal(weights(logged), weights(plain))
+    assert epochs(tracking) == set(range(trainer.current_epoch + 1))
+    assert list(settings.spool_dir.iterdir()) == []

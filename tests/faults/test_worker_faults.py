@@ -1,0 +1,173 @@
+"""The worker fails at every place, in every way: where x how, as in the crash matrix of loky."""
+
+import itertools
+import os
+import signal
+import time
+
+import pytest
+
+from recon_worker.outbox import Outbox
+from recon_worker.settings import WorkerSettings
+from tests.faults.harness import (
+    ALWAYS,
+    FLUSH_S,
+    assert_balanced,
+    epochs,
+    freeze,
+    inject,  # noqa: F401
+    nothing_left_behind,  # noqa: F401
+    started,
+    sync,
+    wait_until,
+)
+from tests.process.samples import layout_of, log_epoch, make_run, make_scan
+
+pytestmark = [pytest.mark.timeout(110), pytest.mark.usefixtures("nothing_left_behind")]
+
+PLACES = ("start-up", "set-up", "read", "stitch", "render", "outbox", "upload", "report")
+WAYS = ("raise", "hang", "kill", "segv", "exit")
+IN_EVERY_RUN = {("read", "segv"), ("outbox", "kill")}
+SILENCE_S = 10
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return WorkerSettings(spool_dir=tmp_path / "spool", depth=3, flush_timeout_s=FLUSH_S, silence_s=SILENCE_S)
+
+
+@pytest.fixture
+def scan():
+    return make_scan(n_samples=12, n_fixed=1)
+
+
+def cells():
+    for where, how in itertools.product(PLACES, WAYS):
+        marks = () if (where, how) in IN_EVERY_RUN else (pytest.mark.slow,)
+        yield pytest.param(where, how, id=f"{where}-{how}", marks=marks)
+
+
+def log_three(settings, tracking, scan, flush_timeout_s=FLUSH_S):
+    worker = started(settings, make_run(tracking), scan)
+    for epoch in (1, 2, 3):
+        log_epoch(worker, layout_of(scan), epoch)
+    worker.close(flush_timeout_s)
+    return worker
+
+
+@pytest.mark.parametrize(("where", "how"), list(cells()))
+def test_one_fault_of_the_worker_costs_at_most_the_snapshot_that_raised(
+    tracking,
+    settings,
+    scan,
+    inject,  # noqa: F811
+    where,
+    how,
+):
+    committed = inject(where, how)
+    nobody_notices = how == "hang" and where in ("upload", "report")
+    worker = log_three(settings, tracking, scan, flush_timeout_s=8 if nobody_notices else FLUSH_S)
+
+    stats, lost = worker.stats, how == "raise" and where in ("read", "stitch", "render", "outbox")
+    assert committed() == 1
+    assert_balanced(stats)
+    assert stats.failed == lost
+    assert (stats.spooled > 0) == nobody_notices
+    assert stats.logged + stats.spooled == 3 - lost
+    assert stats.restarts == (how != "raise" or where in ("start-up", "set-up")) * (not nobody_notices)
+    assert sync(settings.spool_dir) == 0
+    assert epochs(tracking) >= {1, 2, 3} - ({1} if lost else set())
+
+
+@pytest.mark.parametrize("where", ["start-up", pytest.param("set-up", marks=pytest.mark.slow)])
+def test_after_five_deaths_in_a_row_everything_goes_to_the_spool_and_sync_completes_it(
+    tracking,
+    settings,
+    scan,
+    inject,  # noqa: F811
+    monkeypatch,
+    where,
+):
+    committed = inject(where, "exit", ALWAYS)
+    worker = started(settings, target := make_run(tracking), scan)
+    log_epoch(worker, layout_of(scan), 1)
+    outbox = Outbox(settings.spool_dir / target.run_id)
+    wait_until(lambda: len(outbox.raw()) == 1)  # on disk long before the end
+    log_epoch(worker, layout_of(scan), 2)
+    log_epoch(worker, layout_of(scan), 3)
+    assert len(outbox.raw()) == 3
+    began = time.monotonic()
+    worker.close(FLUSH_S)
+
+    assert time.monotonic() - began < 5
+    assert (committed(), worker.stats.restarts, worker.stats.spooled) == (5, 5, 3)
+    assert_balanced(worker.stats)
+    assert sync(settings.spool_dir) == 0
+    assert epochs(tracking) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("how", ["kill", pytest.param("segv", marks=pytest.mark.slow)])
+def test_a_poisonous_snapshot_is_set_aside_and_named_and_the_others_go_through(
+    tracking,
+    settings,
+    scan,
+    inject,  # noqa: F811
+    caplog,
+    how,
+):
+    committed = inject("read", how, ALWAYS, epoch=2)
+    worker = log_three(settings, tracking, scan)
+
+    assert (worker.stats.logged, worker.stats.failed, committed()) == (2, 1, 3)
+    assert_balanced(worker.stats)
+    assert "2 workers died over the snapshot of epoch 2: the others go first" in caplog.text
+    (kept,) = settings.spool_dir.glob("*/raw/*")
+    assert f"It is kept as {kept} and not tried again" in caplog.text
+    assert kept.name.endswith("_epoch_2.snapshot.damaged")
+    assert epochs(tracking) == {1, 3}
+
+
+def test_a_stopped_worker_never_keeps_the_training_waiting(tracking, settings, scan):
+    """Many large messages to a process that does not read them, of every kind."""
+    worker = started(settings, make_run(tracking), scan)
+    freeze(worker)
+    longest = 0.0
+    for epoch in range(1, 40):
+        began = time.monotonic()
+        log_epoch(worker, layout_of(scan), epoch)
+        longest = max(longest, time.monotonic() - began)
+    began = time.monotonic()
+    worker.close(0.5)
+
+    assert longest < 1
+    assert time.monotonic() - began < 0.5 + 5
+    assert worker.stats.spooled == 39
+    assert_balanced(worker.stats)
+
+
+def test_a_worker_that_is_full_to_the_brim_is_replaced_and_the_training_goes_on(tracking, settings, scan):
+    """More to say than a pipe holds, to a worker that stopped before it read any of it."""
+    worker = started(settings, make_run(tracking), scan)
+    freeze(worker)
+    with worker._queue.changed:
+        worker._supervisor._to_say.append({"do": "reserve", "slots": [], "nbytes": 0, "padding": "x" * 2**20})
+    began = time.monotonic()
+    for epoch in (1, 2, 3):
+        log_epoch(worker, layout_of(scan), epoch)
+    waited = time.monotonic() - began
+    worker.close(FLUSH_S)
+
+    assert waited < 1
+    assert (worker.stats.logged, worker.stats.restarts) == (3, 1)
+
+
+@pytest.mark.slow
+def test_deaths_that_are_far_apart_are_no_row(tracking, settings, scan):
+    with started(settings, make_run(tracking), scan) as worker:
+        for epoch in range(1, 8):
+            log_epoch(worker, layout_of(scan), epoch)
+            wait_until(lambda e=epoch: worker.stats.logged == e)
+            os.kill(worker.pid, signal.SIGKILL)
+            wait_until(lambda e=epoch: worker.stats.restarts == e)
+
+    assert (worker.stats.logged, worker.stats.restarts) == (7, 7)

@@ -1,0 +1,114 @@
+"""A training of its own, for faults that end the process: python -m tests.faults.trainer SETTINGS_JSON
+
+Says on stdout what has happened: `setup`, `submitted EPOCH` once a snapshot is handed over, `end`.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import MLFlowLogger
+
+from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
+from recon_worker.settings import WorkerSettings
+from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
+
+
+def say(words):
+    os.write(1, f"{words}\n".encode())
+
+
+class Narrator(Callback):
+    """After the logging callback: says what that has done, and fails or freezes the worker when told to."""
+
+    def __init__(self, logging, fault, fault_epoch):
+        self.logging, self.fault, self.fault_epoch = logging, fault, fault_epoch
+        self.submitted = 0
+
+    def setup(self, trainer, module, stage):
+        say("setup")
+        if self.fault == "setup":
+            raise RuntimeError("a fault of the test")
+
+    def on_train_start(self, trainer, module):
+        self._tell(0)
+        if self.fault == "freeze":
+            os.kill(self.logging._backend.pid, signal.SIGSTOP)
+
+    def on_validation_end(self, trainer, module):
+        if not trainer.sanity_checking:
+            self._tell(trainer.current_epoch + 1)
+
+    def _tell(self, epoch):
+        stats = self.logging._backend.stats
+        if stats.submitted > self.submitted and not stats.failed:  # after the end it is not taken
+            self.submitted += 1
+            say(f"submitted {epoch}")
+
+    def on_train_epoch_start(self, trainer, module):
+        if self.fault == "callback" and trainer.current_epoch == self.fault_epoch:
+            raise RuntimeError("a fault of the test")
+
+
+class Module(ForeignModule):
+    """Slow enough to be interrupted in the middle."""
+
+    def __init__(self, fault, fault_epoch):
+        super().__init__(returns_predictions=True)
+        self.fault, self.fault_epoch = fault, fault_epoch
+
+    def training_step(self, batch, batch_idx):
+        time.sleep(0.02)
+        if self.trainer.current_epoch == self.fault_epoch and batch_idx == 2:
+            if self.fault == "step":
+                raise RuntimeError("a fault of the test")
+            if self.fault == "sys.exit":
+                sys.exit(3)
+        return super().training_step(batch, batch_idx)
+
+
+def main(options):
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    worker = WorkerSettings(
+        spool_dir=Path(options["spool"]), depth=3, flush_timeout_s=options["flush_timeout_s"], silence_s=60
+    )
+    logging = PtychoReconLoggingCallback(1, num_patches=1, log_stitch=True, worker=worker)
+    logger = MLFlowLogger(options["experiment"], tracking_uri=options["uri"], artifact_location=options["artifacts"])
+    module = Module(options["fault"], options["fault_epoch"])
+    trainer = Trainer(
+        max_epochs=options["epochs"],
+        accelerator="cpu",
+        logger=logger,
+        callbacks=[logging, Narrator(logging, options["fault"], options["fault_epoch"])],
+        default_root_dir=options["folder"],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    data = ForeignDataset(length=24)
+    if options["fault"] == "shutdown":
+        _leave_while_it_trains(lambda: trainer.fit(module, loader(data), loader(data)), logging)
+    else:
+        trainer.fit(module, loader(data), loader(data))
+    say("end")
+
+
+def _leave_while_it_trains(fit, logging):
+    """The main thread ends, and with it the interpreter, while another thread trains."""
+    threading.Thread(target=fit, daemon=True).start()
+    while logging._backend is None or logging._backend.stats.submitted < 3:
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
