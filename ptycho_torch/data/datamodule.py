@@ -15,8 +15,6 @@ from ptycho_torch.data.npz import DataError, GridLines, RawScan, load_grid_lines
 from recon_worker.snapshot import Complex64
 
 _DEFAULT_NPHOTONS = 1e9
-_VALIDATION_BATCHES = 4
-"""How many training batches one of validation holds: what runs between batches, logging included, runs less often."""
 
 
 class PtychoDataModule(LightningDataModule):
@@ -47,7 +45,7 @@ class PtychoDataModule(LightningDataModule):
             kind: Which format the files have.
             n_px: Side of a pattern; the files must agree.
             gridsize: 1, or 2 for groups of four patterns.
-            batch_size: Samples per batch of training; without gradients, in validation, four times as many.
+            batch_size: Samples per batch.
             num_workers: Loading processes; 0: none.
             nphotons: Mean photons per pattern. None: from the metadata; else the measured counts of a raw scan, or 1e9.
             probe_file: NPZ whose `probeGuess` replaces the training file's.
@@ -100,7 +98,7 @@ class PtychoDataModule(LightningDataModule):
     def _loader(self, dataset: PtychoDataset, *, shuffle: bool) -> DataLoader[Item]:
         return DataLoader(
             dataset,
-            batch_size=self._batch_size if shuffle else _VALIDATION_BATCHES * self._batch_size,
+            batch_size=self._batch_size,
             shuffle=shuffle,
             num_workers=self._num_workers,
             persistent_workers=self._num_workers > 0,

@@ -425,15 +425,3 @@ def test_the_measured_star_fits_the_amplitude_head():
     truth = np.abs(dataset.ground_truth[0]) / dataset.amplitude_scale
     assert np.nanmean(truth) == pytest.approx(0.8, abs=0.02)
     assert constants.physics == 1
-
-
-def test_validation_goes_through_the_scan_in_order_in_batches_four_times_as_large(raw_arrays, write):
-    path = write(raw_arrays)
-    module = _module(path, path)
-
-    batches = [fields["images"] for fields, _, _ in module.val_dataloader()]
-
-    whole = torch.stack([module.test_dataset[i][0]["images"] for i in range(len(module.test_dataset))])
-    assert len(batches[0]) == min(16, len(whole))
-    assert torch.equal(torch.cat(batches), whole)
-    assert len(next(iter(module.train_dataloader()))[1]) == 4
