@@ -41,6 +41,7 @@ def small_disk(tmp_path):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], check=True)
     yield place
     subprocess.run(["umount", "--lazy", "--recursive", place], check=True)
+    assert not place.is_mount()
 
 
 def started(spool_dir, target, **settings):
@@ -70,8 +71,11 @@ def fill(disk):
 
 def make_read_only(disk):
     """Where files are open for writing, as the lock is, the kernel refuses that: one more is mounted above."""
-    for place in [*disk.glob("spool/*/outbox")] or [disk]:
+    in_use = list(disk.glob("spool/*/outbox"))
+    for place in in_use:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", place], check=True)
+    if not in_use:
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
 
 
 def wait_until(condition, timeout_s=30):

@@ -68,7 +68,7 @@ def test_a_resumed_training_goes_on_in_the_run_of_its_checkpoint(train, tmp_path
     epochs = [int(m.value) for m in client.get_metric_history(run_id, "epoch")]
     assert {"epoch_00", "epoch_01", "epoch_02", "config.yaml", "config_2.yaml"} <= artifacts(tmp_path, run_id)
     assert sorted(set(epochs)) == [0, 1]
-    assert (run.info.status, run.data.params["training/nepochs"]) == ("FINISHED", "1")
+    assert (run.info.status, run.data.tags["training/nepochs"]) == ("FINISHED", "2")
     assert [epoch for epoch, _ in json.loads(run.data.tags["recon_log.resumed"])] == [1]
 
 
@@ -107,6 +107,15 @@ def test_a_damaged_checkpoint_is_named_before_training(train, tmp_path, content)
 
     with pytest.raises(ConfigError, match=r"bad\.ckpt cannot be read as a checkpoint"):
         train(2, resume=str(tmp_path / "bad.ckpt"))
+
+
+def test_a_server_that_is_not_there_is_named_before_training(train, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+    with pytest.raises(ConfigError, match=r"MLflow at http://127.0.0.1:9 cannot be used.*--logger csv") as caught:
+        train(1, mlflow_tracking_uri="http://me:canary@127.0.0.1:9")
+
+    assert "canary" not in str(caught.value)
 
 
 @pytest.fixture
