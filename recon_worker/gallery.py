@@ -19,7 +19,7 @@ from recon_worker.views import METRICS
 
 __all__ = ["MAX_BYTES", "GalleryEntry", "entries_of", "gallery_entry", "gallery_html", "thinned"]
 
-MAX_BYTES = 6 << 20
+MAX_BYTES = 4 << 20
 """Size of the file at most, unless the epochs that keep their pictures in any case are larger."""
 _RECENT = 3
 """The last epochs, and the first, keep their pictures in any case."""

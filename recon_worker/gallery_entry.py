@@ -70,6 +70,15 @@ class GalleryEntry:
         yield self.metrics
         yield from (view.metrics for view in self.views)
 
+    def sharing(self, other: "GalleryEntry") -> "GalleryEntry":
+        """The same entry; pictures that `other` has too, such as the ground truth, are in memory only once."""
+        own = {picture.png: picture for view in other.views for picture in view.pictures.values()}
+        views = (
+            dataclasses.replace(view, pictures={kind: own.get(one.png, one) for kind, one in view.pictures.items()})
+            for view in self.views
+        )
+        return dataclasses.replace(self, views=tuple(views))
+
     def without_pictures(self) -> "GalleryEntry":
         """The numbers alone."""
         return dataclasses.replace(self, views=tuple(dataclasses.replace(view, pictures={}) for view in self.views))
@@ -114,19 +123,22 @@ class PngStore:
     """Pictures as base64 text, each kept once: the ground truth is the same in every epoch."""
 
     def __init__(self) -> None:
-        self.pictures: dict[str, str] = {}
-        """By a name made from the content."""
+        self._pngs: dict[str, bytes] = {}
 
     def add(self, png: bytes) -> str:
-        """Keep a picture and tell its name."""
+        """Keep a picture and tell its name, which is made from the content."""
         name = hashlib.blake2b(png, digest_size=9).hexdigest()
-        if name not in self.pictures:
-            self.pictures[name] = base64.b64encode(png).decode()
+        self._pngs.setdefault(name, png)
         return name
+
+    @property
+    def pictures(self) -> dict[str, str]:
+        """The texts by name."""
+        return {name: base64.b64encode(png).decode() for name, png in self._pngs.items()}
 
     def text_bytes(self) -> dict[str, int]:
         """What each adds to a JSON text, by name."""
-        return {name: len(name) + len(text) + 8 for name, text in self.pictures.items()}
+        return {name: len(name) + 4 * -(-len(png) // 3) + 8 for name, png in self._pngs.items()}
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:

@@ -41,8 +41,11 @@ class History:
 
     def add(self, sheet: Sheet) -> None:
         """Remember an epoch; one that is logged again replaces the earlier one."""
-        self.entries = thinned([*self.entries, gallery_entry(sheet)])
         self._gallery = None
+        entry = gallery_entry(sheet)
+        if self.entries:
+            entry = entry.sharing(self.entries[-1])
+        self.entries = thinned([*self.entries, entry])
 
     def gallery(self) -> bytes:
         """The gallery of all epochs so far."""

@@ -15,6 +15,8 @@ Align: TypeAlias = Literal["left", "center", "right"]
 INK, GREY, WHITE = "#202020", "#5f5f5f", "#ffffff"
 _DPI = 100
 _PAPER = 255
+_SHIFT = {"left": 0.0, "center": 0.5, "right": 1.0}
+"""How far a text begins before its place, in widths."""
 
 
 @dataclass(frozen=True)
@@ -70,21 +72,21 @@ class Page:
 
 
 def _with_text(canvas: NDArray[np.uint8], texts: list[_Text]) -> NDArray[np.uint8]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Draws with the renderer alone: a Figure and its texts refer to each other, and so would keep the memory of each
+    page, 10 MB, until the garbage collector comes."""
+    from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties
 
     height, width = canvas.shape[:2]
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
-    agg = FigureCanvasAgg(figure)
-    for one in texts:
-        font = FontProperties(family="DejaVu Sans", size=one.points, weight="bold" if one.bold else "normal")
-        text = figure.text(one.x / width, 1 - one.y / height, one.text, color=one.colour, ha=one.align, va="baseline")
-        text.set(fontproperties=font, usetex=False, parse_math=False)
-    renderer = agg.get_renderer()  # type: ignore[no-untyped-call]
+    renderer = RendererAgg(width, height, _DPI)  # type: ignore[no-untyped-call]
     opaque = np.full((height, width, 4), 255, np.uint8)
     opaque[..., :3] = canvas[::-1]
-    renderer.draw_image(renderer.new_gc(), 0, 0, opaque)  # figimage would resample it, which takes longer
-    for text in figure.texts:
-        text.draw(renderer)
-    return np.ascontiguousarray(np.asarray(agg.buffer_rgba())[..., :3])  # type: ignore[no-untyped-call]
+    renderer.draw_image(renderer.new_gc(), 0, 0, opaque)
+    for one in texts:
+        font = FontProperties(family="DejaVu Sans", size=one.points, weight="bold" if one.bold else "normal")
+        text_width = renderer.get_text_width_height_descent(one.text, font, False)[0]  # type: ignore[no-untyped-call]
+        style = renderer.new_gc()
+        style.set_foreground(one.colour)
+        x = one.x - _SHIFT[one.align] * text_width
+        renderer.draw_text(style, x, one.y, one.text, font, 0)  # type: ignore[no-untyped-call]
+    return np.asarray(renderer.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
