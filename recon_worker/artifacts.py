@@ -26,7 +26,7 @@ from recon_worker.deliveries import DESCRIPTION_NAME, Latest, Numbers, card_name
 from recon_worker.history import GALLERY, SCALES, History
 from recon_worker.labels import metric_label, metric_value
 from recon_worker.panels import Panels, Shown
-from recon_worker.rendering import encode_png
+from recon_worker.rendering import encode_panel
 from recon_worker.snapshot import Scan, Snapshot
 from recon_worker.stitching import canvas_positions
 from recon_worker.summary import summary_png
@@ -107,7 +107,7 @@ def _files_of(scan: Scan, snapshot: Snapshot, folder: str, one: Shown) -> Iterat
     """The files in the folder of an object or a patch."""
     place = f"{folder}/{one.view.name}"
     for kind, panel in one.view.panels():
-        yield _made(f"{place}/{kind}.png", partial(_encode, panel))
+        yield _made(f"{place}/{kind}.png", partial(encode_panel, panel))
     brightest = one.view.amp_pred.value_range[1]
     yield _made(
         f"{place}/complex.png",
@@ -116,17 +116,6 @@ def _files_of(scan: Scan, snapshot: Snapshot, folder: str, one: Shown) -> Iterat
     if scan.arrays_format != "none" and one.number is not None:
         arrays = partial(_arrays, scan, snapshot, one, one.number)
         yield _made(f"{place}/arrays.{scan.arrays_format}", lambda: ENCODERS[scan.arrays_format](arrays()))
-
-
-def _encode(panel: Panel) -> bytes:
-    return encode_png(
-        panel.values,
-        value_range=panel.value_range,
-        colormap=panel.colormap,
-        quantity=panel.quantity,
-        unit=panel.unit,
-        scanned=panel.scanned,
-    )
 
 
 def _arrays(scan: Scan, snapshot: Snapshot, one: Shown, number: int) -> ObjectArrays:
@@ -184,7 +173,7 @@ def _files_of_epoch(scan: Scan, snapshot: Snapshot, sheet: Sheet) -> Iterator[Ar
 
 def _card(panel: Panel) -> bytes:
     """The picture, enlarged by a whole factor to at least 256 px; its values are nobody's business here."""
-    with Image.open(io.BytesIO(_encode(panel))) as image:
+    with Image.open(io.BytesIO(encode_panel(panel))) as image:
         factor = -(-_CARD_PX // max(image.size))
         enlarged = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     stream = io.BytesIO()

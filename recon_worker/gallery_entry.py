@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, get_args
 
-from recon_worker.rendering import encode_png
+from recon_worker.rendering import encode_panel
 from recon_worker.resizing import block_to_fit, shrunk
 from recon_worker.views import Kind, ObjectView, Panel, Sheet, epoch_label
 
@@ -165,17 +165,8 @@ def _view(view: ObjectView) -> GalleryView:
 def thumbnail(panel: Panel) -> Thumbnail:
     """A picture averaged over the smallest squares that make it fit into 256 x 256 px."""
     block = block_to_fit(panel.values.shape, THUMBNAIL_PX)
-    small = shrunk(panel, block)
-    png = encode_png(
-        small.values,
-        value_range=small.value_range,
-        colormap=small.colormap,
-        quantity=small.quantity,
-        unit=small.unit,
-        scanned=small.scanned,
-    )
     height, width = panel.values.shape
-    return Thumbnail(png=png, full_size=(height, width), block_px=block)
+    return Thumbnail(png=encode_panel(shrunk(panel, block)), full_size=(height, width), block_px=block)
 
 
 def entry_from_dict(entry: _Json, pictures: _Json) -> GalleryEntry:

@@ -20,6 +20,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from recon_worker.snapshot import Bool, Float32, Float64
+from recon_worker.views import Panel
 
 LEVELS = 252
 """Palette entries that show values."""
@@ -64,6 +65,18 @@ def shared_range(*arrays: ArrayLike) -> tuple[float, float]:
     low = min((float(values.min()) for values in finite if values.size), default=0.0)
     high = max((float(values.max()) for values in finite if values.size), default=1.0)
     return (low, high) if high > low else (low, low + max(1.0, abs(low)))
+
+
+def encode_panel(panel: Panel) -> bytes:
+    """`encode_png` of a panel."""
+    return encode_png(
+        panel.values,
+        value_range=panel.value_range,
+        colormap=panel.colormap,
+        quantity=panel.quantity,
+        unit=panel.unit,
+        scanned=panel.scanned,
+    )
 
 
 def encode_png(

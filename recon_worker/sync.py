@@ -24,13 +24,12 @@ from recon_worker.outbox import Outbox, RunTarget, SpoolError
 from recon_worker.run_sink import RunSink, connect
 from recon_worker.spool_lock import SpoolBusyError, take_lock
 from recon_worker.spools import checked, pictures, shown
-from recon_worker.uploader import HTTP_THREADS, Uploader
+from recon_worker.uploader import Uploader, upload_threads
 from recon_worker.uris import without_credentials
 
 _log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
-_REMOTE = ("http://", "https://", "databricks")
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # once, to wait as long as Retry-After says; the uploader does the rest
@@ -162,7 +161,7 @@ def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
     import mlflow  # noqa: F401  # here, so that the seconds it takes do not count
 
     sink = RunSink(target)
-    threads = HTTP_THREADS if target.tracking_uri.startswith(_REMOTE) else 1
+    threads = upload_threads(target.tracking_uri)
     bar = tqdm(total=len(names), desc="upload", unit="file", disable=not sys.stderr.isatty())
     with bar, budget.spend() as deadline:
         uploader = Uploader(outbox, sink, threads, done.append)

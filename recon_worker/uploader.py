@@ -23,11 +23,16 @@ from recon_worker.uris import without_credentials
 
 _log = logging.getLogger(__name__)
 
-HTTP_THREADS = 8
-"""Parallel uploads over http: each is a round trip. A local store is faster with one."""
+_REMOTE = ("http://", "https://", "databricks")
+_REMOTE_THREADS = 8
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
 _REFUSED_WAIT_S = 30.0
 _POLL_S = 0.2
+
+
+def upload_threads(tracking_uri: str) -> int:
+    """How many uploads at a time: over http each is a round trip; a local store is faster with one."""
+    return _REMOTE_THREADS if tracking_uri.startswith(_REMOTE) else 1
 
 
 class RefusedError(RuntimeError):

@@ -36,7 +36,7 @@ from recon_worker.run_sink import RunSink, connect
 from recon_worker.slots import Slot, read_all
 from recon_worker.snapshot import Scan, Snapshot
 from recon_worker.spool_lock import is_alone, take_lock
-from recon_worker.uploader import HTTP_THREADS, ArtifactSink, Uploader
+from recon_worker.uploader import ArtifactSink, Uploader, upload_threads
 
 _log = logging.getLogger(__name__)
 
@@ -163,11 +163,9 @@ class Worker:
         target = self._target = RunTarget(**brief["target"])
         self._outbox = Outbox(Path(brief["folder"]))
         self._lock = take_lock(self._outbox.folder, shared=True)  # held until the process ends
-        remote = target.tracking_uri.startswith(("http://", "https://", "databricks"))
         self._sink = self._make_sink(target)
-        self._uploader = Uploader(
-            self._outbox, self._sink, HTTP_THREADS if remote else 1, self._on_uploaded, self._on_refused
-        )
+        threads = upload_threads(target.tracking_uri)
+        self._uploader = Uploader(self._outbox, self._sink, threads, self._on_uploaded, self._on_refused)
         self._upload_again(unlogged)
 
     def _remember(self, message: Message) -> None:

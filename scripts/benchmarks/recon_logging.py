@@ -10,6 +10,7 @@ columns mean is in docs/benchmarks.md. Linux only: memory is read from /proc.
 
 import argparse
 import json
+import os
 import signal
 import statistics
 import subprocess
@@ -110,8 +111,8 @@ def run_in_process(settings: RunSettings) -> Run:
 def startup_s() -> float:
     """From the start of a worker process to its word that it is ready."""
     memory, start = create_memory("bench-scan"), time.perf_counter()
-    worker = WorkerProcess(memory, [create_memory("bench-slot")])
-    while (worker.receive(30.0) or {}).get("is") != "ready":
+    worker, (never, _) = WorkerProcess(memory, [create_memory("bench-slot")]), os.pipe()
+    while (worker.receive(30.0, never) or {}).get("is") != "ready":
         pass
     found = time.perf_counter() - start
     worker.send({"do": "stop"})

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recon_worker.client import ReconWorker
 from recon_worker.outbox import Outbox
 from recon_worker.settings import WorkerSettings
+from tests.faults.harness import assert_balanced, freeze, started, thaw, wait_until
 from tests.leaks import child_processes, descriptors, recon_threads
 from tests.paths import REPOSITORY
 from tests.process.samples import fill, layout_of, log_epoch, make_run, make_scan, snapshot
@@ -41,40 +41,12 @@ def scan():
     return make_scan()
 
 
-def _started(settings, target, scan):
-    worker = ReconWorker(settings)
-    worker.launch()
-    worker.start(target, scan, layout_of(scan))
-    return worker
-
-
-def _balanced(stats):
-    return stats.submitted == stats.logged + stats.dropped + stats.spooled + stats.failed
-
-
-def _wait_until(condition, timeout_s=30):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def _stop(worker):
-    """Freeze the worker process: it holds what it has and hears nothing."""
-    _wait_until(lambda: worker.is_ready)
-    os.kill(worker.pid, signal.SIGSTOP)
-
-
-def _resume(worker):
-    os.kill(worker.pid, signal.SIGCONT)
-
-
 def _epochs(tracking):
     return sorted({name.split("/")[0] for name in tracking.files()} - {"recon_log"})
 
 
 def test_all_snapshots_are_logged_in_the_end(tracking, settings, scan):
-    with _started(settings, make_run(tracking), scan) as worker:
+    with started(settings, make_run(tracking), scan) as worker:
         for epoch in range(1, 6):
             log_epoch(worker, layout_of(scan), epoch)
 
@@ -117,7 +89,7 @@ def test_the_worker_starts_from_python_dash_c(tmp_path):
 
 def test_values_written_after_submit_do_not_reach_the_pictures(tracking, settings, scan):
     layout, source = layout_of(scan), np.random.default_rng(0).random((2, 16, 16), np.float32)
-    with _started(settings, make_run(tracking), scan) as worker:
+    with started(settings, make_run(tracking), scan) as worker:
         arrays = worker.acquire(layout)
         fill(arrays, 1)
         arrays.fixed_amp[:] = source
@@ -131,10 +103,10 @@ def test_values_written_after_submit_do_not_reach_the_pictures(tracking, setting
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(tracking, settings, scan):
-    with _started(replace(settings, depth=4), make_run(tracking), scan) as worker:
+    with started(replace(settings, depth=4), make_run(tracking), scan) as worker:
         for epoch in range(1, 4):
             log_epoch(worker, layout_of(scan), epoch)
-            _wait_until(lambda: worker.is_ready)
+            wait_until(lambda: worker.is_ready)
             os.kill(worker.pid, signal.SIGKILL)
 
     assert worker.stats.restarts >= 1
@@ -143,8 +115,8 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(tracking, settings, sca
 
 
 def test_sigint_and_sigterm_do_not_end_the_worker(tracking, settings, scan):
-    with _started(settings, make_run(tracking), scan) as worker:
-        _wait_until(lambda: worker.is_ready)
+    with started(settings, make_run(tracking), scan) as worker:
+        wait_until(lambda: worker.is_ready)
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(worker.pid, number)
         log_epoch(worker, layout_of(scan), 1)
@@ -154,23 +126,23 @@ def test_sigint_and_sigterm_do_not_end_the_worker(tracking, settings, scan):
 
 
 def test_a_full_queue_spills_to_disk_and_all_is_logged(tracking, settings, scan):
-    with _started(replace(settings, depth=1), make_run(tracking), scan) as worker:
-        _stop(worker)
+    with started(replace(settings, depth=1), make_run(tracking), scan) as worker:
+        freeze(worker)
         for epoch in range(1, 6):
             log_epoch(worker, layout_of(scan), epoch)
         assert worker.stats.spilled == 4
-        _resume(worker)
+        thaw(worker)
 
     assert worker.stats.logged == 5
     assert _epochs(tracking) == [f"epoch_{e:02d}" for e in range(1, 6)]
 
 
 def test_a_full_queue_drops_the_oldest_and_keeps_the_last(tracking, settings, scan):
-    with _started(replace(settings, depth=2, overflow="drop-oldest"), make_run(tracking), scan) as worker:
-        _stop(worker)
+    with started(replace(settings, depth=2, overflow="drop-oldest"), make_run(tracking), scan) as worker:
+        freeze(worker)
         for epoch in range(1, 7):
             log_epoch(worker, layout_of(scan), epoch)
-        _resume(worker)
+        thaw(worker)
 
     assert worker.stats.dropped == 4
     assert worker.stats.logged == 2
@@ -180,13 +152,13 @@ def test_a_full_queue_drops_the_oldest_and_keeps_the_last(tracking, settings, sc
 def test_a_full_queue_blocks_until_a_slot_is_free(tracking, settings, scan):
     import threading
 
-    with _started(replace(settings, depth=1, overflow="block"), make_run(tracking), scan) as worker:
-        _stop(worker)
+    with started(replace(settings, depth=1, overflow="block"), make_run(tracking), scan) as worker:
+        freeze(worker)
         log_epoch(worker, layout_of(scan), 1)
-        threading.Timer(1.0, _resume, [worker]).start()
-        started = time.monotonic()
+        threading.Timer(1.0, thaw, [worker]).start()
+        began = time.monotonic()
         log_epoch(worker, layout_of(scan), 2)
-        waited = time.monotonic() - started
+        waited = time.monotonic() - began
 
     assert waited > 0.5
     assert (worker.stats.logged, worker.stats.spilled) == (2, 0)
@@ -195,30 +167,30 @@ def test_a_full_queue_blocks_until_a_slot_is_free(tracking, settings, scan):
 def test_the_spill_is_bounded(tracking, settings, scan):
     limit = 2 * layout_of(scan).nbytes + 4096
     target = make_run(tracking)
-    with _started(replace(settings, depth=1, spill_bytes=limit), target, scan) as worker:
-        _stop(worker)
+    with started(replace(settings, depth=1, spill_bytes=limit), target, scan) as worker:
+        freeze(worker)
         for epoch in range(1, 8):
             log_epoch(worker, layout_of(scan), epoch)
         held = Outbox(settings.spool_dir / target.run_id).raw_bytes()
-        _resume(worker)
+        thaw(worker)
 
     assert held <= limit
     assert worker.stats.dropped > 0
-    assert _balanced(worker.stats)
+    assert_balanced(worker.stats)
     assert _epochs(tracking)[-1] == "epoch_07"
 
 
 def test_an_unreachable_tracker_costs_the_flush_timeout_and_everything_is_kept(tracking, settings, scan, caplog):
     target = replace(make_run(tracking), tracking_uri="http://127.0.0.1:9")
-    worker = _started(replace(settings, flush_timeout_s=2), target, scan)
+    worker = started(replace(settings, flush_timeout_s=2), target, scan)
     for epoch in range(1, 4):
         log_epoch(worker, layout_of(scan), epoch)
-    _wait_until(lambda: worker.to_render == 0)
+    wait_until(lambda: worker.to_render == 0)
 
-    started = time.monotonic()
+    began = time.monotonic()
     worker.close(2)
 
-    assert time.monotonic() - started < 2 + 5
+    assert time.monotonic() - began < 2 + 5
     assert worker.stats.spooled == 3
     outbox = Outbox(settings.spool_dir / target.run_id)
     assert len(list(outbox.artifacts())) == 3 * (28 + 3 + 1) + 2  # files, image cards, numbers; gallery and scales
@@ -227,8 +199,8 @@ def test_an_unreachable_tracker_costs_the_flush_timeout_and_everything_is_kept(t
 
 def test_snapshots_that_were_never_rendered_are_kept_raw(tracking, settings, scan):
     target = make_run(tracking)
-    worker = _started(replace(settings, depth=2), target, scan)
-    _stop(worker)
+    worker = started(replace(settings, depth=2), target, scan)
+    freeze(worker)
     for epoch in range(1, 5):
         log_epoch(worker, layout_of(scan), epoch)
     worker.close(0.5)
@@ -238,7 +210,7 @@ def test_snapshots_that_were_never_rendered_are_kept_raw(tracking, settings, sca
 
 
 def test_close_may_be_called_twice_and_submit_after_close_counts_as_failed(tracking, settings, scan):
-    worker = _started(settings, make_run(tracking), scan)
+    worker = started(settings, make_run(tracking), scan)
     arrays = worker.acquire(layout_of(scan))
     worker.close(FLUSH_S)
     worker.close(FLUSH_S)
@@ -271,14 +243,14 @@ os.kill(os.getpid(), signal.SIGKILL)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
     pid = int(done.stdout)
-    _wait_until(lambda: not Path(f"/proc/{pid}").exists(), 60)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 60)
     assert _epochs(tracking) == ["epoch_01", "epoch_02", "epoch_03"]
     assert list((tmp_path / "spool").iterdir()) == []
 
 
 def test_rendering_failures_are_named_and_the_rest_goes_on(tracking, settings, scan, caplog):
     bad = replace(scan, label_amp=np.ones((2, 3, 3), np.float32))
-    with _started(settings, make_run(tracking), bad) as worker:
+    with started(settings, make_run(tracking), bad) as worker:
         log_epoch(worker, layout_of(scan), 1)
 
     assert worker.stats.failed == 1
@@ -288,11 +260,11 @@ def test_rendering_failures_are_named_and_the_rest_goes_on(tracking, settings, s
 
 def test_the_advised_depth_avoids_every_spill(tracking, settings, scan, mlflow_database, tmp_path):
     def burst(tracking, depth, spool):
-        with _started(replace(settings, depth=depth, spool_dir=spool), make_run(tracking), scan) as worker:
-            _stop(worker)
+        with started(replace(settings, depth=depth, spool_dir=spool), make_run(tracking), scan) as worker:
+            freeze(worker)
             for epoch in range(1, 6):
                 log_epoch(worker, layout_of(scan), epoch)
-            _resume(worker)
+            thaw(worker)
         return worker
 
     first = burst(tracking, 1, tmp_path / "a")
@@ -306,11 +278,11 @@ def test_the_advised_depth_avoids_every_spill(tracking, settings, scan, mlflow_d
 
 def test_automatic_depth_grows_within_its_budget(tracking, settings, scan):
     budget = 3 * layout_of(scan).nbytes
-    with _started(replace(settings, depth=None, queue_bytes=budget), make_run(tracking), scan) as worker:
-        _stop(worker)
+    with started(replace(settings, depth=None, queue_bytes=budget), make_run(tracking), scan) as worker:
+        freeze(worker)
         for epoch in range(1, 6):
             log_epoch(worker, layout_of(scan), epoch)
-        _resume(worker)
+        thaw(worker)
 
     assert worker.depth == 3
     assert worker.stats.spilled == 2
@@ -319,7 +291,7 @@ def test_automatic_depth_grows_within_its_budget(tracking, settings, scan):
 
 def test_the_spool_is_readable_by_its_owner_only_and_holds_no_credentials(tracking, settings, scan):
     target = replace(make_run(tracking), tracking_uri="http://user:canary@127.0.0.1:9")
-    worker = _started(replace(settings, flush_timeout_s=0.5), target, scan)
+    worker = started(replace(settings, flush_timeout_s=0.5), target, scan)
     log_epoch(worker, layout_of(scan), 1)
     title = Path(f"/proc/{worker.pid}/cmdline").read_text()
     worker.close(0.5)
@@ -334,12 +306,12 @@ def test_the_queues_numbers_are_mlflow_metrics_at_the_snapshots_step(tracking, s
     import mlflow
 
     target = make_run(tracking)
-    with _started(replace(settings, depth=1), target, scan) as worker:
-        _stop(worker)
+    with started(replace(settings, depth=1), target, scan) as worker:
+        freeze(worker)
         log_epoch(worker, layout_of(scan), 1)
-        _wait_until(lambda: worker._queue.in_flight)
+        wait_until(lambda: worker._queue.in_flight)
         log_epoch(worker, layout_of(scan), 2)
-        _resume(worker)
+        thaw(worker)
 
     history = mlflow.MlflowClient(tracking.uri).get_metric_history(target.run_id, "recon_log/spilled")
     logged = mlflow.MlflowClient(tracking.uri).get_run(target.run_id).data.metrics
@@ -349,7 +321,7 @@ def test_the_queues_numbers_are_mlflow_metrics_at_the_snapshots_step(tracking, s
 
 
 def test_the_table_of_events_has_a_line_for_each_snapshot(tracking, settings, scan):
-    with _started(settings, make_run(tracking), scan) as worker:
+    with started(settings, make_run(tracking), scan) as worker:
         for epoch in (1, 2, 3):
             log_epoch(worker, layout_of(scan), epoch)
 
