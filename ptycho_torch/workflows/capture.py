@@ -1,6 +1,6 @@
 """WHAT is logged: predictions, labels and diffraction, from a dataset and a network to the arrays of a snapshot.
 
-Which sample goes to which row (`CapturePlan`, `Route`) is kept apart from copying it (`Capture`). Items are
+Which sample goes to which row (`CapturePlan`, `Shard`) is kept apart from copying it (`Capture`). Items are
 `(fields, probe, scale)` with `fields` a mapping (or TensorDict) of `images`, `coords_relative`, ... as PtychoPINN has
 them; a module predicts through `forward` and `forward_predict`. Imports only torch, Lightning, numpy, recon_worker.
 """
@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,8 @@ from recon_worker.snapshot import (
 )
 from recon_worker.stitching import crop_start_px
 
+from .gathering import Place, Ranks, Rows
+
 _log = logging.getLogger(__name__)
 
 _EXTRA_PASS_BATCH = 32
@@ -48,13 +52,34 @@ class CapturePlan:
     layout: SnapshotLayout
     """Rows 0 ... n_stitch - 1 of the stitch arrays hold the samples of the same indices."""
 
-    def route(self, indices: range) -> "Route":
-        """Where a batch of the samples `indices`, ascending and evenly spaced, goes."""
-        rows = range(indices.start, min(indices.stop, self.layout.n_stitch), indices.step)
-        return Route(slice(rows.start, rows.stop, rows.step), slice(len(rows)), self.route_fixed(indices))
+    def whole(self, batches: Sequence[range]) -> "Shard":
+        """For the rank that has the arrays of all samples. `batches`: its samples, ascending and evenly spaced."""
+        rows = [self._rows(indices) for indices in batches]
+        places = [slice(one.start, one.stop, one.step) for one in rows]
+        return self._shard(batches, places, np.arange(self.layout.n_stitch), self.layout)
 
-    def route_fixed(self, indices: Sequence[int]) -> FixedRows:
-        """Where the fixed patches among `indices` go."""
+    def part(self, batches: Sequence[range]) -> "Shard":
+        """For a rank that has arrays of its own samples only, side by side."""
+        rows = [self._rows(indices) for indices in batches]
+        ends = np.cumsum([0, *map(len, rows)]).tolist()
+        places = [slice(first, end) for first, end in pairwise(ends)]
+        return self._shard(
+            batches, places, np.array([*chain(*rows)], np.int64), replace(self.layout, n_stitch=ends[-1])
+        )
+
+    def _rows(self, indices: range) -> range:
+        return range(indices.start, min(indices.stop, self.layout.n_stitch), indices.step)
+
+    def _shard(
+        self, batches: Sequence[range], places: Sequence[slice], numbers: NDArray[np.int64], layout: SnapshotLayout
+    ) -> "Shard":
+        routes = [
+            Route(place, slice(len(self._rows(indices))), self._fixed(indices))
+            for indices, place in zip(batches, places, strict=True)
+        ]
+        return Shard(tuple(routes), numbers, layout)
+
+    def _fixed(self, indices: range) -> FixedRows:
         return tuple((row, indices.index(i)) for row, i in enumerate(self.fixed_indices) if i in indices)
 
 
@@ -67,6 +92,18 @@ class Route:
     samples: slice
     """Those samples of the batch."""
     fixed: FixedRows
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one rank holds of a snapshot."""
+
+    routes: tuple[Route, ...]
+    """Of each batch of its validation."""
+    numbers: NDArray[np.int64]
+    """Its rows' numbers in the whole snapshot."""
+    layout: SnapshotLayout
+    """Of its own arrays."""
 
 
 def choose_indices(length: int, num_patches: int, given: Sequence[int] | None) -> tuple[int, ...]:
@@ -99,7 +136,7 @@ def read_scan(
     max_stitch_samples: int,
     stitch_weight: StitchWeight,
     epoch_digits: int,
-) -> tuple[Scan, CapturePlan]:
+) -> tuple[Scan, SnapshotLayout]:
     """Read, once per run, everything about the dataset that does not change.
 
     Args:
@@ -130,7 +167,7 @@ def read_scan(
         channels=channels,
         crop_px=geometry.crop_px if geometry is not None else 0,
     )
-    return scan, CapturePlan(fixed_indices=fixed_indices, layout=layout)
+    return scan, layout
 
 
 def _field(item: Any, *names: str) -> Tensor:  # noqa: ANN401
@@ -209,20 +246,27 @@ def item_probe(item: Any, channels: int) -> Tensor:  # noqa: ANN401
     return probe.expand(channels, *probe.shape[1:]) if probe.shape[0] == 1 else probe
 
 
-def batch_indices(loader: object) -> list[range]:
-    """Dataset indices of each of a loader's batches, in order; empty if they are not known."""
+def batch_indices(loader: object, rank: int = 0, size: int = 1) -> list[range]:
+    """Dataset indices of each of a loader's batches, in order; empty if they are not known.
+
+    Without the padding of a DistributedSampler. Of ranks that all go through the whole dataset only rank zero counts.
+    """
     if not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
         return []
-    sampler, size = loader.batch_sampler.sampler, loader.batch_sampler.batch_size
-    if type(sampler) is SequentialSampler:
+    sampler, in_batch = loader.batch_sampler.sampler, loader.batch_sampler.batch_size
+    if type(sampler) is SequentialSampler and rank == 0:
         first, step = 0, 1
-    elif isinstance(sampler, DistributedSampler) and not sampler.shuffle:
+    elif isinstance(sampler, DistributedSampler) and not sampler.shuffle and sampler.num_replicas == size:
         first, step = sampler.rank, sampler.num_replicas
     else:
         return []
     length = len(loader.dataset)  # type: ignore[arg-type]
-    starts = range(first, first + len(loader) * size * step, size * step)
-    return [range(start, max(start, min(start + size * step, length)), step) for start in starts]
+    starts = range(first, first + len(loader) * in_batch * step, in_batch * step)
+    return [range(start, max(start, min(start + in_batch * step, length)), step) for start in starts]
+
+
+Part = tuple[slice | int, ...]
+"""Index of the part of a batch's (B, C, N, N) prediction that is copied."""
 
 
 class HostCopier:
@@ -231,9 +275,12 @@ class HostCopier:
     def prepare(self, arrays: SnapshotArrays, nbytes: int) -> None:
         """Nothing to prepare."""
 
-    def copy(self, target: Tensor, source: Tensor) -> None:
-        """Copy, converting to float32."""
-        target.copy_(source)
+    def copy(self, target: Float32, source: Tensor, part: Part) -> None:
+        """Copy `source[part]`, converting to float32."""
+        if source.dtype is torch.float32:
+            target[...] = source.detach().numpy()[part]  # with cold caches half the time that torch's own copy takes
+        else:
+            torch.from_numpy(target).copy_(source[part])
 
     def wait(self) -> None:
         """Nothing is ever under way."""
@@ -265,11 +312,11 @@ class SideStreamCopier:
         else:
             self._locked[address] = arrays  # keeps the memory while it is locked
 
-    def copy(self, target: Tensor, source: Tensor) -> None:
-        """Copy, converting to float32; done when `wait` returns."""
+    def copy(self, target: Float32, source: Tensor, part: Part) -> None:
+        """Copy `source[part]`, converting to float32; done when `wait` returns."""
         self._stream.wait_stream(self._cuda.current_stream(self._device))  # the prediction must be there
         with self._cuda.stream(self._stream):
-            target.copy_(source.to(target.dtype), non_blocking=True)
+            torch.from_numpy(target).copy_(source[part].to(torch.float32), non_blocking=True)
         source.record_stream(self._stream)  # its memory is not reused before the copy is done
 
     def wait(self) -> None:
@@ -292,64 +339,49 @@ def copier_for(device: torch.device) -> Copier:
 
 
 class Capture:
-    """Fills the arrays of one snapshot from predictions, batch by batch.
+    """Fills the arrays of one snapshot, or of one rank's shard of it, from predictions, batch by batch.
 
     What runs between two batches finds cold caches, where each line of Python costs: views are made beforehand.
 
     Args:
-        plan: Which samples go where.
-        routes: Where the samples of each batch of a validation go.
-        arrays: The snapshot's arrays.
+        shard: Which samples go where.
+        arrays: Of the shard's layout.
         copier: How a prediction gets into them.
     """
 
-    def __init__(self, plan: CapturePlan, routes: Sequence[Route], arrays: SnapshotArrays, copier: Copier) -> None:
+    def __init__(self, shard: Shard, arrays: SnapshotArrays, copier: Copier) -> None:
         self.arrays = arrays
-        self.has_diffraction = False
-        self._plan, self._routes, self._copy, self._wait = plan, routes, copier.copy, copier.wait
-        self._amp, self._phase = torch.from_numpy(arrays.stitch_amp), torch.from_numpy(arrays.stitch_phase)
-        self._targets = [(self._amp[route.rows], self._phase[route.rows]) for route in routes]
-        self._start_px, self._size_px = crop_start_px(plan.layout.patch_px, plan.layout.crop_px), plan.layout.crop_px
+        self._shard, self._copy, self._wait = shard, copier.copy, copier.wait
+        self._has_diffraction = np.zeros(len(arrays.fixed_filled), bool)
+        crop = crop_of(shard.layout)
+        self._targets = [
+            (arrays.stitch_amp[route.rows], arrays.stitch_phase[route.rows], (route.samples, *crop))
+            for route in shard.routes
+        ]
         self._done: list[slice] = []
 
     def add_outputs(self, batch_idx: int, outputs: object) -> None:
         """Copy what a validation step returned; ignores what holds no predictions, each (B, C, N, N)."""
         if not isinstance(outputs, Mapping):
             return
-        amp, phase, route = outputs.get("amp"), outputs.get("phase"), self._routes[batch_idx]
+        amp, phase, route = outputs.get("amp"), outputs.get("phase"), self._shard.routes[batch_idx]
         if not isinstance(amp, Tensor) or not isinstance(phase, Tensor):
             return
         if route.samples.stop:
-            amp_rows, phase_rows = self._targets[batch_idx]
-            self._copy(amp_rows, self._crop(amp, route.samples))
-            self._copy(phase_rows, self._crop(phase, route.samples))
+            amp_rows, phase_rows, part = self._targets[batch_idx]
+            self._copy(amp_rows, amp, part)
+            self._copy(phase_rows, phase, part)
             self._done.append(route.rows)
         if route.fixed:
             self._copy_fixed(route.fixed, amp, phase, outputs.get("pred_diffraction"))
 
-    def add_objects(self, indices: Sequence[int], amp: Tensor, phase: Tensor) -> None:
-        """Copy the centre crops that are stitched, of any samples; amp, phase: (b, C, N, N)."""
-        for sample, index in enumerate(indices):
-            rows = slice(index, index + 1)
-            self._copy(self._amp[rows], self._crop(amp, slice(sample, sample + 1)))
-            self._copy(self._phase[rows], self._crop(phase, slice(sample, sample + 1)))
-            self._done.append(rows)
-
-    def add_patches(self, indices: Sequence[int], amp: Tensor, phase: Tensor, diffraction: Tensor | None) -> None:
-        """Copy channel 0 of the fixed patches among `indices`; all (b, C, N, N)."""
-        self._copy_fixed(self._plan.route_fixed(indices), amp, phase, diffraction)
-
-    def _crop(self, patches: Tensor, samples: slice) -> Tensor:
-        start, size = self._start_px, self._size_px
-        return patches.narrow(2, start, size).narrow(3, start, size)[samples]
-
     def _copy_fixed(self, fixed: FixedRows, amp: Tensor, phase: Tensor, diffraction: Tensor | None) -> None:
         for row, sample in fixed:
-            self._copy(torch.from_numpy(self.arrays.fixed_amp[row]), amp[sample, 0])
-            self._copy(torch.from_numpy(self.arrays.fixed_phase[row]), phase[sample, 0])
+            self._copy(self.arrays.fixed_amp[row], amp, (sample, 0))
+            self._copy(self.arrays.fixed_phase[row], phase, (sample, 0))
             if diffraction is not None:
-                self._copy(torch.from_numpy(self.arrays.fixed_diffraction[row]), diffraction[sample, 0])
-                self.has_diffraction = True
+                self._copy(self.arrays.fixed_diffraction[row], diffraction, (sample, 0))
+                self._has_diffraction[row] = True
             self.arrays.fixed_filled[row] = True
 
     def finish(self) -> None:
@@ -360,14 +392,38 @@ class Capture:
         self._done.clear()
 
     @property
-    def missing_fixed(self) -> list[int]:
-        """Dataset indices of fixed patches without a prediction yet."""
-        return [i for i, done in zip(self._plan.fixed_indices, self.arrays.fixed_filled, strict=True) if not done]
+    def has_diffraction(self) -> bool:
+        """Whether the network predicts diffraction."""
+        return bool(self._has_diffraction.any())
 
     @property
-    def missing_rows(self) -> NDArray[np.intp]:
-        """Rows of the stitch arrays without a prediction, as `finish` left them."""
-        return np.flatnonzero(~self.arrays.stitch_filled)
+    def places(self) -> tuple[Place, Place, Place]:
+        """Where rows go: objects of the fixed patches, their diffraction, centre crops."""
+        arrays = self.arrays
+        return (
+            Place((arrays.fixed_amp, arrays.fixed_phase), arrays.fixed_filled),
+            Place((arrays.fixed_diffraction,), self._has_diffraction),
+            Place((arrays.stitch_amp, arrays.stitch_phase), arrays.stitch_filled),
+        )
+
+    def rows(self) -> Iterator[tuple[Place, Rows]]:
+        """What has arrived, by its row in the whole snapshot, for each of `places`."""
+        fixed, diffraction, stitch = self.places
+        yield fixed, fixed.rows()
+        yield diffraction, diffraction.rows()
+        yield stitch, stitch.rows(self._shard.numbers)
+
+    def missing(self) -> list[int]:
+        """Rows without a prediction: of the fixed patches and, after them, counted on, of the stitch arrays."""
+        filled = np.concatenate([self.arrays.fixed_filled, self.arrays.stitch_filled])
+        return [int(row) for row in np.flatnonzero(~filled)]
+
+
+def crop_of(layout: SnapshotLayout) -> tuple[slice, slice, slice]:
+    """Of a sample's (C, N, N), the centre crops (C, m, m)."""
+    start = crop_start_px(layout.patch_px, layout.crop_px)
+    inside = slice(start, start + layout.crop_px)
+    return slice(None), inside, inside
 
 
 @dataclass(frozen=True)
@@ -378,27 +434,69 @@ class Precision:
     convert: Callable[[Any], Any]
 
 
-def fill_missing(capture: Capture, module: LightningModule, dataset: Any, precision: Precision) -> None:  # noqa: ANN401
-    """One extra pass over the samples that validation did not deliver.
+def fill_missing(
+    capture: Capture,
+    plan: CapturePlan,
+    module: LightningModule,
+    dataset: Any,  # noqa: ANN401
+    precision: Precision,
+    ranks: Ranks,
+) -> None:
+    """One extra pass over the samples that validation did not deliver, shared among the ranks.
 
     In eval mode, without gradients; modes of all submodules and all random states are as before afterwards.
     """
-    missing = capture.missing_rows
-    if not capture.missing_fixed and missing.size == 0:
+    missing = np.array(ranks.numbers_of_zero(capture.missing), np.int64)
+    if missing.size == 0:
         return
+    extra_pass = _ExtraPass(plan, capture.places, module, dataset, precision)
+    n_fixed = plan.layout.n_fixed
     with random_state_kept(), evaluating(module), torch.no_grad(), precision.context():
-        for indices in _batches(capture.missing_fixed):
-            first, amp, phase = _forward(module, _collate(dataset, indices, module, precision))
-            capture.add_patches(indices, amp, phase, None if first.is_complex() else first)
-        for indices in _batches(missing.tolist()):
-            patches = _forward_predict(module, _collate(dataset, indices, module, precision))
-            capture.add_objects(indices, patches.abs(), patches.angle())
-    capture.finish()
+        for rows in _shares(missing[missing < n_fixed], ranks):
+            ranks.gather(partial(extra_pass.patches, rows))
+        for rows in _shares(missing[missing >= n_fixed] - n_fixed, ranks):
+            ranks.gather(partial(extra_pass.objects, rows))
 
 
-def _batches(indices: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(indices), _EXTRA_PASS_BATCH):
-        yield indices[start : start + _EXTRA_PASS_BATCH]
+def _shares(rows: NDArray[np.int64], ranks: Ranks) -> Iterator[NDArray[np.int64]]:
+    """This rank's batches, equally many on all ranks; the last may be empty."""
+    for start in range(0, len(rows), _EXTRA_PASS_BATCH * ranks.size):
+        first = start + _EXTRA_PASS_BATCH * ranks.rank
+        yield rows[first : first + _EXTRA_PASS_BATCH]
+
+
+@dataclass(frozen=True)
+class _ExtraPass:
+    """Predictions of samples by their rows."""
+
+    plan: CapturePlan
+    places: tuple[Place, Place, Place]
+    module: LightningModule
+    dataset: Any
+    precision: Precision
+
+    def patches(self, rows: NDArray[np.int64]) -> list[tuple[Place, Rows]]:
+        """Of fixed patches: object and, if the network predicts it, diffraction."""
+        objects, diffraction, _ = self.places
+        if rows.size == 0:
+            return [(objects, objects.no_rows()), (diffraction, diffraction.no_rows())]
+        first, amp, phase = _forward(self.module, self._inputs([self.plan.fixed_indices[row] for row in rows]))
+        found = Rows(rows, (_to_float32(amp[:, 0]), _to_float32(phase[:, 0])))
+        is_object = first.is_complex()
+        predicted = diffraction.no_rows() if is_object else Rows(rows, (_to_float32(first[:, 0]),))
+        return [(objects, found), (diffraction, predicted)]
+
+    def objects(self, rows: NDArray[np.int64]) -> list[tuple[Place, Rows]]:
+        """Centre crops of the object."""
+        stitch = self.places[2]
+        if rows.size == 0:
+            return [(stitch, stitch.no_rows())]
+        predicted = _forward_predict(self.module, self._inputs(rows.tolist()))
+        crops = predicted[slice(None), *crop_of(self.plan.layout)]
+        return [(stitch, Rows(rows, (_to_float32(crops.abs()), _to_float32(crops.angle()))))]
+
+    def _inputs(self, indices: Sequence[int]) -> "_Inputs":
+        return _collate(self.dataset, indices, self.module, self.precision)
 
 
 @dataclass(frozen=True)

@@ -4,40 +4,43 @@
     on_train_start            hand over what does not change (labels, diffraction, positions); log the untrained network
     on_validation_start       is an epoch due? then take arrays from the backend
     on_validation_batch_end   copy the predictions that validation computed anyway
-    on_validation_end         fill in what validation did not deliver, submit
+    on_validation_end         gather the ranks' predictions, fill in what validation did not deliver, submit
     on_train_epoch_end        the same without a validation set, from the training set
     on_train_end              log the last epoch if it was not, flush
     on_exception, teardown    flush
 
-Only global rank zero logs. Nothing that goes wrong in here reaches `fit`, unless `strict`; wrong settings do, before
-the first step. Imports only torch, Lightning, numpy and recon_worker.
+Every rank captures what it predicts; only global rank zero has a backend. All ranks come to the same hooks at the same
+epochs, and so into the same collectives, whether or not something of the logging has failed on one of them. Nothing
+that goes wrong in here reaches `fit`, unless `strict`; wrong settings do, before the first step. Imports only torch,
+Lightning, numpy and recon_worker.
 """
 
 import functools
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Concatenate, ParamSpec, get_args
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
-from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
 
 from recon_worker.backend import InlineBackend, ReconBackend
 from recon_worker.client import ReconWorker
 from recon_worker.outbox import RunTarget
 from recon_worker.settings import WorkerSettings
-from recon_worker.snapshot import ArraysFormat, Snapshot, StitchWeight
+from recon_worker.snapshot import ArraysFormat, Snapshot, SnapshotArrays, SnapshotLayout, StitchWeight
 
 from .capture import (
     Capture,
     CapturePlan,
     Copier,
     Precision,
-    Route,
+    Shard,
     batch_indices,
     choose_indices,
     copier_for,
@@ -45,38 +48,74 @@ from .capture import (
     random_state_kept,
     read_scan,
 )
+from .gathering import Place, Ranks, Rows
 
 _log = logging.getLogger(__name__)
 
 _INLINE_CLOSE_S = 0.0
 """Nothing is ever left over inline."""
+_LAYOUT_FIELDS = [field.name for field in fields(SnapshotLayout)]
+_SHARDING = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
+"""With these no rank can call the network by itself: each has a part of it."""
 
 P = ParamSpec("P")
 
 
 @dataclass
 class _Run:
-    """What the callback holds while `fit` lasts, on the rank that logs."""
+    """What the callback holds while `fit` lasts, on every rank of a training that is logged."""
 
-    backend: ReconBackend
+    backend: ReconBackend | None
+    """On rank zero."""
+    ranks: Ranks
     plan: CapturePlan
+    shard: Shard
     copier: Copier
     loader: object
-    routes: list[Route]
     from_training_set: bool
+    may_predict: bool
+    """Whether the network can be called outside training and validation."""
     next_due: int
     last_logged: int = 0
+    is_due: bool = False
     capture: Capture | None = None
+    own_arrays: SnapshotArrays | None = None
+    """On the other ranks."""
 
     @property
     def dataset(self) -> Any:  # noqa: ANN401
         return self.loader.dataset  # type: ignore[attr-defined]
 
     def begin_capture(self) -> None:
-        """Take arrays for a snapshot."""
-        arrays = self.backend.acquire(self.plan.layout)
-        self.copier.prepare(arrays, self.plan.layout.nbytes)
-        self.capture = Capture(self.plan, self.routes, arrays, self.copier)
+        """Take arrays for a snapshot, or for this rank's shard of it."""
+        self.is_due, self.capture = True, None
+        arrays = self._acquire()
+        self.copier.prepare(arrays, self.shard.layout.nbytes)
+        self.capture = Capture(self.shard, arrays, self.copier)
+
+    def _acquire(self) -> SnapshotArrays:
+        if self.backend is not None:
+            return self.backend.acquire(self.shard.layout)
+        if self.own_arrays is None:
+            self.own_arrays = self.shard.layout.allocate()
+        self.own_arrays.fixed_filled[:] = False
+        self.own_arrays.stitch_filled[:] = False
+        return self.own_arrays
+
+    def end_capture(self) -> Capture:
+        """Bring what all ranks captured together on rank zero; returns what this rank has then."""
+        capture, self.capture, self.is_due = self.capture, None, False
+        self.ranks.gather(partial(_captured, capture, self.ranks.rank))
+        assert capture is not None
+        return capture
+
+
+def _captured(capture: Capture | None, rank: int) -> list[tuple[Place, Rows]]:
+    """What a rank has to give; rank zero's own rows are where they belong."""
+    if capture is None:
+        raise RuntimeError("there are no arrays to capture predictions in.")
+    capture.finish()
+    return [(place, rows if rank else place.no_rows()) for place, rows in capture.rows()]
 
 
 def _guarded(
@@ -202,32 +241,64 @@ class PtychoReconLoggingCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the samples and start the backend. Wrong indices raise here, before the first step."""
         _set_up_validation_data(trainer)
-        if self._backend is None:
-            return
         loader, from_training_set = _logged_loader(trainer)
-        length = _length(loader)
-        if length == 0:
-            _log.warning("No reconstructions are logged: the dataset has no samples or no length.")
+        if _mlflow_logger(trainer) is None or not self._has_samples(loader, trainer):
             return
-        indices = choose_indices(length, self.num_patches, self.fixed_indices)
-        self._start(trainer, pl_module.device, loader, from_training_set, indices)
+        indices = choose_indices(_length(loader), self.num_patches, self.fixed_indices)
+        self._start(trainer, pl_module, loader, from_training_set, indices)
         if self.baseline and trainer.global_step == 0:
             self._log_baseline(trainer, pl_module)
+
+    def _has_samples(self, loader: object, trainer: Trainer) -> bool:
+        found = _length(loader) > 0
+        if not found and trainer.is_global_zero:
+            _log.warning("No reconstructions are logged: the dataset has no samples or no length.")
+        return found
 
     @_guarded
     def _start(
         self,
         trainer: Trainer,
-        device: torch.device,
+        pl_module: LightningModule,
         loader: object,
         from_training_set: bool,
         indices: tuple[int, ...],
     ) -> None:
+        ranks = Ranks.of(trainer)
+        may_predict = not isinstance(trainer.strategy, _SHARDING)
+        if not may_predict:
+            rank_zero_warn(
+                f"{type(trainer.strategy).__name__} shards the network: reconstructions are logged from what "
+                "validation predicts, and not before training or from the training set."
+            )
+        start = partial(self._start_backend, trainer, loader, from_training_set, indices)
+        numbers = ranks.numbers_of_zero(start)
+        layout = SnapshotLayout(**dict(zip(_LAYOUT_FIELDS, numbers, strict=True)))
+        plan = CapturePlan(fixed_indices=indices, layout=layout)
+        batches = [] if from_training_set else batch_indices(loader, ranks.rank, ranks.size)
+        self._run = _Run(
+            backend=self._backend,
+            ranks=ranks,
+            plan=plan,
+            shard=plan.whole(batches) if ranks.rank == 0 else plan.part(batches),
+            copier=copier_for(pl_module.device),
+            loader=loader,
+            from_training_set=from_training_set,
+            may_predict=may_predict,
+            next_due=(trainer.current_epoch // self.every_n_epochs + 1) * self.every_n_epochs,
+        )
+
+    def _start_backend(
+        self, trainer: Trainer, loader: object, from_training_set: bool, indices: tuple[int, ...]
+    ) -> list[int]:
+        """On rank zero: hand over what does not change; returns the numbers that a snapshot's layout consists of."""
+        if self._backend is None:
+            raise RuntimeError("the backend could not be launched.")
         if from_training_set:
             _log.warning("There is no validation set: reconstructions are logged from the training set.")
         dataset = loader.dataset  # type: ignore[attr-defined]
         with random_state_kept():
-            scan, plan = read_scan(
+            scan, layout = read_scan(
                 dataset,
                 indices,
                 stitch=self.log_stitch,
@@ -244,11 +315,8 @@ class PtychoReconLoggingCallback(Callback):
             arrays_format=self.arrays if scan.geometry is not None else "none",
             description=self.description,
         )
-        assert self._backend is not None
-        self._backend.start(self._target(trainer), scan, plan.layout)
-        due = (trainer.current_epoch // self.every_n_epochs + 1) * self.every_n_epochs
-        routes = [] if from_training_set else [plan.route(one) for one in batch_indices(loader)]
-        self._run = _Run(self._backend, plan, copier_for(device), loader, routes, from_training_set, due)
+        self._backend.start(self._target(trainer), scan, layout)
+        return [getattr(layout, name) for name in _LAYOUT_FIELDS]
 
     def _target(self, trainer: Trainer) -> RunTarget:
         """This run, and, if the training is resumed, the one it continues; that may be this one."""
@@ -265,10 +333,13 @@ class PtychoReconLoggingCallback(Callback):
 
     @_guarded
     def _log_baseline(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log_by_extra_pass(trainer, pl_module, 0)
+
+    def _log_by_extra_pass(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         run = self._run
-        if run is not None:
+        if run is not None and run.may_predict:
             run.begin_capture()
-            self._submit(run, trainer, pl_module, 0)
+            self._submit(run, trainer, pl_module, epoch)
 
     @_guarded
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -291,14 +362,14 @@ class PtychoReconLoggingCallback(Callback):
     ) -> None:
         """Copy the predictions of a batch, if `validation_step` returned them."""
         run = self._run
-        if run is not None and run.capture is not None and run.routes and dataloader_idx == 0:
+        if run is not None and run.capture is not None and run.shard.routes and dataloader_idx == 0:
             run.capture.add_outputs(batch_idx, outputs)
 
     @_guarded
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete and submit the snapshot."""
         run = self._run
-        if run is not None and run.capture is not None:
+        if run is not None and run.is_due:
             self._submit(run, trainer, pl_module, _completed_epochs(trainer))
 
     @_guarded
@@ -306,8 +377,7 @@ class PtychoReconLoggingCallback(Callback):
         """Without a validation set: log from the training set."""
         run, epoch = self._run, trainer.current_epoch + 1
         if run is not None and run.from_training_set and self._is_due(epoch, trainer):
-            run.begin_capture()
-            self._submit(run, trainer, pl_module, epoch)
+            self._log_by_extra_pass(trainer, pl_module, epoch)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the last epoch if that has not happened, and flush."""
@@ -332,27 +402,27 @@ class PtychoReconLoggingCallback(Callback):
     def _log_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run, epoch = self._run, trainer.current_epoch
         if run is not None and epoch > run.last_logged and trainer.global_step > 0:
-            run.begin_capture()
-            self._submit(run, trainer, pl_module, epoch)
+            self._log_by_extra_pass(trainer, pl_module, epoch)
 
     def _submit(self, run: _Run, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
-        capture, run.capture = run.capture, None
-        assert capture is not None
         run.last_logged = epoch
         run.next_due = (epoch // self.every_n_epochs + 1) * self.every_n_epochs
-        plugin = trainer.precision_plugin
-        capture.finish()
-        fill_missing(capture, pl_module, run.dataset, Precision(plugin.val_step_context, plugin.convert_input))
-        run.backend.submit(
-            Snapshot(
-                epoch=epoch,
-                step=trainer.global_step,
-                has_diffraction=capture.has_diffraction,
-                created_unix_s=time.time(),
-                stall_s=self._stall_s + time.perf_counter() - self._hook_started_s,
-                arrays=capture.arrays,
+        capture = run.end_capture()
+        if run.may_predict:
+            plugin = trainer.precision_plugin
+            precision = Precision(plugin.val_step_context, plugin.convert_input)
+            fill_missing(capture, run.plan, pl_module, run.dataset, precision, run.ranks)
+        if run.backend is not None:
+            run.backend.submit(
+                Snapshot(
+                    epoch=epoch,
+                    step=trainer.global_step,
+                    has_diffraction=capture.has_diffraction,
+                    created_unix_s=time.time(),
+                    stall_s=self._stall_s + time.perf_counter() - self._hook_started_s,
+                    arrays=capture.arrays,
+                )
             )
-        )
         self._stall_s = 0.0
 
     @_guarded
@@ -361,6 +431,7 @@ class PtychoReconLoggingCallback(Callback):
         self._backend = self._run = None
         if run is not None:
             run.copier.close()
+            run.ranks.close()
         if backend is not None:
             backend.close(_INLINE_CLOSE_S if self.worker is None else self.worker.flush_timeout_s)
             if backend.stats.submitted:

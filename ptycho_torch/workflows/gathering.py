@@ -1,0 +1,223 @@
+"""FROM all ranks of a distributed training: rows of a snapshot go to rank zero, in bounded chunks.
+
+Every rank calls the same methods in the same order, whether its own part went well or not: a rank whose part failed
+says so, and all leave the event together. No rank ever waits in a collective that another one has left out. The
+collectives run on a CPU (gloo) group of their own, beside those of the training. Imports only torch, Lightning, numpy.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Trainer
+from numpy.typing import NDArray
+from torch import Tensor
+
+_CHUNK_BYTES = 16 << 20
+"""What rank zero receives at a time, from all ranks together."""
+
+
+class RankFailedError(RuntimeError):
+    """Another rank could not do its part."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a snapshot's arrays."""
+
+    numbers: NDArray[np.int64]
+    """(k,) which rows of the whole snapshot they are."""
+    values: tuple[NDArray[np.float32], ...]
+    """Each (k, ...): one array per array of the place that they go to."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where rows go."""
+
+    arrays: tuple[NDArray[np.float32], ...]
+    """Each (n, ...)."""
+    filled: NDArray[np.bool_]
+    """(n,) which rows have arrived."""
+
+    @property
+    def row_floats(self) -> int:
+        """Numbers in a row of all arrays."""
+        return sum(prod(one.shape[1:]) for one in self.arrays)
+
+    def rows(self, numbers: NDArray[np.int64] | None = None) -> Rows:
+        """What has arrived; `numbers`: of the place's rows in the whole snapshot, if they are others."""
+        found = np.flatnonzero(self.filled)
+        complete = len(found) == len(self.filled)
+        values = self.arrays if complete else tuple(one[found] for one in self.arrays)
+        return Rows(found if numbers is None else numbers[found], values)
+
+    def no_rows(self) -> Rows:
+        """Nothing, in the shapes of this place."""
+        return Rows(np.zeros(0, np.int64), tuple(one[:0] for one in self.arrays))
+
+    def put(self, rows: Rows) -> None:
+        """Write rows where they belong."""
+        for array, values in zip(self.arrays, rows.values, strict=True):
+            array[rows.numbers] = values
+        self.filled[rows.numbers] = True
+
+
+class Ranks:
+    """The processes of a training, as one of them sees them; by default there is only this one.
+
+    Args:
+        rank: Number of this process.
+        size: Number of processes.
+        group: Their CPU group.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, group: dist.ProcessGroup | None = None) -> None:
+        self.rank, self.size, self._group = rank, size, group
+        self._buffer = torch.zeros(0)
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> "Ranks":
+        """All processes of a Trainer; every one of them must call this.
+
+        Raises:
+            RuntimeError: They do not communicate through torch.distributed.
+        """
+        if trainer.world_size == 1:
+            return cls()
+        if not (dist.is_available() and dist.is_initialized()):
+            name = type(trainer.strategy).__name__
+            raise RuntimeError(
+                f"the {trainer.world_size} processes of {name} do not communicate through torch.distributed, which "
+                "brings their predictions together. Use strategy='ddp'."
+            )
+        return cls(trainer.global_rank, trainer.world_size, dist.new_group(backend="gloo"))
+
+    def close(self) -> None:
+        """Leave the group."""
+        if self._group is not None and dist.is_initialized():
+            dist.destroy_process_group(self._group)
+        self._group = None
+
+    def numbers_of_zero(self, make: Callable[[], Sequence[int]]) -> list[int]:
+        """Rank zero makes numbers, all ranks get them.
+
+        Raises:
+            Exception: On rank zero, what `make` raises.
+            RankFailedError: On the others, if it has raised.
+        """
+        if self.size == 1:
+            return list(make())
+        if self.rank == 0:
+            return self._send_numbers(make)
+        count = torch.zeros(1, dtype=torch.int64)
+        dist.broadcast(count, 0, self._group)
+        if count < 0:
+            raise RankFailedError("rank zero could not do its part.")
+        received = torch.zeros(int(count), dtype=torch.int64)
+        dist.broadcast(received, 0, self._group)
+        return [int(number) for number in received]
+
+    def _send_numbers(self, make: Callable[[], Sequence[int]]) -> list[int]:
+        try:
+            made = torch.tensor(list(make()), dtype=torch.int64)
+        except BaseException:
+            dist.broadcast(torch.tensor([-1]), 0, self._group)
+            raise
+        dist.broadcast(torch.tensor([made.numel()]), 0, self._group)
+        dist.broadcast(made, 0, self._group)
+        return [int(number) for number in made]
+
+    def gather(self, make: Callable[[], Sequence[tuple[Place, Rows]]]) -> None:
+        """Every rank makes some rows for each of some places; on rank zero they are put there.
+
+        Args:
+            make: This rank's places and rows, as many on every rank; of the places only rank zero's are written to.
+
+        Raises:
+            Exception: What `make` raises.
+            RankFailedError: It has raised on another rank.
+        """
+        if self.size == 1:
+            for place, rows in make():
+                place.put(rows)
+            return
+        try:
+            parts = make()
+            buffers = [self._reserve(place.row_floats) for place, _ in parts]
+        except BaseException:
+            self._exchange([0])
+            raise
+        failed = [rank for rank, (is_good,) in enumerate(self._exchange([1])) if not is_good]
+        if failed:
+            raise RankFailedError(f"rank {failed[0]} could not do its part.")
+        counts = self._exchange([len(rows.numbers) for _, rows in parts])
+        errors: list[Exception] = []
+        for (place, rows), buffer, column in zip(parts, buffers, zip(*counts, strict=True), strict=True):
+            for arrived in self._chunks(rows, place, buffer, max(column[1:])):
+                try:
+                    place.put(arrived)
+                except Exception as error:  # the other ranks send on
+                    errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _exchange(self, own: Sequence[int]) -> list[list[int]]:
+        """Every rank's numbers."""
+        found = [torch.zeros(len(own), dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(found, torch.tensor(list(own), dtype=torch.int64), self._group)
+        return [[int(count) for count in one] for one in found]
+
+    def _reserve(self, row_floats: int) -> Tensor:
+        """Memory to send from and, on rank zero, to receive into: (1 or size, rows, row_floats)."""
+        rows = max(1, _CHUNK_BYTES // (4 * max(1, row_floats) * self.size))
+        shares = self.size if self.rank == 0 else 1
+        needed = shares * rows * row_floats
+        if self._buffer.numel() < needed:
+            self._buffer = torch.zeros(needed)
+        return self._buffer[:needed].view(shares, rows, row_floats)
+
+    def _chunks(self, own: Rows, place: Place, buffer: Tensor, longest: int) -> Iterator[Rows]:
+        """Send this rank's rows; on rank zero yield all ranks'. `longest`: most rows that one of the others has."""
+        if self.rank == 0:
+            yield own
+        for start in range(0, longest, buffer.shape[1]):
+            count = min(buffer.shape[1], longest - start)
+            numbers = torch.full((count,), -1)
+            if self.rank > 0:
+                _pack(own, start, numbers, buffer[0, :count])
+                dist.gather(numbers, None, 0, self._group)
+                dist.gather(buffer[0, :count], None, 0, self._group)
+                continue
+            all_numbers = [torch.empty_like(numbers) for _ in range(self.size)]
+            dist.gather(numbers, all_numbers, 0, self._group)
+            dist.gather(buffer[0, :count], list(buffer[:, :count]), 0, self._group)
+            for rank in range(1, self.size):
+                yield _unpack(all_numbers[rank], buffer[rank, :count], place)
+
+
+def _pack(rows: Rows, start: int, numbers: Tensor, buffer: Tensor) -> None:
+    """Write rows from `start` on into what is sent: a row of all arrays side by side; `numbers` of the rest stay."""
+    chosen = slice(start, start + len(numbers))
+    found = rows.numbers[chosen]
+    numbers[: len(found)] = torch.from_numpy(found)
+    first = 0
+    for values in rows.values:
+        flat = torch.from_numpy(values[chosen]).flatten(1)
+        buffer[: len(found), first : first + flat.shape[1]] = flat
+        first += flat.shape[1]
+
+
+def _unpack(numbers: Tensor, buffer: Tensor, place: Place) -> Rows:
+    count = int((numbers >= 0).sum())
+    ends = np.cumsum([0, *(prod(one.shape[1:]) for one in place.arrays)])
+    received = buffer[:count].numpy()
+    values = tuple(
+        received[:, first:end].reshape(count, *array.shape[1:])
+        for (first, end), array in zip(pairwise(ends), place.arrays, strict=True)
+    )
+    return Rows(numbers[:count].numpy(), values)
