@@ -1,4 +1,4 @@
-"""The two callback files work in another package, beside nothing but recon_worker."""
+"""The three callback files work in another package, beside nothing but recon_worker."""
 
 import os
 import shutil
@@ -28,10 +28,10 @@ assert not any(name.split(".")[0] == "ptycho_torch" for name in sys.modules)
 """
 
 
-def test_the_two_files_serve_another_package(tmp_path, tracking):
+def test_the_three_files_serve_another_package(tmp_path, tracking):
     package = tmp_path / "other_torch" / "workflows"
     package.mkdir(parents=True)
-    for name in ("recon_logging.py", "capture.py"):
+    for name in ("recon_logging.py", "capture.py", "gathering.py"):
         shutil.copy(REPOSITORY / "ptycho_torch" / "workflows" / name, package)
     path = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
     command = [sys.executable, "-c", SCRIPT, tracking.uri, str(tracking.artifacts)]

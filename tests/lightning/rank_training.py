@@ -1,0 +1,116 @@
+"""A training on as many ranks as torchrun starts: `torchrun --nproc-per-node 2 -m tests.lightning.rank_training FILE`.
+
+FILE: JSON of a list of `Case`s, which are trained one after the other. Each rank leaves `NAME.rank0.json` beside it.
+"""
+
+import json
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import MLFlowLogger
+
+from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
+from recon_worker.settings import WorkerSettings
+from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training."""
+
+    name: str
+    uri: str
+    artifacts: str
+    length: int = 23
+    """Samples to validate on: not a multiple of ranks or batches."""
+    epochs: int = 2
+    returns_predictions: bool = True
+    supervised: bool = False
+    logs: bool = True
+    baseline: bool = True
+    worker: bool = False
+    learning_rate: float = 0.0
+    """0: the weights stay, so that they do not depend on the number of ranks."""
+    limit_val_batches: int | None = None
+    use_distributed_sampler: bool = True
+    validates: bool = True
+    fails_on_rank: int = -1
+    """Where no arrays can be had for epoch 1."""
+    dies_on_rank: int = -1
+    """Which rank raises in epoch 2."""
+
+
+class Module(ForeignModule):
+    """With the case's learning rate."""
+
+    learning_rate = 0.0
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+
+
+class Dies(Callback):
+    """One rank raises in the training of epoch 2."""
+
+    def __init__(self, rank):
+        self._rank = rank
+
+    def on_train_batch_start(self, trainer, *args):
+        if trainer.current_epoch == 1 and trainer.global_rank == self._rank:
+            raise RuntimeError("this rank dies")
+
+
+class FailingCapture(PtychoReconLoggingCallback):
+    """Has no arrays for epoch 1 on one rank."""
+
+    fails_on_rank = -1
+
+    def on_validation_start(self, trainer, pl_module):
+        super().on_validation_start(trainer, pl_module)
+        run = self._run
+        if run is not None and run.is_due and trainer.current_epoch == 0 and trainer.global_rank == self.fails_on_rank:
+            run.capture = None
+
+
+def train(case: Case, folder: Path) -> None:
+    """One training; what a rank has learned is written even if it ends in an exception."""
+    torch.manual_seed(7)
+    module = Module(returns_predictions=case.returns_predictions, supervised=case.supervised)
+    module.learning_rate = case.learning_rate
+    logger = MLFlowLogger(case.artifacts, tracking_uri=case.uri, artifact_location=Path(case.artifacts).as_uri())
+    callback = FailingCapture(
+        1, num_patches=3, log_stitch=True, baseline=case.baseline, arrays="npz",
+        worker=WorkerSettings(spool_dir=folder / "spool") if case.worker else None,
+    )  # fmt: skip
+    callback.fails_on_rank = case.fails_on_rank
+    trainer = Trainer(
+        max_epochs=case.epochs, logger=logger, accelerator="cpu", strategy="ddp_find_unused_parameters_true",
+        devices=int(os.environ["LOCAL_WORLD_SIZE"]), num_nodes=int(os.environ["GROUP_WORLD_SIZE"]),
+        callbacks=[*([callback] if case.logs else []), Dies(case.dies_on_rank)],
+        limit_val_batches=case.limit_val_batches, use_distributed_sampler=case.use_distributed_sampler,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    validation = loader(ForeignDataset(case.length)) if case.validates else None
+    try:
+        trainer.fit(module, loader(ForeignDataset(16), shuffle=True), validation)
+    finally:
+        found = {
+            "losses": module.losses,
+            "weights": [p.detach().double().sum().item() for p in module.parameters()],
+            "errors": callback.errors,
+            "forward_passes": sum(count for _, count in module.calls),
+            "random": torch.rand(1).item(),
+        }
+        (folder / f"{case.name}.rank{trainer.global_rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    path = Path(sys.argv[1])
+    for fields in json.loads(path.read_text()):
+        train(Case(**fields), path.parent)

@@ -1,0 +1,130 @@
+"""Trainings on several ranks log once, completely, and as one rank would; no rank waits for what another leaves out."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.conftest import Tracking
+from tests.lightning.rank_training import Case
+from tests.paths import REPOSITORY
+
+TIMEOUT_S = 110
+
+
+class Launcher:
+    """Starts trainings on some ranks, and reads what they leave."""
+
+    def __init__(self, folder, uri):
+        self.folder, self.uri = folder, uri
+
+    def case(self, name, **settings):
+        return Case(name=name, uri=self.uri, artifacts=str(self.folder / name), **settings)
+
+    def run(self, ranks, *cases):
+        """Train the cases one after the other; returns the exit code."""
+        plan = self.folder / "cases.json"
+        plan.write_text(json.dumps([dataclasses.asdict(case) for case in cases]))
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        command = [*torchrun, "-m", "tests.lightning.rank_training", str(plan)]
+        done = subprocess.run(command, cwd=REPOSITORY, timeout=TIMEOUT_S, capture_output=True, text=True)
+        self.output = done.stdout + done.stderr
+        return done.returncode
+
+    def found(self, name, rank):
+        return json.loads((self.folder / f"{name}.rank{rank}.json").read_text())
+
+    def tracking(self, name):
+        return Tracking(self.uri, str(self.folder / name), self.folder / name)
+
+
+@pytest.fixture
+def launcher(mlflow_database, tmp_path):
+    return Launcher(tmp_path, mlflow_database)
+
+
+def same_arrays(one, other, epoch):
+    """Whether the stitched numbers of an epoch are the same in two trees, but for how batches of other sizes round."""
+    a, b = (np.load(tree.path(f"epoch_{epoch:02d}/stitched/arrays.npz")) for tree in (one, other))
+    return all(np.allclose(a[name], b[name], rtol=0, atol=1e-6, equal_nan=True) for name in ("object", "coverage"))
+
+
+def same_pixels(one, other):
+    """Whether all pictures but the sheets, which show times and steps, are the same in two trees."""
+    names = [name for name in one.files() if name.endswith(".png") and "summary" not in name]
+    return bool(names) and all(one.path(name).read_bytes() == other.path(name).read_bytes() for name in names)
+
+
+SHAPES = {
+    "predictions": {},
+    "no_predictions": {"returns_predictions": False, "length": 40},
+    "supervised": {"supervised": True},
+    "limited": {"limit_val_batches": 1, "length": 40},
+    "training_set": {"validates": False},
+    "one_sample": {"length": 1},
+    "all_on_each": {"use_distributed_sampler": False},
+}
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_the_artifacts_are_those_of_a_single_process(launcher, ranks):
+    names = ["predictions", "one_sample"] if ranks == 4 else [name for name in SHAPES if name != "limited"]
+    for count in (1, ranks):
+        cases = [launcher.case(f"{name}_{count}", **SHAPES[name]) for name in names]
+        assert launcher.run(count, *cases) == 0, launcher.output
+
+    for name in names:
+        alone, together = launcher.tracking(f"{name}_1"), launcher.tracking(f"{name}_{ranks}")
+        assert together.files() == alone.files()
+        assert same_pixels(alone, together)
+        assert same_arrays(alone, together, epoch=2)
+        assert [launcher.found(f"{name}_{ranks}", rank)["errors"] for rank in range(ranks)] == [0] * ranks
+
+
+def test_validation_predictions_of_all_ranks_need_no_extra_pass(launcher):
+    cases = [launcher.case("on", baseline=False), launcher.case("off", logs=False)]
+    assert launcher.run(2, *cases) == 0, launcher.output
+
+    passes = {name: [launcher.found(name, rank)["forward_passes"] for rank in (0, 1)] for name in ("on", "off")}
+    assert passes["on"] == passes["off"]
+
+
+def test_a_limited_validation_is_stitched_as_far_as_it_goes_on_all_ranks(launcher):
+    assert launcher.run(2, launcher.case("limited", **SHAPES["limited"])) == 0, launcher.output
+
+    positions = np.load(launcher.tracking("limited").path("epoch_01/stitched/arrays.npz"))["positions_px"]
+    assert launcher.found("limited", 0)["errors"] == 0
+    assert len(positions) == 2 * 5  # a batch on each rank
+
+
+def test_training_is_bit_identical_on_every_rank(launcher):
+    settings = {"learning_rate": 1e-2, "epochs": 3}
+    cases = [launcher.case("on", worker=True, **settings), launcher.case("off", logs=False, **settings)]
+    assert launcher.run(2, *cases) == 0, launcher.output
+
+    for rank in (0, 1):
+        on, off = (launcher.found(name, rank) for name in ("on", "off"))
+        assert (on["losses"], on["weights"], on["random"]) == (off["losses"], off["weights"], off["random"])
+    assert len(on["losses"]) == 3 * 2
+    assert {"epoch_03/stitched/amp_pred.png", "recon_log/events.csv"} <= launcher.tracking("on").files()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_cannot_capture_costs_one_event_and_hangs_nobody(launcher, rank):
+    assert launcher.run(2, launcher.case("failing", fails_on_rank=rank, baseline=False)) == 0, launcher.output
+
+    epochs = {name.split("/")[0] for name in launcher.tracking("failing").files()} - {"recon_log"}
+    assert epochs == {"epoch_02"}
+    assert [launcher.found("failing", one)["errors"] for one in (0, 1)] == [1, 1]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_when_a_rank_dies_the_others_end_and_what_was_submitted_is_logged(launcher, rank):
+    assert launcher.run(2, launcher.case("dying", dies_on_rank=rank, worker=True, epochs=3)) != 0
+
+    files = launcher.tracking("dying").files()
+    assert "this rank dies" in launcher.output
+    assert {"epoch_01/stitched/amp_pred.png", "epoch_01/summary.png"} <= files
