@@ -31,6 +31,8 @@ _FORBIDDEN = re.compile(r"[^a-zA-Z0-9_/. -]+")
 """MLflow takes nothing of this in the name of a metric."""
 _TAG_CHARACTERS = 5000
 """MLflow takes no longer tags."""
+_NOT_USED = "http://localhost:9"
+"""Tracking URI of the ranks that do not log: nothing is ever sent there."""
 _FINALIZE_S = 30.0
 _FINALIZE_WITHOUT_SERVER_S = 2.0
 
@@ -39,6 +41,8 @@ class QueuedMLFlowLogger(MLFlowLogger):
     """Like `MLFlowLogger`; metrics, and the run's final status, are sent by a thread of its own."""
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - those of MLFlowLogger
+        if rank_zero_only.rank:  # a client makes the tables of a database, which two ranks cannot at once
+            settings |= {"tracking_uri": _NOT_USED, "artifact_location": None}
         super().__init__(**settings)
         self._calls: queue.Queue[Callable[[], None]] = queue.Queue(_QUEUE_LENGTH)
         self._thread: threading.Thread | None = None

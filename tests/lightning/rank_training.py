@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import MLFlowLogger
 
+from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.settings import WorkerSettings
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
@@ -82,7 +82,9 @@ def train(case: Case, folder: Path) -> None:
     torch.manual_seed(7)
     module = Module(returns_predictions=case.returns_predictions, supervised=case.supervised)
     module.learning_rate = case.learning_rate
-    logger = MLFlowLogger(case.artifacts, tracking_uri=case.uri, artifact_location=Path(case.artifacts).as_uri())
+    logger = QueuedMLFlowLogger(
+        experiment_name=case.artifacts, tracking_uri=case.uri, artifact_location=Path(case.artifacts).as_uri()
+    )
     callback = FailingCapture(
         1, num_patches=3, log_stitch=True, baseline=case.baseline, arrays="npz",
         worker=WorkerSettings(spool_dir=folder / "spool") if case.worker else None,
