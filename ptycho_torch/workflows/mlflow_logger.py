@@ -41,7 +41,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
     """Like `MLFlowLogger`; metrics, and the run's final status, are sent by a thread of its own."""
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - those of MLFlowLogger
-        if rank_zero_only.rank:  # a client makes the tables of a database, which two ranks cannot at once
+        if getattr(rank_zero_only, "rank", 0):  # a client makes the tables of a database, which two ranks cannot at once
             settings |= {"tracking_uri": _NOT_USED, "artifact_location": None}
         super().__init__(**settings)
         self._calls: queue.Queue[Callable[[], None]] = queue.Queue(_QUEUE_LENGTH)
