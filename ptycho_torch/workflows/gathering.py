@@ -19,6 +19,8 @@ from torch import Tensor
 
 _CHUNK_BYTES = 16 << 20
 """What rank zero receives at a time, from all ranks together."""
+_MAX_PLACES = 3
+_NOTHING = -1
 
 
 class RankFailedError(RuntimeError):
@@ -118,6 +120,8 @@ class Ranks:
         dist.broadcast(count, 0, self._group)
         if count < 0:
             raise RankFailedError("rank zero could not do its part.")
+        if count == 0:
+            return []
         received = torch.zeros(int(count), dtype=torch.int64)
         dist.broadcast(received, 0, self._group)
         return [int(number) for number in received]
@@ -129,14 +133,15 @@ class Ranks:
             dist.broadcast(torch.tensor([-1]), 0, self._group)
             raise
         dist.broadcast(torch.tensor([made.numel()]), 0, self._group)
-        dist.broadcast(made, 0, self._group)
+        if made.numel():
+            dist.broadcast(made, 0, self._group)
         return [int(number) for number in made]
 
     def gather(self, make: Callable[[], Sequence[tuple[Place, Rows]]]) -> None:
         """Every rank makes some rows for each of some places; on rank zero they are put there.
 
         Args:
-            make: This rank's places and rows, as many on every rank; of the places only rank zero's are written to.
+            make: This rank's places (1 to 3, as many on every rank) and rows; of the places only rank zero's are written to.
 
         Raises:
             Exception: What `make` raises.
@@ -148,14 +153,14 @@ class Ranks:
             return
         try:
             parts = make()
-            buffers = [self._reserve(place.row_floats) for place, _ in parts]
+            buffers = [self._reserve(1 + place.row_floats) for place, _ in parts]
         except BaseException:
-            self._exchange([0])
+            self._exchange_counts([])
             raise
-        failed = [rank for rank, (is_good,) in enumerate(self._exchange([1])) if not is_good]
+        counts = self._exchange_counts([len(rows.numbers) for _, rows in parts])
+        failed = [rank for rank, found in enumerate(counts) if not found]
         if failed:
             raise RankFailedError(f"rank {failed[0]} could not do its part.")
-        counts = self._exchange([len(rows.numbers) for _, rows in parts])
         errors: list[Exception] = []
         for (place, rows), buffer, column in zip(parts, buffers, zip(*counts, strict=True), strict=True):
             for arrived in self._chunks(rows, place, buffer, max(column[1:])):
@@ -166,14 +171,16 @@ class Ranks:
         if errors:
             raise errors[0]
 
-    def _exchange(self, own: Sequence[int]) -> list[list[int]]:
-        """Every rank's numbers."""
-        found = [torch.zeros(len(own), dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(found, torch.tensor(list(own), dtype=torch.int64), self._group)
-        return [[int(count) for count in one] for one in found]
+    def _exchange_counts(self, own: Sequence[int]) -> list[list[int]]:
+        """How many rows each rank has for each place; none for a rank that has failed."""
+        padded = [*own, *[_NOTHING] * (_MAX_PLACES - len(own))]
+        found = [torch.zeros(_MAX_PLACES, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(found, torch.tensor(padded), self._group)
+        return [[int(count) for count in one if count != _NOTHING] for one in found]
 
     def _reserve(self, row_floats: int) -> Tensor:
-        """Memory to send from and, on rank zero, to receive into: (1 or size, rows, row_floats)."""
+        """Memory to send from and, on rank zero, to receive into: (1 or size, rows, row_floats). In its first column are
+        the bits of the rows' numbers: one collective less."""
         rows = max(1, _CHUNK_BYTES // (4 * max(1, row_floats) * self.size))
         shares = self.size if self.rank == 0 else 1
         needed = shares * rows * row_floats
@@ -186,38 +193,36 @@ class Ranks:
         if self.rank == 0:
             yield own
         for start in range(0, longest, buffer.shape[1]):
-            count = min(buffer.shape[1], longest - start)
-            numbers = torch.full((count,), -1)
+            chunk = buffer[:, : min(buffer.shape[1], longest - start)]
             if self.rank > 0:
-                _pack(own, start, numbers, buffer[0, :count])
-                dist.gather(numbers, None, 0, self._group)
-                dist.gather(buffer[0, :count], None, 0, self._group)
+                _pack(own, start, chunk[0])
+                dist.gather(chunk[0], None, 0, self._group)
                 continue
-            all_numbers = [torch.empty_like(numbers) for _ in range(self.size)]
-            dist.gather(numbers, all_numbers, 0, self._group)
-            dist.gather(buffer[0, :count], list(buffer[:, :count]), 0, self._group)
-            for rank in range(1, self.size):
-                yield _unpack(all_numbers[rank], buffer[rank, :count], place)
+            dist.gather(chunk[0], [*chunk], 0, self._group)
+            for received in chunk[1:]:
+                yield _unpack(received, place)
 
 
-def _pack(rows: Rows, start: int, numbers: Tensor, buffer: Tensor) -> None:
-    """Write rows from `start` on into what is sent: a row of all arrays side by side; `numbers` of the rest stay."""
-    chosen = slice(start, start + len(numbers))
+def _pack(rows: Rows, start: int, chunk: Tensor) -> None:
+    """Write rows from `start` on into what is sent: a row's number, then its part of each array."""
+    chosen = slice(start, start + len(chunk))
     found = rows.numbers[chosen]
+    numbers = chunk[:, 0].view(torch.int32)
     numbers[: len(found)] = torch.from_numpy(found)
-    first = 0
+    numbers[len(found) :] = _NOTHING
+    first = 1
     for values in rows.values:
         flat = torch.from_numpy(values[chosen]).flatten(1)
-        buffer[: len(found), first : first + flat.shape[1]] = flat
+        chunk[: len(found), first : first + flat.shape[1]] = flat
         first += flat.shape[1]
 
 
-def _unpack(numbers: Tensor, buffer: Tensor, place: Place) -> Rows:
-    count = int((numbers >= 0).sum())
-    ends = np.cumsum([0, *(prod(one.shape[1:]) for one in place.arrays)])
-    received = buffer[:count].numpy()
+def _unpack(chunk: Tensor, place: Place) -> Rows:
+    numbers = chunk[:, 0].view(torch.int32).numpy()
+    count = int((numbers != _NOTHING).sum())
+    ends = np.cumsum([1, *(prod(one.shape[1:]) for one in place.arrays)])
     values = tuple(
-        received[:, first:end].reshape(count, *array.shape[1:])
+        chunk[:count, first:end].numpy().reshape(count, *array.shape[1:])
         for (first, end), array in zip(pairwise(ends), place.arrays, strict=True)
     )
-    return Rows(numbers[:count].numpy(), values)
+    return Rows(numbers[:count].astype(np.int64), values)
