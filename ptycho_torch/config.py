@@ -28,6 +28,7 @@ DEFAULT_EVERY_N_EPOCHS = 5
 """Cadence when some other recon-log flag switches the logging on."""
 _PATCH_SIDES_PX = (64, 128, 256)
 _DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
+_CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _TRACKING_SCHEMES = (*_DATABASE_SCHEMES, "http", "https", "databricks")
 
 
@@ -350,6 +351,12 @@ def check_tracking_uri(uri: str, source: str) -> None:
             f"{source} has {shown}; allowed: sqlite:///<file>, http(s)://<host>, postgresql, mysql, mssql, databricks. "
             "MLflow no longer takes directories and file: URIs; use sqlite:///<directory>/mlflow.db."
         )
+
+
+def credentials_found(uri: str) -> list[str]:
+    """Where MLflow finds credentials for a server; names only, never what they hold."""
+    found = [name for name in _CREDENTIALS if os.environ.get(name)]
+    return [*found, "the tracking URI"] if without_credentials(uri) != uri else found
 
 
 @dataclass(frozen=True, kw_only=True)

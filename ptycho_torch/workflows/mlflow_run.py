@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from mlflow.exceptions import MlflowException
 
-from ptycho_torch.config import ConfigError, RunConfig
+from ptycho_torch.config import ConfigError, RunConfig, credentials_found
 from recon_worker.uris import without_credentials
 
 _log = logging.getLogger(__name__)
@@ -85,11 +85,28 @@ def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: s
         logger.log_hyperparams(settings)
         client.log_text(run_id, settings_text, _free_name([file.path for file in client.list_artifacts(run_id)]))
     except (MlflowException, OSError) as error:
-        uri = without_credentials(str(logger._tracking_uri))
+        uri = str(logger._tracking_uri)
         raise ConfigError(
-            f"MLflow at {uri} cannot be used: {without_credentials(str(error))[:300]} Start it, correct "
-            "--mlflow-tracking-uri, or train without it: --logger csv."
+            f"MLflow at {without_credentials(uri)} cannot be used: {_reason(error, uri)}, or train without it: "
+            "--logger csv."
         ) from None  # the original may quote the URI with its password
+
+
+def _reason(error: Exception, uri: str) -> str:
+    """Why the server does not take the run, and what to do."""
+    status = error.get_http_status_code() if isinstance(error, MlflowException) else None
+    if status == 401:
+        found = " and ".join(credentials_found(uri)) or "none in the environment"
+        return (
+            f"it answers 401, not authenticated. Credentials found: {found}. Set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to valid ones"
+        )
+    if status == 403:
+        return (
+            "it answers 403, this user may not write there. Have the permission EDIT given on the experiment, choose "
+            "another with --mlflow-experiment"
+        )
+    return f"{without_credentials(str(error))[:300]} Start it, correct --mlflow-tracking-uri"
 
 
 def _free_name(names: list[str]) -> str:

@@ -1,5 +1,6 @@
 """A real `mlflow server` on loopback, and a proxy in front of it that misbehaves as a test says."""
 
+import base64
 import http.client
 import os
 import socket
@@ -30,10 +31,13 @@ def free_port():
 class MlflowServer:
     """`mlflow server` in a process group of its own; may be killed and started again."""
 
+    options: tuple[str, ...] = ()
+
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
         self.artifacts = folder / "artifacts"
         self.uri = f"http://127.0.0.1:{self.port}"
+        self.environment: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self):
@@ -41,8 +45,8 @@ class MlflowServer:
         command = [sys.executable, "-m", "mlflow", "server", "--port", self.port, "--workers", 1, *store]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [str(word) for word in command],
-                env={**os.environ, **_NO_JOBS},
+                [str(word) for word in [*command, *self.options]],
+                env={**os.environ, **_NO_JOBS, **self.environment},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -68,6 +72,43 @@ class MlflowServer:
             os.killpg(self._process.pid, 9)
             self._process.wait()
             self._process = None
+
+
+class AuthServer(MlflowServer):
+    """With MLflow's own basic-auth app: whoever has no account reads and writes nothing.
+
+    Args:
+        folder: Where the server keeps everything.
+        password: Of the user `admin`.
+    """
+
+    options = ("--app-name", "basic-auth")
+
+    def __init__(self, folder: Path, password: str) -> None:
+        super().__init__(folder)
+        settings = folder / "auth.ini"
+        settings.write_text(f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\n"
+                            "admin_username = admin\n"
+                            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n")
+        self.environment = {
+            "MLFLOW_AUTH_CONFIG_PATH": str(settings),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "of a test",
+        }
+
+    def add_user(self, name, password):
+        """As the user `admin`, whose credentials must be in the environment. May read everything."""
+        self._tell("POST", "create", username=name, password=password)
+
+    def change_password(self, name, password):
+        """Likewise."""
+        self._tell("PATCH", "update-password", username=name, password=password)
+
+    def _tell(self, method, what, **user):
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request_safe
+
+        http_request_safe(get_default_host_creds(self.uri), f"/api/2.0/mlflow/users/{what}", method, json=user)
 
 
 @dataclass
@@ -102,6 +143,8 @@ class FaultyProxy:
         self.rule: Rule = lambda method, path: None
         self.seen: list[tuple[float, str, str, bool]] = []
         """(time, method, path, whether something went wrong) of each request."""
+        self.tokens: dict[str, str] = {}
+        """Bearer token -> `user:password` of the server behind, as a single sign-on in front of it holds them."""
         self.closing = threading.Event()
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
@@ -175,7 +218,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self, body):
         try:
             connection = http.client.HTTPConnection("127.0.0.1", self.owner.upstream, timeout=30)
-            connection.request(self.command, self.path, body, {**self.headers, "Connection": "close"})
+            headers = {**self.headers, **self._signed_in(), "Connection": "close"}
+            connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
             content = answer.read()
         except OSError:
@@ -183,6 +227,11 @@ class _Handler(BaseHTTPRequestHandler):
         kept = {name: value for name, value in answer.getheaders() if name.lower() == "content-type"}
         connection.close()
         return answer.status, kept, content
+
+    def _signed_in(self):
+        kind, _, token = self.headers.get("Authorization", "").partition(" ")
+        account = self.owner.tokens.get(token) if kind == "Bearer" else None
+        return {"Authorization": f"Basic {base64.b64encode(account.encode()).decode()}"} if account else {}
 
     def _answer(self, status, headers, content):
         self.send_response(status)

@@ -1,0 +1,165 @@
+"""A tracking server as in a laboratory: far away, with accounts, and with artifacts that go through it."""
+
+import os
+import threading
+import time
+
+import mlflow
+import pytest
+
+from ptycho_torch.cli import resolve
+from ptycho_torch.config import ConfigError
+from ptycho_torch.workflows.components import run_training
+from recon_worker.cli import main
+from recon_worker.client import ReconWorker
+from recon_worker.settings import WorkerSettings
+from tests.faults.harness import wait_until
+from tests.faults.servers import AuthServer, Fault, FaultyProxy, always, artifact_names, new_run
+from tests.faults.test_security import files_with, watch_titles
+from tests.process.samples import layout_of, log_epoch, make_scan
+
+pytestmark = pytest.mark.timeout(150)
+CANARY = "canary4610password"
+TOKEN = "canary4610token"
+DELAY_S = 0.04
+FLUSH_S = 60
+SCAN = make_scan(6, 1, truth=False)
+IN_A_PATCH = ["amp_pred", "phase_pred", "complex", "diff_obs_logI", "diff_pred_logI", "diff_error_logI"]
+COMPARED = ["amp_gt", "amp_error", "phase_gt", "phase_error"]
+STITCHED = ["amp_pred", "phase_pred", "complex", *COMPARED]
+
+
+@pytest.fixture(scope="module")
+def auth_server(tmp_path_factory):
+    one = AuthServer(tmp_path_factory.mktemp("auth"), CANARY)
+    one.start()
+    yield one
+    one.kill()
+
+
+@pytest.fixture
+def proxy(auth_server):
+    one = FaultyProxy(auth_server.port)
+    one.rule = always(Fault(delay_s=DELAY_S))
+    yield one
+    one.close()
+
+
+def sign_in(monkeypatch, **credentials):
+    """These credentials, and no others, in the environment."""
+    monkeypatch.setenv("HOME", "/nonexistent")  # else ~/.mlflow/credentials counts too
+    for name in ("username", "password", "token"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name.upper()}", raising=False)
+    for name, value in credentials.items():
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name.upper()}", value)
+
+
+@pytest.fixture
+def admin(monkeypatch):
+    sign_in(monkeypatch, username="admin", password=CANARY)
+
+
+@pytest.fixture(scope="module")
+def scan_file(tmp_path_factory):
+    from tests.e2e.test_training import _simulate
+
+    path = tmp_path_factory.mktemp("raw") / "scan.npz"
+    _simulate("raw", "--N", 64, "--object_size", 112, "--step", 14, "--nphotons", 1e6, "--output", path)
+    return path
+
+
+@pytest.fixture
+def train(scan_file, tmp_path, proxy):
+    """Trains for two epochs with the worker; returns the run's id."""
+
+    def _train(**more):
+        settings = {
+            "train_data_file": scan_file,
+            "test_data_file": scan_file,
+            "output_dir": tmp_path / "out",
+            "nepochs": 2,
+            "n_filters_scale": 1,
+            "mlflow_tracking_uri": proxy.uri,
+            "mlflow_experiment": tmp_path.name,
+            "recon_log_every_n_epochs": 1,
+            "recon_log_num_patches": 2,
+            "recon_log_stitch": True,
+            "recon_log_async": True,
+            "accelerator": "cpu",
+            **more,
+        }
+        return run_training(resolve("raw", settings)).trainer.logger.run_id
+
+    return _train
+
+
+def expected_files():
+    """What the README lists, for epochs 0 to 2."""
+    names = {"config.yaml", "recon_log/gallery.html", "recon_log/evolution.gif", "recon_log/scales.json"}
+    names.add("recon_log/events.csv")
+    for epoch in ("epoch_00", "epoch_01", "epoch_02"):
+        names |= {f"{epoch}/summary.png", *(f"{epoch}/stitched/{name}.png" for name in STITCHED)}
+        names |= {f"{epoch}/patch_{i:02d}/{name}.png" for i in (0, 12) for name in IN_A_PATCH}
+    return names
+
+
+def most_at_once(seen):
+    """Uploads that were under way together: each takes longer than `DELAY_S`."""
+    begun = [when for when, method, _, _ in seen if method == "PUT"]
+    return max(sum(0 <= other - one < DELAY_S for other in begun) for one in begun)
+
+
+HOW = {
+    "password": {"username": "admin", "password": CANARY},
+    "token": {"token": TOKEN},
+}
+
+
+@pytest.mark.parametrize("how", ["password", pytest.param("token", marks=pytest.mark.slow)])
+def test_a_training_brings_everything_to_a_distant_server_with_accounts(
+    train, auth_server, proxy, tmp_path, monkeypatch, capfd, caplog, how
+):
+    proxy.tokens[TOKEN] = f"admin:{CANARY}"
+    sign_in(monkeypatch, **HOW[how])
+    stop, titles = threading.Event(), set()
+    watcher = threading.Thread(target=watch_titles, args=(stop, titles))
+    watcher.start()
+    run_id = train()
+    stop.set()
+    watcher.join()
+    printed = "".join(capfd.readouterr()) + caplog.text
+
+    assert expected_files() <= set(artifact_names(auth_server, run_id))
+    assert not list((tmp_path / "out" / "recon_spool").iterdir())
+    assert most_at_once(proxy.seen) >= 4
+    assert not [secret for secret in (CANARY, TOKEN) if secret in printed or secret.encode() in b"".join(titles)]
+    assert files_with("canary4610", tmp_path, auth_server.folder) == []
+
+
+NAMES = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+NOT_ACCEPTED = {
+    "wrong-password": ({"username": "admin", "password": "canary4610wrong"}, NAMES),
+    "wrong-token": ({"token": "canary4610wrong"}, "MLFLOW_TRACKING_TOKEN"),
+    "nothing": ({}, "none in the environment"),
+}
+
+
+@pytest.mark.parametrize("how", NOT_ACCEPTED)
+def test_credentials_that_are_not_accepted_are_named_before_training(train, monkeypatch, tmp_path, how):
+    credentials, found = NOT_ACCEPTED[how]
+    sign_in(monkeypatch, **credentials)
+
+    with pytest.raises(ConfigError, match=rf"answers 401, not authenticated\. Credentials found: {found}\.") as caught:
+        train()
+
+    assert "canary4610" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_user_who_may_only_read_is_told_so_before_training(train, auth_server, monkeypatch, tmp_path, admin):
+    auth_server.add_user("reader", "canary4610reader")
+    mlflow.MlflowClient(auth_server.uri).create_experiment(tmp_path.name)
+    sign_in(monkeypatch, username="reader", password="canary4610reader")
+
+    with pytest.raises(ConfigError, match=r"answers 403, this user may not write there.*--mlflow-experiment"):
+        train()
