@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tenacity
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
+from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 
 from recon_worker.uris import without_credentials
@@ -31,8 +33,8 @@ _FORBIDDEN = re.compile(r"[^a-zA-Z0-9_/. -]+")
 """MLflow takes nothing of this in the name of a metric."""
 _TAG_CHARACTERS = 5000
 """MLflow takes no longer tags."""
-_NOT_USED = "http://localhost:9"
-"""Tracking URI of the ranks that do not log: nothing is ever sent there."""
+_NO_SERVER = "http://localhost"
+"""Lightning makes a client, on every rank, when the logger is made. One for this does nothing, and is not used."""
 _FINALIZE_S = 30.0
 _FINALIZE_WITHOUT_SERVER_S = 2.0
 
@@ -40,15 +42,41 @@ _FINALIZE_WITHOUT_SERVER_S = 2.0
 class QueuedMLFlowLogger(MLFlowLogger):
     """Like `MLFlowLogger`; metrics, and the run's final status, are sent by a thread of its own."""
 
-    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - those of MLFlowLogger
-        if getattr(rank_zero_only, "rank", 0):  # a client makes the tables of a database, which two ranks cannot at once
-            settings |= {"tracking_uri": _NOT_USED, "artifact_location": None}
-        super().__init__(**settings)
+    def __init__(self, *, tracking_uri: str, **settings: Any) -> None:  # noqa: ANN401 - those of MLFlowLogger
+        super().__init__(tracking_uri=_NO_SERVER, **settings)
+        self._tracking_uri = tracking_uri
+        self._forget()
+
+    def _forget(self) -> None:
+        """As if nothing had been sent yet: in a new logger, and in a copy of one in another process."""
+        self._client: MlflowClient | None = None
+        self._initialized = False
         self._calls: queue.Queue[Callable[[], None]] = queue.Queue(_QUEUE_LENGTH)
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
         self._hurry = threading.Event()
         self._failing = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings and the run: connection, queue and thread stay in their process (`ddp_spawn`)."""
+        own = {"_client", "_mlflow_client", "_calls", "_thread", "_stopped", "_hurry"}
+        return {name: value for name, value in self.__dict__.items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """See `__getstate__`."""
+        self.__dict__.update(state)
+        self._forget()
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> MlflowClient:
+        """The client. Connects with its first use, and on rank zero only.
+
+        Ranks that all make the tables of a new database get in each other's way.
+        """
+        if self._client is None:
+            self._client = self._mlflow_client = MlflowClient(self._tracking_uri)
+        return super().experiment
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401

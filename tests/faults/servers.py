@@ -87,9 +87,11 @@ class AuthServer(MlflowServer):
     def __init__(self, folder: Path, password: str) -> None:
         super().__init__(folder)
         settings = folder / "auth.ini"
-        settings.write_text(f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\n"
-                            "admin_username = admin\n"
-                            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n")
+        settings.write_text(
+            f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\n"
+            "admin_username = admin\nauth_cache_ttl_seconds = 60\n"
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        )
         self.environment = {
             "MLFLOW_AUTH_CONFIG_PATH": str(settings),
             "MLFLOW_AUTH_ADMIN_PASSWORD": password,

@@ -1,9 +1,11 @@
 """Metrics reach MLflow without the training waiting for it."""
 
+import pickle
 import threading
 import time
 
 import pytest
+from lightning.pytorch.utilities import rank_zero_only
 from mlflow import MlflowClient
 
 from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
@@ -86,4 +88,25 @@ def test_it_can_be_used_again_after_finalize(logger):
         logger.log_metrics({"loss": float(step)}, step)
         logger.finalize("success")
 
+    assert len(logger.experiment.get_metric_history(logger.run_id, "loss")) == 2
+
+
+def test_only_rank_zero_touches_the_server(tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    logger = QueuedMLFlowLogger(experiment_name="ranks", tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    logger.log_metrics({"loss": 1.0}, 0)
+    logger.finalize("success")
+
+    assert logger.run_id is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copy_in_another_process_goes_on_in_the_same_run(logger):
+    logger.log_metrics({"loss": 0.0}, 0)
+    logger.finalize("success")
+    copy = pickle.loads(pickle.dumps(logger))
+    copy.log_metrics({"loss": 1.0}, 1)
+    copy.finalize("success")
+
+    assert copy.run_id == logger.run_id
     assert len(logger.experiment.get_metric_history(logger.run_id, "loss")) == 2
