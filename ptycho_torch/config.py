@@ -166,9 +166,16 @@ class PyTorchExecutionConfig:
     """Execution"""
 
     accelerator: Accelerator = option("auto", "where to train")
-    devices: str = option("1", "how many devices, which ('0,1'), or 'auto' for all")
-    num_nodes: int = option(1, "number of machines")
-    strategy: str = option("auto", "Lightning strategy, such as auto, ddp, ddp_spawn, fsdp")
+    devices: str = option(
+        "1", "devices on each machine, with a process for each: how many, which ('0,1'), or 'auto' for all"
+    )
+    num_nodes: int = option(
+        1, "number of machines; torchrun or Slurm's srun starts the processes on each of them (docs/hpc.md)"
+    )
+    strategy: str = option(
+        "auto",
+        "how several processes train one network, by Lightning: ddp, ddp_spawn, fsdp; auto: ddp if there are several",
+    )
     precision: Precision = option("32-true", "floating-point precision of the network")
     num_workers: int = option(0, "processes that load data; 0: the training process itself")
     logger: LoggerName = option("mlflow", "where metrics go (also --torch-logger)", group=_LOGGER)

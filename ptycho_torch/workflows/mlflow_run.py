@@ -87,8 +87,8 @@ def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: s
     except (MlflowException, OSError) as error:
         uri = str(logger._tracking_uri)
         raise ConfigError(
-            f"MLflow at {without_credentials(uri)} cannot be used: {_reason(error, uri)}, or train without it: "
-            "--logger csv."
+            f"MLflow at {without_credentials(uri)} cannot be used: {_reason(error, uri)}, log to a file "
+            "without a server (--mlflow-tracking-uri sqlite:///<file>), or train without MLflow: --logger csv."
         ) from None  # the original may quote the URI with its password
 
 

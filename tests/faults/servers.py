@@ -146,7 +146,10 @@ class FaultyProxy:
         self.seen: list[tuple[float, str, str, bool]] = []
         """(time, method, path, whether something went wrong) of each request."""
         self.tokens: dict[str, str] = {}
-        """Bearer token -> `user:password` of the server behind, as a single sign-on in front of it holds them."""
+        """Bearer token -> `user:password` of the server behind, as a single sign-on in front of it holds them.
+
+        Other tokens are answered with 401.
+        """
         self.closing = threading.Event()
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
@@ -202,6 +205,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self.owner.rule(self.command, self.path)
+        if self._token() not in (None, *self.owner.tokens):
+            fault = Fault(status=401)
         self.owner.seen.append((time.monotonic(), self.command, self.path, fault is not None))
         fault = fault or Fault()
         if fault.hang:
@@ -230,9 +235,12 @@ class _Handler(BaseHTTPRequestHandler):
         connection.close()
         return answer.status, kept, content
 
-    def _signed_in(self):
+    def _token(self):
         kind, _, token = self.headers.get("Authorization", "").partition(" ")
-        account = self.owner.tokens.get(token) if kind == "Bearer" else None
+        return token if kind == "Bearer" else None
+
+    def _signed_in(self):
+        account = self.owner.tokens.get(self._token())
         return {"Authorization": f"Basic {base64.b64encode(account.encode()).decode()}"} if account else {}
 
     def _answer(self, status, headers, content):
