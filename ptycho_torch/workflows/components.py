@@ -29,6 +29,7 @@ from ptycho_torch.cli import to_yaml
 from ptycho_torch.config import ConfigError, RunConfig
 from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.model.lightning_module import PtychoLightningModule
+from ptycho_torch.workflows.ending import EndTogether
 from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.mlflow_run import RunInCheckpoint, chosen_run_id, prepare_run
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
@@ -128,6 +129,7 @@ def make_trainer(config: RunConfig, logger: Logger | None) -> Trainer:
 def _callbacks(config: RunConfig) -> list[Callback]:
     monitored = "train_loss" if config.data.test_data_file is None else "val_loss"
     callbacks: list[Callback] = [
+        EndTogether(),
         ModelCheckpoint(config.training.checkpoint_dir, filename="best", monitor=monitored, save_last=True),
         TQDMProgressBar(leave=False),
     ]
