@@ -76,7 +76,8 @@ class QueuedMLFlowLogger(MLFlowLogger):
         """
         if self._client is None:
             self._client = self._mlflow_client = MlflowClient(self._tracking_uri)
-        return super().experiment
+        client: MlflowClient = super().experiment
+        return client
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401

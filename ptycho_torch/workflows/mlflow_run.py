@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
 from ptycho_torch.config import ConfigError, RunConfig, credentials_found
 from recon_worker.uris import without_credentials
@@ -94,7 +94,7 @@ def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: s
 
 def _reason(error: Exception, uri: str) -> str:
     """Why the server does not take the run, and what to do."""
-    status = error.get_http_status_code() if isinstance(error, MlflowException) else None
+    status = ERROR_CODE_TO_HTTP_STATUS.get(error.error_code) if isinstance(error, MlflowException) else None
     if status == 401:
         found = " and ".join(credentials_found(uri)) or "none in the environment"
         return (
