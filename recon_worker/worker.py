@@ -1,6 +1,6 @@
 """The worker process: renders snapshots out of shared slots into the outbox, while an uploader empties that.
 
-    pipe: setup, reserve, job, file, finish, stop ->  run()  -> outbox -> uploader threads -> MLflow
+    pipe: setup, reserve, job, file, retry, finish, stop ->  run()  -> outbox -> uploader threads -> MLflow
           <- ready, reserved, began, alive, rendered, finished, logged, refused, log
 
 Started by `client.ReconWorker` as `python -m recon_worker.worker`, with its pipe and slots as inherited descriptors.
@@ -144,6 +144,9 @@ class Worker:
             made, failures = self._finish()
             self._channel.send(**{"is": "finished", "artifacts": len(made), "failures": failures})
             self._uploader.add(message["generation"], [*message["names"], *made])
+        elif message["do"] == "retry":
+            assert self._uploader is not None
+            self._uploader.try_again()
         elif message["do"] == "job":
             self._remember(message)
             self._do_job(message["generation"], lambda: self._from_slot(message["slot"], message["generation"]))
@@ -302,6 +305,7 @@ class Worker:
             self._do_file(int(path.name.split("_")[0]), path)
         if self._done:
             self._uploader.add(_OF_NO_SNAPSHOT, self._finish()[0])
+        self._uploader.try_again()
         while not (self._uploader.idle or self._uploader.refused) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         if is_alone(self._lock):  # a training that was resumed meanwhile uses the same folder

@@ -56,7 +56,7 @@ def started(settings, target, scan):
     return worker
 
 
-def wait_until(condition, timeout_s=40):
+def wait_until(condition, timeout_s=90):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline

@@ -14,7 +14,7 @@ from tests.leaks import child_processes
 from tests.process.samples import make_run
 from tests.process.test_cli import DONE, ERROR, LEFT, command, make_spool
 
-pytestmark = [pytest.mark.timeout(110), pytest.mark.usefixtures("nothing_left_behind")]
+pytestmark = [pytest.mark.timeout(200), pytest.mark.usefixtures("nothing_left_behind")]
 slow = pytest.mark.slow
 
 
@@ -92,6 +92,6 @@ def test_the_process_goes_with_the_sync_that_started_it(tracking, outbox, fault,
         assert first.wait(30) == code
 
     assert main(["sync", str(outbox.folder)]) == DONE
-    assert time.monotonic() - began < 40
+    assert time.monotonic() - began < 100
     assert child_processes() == set()
     assert epochs(tracking) == {1, 2, 3}
