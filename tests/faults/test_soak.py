@@ -77,7 +77,7 @@ class _Killer(threading.Thread):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_200_random_kills_leave_training_bit_identical_and_every_snapshot_logged(tracking, tmp_path):
     logging.getLogger("recon_worker").setLevel(logging.ERROR)
     settings = WorkerSettings(spool_dir=tmp_path / "spool", depth=4, flush_timeout_s=300)
