@@ -56,6 +56,16 @@ def started(settings, target, scan):
     return worker
 
 
+def busyness():
+    """How many times longer than alone a process takes on this machine now, by its load."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def soon_s():
+    """What an end may take beyond the flush."""
+    return 5 * busyness()
+
+
 def wait_until(condition, timeout_s=90):
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.harness import epochs, nothing_left_behind, sync, wait_until  # noqa: F401
+from tests.faults.harness import epochs, nothing_left_behind, soon_s, sync, wait_until  # noqa: F401
 from tests.paths import REPOSITORY
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("nothing_left_behind")]
 slow = pytest.mark.slow
 FLUSH_S = 40
-SOON_S = 5
-"""What an end may take beyond the flush."""
 
 
 class Training:
@@ -102,7 +100,7 @@ def test_an_exception_in_setup_ends_the_worker_at_once(tracking, tmp_path):
     began = time.monotonic()
 
     assert training.ended() == 1
-    assert time.monotonic() - began < SOON_S
+    assert time.monotonic() - began < soon_s()
     assert not training.spool.exists()
 
 
@@ -123,7 +121,7 @@ def test_a_signal_loses_nothing_that_was_submitted(tracking, tmp_path, number, t
     training.read_until(4)
     (os.killpg if to_group else os.kill)(training.process.pid, number)
 
-    assert training.ended(FLUSH_S + SOON_S) == code, training.stderr
+    assert training.ended(FLUSH_S + soon_s()) == code, training.stderr
     assert_everything_arrives(training, tracking)
     assert len(training.submitted) >= 5
 
@@ -139,7 +137,7 @@ def test_a_second_signal_ends_the_flush_and_everything_is_kept(tracking, tmp_pat
     os.kill(training.process.pid, second)
 
     assert training.ended() in (1, -signal.SIGTERM)
-    assert time.monotonic() - began < SOON_S
+    assert time.monotonic() - began < soon_s()
     assert "recon-worker sync" in training.stderr
     assert_everything_arrives(training, tracking)
 

@@ -14,10 +14,12 @@ from tests.faults.harness import (
     ALWAYS,
     FLUSH_S,
     assert_balanced,
+    busyness,
     epochs,
     freeze,
     inject,  # noqa: F401
     nothing_left_behind,  # noqa: F401
+    soon_s,
     started,
     sync,
     wait_until,
@@ -102,7 +104,7 @@ def test_after_five_deaths_in_a_row_everything_goes_to_the_spool_and_sync_comple
     began = time.monotonic()
     worker.close(FLUSH_S)
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < soon_s()
     assert (committed(), worker.stats.restarts, worker.stats.spooled) == (5, 5, 3)
     assert_balanced(worker.stats)
     assert sync(settings.spool_dir) == 0
@@ -142,8 +144,8 @@ def test_a_stopped_worker_never_keeps_the_training_waiting(tracking, settings, s
     began = time.monotonic()
     worker.close(0.5)
 
-    assert longest < 1
-    assert time.monotonic() - began < 0.5 + 5
+    assert longest < busyness()
+    assert time.monotonic() - began < 0.5 + soon_s()
     assert worker.stats.spooled == 39
     assert_balanced(worker.stats)
 
@@ -160,7 +162,7 @@ def test_a_worker_that_is_full_to_the_brim_is_replaced_and_the_training_goes_on(
     waited = time.monotonic() - began
     worker.close(FLUSH_S)
 
-    assert waited < 1
+    assert waited < busyness()
     assert (worker.stats.logged, worker.stats.restarts) == (3, 1)
 
 
