@@ -35,7 +35,7 @@ from recon_worker.outbox import Outbox, RunTarget, epoch_of
 from recon_worker.run_sink import RunSink, connect
 from recon_worker.slots import Slot, read_all
 from recon_worker.snapshot import Scan, Snapshot
-from recon_worker.spool_lock import is_alone, take_lock
+from recon_worker.spool_lock import SpoolBusyError, is_alone, take_lock
 from recon_worker.uploader import ArtifactSink, Uploader, upload_threads
 
 _log = logging.getLogger(__name__)
@@ -164,12 +164,23 @@ class Worker:
         brief, self._scan = load_brief(read_all(self._brief))
         self._linger_s = brief["linger_s"]
         target = self._target = RunTarget(**brief["target"])
-        self._outbox = Outbox(Path(brief["folder"]))
-        self._lock = take_lock(self._outbox.folder, shared=True)  # held until the process ends
+        self._outbox, self._lock = self._open(Path(brief["folder"]))  # held until the process ends
         self._sink = self._make_sink(target)
         threads = upload_threads(target.tracking_uri)
         self._uploader = Uploader(self._outbox, self._sink, threads, self._on_uploaded, self._on_refused)
         self._upload_again(unlogged)
+
+    def _open(self, folder: Path) -> tuple[Outbox, int]:
+        """The spool and its lock. Where the training is dead already, a sync may have it first, and remove it."""
+        deadline = time.monotonic() + self._linger_s
+        while True:
+            try:
+                outbox = Outbox(folder)
+                return outbox, take_lock(folder, shared=True)
+            except (SpoolBusyError, FileNotFoundError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_S)
 
     def _remember(self, message: Message) -> None:
         """Numbers about the queue, to be logged with the snapshot's last artifact."""
@@ -294,8 +305,10 @@ class Worker:
         """The training process is dead: render what is ready in the slots and on disk, upload, go."""
         if self._outbox is None and os.fstat(self._brief).st_size:
             self._set_up({})
-        if self._outbox is None or self._uploader is None:
+        if self._outbox is None or self._uploader is None or self._target is None or self._scan is None:
             return  # no training had begun
+        if not (self._outbox.folder / "run.json").exists():  # a sync has removed the folder
+            self._outbox.describe(self._target, self._scan)
         deadline = time.monotonic() + self._linger_s
         ready = [(c.generation, n) for n, slot in enumerate(self._slots) if (c := slot.content()) is not None]
         for generation, number in sorted(ready):

@@ -50,7 +50,12 @@ class Training:
 
     def ended(self, within_s=150):
         """Its exit code; what it still says is noted."""
-        out, self.stderr = self.process.communicate(timeout=within_s)
+        try:
+            out, self.stderr = self.process.communicate(timeout=within_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.communicate()
+            raise
         for line in out.splitlines():
             self._note(line)
         self.process.stdout.close()
@@ -58,15 +63,16 @@ class Training:
         return self.process.returncode
 
     def workers(self):
-        """Worker processes on this spool, found by the spool's lock that they hold."""
-        return [p.parent.name for p in Path("/proc").glob("[0-9]*/fd") if _holds(p, self.spool)]
+        """Its worker processes."""
+        words = f"recon_worker.worker\0{self.process.pid}\0".encode()
+        return [p.parent.name for p in Path("/proc").glob("[0-9]*/cmdline") if words in _read(p)]
 
 
-def _holds(descriptors, folder):
+def _read(place):
     try:
-        return any(str(one.readlink()).startswith(f"{folder}/") for one in descriptors.iterdir())
+        return place.read_bytes()
     except OSError:
-        return False
+        return b""
 
 
 def assert_everything_arrives(training, tracking):
