@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import asdict
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +29,8 @@ from recon_worker.snapshot import Scan
 from recon_worker.spools import pictures
 
 _EXIT_WAIT_S = 2.0
+_SILENCE_S = 600.0
+"""One snapshot takes less; a process that needs longer hangs."""
 
 Message = dict[str, Any]
 
@@ -103,6 +106,9 @@ class SpoolRenderer:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
         except BrokenPipeError:
             raise CrashError(self._end()) from None
+        if not wait([self._process.stdout.fileno()], _SILENCE_S):
+            self._process.kill()
+            raise CrashError(f"it said nothing for {_SILENCE_S:.0f} s and was ended: {self._end()}")
         line = self._process.stdout.readline()
         if not line.endswith(b"\n"):
             raise CrashError(self._end())

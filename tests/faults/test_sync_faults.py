@@ -72,6 +72,17 @@ def test_a_process_that_cannot_start_is_no_snapshots_fault(tracking, outbox, fau
 
 
 @slow
+def test_a_process_that_hangs_is_replaced(tracking, outbox, fault, monkeypatch, caplog):
+    monkeypatch.setattr("recon_worker.spool_renderer._SILENCE_S", 25)
+    fault("stitch", "hang")
+
+    assert main(["sync", str(outbox.folder)]) == DONE
+
+    assert "it said nothing for 25 s and was ended: killed by SIGKILL" in caplog.text
+    assert epochs(tracking) == {1, 2, 3}
+
+
+@slow
 def test_a_death_over_what_comes_last_costs_only_that(tracking, outbox, fault, caplog):
     fault("finish", "segv")
 
