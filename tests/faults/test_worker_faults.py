@@ -51,10 +51,11 @@ def cells():
         yield pytest.param(where, how, id=f"{where}-{how}", marks=marks)
 
 
-def log_three(settings, tracking, scan, flush_timeout_s=FLUSH_S):
+def log_three(settings, tracking, scan, flush_timeout_s=FLUSH_S, close_when=lambda: True):
     worker = started(settings, make_run(tracking), scan)
     for epoch in (1, 2, 3):
         log_epoch(worker, layout_of(scan), epoch)
+    wait_until(close_when)
     worker.close(flush_timeout_s)
     return worker
 
@@ -71,7 +72,8 @@ def test_one_fault_of_the_worker_costs_at_most_the_snapshot_that_raised(
     committed = inject(where, how)
     settings = replace(settings, silence_s=SILENCE_S if how == "hang" else settings.silence_s)
     nobody_notices = how == "hang" and where in ("upload", "report")
-    worker = log_three(settings, tracking, scan, flush_timeout_s=8 if nobody_notices else FLUSH_S)
+    end = {"flush_timeout_s": 8, "close_when": committed} if nobody_notices else {}
+    worker = log_three(settings, tracking, scan, **end)
 
     stats, lost = worker.stats, how == "raise" and where in ("read", "stitch", "render", "outbox")
     assert committed() == 1
