@@ -169,6 +169,7 @@ def test_a_worker_that_is_full_to_the_brim_is_replaced_and_the_training_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_deaths_that_are_far_apart_are_no_row(tracking, settings, scan):
     with started(settings, make_run(tracking), scan) as worker:
         for epoch in range(1, 8):
