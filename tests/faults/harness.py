@@ -17,7 +17,7 @@ from tests.paths import REPOSITORY
 from tests.process.samples import layout_of
 
 INJECT = Path(__file__).with_name("inject")
-FLUSH_S = 120
+FLUSH_S = 240
 ALWAYS = 10**6
 
 

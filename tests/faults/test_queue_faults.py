@@ -29,7 +29,7 @@ from tests.faults.harness import (
 )
 from tests.process.samples import fill, layout_of, log_epoch, make_run, make_scan, snapshot
 
-pytestmark = [pytest.mark.timeout(200), pytest.mark.usefixtures("nothing_left_behind")]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
 
 
 @pytest.fixture

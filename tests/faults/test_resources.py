@@ -19,7 +19,7 @@ from tests.lightning.test_recon_logging import fit
 from tests.paths import REPOSITORY
 from tests.process.samples import layout_of, log_epoch, make_run, make_scan
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = pytest.mark.timeout(400)
 SCAN = make_scan(6, 1, truth=False)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 @pytest.mark.parametrize(
     "seconds",
     [
-        pytest.param(10, marks=pytest.mark.timeout(200)),
+        pytest.param(10, marks=pytest.mark.timeout(400)),
         pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
     ],
 )

@@ -14,7 +14,7 @@ from tests.leaks import child_processes
 from tests.process.samples import make_run
 from tests.process.test_cli import DONE, ERROR, LEFT, command, make_spool
 
-pytestmark = [pytest.mark.timeout(200), pytest.mark.usefixtures("nothing_left_behind")]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
 slow = pytest.mark.slow
 
 

@@ -22,7 +22,7 @@ from tests.faults.servers import Fault, always, artifact_names, first, new_run
 from tests.leaks import child_processes, descriptors, recon_threads
 from tests.process.samples import layout_of, log_epoch, make_scan, snapshot
 
-pytestmark = pytest.mark.timeout(250)
+pytestmark = pytest.mark.timeout(400)
 EPOCHS = (1, 2)
 ALL, LEFT = 0, 1
 SCAN = make_scan(6, 1, truth=False)

@@ -13,7 +13,7 @@ import pytest
 from tests.faults.harness import epochs, nothing_left_behind, soon_s, sync, wait_until  # noqa: F401
 from tests.paths import REPOSITORY
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("nothing_left_behind")]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
 slow = pytest.mark.slow
 FLUSH_S = 40
 

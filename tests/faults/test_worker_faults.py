@@ -26,7 +26,7 @@ from tests.faults.harness import (
 )
 from tests.process.samples import layout_of, log_epoch, make_run, make_scan
 
-pytestmark = [pytest.mark.timeout(200), pytest.mark.usefixtures("nothing_left_behind")]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
 
 PLACES = ("start-up", "set-up", "read", "stitch", "render", "outbox", "upload", "report")
 WAYS = ("raise", "hang", "kill", "segv", "exit")

@@ -13,7 +13,7 @@ from recon_worker.settings import WorkerSettings
 from tests.faults.harness import wait_until
 from tests.paths import REPOSITORY
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 RETRIES, TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 NAMES = (RETRIES, TIMEOUT, "RECON_LOG_MLFLOW_DEFAULTS")
 
