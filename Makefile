@@ -35,7 +35,7 @@ test-slow: $(READY)  ## run the long tests
 test-browser: $(READY)  ## run the tests in Chromium (skipped where it is not installed: .ci/install-browser)
 	$(BIN)/python -m pytest -m browser tests/browser
 
-test-faults: $(READY)  ## run the whole fault matrix, long cells included (about ten minutes)
+test-faults: $(READY)  ## run the whole fault matrix, long cells included (ten to twenty minutes)
 	$(BIN)/python -m pytest --numprocesses auto -m "slow or not slow" tests/faults
 
 soak: $(READY)  ## random faults against a running training for ten minutes (SEED=1)

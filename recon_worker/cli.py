@@ -35,7 +35,7 @@ _EPILOG = "\n".join(
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    with _log_on_stderr():
+    with log_on_stderr():
         return _run(arguments)
 
 
@@ -127,7 +127,7 @@ def _seconds(text: str) -> float:
 
 
 @contextmanager
-def _log_on_stderr() -> Iterator[None]:
+def log_on_stderr() -> Iterator[None]:
     """Warnings and errors of this program go to stderr; urllib3's do not: the uploader says that it tries again."""
     handler, package = logging.StreamHandler(), logging.getLogger("recon_worker")
     handler.setFormatter(logging.Formatter("recon-worker: %(message)s"))

@@ -117,6 +117,7 @@ class ReconWorker:
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything is logged; False when the time is over, nothing can be done, or the user interrupts."""
         deadline = time.monotonic() + timeout_s
+        self._supervisor.try_again()
         bar = tqdm(bar_format="Reconstructions: {desc}", disable=not sys.stderr.isatty(), leave=False)
         with bar, HeldSignals() as held:
             done = self._queue.wait_empty(deadline, bar.set_description_str, lambda: bool(held.arrived))

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from recon_worker.mlflow_environment import for_uploads
 from recon_worker.slots import create_memory, read_all
 
 _STDERR_CHARACTERS = 600
@@ -27,15 +28,12 @@ _DEFAULTS = {
     "MALLOC_ARENA_MAX": "1",  # glibc gives memory back to the system when it is free, not when the process ends
     "MALLOC_MMAP_THRESHOLD_": str(2**20),
     "MALLOC_TRIM_THRESHOLD_": str(2**20),
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 _OVERRIDES = {
     "CUDA_VISIBLE_DEVICES": "",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # once, to wait as long as Retry-After says; the uploader does the rest
 }
 
 
@@ -64,7 +62,7 @@ class WorkerProcess:
         try:
             self._process = subprocess.Popen(
                 command,
-                env=_environment(os.environ),
+                env=child_environment(os.environ),
                 pass_fds=(child_end.fileno(), brief, *slots),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -152,8 +150,8 @@ def describe_exit(status: int) -> str:
     return f"killed by {name}" + (", often out of memory" if name == "SIGKILL" else "")
 
 
-def _environment(parent: Mapping[str, str]) -> dict[str, str]:
-    """The parent's environment, with one thread, no GPU, and this package importable."""
+def child_environment(parent: Mapping[str, str]) -> dict[str, str]:
+    """The parent's environment for a process that renders or uploads: one thread, no GPU, this package importable."""
     package = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join([package, *filter(None, [parent.get("PYTHONPATH")])])
-    return {**_DEFAULTS, **parent, **_OVERRIDES, "PYTHONPATH": path}
+    return {**_DEFAULTS, **for_uploads(parent), **_OVERRIDES, "PYTHONPATH": path}

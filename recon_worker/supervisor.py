@@ -100,6 +100,14 @@ class Supervisor:
                 self._to_say.append(self._last)
         self.wake()
 
+    def try_again(self) -> None:
+        """Have the worker upload now what the server refused; it may take it by now."""
+        with self._queue.changed:
+            if self._queue.refused and self._ready:
+                self._queue.refused = False
+                self._to_say.append({"do": "retry"})
+        self.wake()
+
     def stop(self) -> None:
         """End the thread and the worker; what the worker has not uploaded stays in the outbox."""
         with self._queue.changed:

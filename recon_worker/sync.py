@@ -1,8 +1,9 @@
 """`recon-worker sync`: brings what waits in a spool into MLflow.
 
-    raw snapshots -> outbox -> uploader -> MLflow; a file is removed once it is uploaded, the folder once it is empty
+    raw snapshots -> SpoolRenderer's process -> outbox -> uploader -> MLflow
 
-The spool is locked meanwhile. It may be stopped at any moment and started again: what is not uploaded stays.
+A snapshot is removed once it is rendered, a file once it is uploaded, the folder once it is empty. The spool is locked
+meanwhile. It may be stopped at any moment and started again: what is not uploaded stays.
 """
 
 import logging
@@ -16,25 +17,22 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recon_worker.artifacts import Artifact, Failure, finish
-from recon_worker.continuation import load_history
+from recon_worker.artifacts import Failure
 from recon_worker.exit_code import ExitCode
-from recon_worker.history import History
+from recon_worker.mlflow_environment import for_uploads
 from recon_worker.outbox import Outbox, RunTarget, SpoolError
-from recon_worker.run_sink import RunSink, connect
+from recon_worker.run_sink import RunSink
 from recon_worker.spool_lock import SpoolBusyError, take_lock
-from recon_worker.spools import checked, pictures, shown
+from recon_worker.spool_renderer import CrashError, SpoolRenderer
+from recon_worker.spools import checked, shown
 from recon_worker.uploader import Uploader, upload_threads
 from recon_worker.uris import without_credentials
 
 _log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # once, to wait as long as Retry-After says; the uploader does the rest
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-}
+_TRIES = 2
+"""Processes that a snapshot may cost."""
 
 
 @dataclass
@@ -61,14 +59,14 @@ def sync(folders: Sequence[Path], tracking_uri: str | None, timeout_s: float) ->
         tracking_uri: The server to use instead of the one that the spool names.
         timeout_s: Bounds the uploading of all runs together.
     """
-    os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
+    os.environ.update(for_uploads(os.environ))
     budget = Budget(timeout_s)
     return max((_sync_run(folder, tracking_uri, budget) for folder in folders), default=ExitCode.DONE)
 
 
 def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget) -> ExitCode:
     try:
-        descriptor = take_lock(folder)
+        lock = take_lock(folder)
     except FileNotFoundError:
         print(f"{folder}: another process has just finished it; nothing is left")
         return ExitCode.DONE
@@ -80,12 +78,13 @@ def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget) -> ExitCod
         return ExitCode.ERROR
     try:
         outbox, target = checked(folder)
-        return _empty(outbox, replace(target, tracking_uri=_uri(tracking_uri or target.tracking_uri)), budget)
+        target = replace(target, tracking_uri=_uri(tracking_uri or target.tracking_uri))
+        return _empty(outbox, target, lock, budget)
     except (SpoolError, OSError) as error:
         _log.error("%s", error)
         return ExitCode.ERROR
     finally:
-        os.close(descriptor)
+        os.close(lock)
 
 
 def _uri(uri: str) -> str:
@@ -94,11 +93,11 @@ def _uri(uri: str) -> str:
     return from_environment if without_credentials(from_environment) == uri else uri
 
 
-def _empty(outbox: Outbox, target: RunTarget, budget: Budget) -> ExitCode:
+def _empty(outbox: Outbox, target: RunTarget, lock: int, budget: Budget) -> ExitCode:
     """Render, upload, remove, and say what became of it."""
     code, rendered = ExitCode.DONE, 0
     try:
-        rendered = _render_all(outbox, target)
+        rendered = _render_all(outbox, target, lock)
     except (SpoolError, OSError) as error:  # what is rendered already can be uploaded all the same
         _log.error("%s", error)
         code = ExitCode.ERROR
@@ -114,43 +113,52 @@ def _empty(outbox: Outbox, target: RunTarget, budget: Budget) -> ExitCode:
     return max(code, ExitCode.DONE if empty else ExitCode.LEFT)
 
 
-def _render_all(outbox: Outbox, target: RunTarget) -> int:
+def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> int:
     """Render the snapshots, oldest first; returns how many were. Each is removed once its pictures are in the outbox.
 
     Raises:
-        SpoolError: The scan cannot be read; the snapshots stay.
-        OSError: The pictures cannot be written, as on a full disk; the snapshot stays.
+        SpoolError: The scan cannot be read, or the pictures cannot be written, as on a full disk; the snapshots stay.
+        OSError: The same of a snapshot.
     """
     raw, rendered = outbox.raw(), 0
     if not raw:
         return 0
-    scan, history = outbox.scan(), load_history(outbox, target, lambda: connect(target))
-    for one in tqdm(raw, "render", unit="snapshot", disable=not sys.stderr.isatty()):
-        made, taken_unix_s = pictures(scan, one, history), one.stat().st_mtime
-        for artifact in made:
-            if isinstance(artifact, Artifact):
-                outbox.put(artifact, taken_unix_s)
-        outbox.keep_history(history.files())
-        failures = [failure for failure in made if isinstance(failure, Failure)]
-        if failures:
-            _log.error(
-                "%s: %d pictures cannot be made; the first: %s: %s. The snapshot is kept as raw/%s.",
-                one.name, len(failures), failures[0].path, failures[0].reason, outbox.set_aside(one).name,
-            )  # fmt: skip
-        else:
-            one.unlink()
-            rendered += 1
-    _render_end(outbox, history, taken_unix_s)
+    with SpoolRenderer(outbox.folder, target, lock) as renderer:
+        for one in tqdm(raw, "render", unit="snapshot", disable=not sys.stderr.isatty()):
+            taken_unix_s = one.stat().st_mtime
+            failures = _render(renderer, one)
+            if failures:
+                _log.error(
+                    "%s: %d pictures cannot be made; the first: %s: %s. The snapshot is kept as raw/%s.",
+                    one.name, len(failures), failures[0].path, failures[0].reason, outbox.set_aside(one).name,
+                )  # fmt: skip
+            else:
+                one.unlink()
+                rendered += 1
+        _render_end(renderer, taken_unix_s)
     return rendered
 
 
-def _render_end(outbox: Outbox, history: History, taken_unix_s: float) -> None:
+def _render(renderer: SpoolRenderer, raw: Path) -> list[Failure]:
+    """Render a snapshot; returns what failed. It may cost two processes: the first may have died of something else."""
+    how = ""
+    for _ in range(_TRIES):
+        try:
+            return renderer.render(raw)
+        except CrashError as error:
+            how = str(error)
+            _log.warning("%s: the process that rendered it died (%s).", raw.name, how)
+    return [Failure(f"raw/{raw.name}", f"{_TRIES} processes died over it ({how})")]
+
+
+def _render_end(renderer: SpoolRenderer, taken_unix_s: float) -> None:
     """What is made when no more snapshots come; `taken_unix_s`: when the last one was taken."""
-    for made in finish(history):
-        if isinstance(made, Artifact):
-            outbox.put(made, taken_unix_s)
-        else:
-            _log.error("%s cannot be made: %s", made.path, made.reason)
+    try:
+        failures = renderer.finish(taken_unix_s)
+    except CrashError as error:
+        failures = [Failure("what comes last", f"the process that rendered it died ({error})")]
+    for failure in failures:
+        _log.error("%s cannot be made: %s", failure.path, failure.reason)
 
 
 def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:

@@ -4,7 +4,7 @@
 
 A failed upload is tried again, ever more slowly, until it succeeds or `stop` is called; the file stays meanwhile.
 What the server refuses (no such run, no right to write) is tried again too, but rarely, and nobody should wait for it:
-see `Uploader.refused`.
+see `Uploader.refused`. `try_again` cuts all waits short.
 """
 
 import logging
@@ -81,6 +81,8 @@ class Uploader:
         self._left: Counter[int] = Counter()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
+        self._round, self._round_of_try = 0, dict[int, int]()
+        self._hurry = threading.Condition(self._lock)
         self._replaced = threading.Lock()
         for number in range(threads):
             threading.Thread(target=self._run, name=f"upload-{number}", daemon=True).start()
@@ -100,9 +102,19 @@ class Uploader:
         with self._lock:
             return not any(self._left.values())
 
+    def try_again(self) -> None:
+        """Try now what waits for its next try; what is refused may be taken by now."""
+        with self._hurry:
+            self._refusals.clear()
+            self._look_for_refusals()
+            self._round += 1
+            self._hurry.notify_all()
+
     def stop(self) -> None:
         """Try nothing again; what has not been uploaded stays in the outbox."""
         self._stopped.set()
+        with self._hurry:
+            self._hurry.notify_all()
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -123,11 +135,15 @@ class Uploader:
             self._busy += busy
             self._in_line += in_line
             (self._refusals.add if refused else self._refusals.discard)(threading.get_ident())
-            none_free = self._busy == self._threads or self._queue.empty()
-            stuck = len(self._refusals) + self._in_line == self._busy
-            before, self.refused = self.refused, bool(self._refusals) and stuck and none_free
-            if self.refused != before:
-                self._on_refused(self.refused)
+            self._look_for_refusals()
+
+    def _look_for_refusals(self) -> None:
+        """Bring `refused` up to date; the lock is held."""
+        none_free = self._busy == self._threads or self._queue.empty()
+        stuck = len(self._refusals) + self._in_line == self._busy
+        before, self.refused = self.refused, bool(self._refusals) and stuck and none_free
+        if self.refused != before:
+            self._on_refused(self.refused)
 
     def _serve(self, generation: int, name: str | None) -> None:
         if name is not None:
@@ -186,14 +202,22 @@ class Uploader:
         return tenacity.Retrying(
             wait=_wait_s,
             stop=tenacity.stop_when_event_set(self._stopped),
-            sleep=tenacity.sleep_using_event(self._stopped),
+            sleep=self._sleep,
             before_sleep=self._report,
-            before=self._tries_again,
+            before=self._tries,
         )
 
-    def _tries_again(self, state: tenacity.RetryCallState) -> None:
+    def _tries(self, state: tenacity.RetryCallState) -> None:
+        with self._lock:
+            self._round_of_try[threading.get_ident()] = self._round
         if state.attempt_number > 1:
             self._note()
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait for the next try; not at all if `try_again` was called since the last one began."""
+        tried = self._round_of_try[threading.get_ident()]
+        with self._hurry:
+            self._hurry.wait_for(lambda: self._stopped.is_set() or self._round > tried, seconds)
 
     def _report(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None

@@ -1,6 +1,6 @@
 """The worker process: renders snapshots out of shared slots into the outbox, while an uploader empties that.
 
-    pipe: setup, reserve, job, file, finish, stop ->  run()  -> outbox -> uploader threads -> MLflow
+    pipe: setup, reserve, job, file, retry, finish, stop ->  run()  -> outbox -> uploader threads -> MLflow
           <- ready, reserved, began, alive, rendered, finished, logged, refused, log
 
 Started by `client.ReconWorker` as `python -m recon_worker.worker`, with its pipe and slots as inherited descriptors.
@@ -35,7 +35,7 @@ from recon_worker.outbox import Outbox, RunTarget, epoch_of
 from recon_worker.run_sink import RunSink, connect
 from recon_worker.slots import Slot, read_all
 from recon_worker.snapshot import Scan, Snapshot
-from recon_worker.spool_lock import is_alone, take_lock
+from recon_worker.spool_lock import SpoolBusyError, is_alone, take_lock
 from recon_worker.uploader import ArtifactSink, Uploader, upload_threads
 
 _log = logging.getLogger(__name__)
@@ -144,6 +144,9 @@ class Worker:
             made, failures = self._finish()
             self._channel.send(**{"is": "finished", "artifacts": len(made), "failures": failures})
             self._uploader.add(message["generation"], [*message["names"], *made])
+        elif message["do"] == "retry":
+            assert self._uploader is not None
+            self._uploader.try_again()
         elif message["do"] == "job":
             self._remember(message)
             self._do_job(message["generation"], lambda: self._from_slot(message["slot"], message["generation"]))
@@ -161,12 +164,23 @@ class Worker:
         brief, self._scan = load_brief(read_all(self._brief))
         self._linger_s = brief["linger_s"]
         target = self._target = RunTarget(**brief["target"])
-        self._outbox = Outbox(Path(brief["folder"]))
-        self._lock = take_lock(self._outbox.folder, shared=True)  # held until the process ends
+        self._outbox, self._lock = self._open(Path(brief["folder"]))  # held until the process ends
         self._sink = self._make_sink(target)
         threads = upload_threads(target.tracking_uri)
         self._uploader = Uploader(self._outbox, self._sink, threads, self._on_uploaded, self._on_refused)
         self._upload_again(unlogged)
+
+    def _open(self, folder: Path) -> tuple[Outbox, int]:
+        """The spool and its lock. Where the training is dead already, a sync may have it first, and remove it."""
+        deadline = time.monotonic() + self._linger_s
+        while True:
+            try:
+                outbox = Outbox(folder)
+                return outbox, take_lock(folder, shared=True)
+            except (SpoolBusyError, FileNotFoundError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_S)
 
     def _remember(self, message: Message) -> None:
         """Numbers about the queue, to be logged with the snapshot's last artifact."""
@@ -291,8 +305,10 @@ class Worker:
         """The training process is dead: render what is ready in the slots and on disk, upload, go."""
         if self._outbox is None and os.fstat(self._brief).st_size:
             self._set_up({})
-        if self._outbox is None or self._uploader is None:
+        if self._outbox is None or self._uploader is None or self._target is None or self._scan is None:
             return  # no training had begun
+        if not (self._outbox.folder / "run.json").exists():  # a sync has removed the folder
+            self._outbox.describe(self._target, self._scan)
         deadline = time.monotonic() + self._linger_s
         ready = [(c.generation, n) for n, slot in enumerate(self._slots) if (c := slot.content()) is not None]
         for generation, number in sorted(ready):
@@ -302,6 +318,7 @@ class Worker:
             self._do_file(int(path.name.split("_")[0]), path)
         if self._done:
             self._uploader.add(_OF_NO_SNAPSHOT, self._finish()[0])
+        self._uploader.try_again()
         while not (self._uploader.idle or self._uploader.refused) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         if is_alone(self._lock):  # a training that was resumed meanwhile uses the same folder

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# Before mlflow is imported, unless the user says otherwise: no telemetry threads, and a server that is not there costs
-# seconds, not four minutes.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+from recon_worker.mlflow_environment import for_training
+
+os.environ.update(for_training(os.environ))  # before mlflow is imported: it starts telemetry threads
 # MLflow's own line about where the run is quotes a password in the URI; `_log_settings` prints a line without.
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 

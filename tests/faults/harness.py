@@ -17,7 +17,7 @@ from tests.paths import REPOSITORY
 from tests.process.samples import layout_of
 
 INJECT = Path(__file__).with_name("inject")
-FLUSH_S = 60
+FLUSH_S = 240
 ALWAYS = 10**6
 
 
@@ -37,11 +37,12 @@ def nothing_left_behind(tmp_path, monkeypatch):
 
 @pytest.fixture
 def inject(monkeypatch, tmp_path):
-    """Has every worker that is started from now on commit a fault."""
+    """Has every worker (or other program of recon_worker) that is started from now on commit a fault."""
 
-    def put(where, how, times=1, epoch=None):
+    def put(where, how, times=1, epoch=None, program="worker"):
         counter = tmp_path / "faults"
         fault = {"where": where, "how": how, "times": times, "epoch": epoch, "counter": str(counter)}
+        fault["program"] = program
         monkeypatch.setenv("RECON_FAULT", json.dumps(fault))
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(INJECT), str(REPOSITORY)]))
         return lambda: counter.stat().st_size if counter.exists() else 0
@@ -55,7 +56,17 @@ def started(settings, target, scan):
     return worker
 
 
-def wait_until(condition, timeout_s=40):
+def busyness():
+    """How many times longer than alone a process takes on this machine now, by its load."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def soon_s():
+    """What an end may take beyond the flush."""
+    return 5 * busyness()
+
+
+def wait_until(condition, timeout_s=90):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline

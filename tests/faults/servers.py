@@ -3,6 +3,7 @@
 import base64
 import http.client
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -67,9 +68,16 @@ class MlflowServer:
     def pid(self):
         return 0 if self._process is None else self._process.pid
 
+    def freeze(self):
+        """It takes connections and says nothing, until `thaw`."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def thaw(self):
+        os.killpg(self.pid, signal.SIGCONT)
+
     def kill(self):
         if self._process is not None:
-            os.killpg(self._process.pid, 9)
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 

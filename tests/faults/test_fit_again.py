@@ -8,7 +8,7 @@ from tests.faults.harness import epochs, nothing_left_behind  # noqa: F401
 from tests.lightning.foreign import ForeignDataset, loader
 from tests.lightning.test_recon_logging import fit
 
-pytestmark = [pytest.mark.timeout(110), pytest.mark.usefixtures("nothing_left_behind"), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind"), pytest.mark.slow]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.lightning.foreign import ForeignDataset, loader
 from tests.lightning.test_recon_logging import fit
 from tests.process.samples import fill, layout_of, make_scan, snapshot
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 def rendered(scan):

@@ -29,7 +29,7 @@ from tests.faults.harness import (
 )
 from tests.process.samples import fill, layout_of, log_epoch, make_run, make_scan, snapshot
 
-pytestmark = [pytest.mark.timeout(110), pytest.mark.usefixtures("nothing_left_behind")]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_released_slot_wakes_the_producer_that_waits(blocked, tracking):
     worker, producer = blocked
     assert producer.is_alive()
     thaw(worker)
-    producer.join(30)
+    producer.join(90)
     worker.close(FLUSH_S)
 
     assert (worker.stats.logged, worker.stats.spilled) == (2, 0)
@@ -69,7 +69,7 @@ def test_a_released_slot_wakes_the_producer_that_waits(blocked, tracking):
 def test_close_wakes_the_producer_that_waits_and_its_snapshot_is_kept(blocked, tracking, settings):
     worker, producer = blocked
     worker.close(0.2)
-    producer.join(5)
+    producer.join(30)
 
     assert not producer.is_alive()
     assert worker.stats.spooled == 2
@@ -82,7 +82,7 @@ def test_the_producer_that_waits_is_freed_when_the_worker_dies_for_good(blocked,
     worker, producer = blocked
     monkeypatch.setattr("recon_worker.supervisor._MAX_DEATHS", 1)
     os.kill(worker.pid, signal.SIGKILL)
-    producer.join(10)
+    producer.join(60)
     worker.close(FLUSH_S)
 
     assert not producer.is_alive()
@@ -245,7 +245,7 @@ from recon_worker import process
 def forking_pipe(make=process.Pipe):
     ends = make()
     if os.fork() == 0:  # a loader's worker, forked before anybody knows of the pipe; it outlives its parent
-        time.sleep(30)
+        time.sleep(110)
         os._exit(0)
     return ends
 process.Pipe = forking_pipe
@@ -272,8 +272,45 @@ def test_a_killed_training_is_noticed_though_a_forked_child_keeps_its_pipe(track
     code = ORPHANED.format(spool=str(settings.spool_dir), run=target.run_id, uri=target.tracking_uri, wait=wait)
     with python(code) as training:
         pid = int(training.stdout.readline())
-        wait_until(lambda: not Path(f"/proc/{pid}").exists(), 25)
+        wait_until(lambda: not Path(f"/proc/{pid}").exists())
         os.killpg(training.pid, signal.SIGKILL)  # the forked child
+
+    assert epochs(tracking) == {1, 2, 3}
+    assert list(settings.spool_dir.iterdir()) == []
+
+
+ABANDONED = """
+import os, signal
+from pathlib import Path
+from recon_worker.client import ReconWorker
+from recon_worker.outbox import RunTarget
+from recon_worker.settings import WorkerSettings
+from tests.process.samples import layout_of, log_epoch, make_scan
+
+scan = make_scan(n_samples=12, n_fixed=1)
+worker = ReconWorker(WorkerSettings(spool_dir=Path({spool!r}), depth=2))
+worker.launch()
+os.kill(worker.pid, signal.SIGSTOP)
+worker.start(RunTarget(run_id={run!r}, tracking_uri={uri!r}), scan, layout_of(scan))
+for epoch in (1, 2, 3):
+    log_epoch(worker, layout_of(scan), epoch)
+print(worker.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_sync_that_is_faster_than_the_worker_of_a_killed_training_takes_nothing_from_it(tracking, settings):
+    """The worker was still starting: two snapshots are in memory; the sync uploads the third and removes the folder."""
+    target = make_run(tracking)
+    code = ABANDONED.format(spool=str(settings.spool_dir), run=target.run_id, uri=target.tracking_uri)
+    with python(code) as training:
+        pid = int(training.stdout.readline())
+        training.wait()
+        assert sync(settings.spool_dir) == 0
+        assert list(settings.spool_dir.iterdir()) == []
+        assert epochs(tracking) == {3}
+        os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
     assert epochs(tracking) == {1, 2, 3}
     assert list(settings.spool_dir.iterdir()) == []

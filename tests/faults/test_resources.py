@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -14,13 +13,13 @@ import pytest
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.client import ReconWorker
 from recon_worker.settings import WorkerSettings
+from tests.faults.harness import FLUSH_S, wait_until
 from tests.leaks import child_processes, recon_threads
 from tests.lightning.test_recon_logging import fit
 from tests.paths import REPOSITORY
 from tests.process.samples import layout_of, log_epoch, make_run, make_scan
 
-pytestmark = pytest.mark.timeout(90)
-FLUSH_S = 60
+pytestmark = pytest.mark.timeout(400)
 SCAN = make_scan(6, 1, truth=False)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
 
@@ -76,13 +75,6 @@ def make_read_only(disk):
         subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", place], check=True)
     if not in_use:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-
-
-def wait_until(condition, timeout_s=30):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @as_root
@@ -143,19 +135,19 @@ uri, run_id, spool, descriptors, samples, depth = sys.argv[1:]
 if int(descriptors):
     resource.setrlimit(resource.RLIMIT_NOFILE, (int(descriptors), int(descriptors)))
 scan = make_scan(int(samples), 1, truth=False)
-worker = ReconWorker(WorkerSettings(spool_dir=Path(spool), depth=int(depth) or None, flush_timeout_s=60))
+worker = ReconWorker(WorkerSettings(spool_dir=Path(spool), depth=int(depth) or None, flush_timeout_s={FLUSH_S}))
 worker.launch()
 worker.start(RunTarget(run_id=run_id, tracking_uri=uri), scan, layout_of(scan))
 for epoch in (1, 2, 3):
     log_epoch(worker, layout_of(scan), epoch)
-worker.close(60)
+worker.close({FLUSH_S})
 print(worker.stats.logged, worker.depth * layout_of(scan).nbytes >> 20)
 """
 
 
 def run_program(target, spool, *, descriptors=0, samples=6, depth=2, before=()):
     words = [sys.executable, "-c", PROGRAM, target.tracking_uri, target.run_id, spool, descriptors, samples, depth]
-    done = subprocess.run([*before, *map(str, words)], capture_output=True, text=True, timeout=80)
+    done = subprocess.run([*before, *map(str, words)], capture_output=True, text=True, timeout=180)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -187,7 +179,7 @@ def test_a_spool_path_with_spaces_quotes_and_unicode_works_as_the_message_says(t
     command = re.search(r"upload them with: recon-worker (.*)", caplog.text)[1]
     words = [sys.executable, "-m", "recon_worker", *shlex.split(command), "--tracking-uri", tracking.uri]
 
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
 
     assert (worker.stats.spooled, done.returncode) == (1, 0), done.stderr
     assert "epoch_01/stitched/amp_pred.png" in tracking.files()

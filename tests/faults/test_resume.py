@@ -17,7 +17,7 @@ from recon_worker.resumes import Resume, folder_of
 from recon_worker.run_sink import RunSink
 from tests.process.samples import make_run, make_scan
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(400)
 PICTURE = "stitched/amp_pred.png"
 
 

@@ -18,7 +18,7 @@ from tests.faults.servers import Fault, always
 from tests.paths import REPOSITORY
 from tests.process.samples import make_run, make_scan
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(400)
 CANARY = "canary7291"
 SOURCES = sorted(p for room in ("recon_worker", "ptycho_torch") for p in (REPOSITORY / room).rglob("*.py"))
 UNPICKLES_ONE_TEXT = REPOSITORY / "ptycho_torch" / "data" / "archive.py"

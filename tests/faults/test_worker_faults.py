@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -13,27 +14,30 @@ from tests.faults.harness import (
     ALWAYS,
     FLUSH_S,
     assert_balanced,
+    busyness,
     epochs,
     freeze,
     inject,  # noqa: F401
     nothing_left_behind,  # noqa: F401
+    soon_s,
     started,
     sync,
     wait_until,
 )
 from tests.process.samples import layout_of, log_epoch, make_run, make_scan
 
-pytestmark = [pytest.mark.timeout(110), pytest.mark.usefixtures("nothing_left_behind")]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
 
 PLACES = ("start-up", "set-up", "read", "stitch", "render", "outbox", "upload", "report")
 WAYS = ("raise", "hang", "kill", "segv", "exit")
 IN_EVERY_RUN = {("read", "segv"), ("outbox", "kill")}
-SILENCE_S = 10
+SILENCE_S = 25
+"""For workers that hang: longer than a healthy one takes to start on a busy machine."""
 
 
 @pytest.fixture
 def settings(tmp_path):
-    return WorkerSettings(spool_dir=tmp_path / "spool", depth=3, flush_timeout_s=FLUSH_S, silence_s=SILENCE_S)
+    return WorkerSettings(spool_dir=tmp_path / "spool", depth=3, flush_timeout_s=FLUSH_S)
 
 
 @pytest.fixture
@@ -47,10 +51,11 @@ def cells():
         yield pytest.param(where, how, id=f"{where}-{how}", marks=marks)
 
 
-def log_three(settings, tracking, scan, flush_timeout_s=FLUSH_S):
+def log_three(settings, tracking, scan, flush_timeout_s=FLUSH_S, close_when=lambda: True):
     worker = started(settings, make_run(tracking), scan)
     for epoch in (1, 2, 3):
         log_epoch(worker, layout_of(scan), epoch)
+    wait_until(close_when)
     worker.close(flush_timeout_s)
     return worker
 
@@ -65,8 +70,10 @@ def test_one_fault_of_the_worker_costs_at_most_the_snapshot_that_raised(
     how,
 ):
     committed = inject(where, how)
+    settings = replace(settings, silence_s=SILENCE_S if how == "hang" else settings.silence_s)
     nobody_notices = how == "hang" and where in ("upload", "report")
-    worker = log_three(settings, tracking, scan, flush_timeout_s=8 if nobody_notices else FLUSH_S)
+    end = {"flush_timeout_s": 8, "close_when": committed} if nobody_notices else {}
+    worker = log_three(settings, tracking, scan, **end)
 
     stats, lost = worker.stats, how == "raise" and where in ("read", "stitch", "render", "outbox")
     assert committed() == 1
@@ -99,7 +106,7 @@ def test_after_five_deaths_in_a_row_everything_goes_to_the_spool_and_sync_comple
     began = time.monotonic()
     worker.close(FLUSH_S)
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < soon_s()
     assert (committed(), worker.stats.restarts, worker.stats.spooled) == (5, 5, 3)
     assert_balanced(worker.stats)
     assert sync(settings.spool_dir) == 0
@@ -139,8 +146,8 @@ def test_a_stopped_worker_never_keeps_the_training_waiting(tracking, settings, s
     began = time.monotonic()
     worker.close(0.5)
 
-    assert longest < 1
-    assert time.monotonic() - began < 0.5 + 5
+    assert longest < busyness()
+    assert time.monotonic() - began < 0.5 + soon_s()
     assert worker.stats.spooled == 39
     assert_balanced(worker.stats)
 
@@ -157,11 +164,12 @@ def test_a_worker_that_is_full_to_the_brim_is_replaced_and_the_training_goes_on(
     waited = time.monotonic() - began
     worker.close(FLUSH_S)
 
-    assert waited < 1
+    assert waited < busyness()
     assert (worker.stats.logged, worker.stats.restarts) == (3, 1)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_deaths_that_are_far_apart_are_no_row(tracking, settings, scan):
     with started(settings, make_run(tracking), scan) as worker:
         for epoch in range(1, 8):

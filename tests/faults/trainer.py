@@ -12,10 +12,14 @@ import time
 import warnings
 from pathlib import Path
 
+from recon_worker.mlflow_environment import for_training
+
+os.environ.update(for_training(os.environ))
+
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import MLFlowLogger
 
+from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.settings import WorkerSettings
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
@@ -60,18 +64,20 @@ class Narrator(Callback):
 class Module(ForeignModule):
     """Slow enough to be interrupted in the middle."""
 
-    def __init__(self, fault, fault_epoch):
+    def __init__(self, fault, fault_epoch, step_s):
         super().__init__(returns_predictions=True)
-        self.fault, self.fault_epoch = fault, fault_epoch
+        self.fault, self.fault_epoch, self.step_s = fault, fault_epoch, step_s
 
     def training_step(self, batch, batch_idx):
-        time.sleep(0.02)
+        time.sleep(self.step_s)
         if self.trainer.current_epoch == self.fault_epoch and batch_idx == 2:
             if self.fault == "step":
                 raise RuntimeError("a fault of the test")
             if self.fault == "sys.exit":
                 sys.exit(3)
-        return super().training_step(batch, batch_idx)
+        loss = super().training_step(batch, batch_idx)
+        self.log("train_loss", loss.detach())
+        return loss
 
 
 def main(options):
@@ -82,14 +88,17 @@ def main(options):
         spool_dir=Path(options["spool"]), depth=3, flush_timeout_s=options["flush_timeout_s"], silence_s=60
     )
     logging = PtychoReconLoggingCallback(1, num_patches=1, log_stitch=True, worker=worker)
-    logger = MLFlowLogger(options["experiment"], tracking_uri=options["uri"], artifact_location=options["artifacts"])
-    module = Module(options["fault"], options["fault_epoch"])
+    logger = QueuedMLFlowLogger(
+        experiment_name=options["experiment"], tracking_uri=options["uri"], artifact_location=options["artifacts"]
+    )
+    module = Module(options["fault"], options["fault_epoch"], options["step_s"])
     trainer = Trainer(
         max_epochs=options["epochs"],
         accelerator="cpu",
         logger=logger,
         callbacks=[logging, Narrator(logging, options["fault"], options["fault_epoch"])],
         default_root_dir=options["folder"],
+        log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

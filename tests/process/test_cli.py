@@ -27,7 +27,7 @@ from recon_worker.rendering import read_png
 from recon_worker.spools import status
 from tests.process.samples import fill, layout_of, make_run, make_scan, snapshot
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(200)
 DONE, LEFT, ERROR, BUSY = range(4)
 PER_EPOCH = 28
 """Files: 9 of each of 2 patches, 6 of the object, a complex picture of each, the summary."""
@@ -42,7 +42,7 @@ def command(*arguments):
 
 def recon_worker(*arguments, **environment):
     return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+        command(*arguments), capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
     )
 
 

@@ -13,13 +13,12 @@ import pytest
 
 from recon_worker.outbox import Outbox
 from recon_worker.settings import WorkerSettings
-from tests.faults.harness import assert_balanced, freeze, started, thaw, wait_until
+from tests.faults.harness import FLUSH_S, assert_balanced, freeze, started, thaw, wait_until
 from tests.leaks import child_processes, descriptors, recon_threads
 from tests.paths import REPOSITORY
 from tests.process.samples import fill, layout_of, log_epoch, make_run, make_scan, snapshot
 
-pytestmark = pytest.mark.timeout(90)
-FLUSH_S = 60
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture(autouse=True)

@@ -1,14 +1,28 @@
 """What every epoch replaces is not lost when it is replaced while its older version is on its way."""
 
+import queue
 import threading
 
 import pytest
 
 from recon_worker.artifacts import Artifact
 from recon_worker.outbox import Outbox
-from recon_worker.uploader import Uploader
+from recon_worker.uploader import RefusedError, Uploader
 
 GALLERY = "recon_log/gallery.html"
+NAMES = [f"epoch_01/patch_{number:02d}/amp_pred.png" for number in range(3)]
+
+
+class _Unwilling:
+    """Refuses until it is told otherwise."""
+
+    def __init__(self):
+        self.willing, self.tries = threading.Event(), threading.Semaphore(0)
+
+    def upload(self, local, name):
+        self.tries.release()
+        if not self.willing.is_set():
+            raise RefusedError("not now")
 
 
 class _Sink:
@@ -52,6 +66,27 @@ def test_a_file_that_is_replaced_during_its_upload_is_uploaded_again(outbox):
 
     assert sink.uploads == [(GALLERY, b"old"), (GALLERY, b"new")]
     assert sink.most == 1
+    assert list(outbox.artifacts()) == []
+
+
+def test_what_was_refused_is_tried_when_asked_for(outbox, monkeypatch):
+    monkeypatch.setattr("recon_worker.uploader._REFUSED_WAIT_S", 3600)
+    sink, said, done = _Unwilling(), queue.SimpleQueue(), threading.Semaphore(0)
+    for name in NAMES:
+        outbox.put(Artifact(name, b"png"))
+    uploader = Uploader(outbox, sink, 8, lambda generation: done.release(), said.put)
+    uploader.add(1, NAMES)
+    for _ in range(2):
+        _wait(sink.tries, len(NAMES))
+        uploader.try_again()
+    _wait(sink.tries, len(NAMES))
+    assert said.get(timeout=30) is True
+    sink.willing.set()
+    uploader.try_again()
+    _wait(done, 1)
+    uploader.stop()
+
+    assert uploader.refused is False
     assert list(outbox.artifacts()) == []
 
 

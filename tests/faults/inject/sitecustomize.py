@@ -1,7 +1,7 @@
-"""Python imports this at its start, where the folder is on PYTHONPATH: puts a fault into the worker process.
+"""Python imports this at its start, where the folder is on PYTHONPATH: puts a fault into a process of recon_worker.
 
-RECON_FAULT is JSON: where it happens, how, how often at most (counted in a file, over all workers), and, for faults
-of one snapshot, its epoch.
+RECON_FAULT is JSON: in which program, where in it, how, how often at most (counted in a file, over all processes), and,
+for faults of one snapshot, its epoch.
 """
 
 import json
@@ -45,6 +45,7 @@ def _inject(fault):
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
     import recon_worker.artifacts
     import recon_worker.codec
+    import recon_worker.continuation
     import recon_worker.outbox
     import recon_worker.panels
     import recon_worker.run_sink
@@ -52,9 +53,11 @@ def _inject(fault):
     places = {
         "start-up": (os, "nice"),
         "set-up": (recon_worker.codec, "load_brief"),
+        "history": (recon_worker.continuation, "load_history"),
         "read": (recon_worker.codec, "parse_header"),
         "stitch": (recon_worker.panels, "stitch"),
-        "render": (recon_worker.artifacts, "_encode"),
+        "render": (recon_worker.artifacts, "encode_panel"),
+        "finish": (recon_worker.artifacts, "finish"),
         "outbox": (recon_worker.outbox.Outbox, "put"),
         "upload": (recon_worker.run_sink.RunSink, "upload"),
         "report": (recon_worker.run_sink.RunSink, "log_numbers"),
@@ -62,5 +65,6 @@ def _inject(fault):
     _before(*places[fault["where"]], fault)
 
 
-if "RECON_FAULT" in os.environ and "recon_worker.worker" in sys.orig_argv:
-    _inject(json.loads(os.environ["RECON_FAULT"]))
+FAULT = json.loads(os.environ.get("RECON_FAULT", "null"))
+if FAULT is not None and f"recon_worker.{FAULT['program']}" in sys.orig_argv:
+    _inject(FAULT)

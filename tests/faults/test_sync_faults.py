@@ -1,0 +1,108 @@
+"""`recon-worker sync` renders what may have killed a worker: whatever dies of it, the others go through."""
+
+import functools
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from recon_worker.cli import main
+from tests.faults.harness import ALWAYS, epochs, inject, nothing_left_behind, wait_until  # noqa: F401
+from tests.leaks import child_processes
+from tests.process.samples import make_run
+from tests.process.test_cli import DONE, ERROR, LEFT, command, make_spool
+
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
+slow = pytest.mark.slow
+
+
+@pytest.fixture
+def outbox(tracking, tmp_path):
+    return make_spool(tmp_path / "spool", make_run(tracking), raw=(1, 2, 3), rendered=())
+
+
+@pytest.fixture
+def fault(inject):  # noqa: F811
+    return functools.partial(inject, program="spool_renderer")
+
+
+@pytest.mark.parametrize("how", ["segv", pytest.param("kill", marks=slow), pytest.param("exit", marks=slow)])
+def test_a_snapshot_that_kills_what_renders_it_is_set_aside_and_named_and_the_others_go_through(
+    tracking, outbox, fault, caplog, how
+):
+    committed = fault("read", how, ALWAYS, epoch=2)
+
+    assert main(["sync", str(outbox.folder)]) == LEFT
+
+    (kept,) = outbox.damaged()
+    assert committed() == 2
+    assert kept.name == "00000002_epoch_2.snapshot.damaged"
+    assert f"2 processes died over it ({ENDS[how]}). The snapshot is kept as raw/{kept.name}" in caplog.text
+    assert epochs(tracking) == {1, 3}
+    assert main(["sync", str(outbox.folder)]) == LEFT
+    assert committed() == 2
+
+
+ENDS = {"segv": "killed by SIGSEGV", "kill": "killed by SIGKILL, often out of memory", "exit": "exit code 7"}
+
+
+@pytest.mark.parametrize("where", [pytest.param("stitch", marks=slow), pytest.param("outbox", marks=slow), "render"])
+def test_a_process_that_dies_once_costs_nothing(tracking, outbox, fault, caplog, where):
+    committed = fault(where, "kill")
+
+    assert main(["sync", str(outbox.folder)]) == DONE
+
+    assert committed() == 1
+    assert "the process that rendered it died (killed by SIGKILL, often out of memory)" in caplog.text
+    assert epochs(tracking) == {1, 2, 3}
+    assert not outbox.folder.exists()
+
+
+def test_a_process_that_cannot_start_is_no_snapshots_fault(tracking, outbox, fault, caplog):
+    fault("history", "exit")
+
+    assert main(["sync", str(outbox.folder)]) == ERROR
+
+    assert "the process that renders cannot start (exit code 7)" in caplog.text
+    assert len(outbox.raw()) == 3
+    assert main(["sync", str(outbox.folder)]) == DONE
+    assert epochs(tracking) == {1, 2, 3}
+
+
+@slow
+def test_a_process_that_hangs_is_replaced(tracking, outbox, fault, monkeypatch, caplog):
+    monkeypatch.setattr("recon_worker.spool_renderer._SILENCE_S", 25)
+    fault("stitch", "hang")
+
+    assert main(["sync", str(outbox.folder)]) == DONE
+
+    assert "it said nothing for 25 s and was ended: killed by SIGKILL" in caplog.text
+    assert epochs(tracking) == {1, 2, 3}
+
+
+@slow
+def test_a_death_over_what_comes_last_costs_only_that(tracking, outbox, fault, caplog):
+    fault("finish", "segv")
+
+    assert main(["sync", str(outbox.folder)]) == DONE
+
+    assert "what comes last cannot be made: the process that rendered it died (killed by SIGSEGV)" in caplog.text
+    assert epochs(tracking) == {1, 2, 3}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, LEFT)])
+def test_the_process_goes_with_the_sync_that_started_it(tracking, outbox, fault, number, code):
+    """Though it hangs; and the lock is free for the next sync."""
+    committed = fault("stitch", "hang")
+    with subprocess.Popen(command("sync", outbox.folder), stderr=subprocess.PIPE) as first:
+        wait_until(committed)
+        began = time.monotonic()
+        os.kill(first.pid, number)
+        assert first.wait(30) == code
+
+    assert main(["sync", str(outbox.folder)]) == DONE
+    assert time.monotonic() - began < 100
+    assert child_processes() == set()
+    assert epochs(tracking) == {1, 2, 3}
