@@ -2,7 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from ptycho_torch.config import (
 
 _INCOMPLETE = 1
 """Exit code if a picture could not be made."""
+_ADVICE = (".*srun. command is available", ".*isinstance.treespec, LeafSpec", ".*does not have many workers")
 _PICTURES = "Pictures and numbers (default: as in the training)"
 
 
@@ -100,20 +102,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = InferenceConfig(**given)
     except ConfigError as error:
         arguments.fail(str(error))
-    _quieten_lightning()
     from ptycho_torch.data.npz import DataError
     from ptycho_torch.workflows.inference import reconstruct
 
     try:
-        made = reconstruct(config)
+        with _quiet_lightning():
+            made = reconstruct(config)
     except (ConfigError, DataError) as error:
         arguments.fail(str(error))
     print(made.describe())
     return _INCOMPLETE if made.failures else 0
 
 
-def _quieten_lightning() -> None:
-    """Its advice is for trainings, and would stand between the user and the numbers."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (".*srun. command is available", ".*isinstance.treespec, LeafSpec", ".*does not have many workers"):
-        warnings.filterwarnings("ignore", message)
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's advice is for trainings, and would stand between the user and the numbers."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in _ADVICE:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        logger.setLevel(level)
