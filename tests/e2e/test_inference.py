@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tests.paths import REPOSITORY
 
 
 class Training:
-    """Two epochs on a CPU, and what they left."""
+    """A training on the CPU, and what it left."""
 
     def __init__(self, kind, train, test, folder, database, **more):
         self.folder, self.checkpoint = folder, folder / "checkpoints" / "last.ckpt"
@@ -26,7 +27,6 @@ class Training:
             "train_data_file": train,
             "test_data_file": test,
             "output_dir": folder,
-            "nepochs": 2,
             "n_filters_scale": 1,
             "batch_size": 4,
             "accelerator": "cpu",
@@ -51,33 +51,37 @@ class Training:
 
     def files(self):
         """Content of the last epoch's artifacts by their path in its folder."""
-        root = self.artifacts / "epoch_02"
+        root = max(self.artifacts.glob("epoch_*"))
         return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
-@pytest.fixture
-def train(raw_scan, grid_lines, tmp_path, mlflow_database):
+@pytest.fixture(scope="module")
+def train(raw_scan, grid_lines, tmp_path_factory, mlflow_database):
+    """A training of each case, made when it is first asked for, and the scan that it logged."""
+    raw, grid = (raw_scan, raw_scan), (grid_lines / "train.npz", grid_lines / "test.npz")
+
+    @cache
     def _train(case):
-        raw, grid = (raw_scan, raw_scan), (grid_lines / "train.npz", grid_lines / "test.npz")
-        arrays = {"recon_log_arrays": "npz"}
-        kind, files, more = {
-            "raw": ("raw", raw, {**arrays, "recon_log_fixed_indices": (7, 2)}),
-            "gridsize 2, mae, probe weight": (
-                *("raw", raw),
-                {**arrays, "gridsize": 2, "loss": "mae", "recon_log_stitch_weight": "probe"},
+        kind, (train_file, test_file), more = {
+            "raw": ("raw", raw, {"recon_log_fixed_indices": (7, 2)}),
+            "gridsize 2": ("raw", raw, {"gridsize": 2, "loss": "mae", "recon_log_stitch_weight": "probe"}),
+            "grid lines": (
+                *("grid_lines", grid),
+                {"recon_log_arrays": "h5", "recon_log_pixel_size": 1e-8, "batch_size": 32},
             ),
-            "grid lines, hdf5": ("grid_lines", grid, {"recon_log_arrays": "h5", "recon_log_pixel_size": 1e-8}),
-            "supervised, bf16": ("raw", raw, {**arrays, "model_type": "supervised", "precision": "bf16-mixed"}),
-            "no test file": ("raw", (raw_scan, None), {**arrays, "recon_log_async": True}),
+            "supervised": ("raw", raw, {"model_type": "supervised", "precision": "bf16-mixed"}),
+            "no test file": ("raw", (raw_scan, None), {"recon_log_async": True}),
         }[case]
-        return Training(kind, *files, tmp_path / "run", mlflow_database, **more), files[1] or files[0]
+        folder = tmp_path_factory.mktemp("trained") / "run"
+        more = {"recon_log_arrays": "npz", "nepochs": 2 if case == "raw" else 1, **more}
+        return Training(kind, train_file, test_file, folder, mlflow_database, **more), test_file or train_file
 
     return _train
 
 
-@pytest.fixture(scope="module")
-def trained(raw_scan, tmp_path_factory, mlflow_database):
-    return Training("raw", raw_scan, raw_scan, tmp_path_factory.mktemp("trained") / "run", mlflow_database)
+@pytest.fixture
+def trained(train):
+    return train("raw")[0]
 
 
 def _infer(checkpoint, scan, out, *more):
@@ -97,10 +101,7 @@ def _files(out):
     return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
 
-CASES = ["raw", "gridsize 2, mae, probe weight", "grid lines, hdf5", "supervised, bf16", "no test file"]
-
-
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["raw", "gridsize 2", "grid lines", "supervised", "no test file"])
 def test_files_and_numbers_are_those_of_the_last_epoch_to_the_last_bit(train, tmp_path, case):
     training, scan = train(case)
     scales, out = training.artifacts / "recon_log" / "scales.json", tmp_path / "out"
@@ -125,9 +126,10 @@ def test_the_script_shows_progress_on_a_terminal_and_prints_the_numbers(trained,
 
     done = subprocess.run(command, timeout=110, check=True, stdout=subprocess.PIPE, stderr=terminal, text=True)
 
-    os.close(terminal)
+    os.set_blocking(ours, False)  # no bar: an error at once
     shown = os.read(ours, 65536).decode()
     os.close(ours)
+    os.close(terminal)
     assert "Predicting" in shown
     mae = f"{trained.metrics()['recon/stitched/amp_mae']:.3g}"
     assert done.stdout.splitlines()[1].split() == ["amplitude", "MAE", mae, *done.stdout.splitlines()[1].split()[3:]]
@@ -152,7 +154,7 @@ def test_flags_choose_other_patches_and_a_part_of_the_scan(trained, raw_scan, tm
     assert json.loads((tmp_path / "metrics.json").read_text())["metrics"]["recon/stitched/coverage"] < 0.6
 
 
-@pytest.mark.parametrize("case", ["raw", "supervised, bf16"])
+@pytest.mark.parametrize("case", ["raw", "supervised"])
 def test_a_scan_without_truth_has_numbers_of_its_own_and_no_errors(train, raw_scan, tmp_path, case):
     training, _ = train(case)
     measured = {key: value for key, value in np.load(raw_scan).items() if key != "objectGuess"}
@@ -169,7 +171,7 @@ def test_a_scan_without_truth_has_numbers_of_its_own_and_no_errors(train, raw_sc
 
 
 def test_the_training_split_of_a_grid_lines_file_gives_patches_and_says_why(train, grid_lines, tmp_path, caplog):
-    training, _ = train("grid lines, hdf5")
+    training, _ = train("grid lines")
 
     assert _infer(training.checkpoint, grid_lines / "train.npz", tmp_path / "out") == 0
 
