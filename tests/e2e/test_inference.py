@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 from functools import cache
 
 import numpy as np
@@ -16,6 +17,9 @@ from ptycho_torch.data.archive import save_npz
 from ptycho_torch.inference_cli import main
 from ptycho_torch.workflows.components import run_training
 from tests.paths import REPOSITORY
+
+# Lightning's table of the network knows no bf16.
+pytestmark = pytest.mark.filterwarnings("ignore:Precision bf16-mixed is not supported by the model summary")
 
 
 class Training:
@@ -121,6 +125,7 @@ def test_files_and_numbers_are_those_of_the_last_epoch_to_the_last_bit(train, tm
 def test_the_script_shows_progress_on_a_terminal_and_prints_the_numbers(trained, raw_scan, tmp_path):
     script = str(REPOSITORY / "scripts" / "inference.py")
     ours, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))  # else it has no columns, and the bar no room
     command = [sys.executable, script, "--checkpoint", str(trained.checkpoint), "--data_file", str(raw_scan)]
     command += ["--output_dir", str(tmp_path / "out"), "--accelerator", "cpu", "--arrays", "none"]
 
