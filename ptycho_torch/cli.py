@@ -7,11 +7,11 @@ Flags come from the dataclasses, so a setting is written once. Values are taken 
 import argparse
 import difflib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from ptycho_torch.config import (
     DEFAULT_EVERY_N_EPOCHS,
@@ -36,20 +36,22 @@ _UNSET_CADENCE = "recon_log_every_n_epochs"
 
 def main(kind: ScanKind, description: str, argv: Sequence[str] | None = None) -> int:
     """Parse, check and run; returns the exit code. Wrong settings and wrong data exit with 2 before training."""
-    arguments = _Arguments(description)
-    parsed = arguments.parse(sys.argv[1:] if argv is None else argv)
+    arguments = Arguments(description, SECTIONS.values())
+    arguments.add_general()
+    settings = arguments.parse(argv)
+    config_file, print_config, dry_run = (settings.pop(name) for name in ("config", "print_config", "dry_run"))
     try:
-        config = resolve(kind, parsed.settings, parsed.config)
+        config = resolve(kind, settings, config_file)
     except ConfigError as error:
         arguments.fail(str(error))
-    if parsed.print_config:
+    if print_config:
         print(to_yaml(config), end="")
         return 0
     from ptycho_torch.data.npz import DataError
     from ptycho_torch.workflows.components import describe, run_training
 
     try:
-        if parsed.dry_run:
+        if dry_run:
             print(describe(config))
         else:
             run_training(config)
@@ -142,11 +144,7 @@ def _hint(name: str, known: Mapping[str, object]) -> str:
 
 def _value_type(cls: type, option: Field[Any]) -> tuple[type, bool, bool]:
     """(type of one value, whether there are many, whether None is allowed) of a field."""
-    hint = get_type_hints(cls)[option.name]
-    parts = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is not Literal else ()
-    optional = isinstance(hint, UnionType) and type(None) in parts
-    if isinstance(hint, UnionType):
-        hint = next(part for part in parts if part is not type(None))
+    hint, optional = _hint_of(cls, option)
     if get_origin(hint) is Literal:
         return str, False, optional
     if get_origin(hint) is tuple:
@@ -154,34 +152,44 @@ def _value_type(cls: type, option: Field[Any]) -> tuple[type, bool, bool]:
     return hint, False, optional
 
 
+def _hint_of(cls: type, option: Field[Any]) -> tuple[Any, bool]:
+    """(the type of a field without None, whether None is allowed)."""
+    hint = get_type_hints(cls)[option.name]
+    if get_origin(hint) not in (Union, UnionType):
+        return hint, False
+    return next(part for part in get_args(hint) if part is not NoneType), NoneType in get_args(hint)
+
+
 def flag_of(name: str) -> str:
     """The flag as it is shown; underscores and dashes are interchangeable in what the user types."""
     return "--" + (name.replace("_", "-") if name.startswith(_DASHED_PREFIXES) else name)
 
 
-class _Parsed(argparse.Namespace):
-    settings: dict[str, Any]
-    config: Path | None
-    print_config: bool
-    dry_run: bool
+class Arguments:
+    """An argparse parser made of config classes.
 
+    Args:
+        description: What the script does.
+        sections: Dataclasses whose fields become flags, those with a help text.
+    """
 
-class _Arguments:
-    """An argparse parser made of the config classes."""
-
-    def __init__(self, description: str) -> None:
+    def __init__(self, description: str, sections: Iterable[type]) -> None:
         self._parser = argparse.ArgumentParser(
             description=description,
             allow_abbrev=False,
             formatter_class=_HelpFormatter,
             argument_default=argparse.SUPPRESS,
         )
-        self._names: set[str] = {"config", "print_config", "dry_run"}
+        self._names: set[str] = set()
         self._groups: dict[str, argparse._ArgumentGroup] = {}
-        for cls in SECTIONS.values():
+        for cls in sections:
             for option in fields(cls):
                 if "help" in option.metadata:
                     self._add(cls, option)
+
+    def add_general(self) -> None:
+        """Add the flags of a training: settings file and checks."""
+        self._names |= {"config", "print_config", "dry_run"}
         general = self._parser.add_argument_group("Settings file and checks")
         general.add_argument("--config", type=Path, default=None, metavar="YAML", help="read settings from this file")
         general.add_argument("--print-config", action="store_true", default=False, help="print all settings and stop")
@@ -192,7 +200,7 @@ class _Arguments:
         if title not in self._groups:
             self._groups[title] = self._parser.add_argument_group(title)
         kind, many, _ = _value_type(cls, option)
-        hint = get_type_hints(cls)[option.name]
+        hint, _ = _hint_of(cls, option)
         text = option.metadata["help"].replace("%", "%%")
         default = option.default
         if default not in (None, MISSING, ()):
@@ -208,12 +216,15 @@ class _Arguments:
         self._names.add(option.name)
         self._groups[title].add_argument(flag_of(option.name), dest=option.name, help=text, **extra)
 
-    def parse(self, argv: Sequence[str]) -> _Parsed:
-        """Parse; exits with 2 and a message on unknown or malformed flags."""
-        namespace = vars(self._parser.parse_args([self._normalised(token) for token in argv]))
-        own = {name: namespace.pop(name) for name in ("config", "print_config", "dry_run")}
-        settings = {name: tuple(v) if isinstance(v, list) else v for name, v in namespace.items()}
-        return _Parsed(settings=settings, **own)
+    def parse(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
+        """The values of the flags that are given, by name; exits with 2 and a message on unknown or malformed flags.
+
+        Args:
+            argv: What follows the name of the script; None: that of this process.
+        """
+        tokens = sys.argv[1:] if argv is None else argv
+        given = vars(self._parser.parse_args([self._normalised(token) for token in tokens]))
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
     def _normalised(self, token: str) -> str:
         if not token.startswith("--"):

@@ -9,7 +9,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 from recon_worker.uris import without_credentials
@@ -41,23 +41,52 @@ def option(default: Any, help: str, *, group: str | None = None, metavar: str | 
     return field(default=default, metadata={"help": help, "group": group, "metavar": metavar})
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raise a ConfigError with this message unless the condition holds."""
     if not condition:
         raise ConfigError(message)
 
 
-def _check_choices(config: object) -> None:
+def check_choices(config: object) -> None:
+    """Refuse values that a Literal field of a dataclass does not allow."""
     hints = {f.name: f.type for f in fields(config)}  # type: ignore[arg-type]
     for name, hint in hints.items():
-        allowed = get_args(hint)
+        allowed = next((get_args(part) for part in (hint, *get_args(hint)) if get_origin(part) is Literal), ())
         value = getattr(config, name)
-        if allowed and all(isinstance(a, str) for a in allowed) and value not in allowed:
+        if allowed and value not in allowed and not (value is None and type(None) in get_args(hint)):
             raise ConfigError(f"{name} is {value!r}; allowed: {', '.join(allowed)}.")
 
 
-def _check_readable(name: str, path: Path | None) -> None:
+def check_readable(name: str, path: Path | None) -> None:
+    """Refuse a path at which there is no file; None stands for a file that is not given."""
     if path is not None:
-        _require(path.is_file(), f"{name}: there is no file {str(path)!r}. Give the path of an existing file.")
+        require(path.is_file(), f"{name}: there is no file {str(path)!r}. Give the path of an existing file.")
+
+
+def check_directory(name: str, path: Path) -> None:
+    """Refuse a path at which there is something else than a directory."""
+    require(not path.exists() or path.is_dir(), f"{name} {str(path)!r} is a file; give a directory.")
+
+
+def check_pixel_size(name: str, size_m: float | None) -> None:
+    """Refuse sides of an object pixel that no microscope has."""
+    require(size_m is None or 0 < size_m < 1, f"{name} is {size_m} m; it must be above 0 and below 1 metre.")
+
+
+def check_arrays_format(name: str, arrays: str) -> None:
+    """Refuse HDF5 where it cannot be written."""
+    require(
+        arrays != "h5" or find_spec("h5py") is not None,
+        f"{name} is 'h5', which needs h5py: pip install h5py. Or take npz.",
+    )
+
+
+def check_indices(name: str, indices: tuple[int, ...] | None) -> None:
+    """Refuse dataset indices that are negative or repeated."""
+    chosen = indices or ()
+    require(min(chosen, default=0) >= 0, f"{name} has {min(chosen, default=0)}; count from 0.")
+    repeated = sorted({i for i in chosen if chosen.count(i) > 1})
+    require(not repeated, f"{name} has {repeated} more than once; name each sample once.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +115,13 @@ class DataConfig:
     )
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        _require(self.train_data_file is not None, "train_data_file is missing. Name the NPZ file to train on.")
+        check_choices(self)
+        require(self.train_data_file is not None, "train_data_file is missing. Name the NPZ file to train on.")
         for name in ("train_data_file", "test_data_file", "probe_file"):
-            _check_readable(name, getattr(self, name))
-        _require(self.N in _PATCH_SIDES_PX, f"N is {self.N}; allowed: 64, 128, 256. It is the side of the patterns.")
-        _require(self.gridsize in (1, 2), f"gridsize is {self.gridsize}; allowed: 1, 2.")
-        _require(
+            check_readable(name, getattr(self, name))
+        require(self.N in _PATCH_SIDES_PX, f"N is {self.N}; allowed: 64, 128, 256. It is the side of the patterns.")
+        require(self.gridsize in (1, 2), f"gridsize is {self.gridsize}; allowed: 1, 2.")
+        require(
             self.nphotons is None or self.nphotons > 0, f"nphotons is {self.nphotons}; it must be above 0, or left out."
         )
 
@@ -111,8 +140,8 @@ class ModelConfig:
     n_filters_scale: int = option(2, "width of the network; the deepest layer has 128 times as many filters")
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        _require(self.n_filters_scale >= 1, f"n_filters_scale is {self.n_filters_scale}; it must be at least 1.")
+        check_choices(self)
+        require(self.n_filters_scale >= 1, f"n_filters_scale is {self.n_filters_scale}; it must be at least 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,15 +160,12 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("nepochs", "batch_size", "check_val_every_n_epoch"):
-            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
-        _require(0 < self.learning_rate < float("inf"), f"learning_rate is {self.learning_rate}; it must be above 0.")
-        _require(0 <= self.seed < 2**32, f"seed is {self.seed}; it must be from 0 to {2**32 - 1}.")
-        _require(
-            not self.output_dir.exists() or self.output_dir.is_dir(),
-            f"output_dir {str(self.output_dir)!r} is a file; give a directory.",
-        )
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
+        require(0 < self.learning_rate < float("inf"), f"learning_rate is {self.learning_rate}; it must be above 0.")
+        require(0 <= self.seed < 2**32, f"seed is {self.seed}; it must be from 0 to {2**32 - 1}.")
+        check_directory("output_dir", self.output_dir)
         if self.resume is not None:
-            _check_readable("resume", self.resume_path)
+            check_readable("resume", self.resume_path)
 
     @property
     def checkpoint_dir(self) -> Path:
@@ -277,17 +303,17 @@ class PyTorchExecutionConfig:
     )
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        _require(
+        check_choices(self)
+        require(
             re.fullmatch(r"auto|-1|[1-9]\d*|\d+(,\d+)+,?|\d+,", self.devices) is not None,
             f"devices is {self.devices!r}; allowed: 'auto', a count such as 2, or a list such as '0,1'.",
         )
-        _require(self.num_nodes >= 1, f"num_nodes is {self.num_nodes}; it must be at least 1.")
-        _require(self.num_workers >= 0, f"num_workers is {self.num_workers}; it must be at least 0.")
+        require(self.num_nodes >= 1, f"num_nodes is {self.num_nodes}; it must be at least 1.")
+        require(self.num_workers >= 0, f"num_workers is {self.num_workers}; it must be at least 0.")
         if self.logger == "mlflow" and self.mlflow_tracking_uri is not None:
             check_tracking_uri(self.mlflow_tracking_uri, "mlflow_tracking_uri")
         run_id = self.mlflow_run_id
-        _require(
+        require(
             run_id is None or re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run_id) is not None,
             f"mlflow_run_id is {run_id!r}; give the id of a run, as its page shows it, or 'new'.",
         )
@@ -295,53 +321,44 @@ class PyTorchExecutionConfig:
 
     def _check_recon_log(self) -> None:
         every_n = self.recon_log_every_n_epochs
-        _require(
+        require(
             every_n is None or every_n >= 1,
             f"recon_log_every_n_epochs is {every_n}; it must be at least 1. Leave it out to switch the logging off.",
         )
-        _require(
+        require(
             every_n is None or self.logger == "mlflow",
             f"reconstruction logging needs the MLflow logger, but logger is {self.logger!r}. "
             "Use --logger mlflow, or leave the recon-log flags out.",
         )
-        _require(
+        require(
             self.recon_log_num_patches >= 0,
             f"recon_log_num_patches is {self.recon_log_num_patches}; it must be at least 0.",
         )
         limit = self.recon_log_max_stitch_samples
-        _require(limit is None or limit >= 1, f"recon_log_max_stitch_samples is {limit}; it must be at least 1.")
+        require(limit is None or limit >= 1, f"recon_log_max_stitch_samples is {limit}; it must be at least 1.")
         self._check_arrays()
         self._check_worker()
-        chosen = self.recon_log_fixed_indices or ()
-        _require(min(chosen, default=0) >= 0, f"recon_log_fixed_indices has {min(chosen, default=0)}; count from 0.")
-        repeated = sorted({i for i in chosen if chosen.count(i) > 1})
-        _require(not repeated, f"recon_log_fixed_indices has {repeated} more than once; name each sample once.")
+        check_indices("recon_log_fixed_indices", self.recon_log_fixed_indices)
 
     def _check_arrays(self) -> None:
-        size = self.recon_log_pixel_size
-        _require(
-            size is None or 0 < size < 1, f"recon_log_pixel_size is {size} m; it must be above 0 and below 1 metre."
-        )
-        _require(
+        check_pixel_size("recon_log_pixel_size", self.recon_log_pixel_size)
+        require(
             self.recon_log_arrays == "none" or self.recon_log_stitch,
             f"recon_log_arrays is {self.recon_log_arrays!r}, but there is no stitched object. Add --recon-log-stitch.",
         )
-        _require(
-            self.recon_log_arrays != "h5" or find_spec("h5py") is not None,
-            "recon_log_arrays is 'h5', which needs h5py: pip install h5py. Or take npz.",
-        )
+        check_arrays_format("recon_log_arrays", self.recon_log_arrays)
 
     def _check_worker(self) -> None:
         depth = self.recon_log_queue_depth
-        _require(
+        require(
             depth == "auto" or re.fullmatch(r"[1-9]\d{0,2}", depth) is not None,
             f"recon_log_queue_depth is {depth!r}; allowed: a number from 1 to 999, or auto.",
         )
         for name in ("recon_log_queue_gib", "recon_log_spill_gib"):
             value = getattr(self, name)
-            _require(value is None or 0 < value < float("inf"), f"{name} is {value}; it must be above 0.")
+            require(value is None or 0 < value < float("inf"), f"{name} is {value}; it must be above 0.")
         timeout = self.recon_log_flush_timeout
-        _require(0 <= timeout < float("inf"), f"recon_log_flush_timeout is {timeout}; it must be at least 0 seconds.")
+        require(0 <= timeout < float("inf"), f"recon_log_flush_timeout is {timeout}; it must be at least 0 seconds.")
 
     @property
     def recon_log_enabled(self) -> bool:
@@ -380,6 +397,12 @@ class RunConfig:
             environment = os.environ.get("MLFLOW_TRACKING_URI")
             if environment:
                 check_tracking_uri(environment, "MLFLOW_TRACKING_URI")
+
+    @property
+    def remove_ramp(self) -> bool:
+        """Whether errors are taken after a linear phase ramp is removed from the stitched object."""
+        asked = self.execution.recon_log_ramp
+        return self.model.model_type == "pinn" if asked is None else asked
 
     @property
     def tracking_uri(self) -> str:

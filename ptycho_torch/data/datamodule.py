@@ -1,6 +1,7 @@
 """The data of a training run: one file to train on, optionally one to validate on, read once."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,6 +61,7 @@ class PtychoDataModule(LightningDataModule):
         self._nphotons, self._probe_file = nphotons, probe_file
         self._allow_pickled_metadata, self._model_type = allow_pickled_metadata, model_type
         self._datasets: dict[Split, PtychoDataset] = {}
+        self._state: dict[str, Any] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Read the files; a second call does nothing.
@@ -75,7 +77,11 @@ class PtychoDataModule(LightningDataModule):
         if self._test_data_file is not None:
             path = Path(self._test_data_file)
             datasets["test"] = self._dataset(self._load(path), "test", constants)
-        self._datasets = datasets
+        self._datasets, self._state = datasets, constants.to_state()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Goes into checkpoints: the constants of the training set, with which a network reconstructs other scans."""
+        return self._state
 
     @property
     def train_dataset(self) -> PtychoDataset:

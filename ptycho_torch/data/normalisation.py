@@ -5,9 +5,12 @@ a mean total power of (N/2)^2, and a probe whose power is 1.25^2 times that.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
 from ptycho_torch.data.truth import Truth
 from ptycho_torch.model.physics import PROBE_SCALE
@@ -30,6 +33,17 @@ class Normalisation:
     """(P, N, N), scaled: sum |P / 4|^2 = (1.25 N/2)^2 over all modes."""
     probe_factor: float
     """What the probe was multiplied by."""
+
+    def to_state(self) -> dict[str, Any]:
+        """Plain numbers and a tensor, for checkpoints that are read without unpickling."""
+        numbers = {name: float(getattr(self, name)) for name in ("rms", "physics", "probe_factor")}
+        return {**numbers, "probe": torch.from_numpy(self.probe)}
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> "Normalisation":
+        """What `to_state` gave. Raises KeyError, TypeError, ValueError or AttributeError if it is something else."""
+        numbers = {name: float(state[name]) for name in ("rms", "physics", "probe_factor")}
+        return cls(**numbers, probe=state["probe"].numpy().astype(np.complex64))
 
 
 def normalisation(diffraction: Float32, probe: Complex64, nphotons: float | None) -> Normalisation:

@@ -27,6 +27,7 @@ from ptycho_torch.cli import to_yaml
 from ptycho_torch.config import ConfigError, RunConfig
 from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.model.lightning_module import PtychoLightningModule
+from ptycho_torch.workflows.checkpoint import Recipe, RecipeInCheckpoint
 from ptycho_torch.workflows.ending import EndTogether
 from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.mlflow_run import RunInCheckpoint, chosen_run_id, prepare_run
@@ -130,6 +131,7 @@ def _callbacks(config: RunConfig) -> list[Callback]:
         EndTogether(),
         ModelCheckpoint(config.training.checkpoint_dir, filename="best", monitor=monitored, save_last=True),
         TQDMProgressBar(leave=False),
+        RecipeInCheckpoint(Recipe.of(config)),
     ]
     if config.execution.logger == "mlflow":
         callbacks.append(RunInCheckpoint())
@@ -151,7 +153,7 @@ def make_recon_callback(config: RunConfig) -> PtychoReconLoggingCallback:
         max_stitch_samples=execution.recon_log_max_stitch_samples,
         stitch_weight=execution.recon_log_stitch_weight,
         baseline=execution.recon_log_baseline,
-        remove_ramp=config.model.model_type == "pinn" if execution.recon_log_ramp is None else execution.recon_log_ramp,
+        remove_ramp=config.remove_ramp,
         pixel_size_m=execution.recon_log_pixel_size,
         arrays=execution.recon_log_arrays,
         description=execution.recon_log_description,

@@ -7,12 +7,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
 from ptycho_torch.config import ConfigError, RunConfig, credentials_found
+from ptycho_torch.workflows.checkpoint import read_checkpoint
 from recon_worker.uris import without_credentials
 
 _log = logging.getLogger(__name__)
@@ -57,14 +57,7 @@ def chosen_run_id(config: RunConfig) -> str | None:
 
 
 def _named_by(path: Path) -> dict[str, str]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        named: dict[str, str] = checkpoint["callbacks"].get(RunInCheckpoint().state_key, {})
-    except Exception as error:  # whatever a damaged or foreign file makes torch raise
-        first = next(iter(str(error).splitlines()), "")
-        raise ConfigError(
-            f"resume: {path} cannot be read as a checkpoint ({type(error).__name__}: {first})."
-        ) from error
+    named: dict[str, str] = read_checkpoint(path, "resume")["callbacks"].get(RunInCheckpoint.__qualname__, {})
     return named
 
 

@@ -17,26 +17,6 @@ OBJECT = {"amp_pred", "amp_gt", "amp_error", "phase_pred", "phase_gt", "phase_er
 DIFFRACTION = {"diff_obs_logI", "diff_pred_logI", "diff_error_logI"}
 
 
-def _simulate(*arguments):
-    command = [sys.executable, str(REPOSITORY / "scripts" / "simulate.py"), *map(str, arguments)]
-    subprocess.run(command, check=True, timeout=100, capture_output=True)
-
-
-@pytest.fixture(scope="module")
-def raw_scan(tmp_path_factory):
-    path = tmp_path_factory.mktemp("raw") / "scan.npz"
-    _simulate("raw", "--N", 64, "--object_size", 112, "--step", 14, "--nphotons", 1e6, "--output", path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def grid_lines(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("grid")
-    sizes = ("--object_size", 124, "--nimgs_train", 1, "--nimgs_test", 1, "--outer_offset_train", 20)
-    _simulate("grid-lines", "--N", 64, "--nphotons", 1e6, *sizes, "--output", folder)
-    return folder / "datasets" / "N64" / "gs1"
-
-
 def _settings(train, test, output_dir, mlflow_database, **more):
     return {
         "train_data_file": train,

@@ -1,0 +1,163 @@
+"""What a checkpoint of a training holds, so that it can be used without the files of that training.
+
+    state_dict, hyper_parameters     the network
+    PtychoDataModule                 constants of the training set: `Normalisation.to_state`
+    callbacks/RecipeInCheckpoint     how the training made its reconstructions: `Recipe`
+
+All of it is tensors and plain values: nothing in a checkpoint is ever unpickled.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch import Callback
+
+from ptycho_torch.config import ConfigError, Precision, RunConfig, ScanKind, StitchWeight, check_choices
+from ptycho_torch.data.datamodule import PtychoDataModule
+from ptycho_torch.data.normalisation import Normalisation
+from ptycho_torch.model.lightning_module import PtychoLightningModule
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a training makes its reconstructions: what is needed beside network and data to make them again."""
+
+    scan_kind: ScanKind
+    """Format of its data files."""
+    batch_size: int
+    """Samples per batch."""
+    precision: Precision
+    """Of the network."""
+    validated: bool
+    """Whether predictions are those of the validation; else, without a test file, of an extra pass over the scan."""
+    num_patches: int
+    """Sample patches, spread evenly over the dataset, where `fixed_indices` is None."""
+    fixed_indices: tuple[int, ...] | None
+    """Dataset indices of the sample patches."""
+    stitch_weight: StitchWeight
+    """How overlapping patches are averaged."""
+    remove_ramp: bool
+    """Whether a linear phase ramp is removed before errors are taken."""
+    pixel_size_m: float | None
+    """Side of an object pixel, metres."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Recipe":
+        """That of a training."""
+        execution = config.execution
+        return cls(
+            scan_kind=config.data.scan_kind,
+            batch_size=config.training.batch_size,
+            precision=execution.precision,
+            validated=config.data.test_data_file is not None,
+            num_patches=execution.recon_log_num_patches,
+            fixed_indices=execution.recon_log_fixed_indices,
+            stitch_weight=execution.recon_log_stitch_weight,
+            remove_ramp=config.remove_ramp,
+            pixel_size_m=execution.recon_log_pixel_size,
+        )
+
+
+class RecipeInCheckpoint(Callback):
+    """Keeps the recipe in the checkpoints."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+
+    def state_dict(self) -> dict[str, Any]:
+        """The recipe as plain values."""
+        return asdict(self._recipe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A trained network with what it needs to reconstruct a scan."""
+
+    model: PtychoLightningModule
+    """On the CPU."""
+    constants: Normalisation
+    recipe: Recipe
+    epoch: int
+    """Completed epochs."""
+    step: int
+    """Optimizer steps taken."""
+
+
+def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
+    """The content of a checkpoint file; tensors stay on disk until they are used.
+
+    Args:
+        path: Of the file.
+        setting: Which setting names it.
+
+    Raises:
+        ConfigError: It is not a checkpoint of Lightning, or is damaged.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if not {"state_dict", "callbacks", "epoch", "global_step"} <= content.keys():
+            raise KeyError("it lacks what Lightning keeps in a checkpoint")
+    except Exception as error:  # whatever a damaged or foreign file makes torch raise
+        first = next(iter(str(error).splitlines()), "")
+        raise ConfigError(
+            f"{setting}: {path} cannot be read as a checkpoint ({type(error).__name__}: {first})."
+        ) from error
+    return dict(content)
+
+
+def load_trained(path: Path) -> Trained:
+    """Read the checkpoint of a training.
+
+    Raises:
+        ConfigError: It cannot be read, holds another network, or lacks constants or recipe.
+    """
+    content = read_checkpoint(path, "checkpoint")
+    recipe, state = (
+        content["callbacks"].get(RecipeInCheckpoint.__qualname__),
+        content.get(PtychoDataModule.__qualname__),
+    )
+    model = _model(path, content)
+    if recipe is None or state is None:
+        raise ConfigError(
+            f"checkpoint: {path} has no normalisation constants and settings of its training, which it needs to "
+            "reconstruct: it is older than this version, or not written by the training scripts. Continue its "
+            "training with --resume for at least one epoch; the checkpoint of that has them."
+        )
+    return Trained(
+        model=model,
+        constants=_read(path, Normalisation.of_state, state),
+        recipe=_read(path, lambda values: Recipe(**values), recipe),
+        epoch=int(content["epoch"]) + 1,
+        step=int(content["global_step"]),
+    )
+
+
+def _model(path: Path, content: Mapping[str, Any]) -> PtychoLightningModule:
+    try:
+        model = PtychoLightningModule(**content["hyper_parameters"])
+        model.load_state_dict(content["state_dict"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        first = next(iter(str(error).splitlines()), "")
+        raise ConfigError(
+            f"checkpoint: {path} holds another network than this program trains ({type(error).__name__}: {first})."
+        ) from error
+    return model.eval()
+
+
+def _read(path: Path, read: Callable[[Any], _T], state: object) -> _T:
+    """What the training wrote; a record of another version or by another hand is refused."""
+    try:
+        return read(state)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"checkpoint: {path} has settings that this version cannot read ({type(error).__name__}: {error}). Use "
+            "the version that wrote it."
+        ) from error

@@ -1,0 +1,216 @@
+"""A scan reconstructed with a trained network: checkpoint and data file in, pictures, arrays and numbers out.
+
+Prediction, stitching, metrics and rendering are those of the logging during training, with the same batches, so that
+the numbers are those of the epoch of the checkpoint.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from ptycho_torch.config import ConfigError, ScanKind
+from ptycho_torch.data.builders import Split, grid_dataset, raw_dataset
+from ptycho_torch.data.dataset import Item, PtychoDataset
+from ptycho_torch.data.npz import DataError, GridLines, RawScan, load_grid_lines, load_raw_scan
+from ptycho_torch.inference_cli import InferenceConfig
+from ptycho_torch.workflows.capture import (
+    Capture,
+    CapturePlan,
+    Precision,
+    Route,
+    batch_indices,
+    choose_indices,
+    copier_for,
+    fill_missing,
+    read_scan,
+)
+from ptycho_torch.workflows.checkpoint import Recipe, Trained, load_trained
+from ptycho_torch.workflows.reconstruction import Reconstruction, make_directory, write
+from recon_worker.history import History
+from recon_worker.scales import Scales
+from recon_worker.snapshot import Scan, Snapshot
+
+_FORMATS: Mapping[ScanKind, str] = {"raw": "raw scans (diff3d, xcoords, ycoords)", "grid_lines": "grid-lines files"}
+
+
+def reconstruct(config: InferenceConfig) -> Reconstruction:
+    """Reconstruct a scan and write `stitched/`, `patch_*/`, `summary.png`, `metrics.json` and `scales.json`.
+
+    Raises:
+        ConfigError: A setting does not fit, the checkpoint cannot be used, or the output cannot be written.
+        DataError: The data file is not what it should be, or does not fit the network.
+    """
+    history = History(_scales(config.scales))
+    trained = load_trained(config.checkpoint)
+    trained = replace(trained, recipe=_changed(trained.recipe, config))
+    dataset = _dataset(config, trained)
+    scan, plan = _plan(config, trained.recipe, dataset)
+    make_directory(config.output_dir)
+    snapshot = _predict(config, trained, dataset, plan)
+    source = {"checkpoint": str(config.checkpoint), "data_file": str(config.data_file)}
+    return write(config.output_dir, scan, snapshot, history, source)
+
+
+def _scales(path: Path | None) -> Scales:
+    try:
+        return Scales() if path is None else Scales.from_json(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"scales: {path}: {error}") from error
+
+
+def _changed(recipe: Recipe, config: InferenceConfig) -> Recipe:
+    """The training's recipe with what the user wants otherwise."""
+    if config.num_patches is not None:
+        recipe = replace(recipe, num_patches=config.num_patches, fixed_indices=None)
+    given = {
+        "fixed_indices": config.fixed_indices,
+        "stitch_weight": config.stitch_weight,
+        "remove_ramp": config.ramp,
+        "pixel_size_m": config.pixel_size,
+    }
+    return replace(recipe, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _dataset(config: InferenceConfig, trained: Trained) -> PtychoDataset:
+    """The scan with the constants of the training, as a test set is read while training."""
+    path, kind = config.data_file, trained.recipe.scan_kind
+    read = load_raw_scan if kind == "raw" else load_grid_lines
+    try:
+        scan: RawScan | GridLines = read(path, allow_pickled_metadata=config.allow_pickled_metadata)
+    except DataError as error:
+        raise DataError(f"{error} The network was trained on {_FORMATS[kind]}.") from error
+    n_px, gridsize = trained.model.hparams["n_px"], trained.model.hparams["gridsize"]
+    found = scan.diffraction.shape[-1]
+    if found != n_px:
+        raise DataError(
+            f"{path.name}: patterns are {found} x {found} px, but the network was trained on {n_px} x {n_px} px. Give "
+            "a checkpoint of a training with patterns of this size."
+        )
+    if isinstance(scan, RawScan):
+        return raw_dataset(scan, gridsize=gridsize, constants=trained.constants, source=path.name)
+    return _grid_dataset(scan, trained, path.name)
+
+
+def _grid_dataset(scan: GridLines, trained: Trained, source: str) -> PtychoDataset:
+    channels, gridsize = scan.diffraction.shape[1], trained.model.hparams["gridsize"]
+    if channels != gridsize**2:
+        raise DataError(
+            f"{source}: samples have {channels} channels, but the network was trained with gridsize {gridsize}. Give "
+            "a checkpoint of a training with this gridsize."
+        )
+    # Only test files hold these. Samples of a training file are shuffled: stitching them would give nonsense.
+    split: Split = "train" if scan.ground_truth is None and scan.norm_Y_I is None else "test"
+    return grid_dataset(
+        scan, split=split, model_type=trained.model.model_type, constants=trained.constants, source=source
+    )
+
+
+def _plan(config: InferenceConfig, recipe: Recipe, dataset: PtychoDataset) -> tuple[Scan, CapturePlan]:
+    try:
+        indices = choose_indices(len(dataset), recipe.num_patches, recipe.fixed_indices)
+    except ValueError as error:
+        raise ConfigError(f"{error} Choose others with --fixed_indices, or an even spread: --num_patches.") from error
+    scan, plan = read_scan(
+        dataset,
+        indices,
+        stitch=True,
+        max_stitch_samples=config.max_stitch_samples or len(dataset),
+        stitch_weight=recipe.stitch_weight,
+        epoch_digits=2,
+    )
+    arrays = config.arrays if scan.geometry is not None else "none"
+    return (
+        replace(scan, remove_ramp=recipe.remove_ramp, pixel_size_m=recipe.pixel_size_m, arrays_format=arrays),
+        plan,
+    )
+
+
+class _Watched(Dataset[Item]):
+    """A dataset that moves a progress bar with every sample that is read."""
+
+    def __init__(self, dataset: PtychoDataset, bar: "tqdm[Any]") -> None:
+        self._dataset, self._bar = dataset, bar
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Item:
+        self._bar.update()
+        return self._dataset[index]
+
+
+class _TakePredictions(Callback):
+    """Copies what the validation predicts."""
+
+    capture: Capture
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401 - Lightning's own type
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Copy the predictions of a batch."""
+        self.capture.add_outputs(batch_idx, outputs)
+
+
+def _predict(config: InferenceConfig, trained: Trained, dataset: PtychoDataset, plan: CapturePlan) -> Snapshot:
+    """Predict as the training did: in its validation or, if it had no test file, in an extra pass."""
+    taking = _TakePredictions()
+    trainer = _trainer(config, trained.recipe, taking)
+    device, plugin = trainer.strategy.root_device, trainer.precision_plugin
+    with tqdm(desc="Predicting", total=len(dataset), unit="sample", leave=False, disable=None) as bar:
+        loader = DataLoader(_Watched(dataset, bar), batch_size=trained.recipe.batch_size)
+        with _capturing(plan, [plan.route(one) for one in batch_indices(loader)], device) as capture:
+            if trained.recipe.validated:
+                taking.capture = capture
+                trainer.validate(trained.model, loader, verbose=False)
+                capture.finish()
+            else:
+                precision = Precision(plugin.val_step_context, plugin.convert_input)
+                fill_missing(capture, trained.model.to(device), loader.dataset, precision)
+    return Snapshot(
+        epoch=trained.epoch,
+        step=trained.step,
+        has_diffraction=capture.has_diffraction,
+        created_unix_s=0.0,
+        stall_s=0.0,
+        arrays=capture.arrays,
+    )
+
+
+def _trainer(config: InferenceConfig, recipe: Recipe, callback: Callback) -> Trainer:
+    try:
+        return Trainer(
+            accelerator=config.accelerator,
+            devices=1,
+            precision=recipe.precision,
+            callbacks=[callback],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise ConfigError(f"the network cannot run on this machine as it did: {error}") from error
+
+
+@contextmanager
+def _capturing(plan: CapturePlan, routes: list[Route], device: torch.device) -> Iterator[Capture]:
+    arrays, copier = plan.layout.allocate(), copier_for(device)
+    try:
+        copier.prepare(arrays, plan.layout.nbytes)
+        yield Capture(plan, routes, arrays, copier)
+    finally:
+        copier.close()
