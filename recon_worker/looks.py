@@ -8,6 +8,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -32,6 +33,15 @@ class _TruthRanges:
     phase_aligned: Range
     amp_error: Range
     phase_error: Range
+
+
+class AlignedPanels(TypedDict, total=False):
+    """Fields of a view that take the place of those of the raw prediction."""
+
+    amp_pred: Panel
+    amp_gt: Panel
+    phase_pred: Panel
+    phase_gt: Panel
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ class Look:
             )
         return panels
 
-    def aligned_panels(self, scanned: Bool, truth: Complex64 | None, result: Comparison | None) -> dict[str, Panel]:
+    def aligned_panels(self, scanned: Bool, truth: Complex64 | None, result: Comparison | None) -> AlignedPanels:
         """Prediction and truth to compare by eye, in place of the raw ones; nothing where there is no truth."""
         if truth is None or result is None or self.truth is None:
             return {}

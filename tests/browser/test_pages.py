@@ -72,7 +72,8 @@ def _check_errors(driver):
     """The error that the page tells is that of the prediction and the truth that it tells."""
     for kind in ("amp", "phase"):
         shown, truth, error = (_value(driver, f"{kind}_{role}") for role in ("pred", "gt", "error"))
-        assert abs(shown - truth) == pytest.approx(error, abs=0.02), kind
+        most = float(driver.execute_script(f'return state.panels.get("{kind}_error").panel.picture.vmax'))
+        assert min(abs(shown - truth), most) == pytest.approx(error, abs=0.02), kind
 
 
 def _errors(driver):
