@@ -76,7 +76,7 @@ def render(scan: Scan, snapshot: Snapshot, history: History) -> Iterator[Artifac
         for one in made:
             yield from _files_of(scan, snapshot, folder, one)
     if shown:
-        sheet = _sheet(scan, snapshot, folder, [one.view for one in shown])
+        sheet = _sheet(scan, snapshot, folder, [one.compared for one in shown])
         yield from _files_of_epoch(scan, snapshot, sheet)
         yield from _files_of_run(sheet, history)
 

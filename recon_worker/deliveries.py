@@ -111,12 +111,10 @@ def merged_description(text: str, latest: Latest, run_id: str, experiment_id: st
     """
     picture = f"get-artifact?path={quote(latest.summary, safe='')}&run_uuid={run_id}"
     page = f"#/experiments/{experiment_id}/runs/{run_id}"
-    rows = [f"| {label} | {value} |" for label, value in latest.values.items()]
-    table = ["| | |", "|---|---|", *rows] if rows else []
+    numbers = " · ".join(f"{label} **{value}**" for label, value in latest.values.items())
     links = f"[gallery]({page}/artifacts/recon_log/gallery.html) · [image cards]({page}/model-metrics)"
-    own = "\n".join(
-        [_BEGIN, "", f"**{latest.title}** · {links}", "", f"![{latest.title}]({picture})", "", *table, "", _END]
-    )
+    lines = [f"**{latest.title}** · {links}", numbers, f"![{latest.title}]({picture})"]  # MLflow folds what is below
+    own = "\n\n".join([_BEGIN, *filter(None, lines), _END])
     begin, end = text.find(_BEGIN), text.find(_END)
     if 0 <= begin < end:
         return text[:begin] + own + text[end + len(_END) :]

@@ -30,8 +30,6 @@ class Ledger:
     """Uploads that had to be tried again."""
     restarts: int = 0
     """Worker processes that died."""
-    worker_rss_bytes: int = 0
-    """Peak memory of the worker process."""
 
     @property
     def pending(self) -> int:

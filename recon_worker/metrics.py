@@ -83,16 +83,18 @@ class RingCorrelation:
     """(n,) within -1 ... 1."""
 
     def cutoff(self, threshold: float) -> float:
-        """The frequency, cycles per pixel, at which the correlation first falls below the threshold.
+        """The frequency, cycles per pixel, at which the correlation, from its peak outwards, falls below the threshold.
 
-        Linear between rings; 1/2 if it never falls below, 0 if it is never above. The lowest rings may begin below:
-        diffraction hardly tells what varies more slowly than the probe is wide.
+        Linear between rings; 1/2 if it does not fall below, 0 if it is never above. What the rings inside the peak do
+        does not matter: diffraction hardly tells what varies more slowly than the probe is wide.
         """
-        above = self.correlation >= threshold
-        falls = np.flatnonzero(above[:-1] & ~above[1:])
-        if not falls.size:
-            return 0.5 if above.size and above[-1] else 0.0
-        after = falls[0] + 1
+        peak = int(np.argmax(self.correlation))
+        below = self.correlation[peak:] < threshold
+        if below[0]:
+            return 0.0
+        if not below.any():
+            return 0.5
+        after = peak + int(np.argmax(below))
         high, low = self.correlation[after - 1], self.correlation[after]
         share = (high - threshold) / (high - low)
         return float(self.frequency[after - 1] + share * (self.frequency[after] - self.frequency[after - 1]))

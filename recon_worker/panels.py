@@ -1,35 +1,38 @@
 """From a snapshot to what is shown of it: every picture as an array with its colour range (`views`), and the numbers.
 
-Predictions are shown as they are; errors are taken after alignment. Ranges stay the same during a run (`scales`).
+Each object and patch has two views. The picture files are of the raw prediction. Summary, image cards and gallery
+compare: where there is a truth they show the prediction aligned with it, in the truth's range, beside the errors that
+are taken after alignment. Ranges stay the same during a run (`scales`).
 """
 
+import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from recon_worker.comparison import Comparison, agreement_of_halves, compare, quality
+from recon_worker.comparison import agreement_of_halves, compare, quality
+from recon_worker.looks import LEAST_ERROR, Look, make_look
 from recon_worker.metrics import log_intensity_correlation
 from recon_worker.rendering import log_intensity, shared_range
-from recon_worker.scales import PREDICTION_MARGIN, TRUTH_MARGIN, Range, Scales, error_range, robust_range
+from recon_worker.scales import Range, Scales, error_range
 from recon_worker.snapshot import Bool, Complex64, Float32, Scan, Snapshot
 from recon_worker.stitching import Stitched, stitch
-from recon_worker.views import PHASE_PERIOD, ObjectView, Panel, PatchView
+from recon_worker.views import ObjectView, Panel, PatchView
 
-_PHASE_RANGE_RAD = (-math.pi, math.pi)
-_OBJECT_ERROR_SHARE, _DIFFRACTION_ERROR_SHARE = 0.5, 0.25
-"""The largest error with a colour of its own, in parts of what the truth or the measurement spans."""
-_LEAST_PHASE_ERROR_RAD = 0.1
-_LEAST_ERROR = 1e-6
+_DIFFRACTION_ERROR_SHARE = 0.25
+"""The largest error with a colour of its own, in parts of what the measured patterns span."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shown:
-    """A view, and the arrays that it was made from."""
+    """The views of an object or patch, and the arrays that they were made from."""
 
     view: ObjectView
+    """The raw prediction, for the picture files."""
+    compared: ObjectView
+    """The aligned prediction; without a truth the same as `view`."""
     predicted: Complex64
     """(H, W) as predicted."""
     scanned: Bool
@@ -77,11 +80,12 @@ class Panels:
         halves: Sequence[dict[str, float]] = [{} for _ in images]
         if any(truth is None for truth in truths):
             halves = agreement_of_halves(scan.geometry, patches, filled, scan.pixel_size_m) or halves
-        look = self._look("stitched", truths, [image.object[image.scanned] for image in images])
+        predicted = [image.object[image.scanned] for image in images]
+        look = make_look("stitched", truths, predicted, self._scales, trained=self._trained)
         return [self._object(look, *each) for each in zip(range(len(images)), images, truths, halves, strict=True)]
 
     def _object(
-        self, look: "_Look", number: int, image: Stitched, truth: Complex64 | None, halves: dict[str, float]
+        self, look: Look, number: int, image: Stitched, truth: Complex64 | None, halves: dict[str, float]
     ) -> Shown:
         scan, name = self._scan, "stitched" if number == 0 else f"stitched_object_{number:02d}"
         numbers, result = dict(halves), None
@@ -89,9 +93,10 @@ class Panels:
             result = compare(image.object, truth, image.coverage, ramp=scan.remove_ramp)
             numbers = result.errors | quality(result, truth, scan.pixel_size_m)
         numbers["coverage"] = float(image.scanned.mean())
-        panels = look.panels(image.object, image.scanned, truth, result)
+        view = ObjectView(name=name, metrics=numbers, **look.panels(image.object, image.scanned, truth, result))
         return Shown(
-            view=ObjectView(name=name, metrics=numbers, **panels),
+            view=view,
+            compared=dataclasses.replace(view, **look.aligned_panels(image.scanned, truth, result)),
             predicted=image.object,
             scanned=image.scanned,
             coverage=image.coverage,
@@ -115,12 +120,14 @@ class Panels:
             **self._patch_look.panels(predicted, seen, truth, result),
             **diffraction,
         )
-        return [Shown(view=view, predicted=predicted, scanned=seen, truth=truth)]
+        compared = dataclasses.replace(view, **self._patch_look.aligned_panels(seen, truth, result))
+        return [Shown(view=view, compared=compared, predicted=predicted, scanned=seen, truth=truth)]
 
     @functools.cached_property
-    def _patch_look(self) -> "_Look":
+    def _patch_look(self) -> Look:
         labels = [self._label(row) for row in range(len(self._scan.fixed_indices))]
-        return self._look("patch", labels, [self._arrays.fixed_amp[self._arrays.fixed_filled]])
+        predicted = [self._arrays.fixed_amp[self._arrays.fixed_filled]]
+        return make_look("patch", labels, predicted, self._scales, trained=self._trained)
 
     def _label(self, row: int) -> Complex64 | None:
         scan = self._scan
@@ -138,7 +145,7 @@ class Panels:
         predicted = log_intensity(self._arrays.fixed_diffraction[row])
         errors = self._scales.range_of(
             "patch/diff_error",
-            lambda: error_range(span[1] - span[0], _DIFFRACTION_ERROR_SHARE, _LEAST_ERROR),
+            lambda: error_range(span[1] - span[0], _DIFFRACTION_ERROR_SHARE, LEAST_ERROR),
             fix=True,
         )
         panels["diff_pred"] = _diffraction_panel(predicted, span)
@@ -150,77 +157,6 @@ class Panels:
             unit=_DIFFRACTION_UNIT,
         )
         return panels, {"log_intensity_r": log_intensity_correlation(predicted, observed)}
-
-    def _look(
-        self, group: str, truths: Sequence[Complex64 | None], predicted: Sequence[Complex64 | Float32]
-    ) -> "_Look":
-        """The ranges of a group of pictures: from its ground truth and its first trained predictions."""
-        scales, known = self._scales, [truth[~np.isnan(truth)] for truth in truths if truth is not None]
-        truth = np.concatenate(known) if known else None
-        amp = scales.range_of(
-            f"{group}/amp", lambda: _amp_range(np.abs(np.concatenate(predicted)), truth), fix=self._trained
-        )
-        if truth is None:
-            return _Look(amp, (0, 1), (0, 1))
-        return _Look(
-            amp,
-            scales.range_of(f"{group}/amp_error", lambda: _amp_error_range(truth), fix=True),
-            scales.range_of(f"{group}/phase_error", lambda: _phase_error_range(truth), fix=True),
-        )
-
-
-@dataclass(frozen=True)
-class _Look:
-    """Colour ranges of the pictures of an object."""
-
-    amp: Range
-    amp_error: Range
-    phase_error: Range
-
-    def panels(
-        self, predicted: Complex64, scanned: Bool, truth: Complex64 | None, result: Comparison | None
-    ) -> dict[str, Panel]:
-        """Amplitude and phase of the prediction and, where there is one, the truth and the errors."""
-        panels = {"amp_pred": self._amp(predicted, scanned), "phase_pred": _phase(predicted, scanned)}
-        if truth is None or result is None:
-            return panels
-        known = ~np.isnan(truth)
-        panels |= {"amp_gt": self._amp(truth, known), "phase_gt": _phase(truth, known)}
-        for kind, values, value_range, quantity, unit in (
-            ("amp_error", result.amp_error, self.amp_error, "amplitude", "1"),
-            ("phase_error", result.phase_error_rad, self.phase_error, "phase", "rad"),
-        ):
-            panels[kind] = Panel(
-                values=values,
-                value_range=value_range,
-                colormap="inferno",
-                quantity=f"object {quantity} error |pred - gt|, aligned",
-                unit=unit,
-                scanned=result.compared,
-            )
-        return panels
-
-    def _amp(self, values: Complex64, scanned: Bool) -> Panel:
-        return Panel(
-            values=np.abs(values),
-            value_range=self.amp,
-            colormap="gray",
-            quantity="object amplitude",
-            unit="1",
-            scanned=scanned,
-        )
-
-
-def _phase(values: Complex64, scanned: Bool) -> Panel:
-    return Panel(
-        values=np.angle(values),
-        value_range=_PHASE_RANGE_RAD,
-        colormap="twilight",
-        quantity="object phase",
-        unit="rad",
-        scanned=scanned,
-        period=PHASE_PERIOD,
-    )
 
 
 _DIFFRACTION_UNIT = "log(1 + data amplitude squared)"
@@ -246,23 +182,3 @@ def _centre(shape: tuple[int, ...]) -> Float32:
     inside = np.zeros(shape, np.float32)
     inside[tuple(slice(n // 4, n // 4 + n // 2) for n in shape)] = 1
     return inside
-
-
-def _amp_range(predicted: Float32, truth: Complex64 | None) -> Range:
-    """Holds the prediction, whose scale may be far from the truth's for long, and the truth."""
-    low, high = robust_range(predicted, PREDICTION_MARGIN, floor=0)
-    if truth is None:
-        return low, high
-    true_low, true_high = robust_range(np.abs(truth), TRUTH_MARGIN, floor=0)
-    return min(low, true_low), max(high, true_high)
-
-
-def _amp_error_range(truth: Complex64) -> Range:
-    low, high = robust_range(np.abs(truth), floor=0)
-    return error_range(high - low, _OBJECT_ERROR_SHARE, _LEAST_ERROR)
-
-
-def _phase_error_range(truth: Complex64) -> Range:
-    """From the phases about their mean, so that it does not matter where the branch cut lies."""
-    low, high = robust_range(np.angle(truth * np.exp(-1j * np.angle(truth[np.isfinite(truth)].sum()))))
-    return error_range(high - low, _OBJECT_ERROR_SHARE, _LEAST_PHASE_ERROR_RAD)

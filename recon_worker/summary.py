@@ -117,7 +117,8 @@ def fit_text(metrics: Mapping[str, float]) -> str:
         return ""
     scale, phase, ramp_x, ramp_y = (metrics.get(name, 0.0) for name in _FIT)
     ramp = f", phase ramp ({number(ramp_x)}, {number(ramp_y)}) rad/px along (x, y)" if ramp_x or ramp_y else ""
-    return f"Compared after the best fit: amplitude scale {number(scale)}, global phase {number(phase)} rad{ramp}."
+    fit = f"amplitude scale {number(scale)}, global phase {number(phase)} rad{ramp}"
+    return f"Shown and compared after the best fit: {fit}."
 
 
 def _object_row(page: Page, row: Sequence[tuple[Kind, Panel]], pixel_size_m: float | None, y: int) -> int:
@@ -138,7 +139,9 @@ def _title(kind: Kind) -> str:
 
 def _patches(page: Page, patches: Sequence[PatchView], y: int) -> int:
     shown = patches[:MAX_PATCHES]
-    y = _section(page, "Patches", f"{len(shown)} of {len(patches)} are shown" if len(shown) < len(patches) else "", y)
+    facts = [f"{len(shown)} of {len(patches)} are shown"] if len(shown) < len(patches) else []
+    facts += ["scale and global phase of each are fitted"] if any(view.amp_gt for view in shown) else []
+    y = _section(page, "Patches", ", ".join(facts), y)
     columns = _columns(shown)
     for group, title in _GROUPS.items():
         first = next((x for kind, x in columns.items() if kind.startswith(f"{group}_")), None)

@@ -199,7 +199,6 @@ class Supervisor:
                 self._deaths = 0
                 self._queue.began()
             elif kind == "rendered":
-                self._queue.stats.worker_rss_bytes = message["rss_bytes"]
                 self._queue.rendered(message)
             elif kind == "finished":
                 self._queue.finished(message["artifacts"], message["failures"])

@@ -1,6 +1,7 @@
 """What one epoch shows: every picture as an array with its colour range, before anything is drawn.
 
-The picture files, the summary sheet and the gallery are all drawn from the same panels, so that they always agree.
+Summary sheet, image cards and gallery are drawn from one `Sheet`, so that they always agree; the picture files are
+drawn from the same kind of views, of the raw predictions.
 
     Sheet ── objects: ObjectView  "stitched", "stitched_object_01", ...   amplitude, phase: pred, gt, error
           └─ patches: PatchView   "patch_272", ...                        the same, and diffraction: obs, pred, error

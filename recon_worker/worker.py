@@ -16,7 +16,6 @@ import functools
 import json
 import logging
 import os
-import resource
 import signal
 import sys
 import threading
@@ -45,7 +44,6 @@ _POLL_S = 0.1
 _PARENT_POLL_S = 1.0
 _OF_NO_SNAPSHOT = -1
 """Generation of artifacts that an earlier run left behind."""
-_RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 
 Message = dict[str, Any]
 
@@ -260,7 +258,6 @@ class Worker:
             failures=[[f.path, f.reason] for f in failures],
             started_unix_s=started,
             rendered_unix_s=time.time(),
-            rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT_BYTES,
         )
         self._uploader.add(generation, names)
         return not failures

@@ -189,7 +189,7 @@ function notes(entry) {
     found.push(`${state.frames.length} of ${DATA.entries.length} logged epochs have pictures here, to bound the size of this file.`);
   }
   if (pictures.some((one, at) => Object.keys(viewOf(entry).pictures)[at].endsWith("_error"))) {
-    found.push("Errors are |predicted \u2212 truth| after the best fit of what diffraction leaves open.");
+    found.push("Predictions are shown, and errors taken, after the best fit of what diffraction leaves open; the files are raw.");
   }
   return found;
 }

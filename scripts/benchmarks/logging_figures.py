@@ -40,7 +40,7 @@ def make_row(mode: str, runs: Sequence[Run], turns: Mapping[str, Sequence[Run]])
         epoch_ratio=epoch_ratio(runs, turns["off"]),
         busy_step_ratio=busy_step_ratio(runs, turns["off"]) if events else None,
         lag_s=statistics.median(last) if last else None,
-        worker_rss_bytes=max(s["worker_rss_bytes"] for run in runs for s in run["samples"]),
+        worker_peak_bytes=max(s["worker_peak_bytes"] for run in runs for s in run["samples"]),
         worker_cpu_s_per_event=statistics.median(map(worker_cpu_s_per_event, runs)) if events else 0.0,
         setup_s=max(run["setup_s"] for run in runs),
         end_s=max(run["end_s"] for run in runs),

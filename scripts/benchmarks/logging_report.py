@@ -27,7 +27,7 @@ class Row:
     epoch_ratio: float
     busy_step_ratio: float | None
     lag_s: float | None
-    worker_rss_bytes: int
+    worker_peak_bytes: int
     worker_cpu_s_per_event: float
     setup_s: float
     end_s: float
@@ -49,7 +49,7 @@ _COLUMNS = (
     ("epoch / off", "epoch_ratio", 1, "{:.3f}"),
     ("busy steps / off", "busy_step_ratio", 1, "{:.3f}"),
     ("last artifact s", "lag_s", 1, "{:.2f}"),
-    ("worker MB", "worker_rss_bytes", 1e-6, "{:.0f}"),
+    ("worker MB", "worker_peak_bytes", 1e-6, "{:.0f}"),
     ("worker CPU s", "worker_cpu_s_per_event", 1, "{:.2f}"),
     ("setup ms", "setup_s", 1e3, "{:.1f}"),
     ("end s", "end_s", 1, "{:.2f}"),

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import MLFlowLogger
-from logging_watch import Hooks, Watch, memcpy_s, process_status
+from logging_watch import Hooks, Watch, memcpy_s
 from naive_logger import NaiveLogger
+from processes import process_status
 from torch import Tensor
 
 from ptycho_torch.data.datamodule import PtychoDataModule

@@ -8,12 +8,12 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
+from processes import cpu_s_of, process_status, worker_of
 
 _PACE_S = 5.0
 _OUTSIDE_EVENTS = ("setup", "on_train_start", "on_train_end", "on_exception", "teardown")
@@ -25,6 +25,7 @@ class Sample:
 
     rss_bytes: int
     worker_rss_bytes: int
+    worker_peak_bytes: int
     descriptors: int
     worker_descriptors: int
     threads: int
@@ -93,47 +94,21 @@ class Watch(Callback):
 
     def _end_epoch(self) -> None:
         self.epoch_s.append(time.perf_counter() - self._epoch_start_s)
-        pids = [os.getpid(), *children(os.getpid())]
-        found = [process_status(pid) for pid in pids[:2]]
-        own, worker = found[0], found[1] if len(found) > 1 else {}
+        pid = worker_of(os.getpid())
+        own, worker = process_status(os.getpid()), process_status(pid) if pid is not None else {}
         self.samples.append(
             Sample(
                 rss_bytes=own["VmRSS"],
                 worker_rss_bytes=worker.get("VmRSS", 0),
+                worker_peak_bytes=worker.get("VmHWM", 0),
                 descriptors=own["fds"],
                 worker_descriptors=worker.get("fds", 0),
                 threads=own["Threads"],
                 worker_threads=worker.get("Threads", 0),
                 shared_bytes=own["RssShmem"],
-                worker_cpu_s=cpu_s_of(pids[1]) if len(pids) > 1 else 0.0,
+                worker_cpu_s=cpu_s_of(pid) if pid is not None else 0.0,
             )
         )
-
-
-def children(pid: int) -> list[int]:
-    """Pids of a process's children."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(place.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        if parent == pid:
-            found.append(int(place.parent.name))
-    return sorted(found)
-
-
-def process_status(pid: int) -> dict[str, int]:
-    """Memory in bytes, and counts, as /proc has them."""
-    lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
-    sizes = {line[0][:-1]: int(line[1]) * 1024 for line in lines if line[-1] == "kB"}
-    threads = next(int(line[1]) for line in lines if line[0] == "Threads:")
-    return {**sizes, "Threads": threads, "fds": len(os.listdir(f"/proc/{pid}/fd"))}  # noqa: PTH208 - a count
-
-
-def cpu_s_of(pid: int) -> float:
-    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass

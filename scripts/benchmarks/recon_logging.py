@@ -157,7 +157,7 @@ def soak(run: Callable[..., Run], args: argparse.Namespace) -> Run:
     off = run("off", "off", epochs=args.soak_events, tiny=True)
     logged = run("async", "async", epochs=args.soak_events, tiny=True)
     stalls = [stall_s(one) for one in logged["stalls"][1:]]
-    workers = max(s["worker_rss_bytes"] for s in logged["samples"])
+    workers = max(s["worker_peak_bytes"] for s in logged["samples"])
     report = {
         "events": len(logged["events"]),
         "stall_p50_ms": 1e3 * statistics.median(stalls),

@@ -45,7 +45,8 @@ def _prediction() -> Complex64:
     rows, columns = np.mgrid[:_PIXELS, :_PIXELS]
     mistake = np.where(np.hypot(rows - 150, columns - 90) < 30, np.exp(0.5j), 1)
     ramp = np.exp(1j * (0.9 + 0.02 * columns - 0.01 * rows))
-    return (0.7 * ramp * mistake * _object()).astype(np.complex64)
+    predicted: Complex64 = (0.7 * ramp * mistake * _object()).astype(np.complex64)
+    return predicted
 
 
 def _panel(

@@ -68,6 +68,14 @@ def _check_values(driver, run, epoch, kinds):
         assert _value(driver, kind) == pytest.approx(image.values[y, x], abs=level), kind
 
 
+def _check_errors(driver):
+    """The error that the page tells is that of the prediction and the truth that it tells."""
+    for kind in ("amp", "phase"):
+        shown, truth, error = (_value(driver, f"{kind}_{role}") for role in ("pred", "gt", "error"))
+        most = float(driver.execute_script(f'return state.panels.get("{kind}_error").panel.picture.vmax'))
+        assert min(abs(shown - truth), most) == pytest.approx(error, abs=0.02), kind
+
+
 def _errors(driver):
     """What the page itself reported; MLflow's own page looks for files that need not be there."""
     return [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
@@ -118,7 +126,8 @@ def test_the_gallery_works_inside_the_artifact_preview(chromium, server, finishe
     assert driver.find_element(*_css("#epoch")).text.startswith("Epoch 1, step ")
 
     _point_at(driver, "phase_pred", 0.5, 0.5)
-    _check_values(driver, finished_run, 1, ["amp_pred", "phase_pred", "phase_error"])
+    _check_values(driver, finished_run, 1, ["amp_gt", "phase_gt", "phase_error"])
+    _check_errors(driver)
     driver.switch_to.default_content()
     screenshot(driver, "hover")
 
@@ -129,8 +138,8 @@ def test_the_gallery_from_disk_tells_the_values_of_all_pictures_at_the_pixel(chr
     _point_at(driver, "amp_pred", 0.4, 0.6)
     screenshot(driver, "light")
 
-    kinds = ("amp_pred", "amp_gt", "amp_error", "phase_pred", "phase_gt", "phase_error")
-    _check_values(driver, finished_run, 2, kinds)
+    _check_values(driver, finished_run, 2, ("amp_gt", "amp_error", "phase_gt", "phase_error"))
+    _check_errors(driver)
     height, width = read_png(finished_run.artifacts / "epoch_02/stitched/amp_pred.png").values.shape
     assert _pixel(driver) == pytest.approx((0.4 * width, 0.6 * height), abs=1)
     assert _errors(driver) == []
@@ -141,9 +150,9 @@ def test_the_colours_on_the_canvas_are_those_of_the_file(chromium, finished_run,
 
     driver = chromium(1400, 1100)
     _open_gallery(driver, finished_run)
-    with Image.open(finished_run.artifacts / "epoch_02/stitched/phase_pred.png") as image:
+    with Image.open(finished_run.artifacts / "epoch_02/stitched/phase_error.png") as image:
         expected = np.asarray(image.convert("RGB"))
-    script = """const {panel} = state.panels.get("phase_pred");
+    script = """const {panel} = state.panels.get("phase_error");
         const canvas = panel.atFactor(1), {width, height} = canvas;
         return [...canvas.getContext("2d").getImageData(0, 0, width, height).data]"""
     shown = np.array(driver.execute_script(script)).reshape(*expected.shape[:2], 4)

@@ -57,11 +57,11 @@ def _latest(epoch):
     return Latest(title=f"Epoch {epoch}", summary=f"epoch_0{epoch}/summary.png", values={"phase MAE": "0.1 rad"})
 
 
-def test_an_empty_description_shows_the_picture_and_the_numbers():
+def test_an_empty_description_shows_the_numbers_above_the_picture():
     text = merged_description("", _latest(5), "abc", "7")
 
     assert "![Epoch 5](get-artifact?path=epoch_05%2Fsummary.png&run_uuid=abc)" in text
-    assert "| phase MAE | 0.1 rad |" in text
+    assert text.index("phase MAE **0.1 rad**") < text.index("![Epoch 5]")
     assert "#/experiments/7/runs/abc" in text
 
 

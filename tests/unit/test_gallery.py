@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recon_worker.gallery import GalleryEntry, entries_of, gallery_entry, gallery_html, thinned
+from recon_worker.history import History
 from recon_worker.rendering import read_png
 from tests.unit.sheets import sheet
 
@@ -78,6 +79,26 @@ def test_a_picture_that_does_not_change_is_kept_once():
 
     assert len(truths) == 1
     assert len(data["pictures"]) == 10 * 4 + 2
+
+
+def test_pictures_that_two_epochs_share_are_in_memory_once():
+    first, second = _entries([1, 2])
+    shared = second.sharing(first)
+    before, after = (entry.views[0].pictures for entry in (first, shared))
+
+    assert shared == second
+    assert all(after[kind] is before[kind] for kind in ("amp_gt", "phase_gt"))
+    assert second.views[0].pictures["amp_gt"] is not before["amp_gt"]
+    assert after["amp_pred"] is second.views[0].pictures["amp_pred"]
+
+
+def test_a_history_holds_the_truth_once():
+    history = History()
+    for epoch in (1, 2, 3):
+        history.add(sheet(epoch))
+    truths = {id(entry.views[0].pictures["amp_gt"]) for entry in history.entries}
+
+    assert len(truths) == 1
 
 
 def test_the_same_entries_give_the_same_bytes_in_any_order():

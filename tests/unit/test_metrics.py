@@ -168,6 +168,14 @@ def test_the_border_of_the_scan_and_a_common_offset_do_not_correlate():
     assert ring_correlation(a, b, disc).cutoff(HALF) < 0.05
 
 
+def test_a_dip_inside_the_peak_does_not_end_the_resolution():
+    """As of an early network: contrast over a few probe widths comes last."""
+    correlation = np.array([-0.5, 0.8, 0.1, 0.7, 0.95, 0.6, 0.4, 0.1])
+    rings = RingCorrelation(frequency=np.arange(1, 9) / 16, correlation=correlation)
+
+    assert rings.cutoff(0.5) == pytest.approx(6.5 / 16)
+
+
 def test_a_square_below_16_px_has_no_ring_correlation():
     image = _white(0, 15).astype(np.complex64)
 

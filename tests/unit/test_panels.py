@@ -45,6 +45,51 @@ def test_predictions_are_shown_raw_and_errors_after_alignment():
     assert view.metrics["amp_mae"] < 1e-5 > view.metrics["phase_mae_rad"]
 
 
+def _compared(scan, one, name):
+    every = [shown for _, make in Panels(scan, one, Scales()).planned() for shown in make()]
+    return next(shown.compared for shown in every if shown.compared.name == name)
+
+
+def test_beside_the_errors_the_prediction_is_aligned_with_the_truth():
+    scan = make_scan()
+    view = _compared(scan, _perfect(scan, 1.7 * np.exp(2.5j)), "patch_00")
+
+    for kind in ("amp", "phase"):
+        shown, truth = getattr(view, f"{kind}_pred"), getattr(view, f"{kind}_gt")
+        np.testing.assert_allclose(shown.values, truth.values, atol=1e-5)
+        assert (shown.value_range, shown.colormap) == (truth.value_range, truth.colormap)
+    np.testing.assert_allclose(view.amp_gt.values, scan.label_amp[0], rtol=1e-6)
+    np.testing.assert_allclose(np.exp(1j * view.phase_gt.values), np.exp(1j * scan.label_phase[0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("mean", [0.3, 3.0])
+def test_a_weak_phase_has_all_colours_wherever_the_branch_cut_lies(mean):
+    scan = make_scan()
+    weak = mean + np.random.default_rng(0).uniform(-0.4, 0.4, scan.label_phase.shape)
+    panel = _compared(replace(scan, label_phase=weak.astype(np.float32)), _snapshot(scan), "patch_00").phase_gt
+
+    assert panel.value_range == pytest.approx((mean - 0.48, mean + 0.48), abs=0.03)
+    np.testing.assert_allclose(panel.values, weak[0], atol=1e-5)
+    assert panel.period is None
+
+
+def test_a_phase_of_a_whole_turn_stays_cyclic():
+    scan = make_scan()
+    turn = np.random.default_rng(0).uniform(-np.pi, np.pi, scan.label_phase.shape).astype(np.float32)
+    panel = _compared(replace(scan, label_phase=turn), _snapshot(scan), "patch_00").phase_gt
+
+    assert panel.value_range == (-np.pi, np.pi)
+    assert panel.period == 2 * np.pi
+
+
+def test_without_truth_there_is_nothing_to_align_with():
+    scan = make_scan(truth=False)
+    every = [shown for _, make in Panels(scan, _snapshot(scan), Scales()).planned() for shown in make()]
+
+    for shown in every:
+        assert list(shown.compared.panels()) == list(shown.view.panels())
+
+
 @pytest.mark.parametrize("ramp", [True, False])
 def test_a_phase_ramp_of_the_stitched_object_is_no_error_unless_it_shall_be(ramp):
     scan = replace(make_scan(400), remove_ramp=ramp)

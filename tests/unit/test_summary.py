@@ -1,7 +1,9 @@
 """The summary sheet shows every picture exactly, its numbers and its colour bars, and is the same every time."""
 
 import dataclasses
+import gc
 import io
+import tracemalloc
 
 import matplotlib
 import numpy as np
@@ -82,7 +84,7 @@ def test_what_was_fitted_before_comparing_is_said(written):
     summary_png(dataclasses.replace(drawn, objects=(_with(drawn, metrics=fit),)))
 
     assert (
-        "Compared after the best fit: amplitude scale 1.5, global phase \u22120.25 rad, "
+        "Shown and compared after the best fit: amplitude scale 1.5, global phase \u22120.25 rad, "
         "phase ramp (0.01, 0) rad/px along (x, y)."
     ) in written
 
@@ -110,13 +112,30 @@ def test_special_colours_are_explained_only_where_they_occur(written):
 def test_more_patches_and_objects_than_fit_are_counted(written):
     summary_png(sheet(objects=6, patches=9, patch_shape=(8, 8), shape=(20, 20)))
 
-    assert {"8 of 9 are shown", "4 of 6 objects are shown."} <= set(written)
+    assert {"8 of 9 are shown, scale and global phase of each are fitted", "4 of 6 objects are shown."} <= set(written)
 
 
 def test_the_same_sheet_gives_the_same_bytes_whatever_the_user_set_for_matplotlib():
     plain = summary_png(sheet())
     with matplotlib.rc_context({"font.size": 30, "text.usetex": True, "figure.dpi": 50, "savefig.facecolor": "red"}):
         assert summary_png(sheet()) == plain
+
+
+def test_many_summaries_leave_no_memory_behind_for_the_garbage_collector():
+    drawn = sheet()
+    summary_png(drawn)  # fonts and colour maps are kept
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for _ in range(5):
+            summary_png(drawn)
+        left_bytes = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+    assert left_bytes < 500_000  # a page has 5 MB
 
 
 def test_a_sheet_without_pictures_is_refused():

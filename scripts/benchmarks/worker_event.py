@@ -1,6 +1,6 @@
 """What the worker needs for one event: 4 patches of 64 px and an object of 330 x 330 px, stitched from 1089 patches.
 
-    python scripts/benchmarks/pictures.py [--epochs 200] [--arrays none|npz|h5] [--json]
+    python scripts/benchmarks/worker_event.py [--epochs 200] [--arrays none|npz|h5] [--json]
 
 Runs the worker's own functions for every epoch of a made-up training: render, keep in the outbox, keep the history,
 and upload to a fresh SQLite store where the epoch is measured. The goal is 2 s on one core, at the first epoch and at
@@ -10,14 +10,14 @@ the last.
 import argparse
 import json
 import os
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from processes import process_status
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -31,7 +31,20 @@ from recon_worker.stitching import crop_to_footprint
 
 N_PX, CROP_PX, STEP_PX, PER_AXIS, FIXED = 64, 32, 9.3125, 33, 4
 FIRST_PX = 40.0
-RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one event needed."""
+
+    epoch: int
+    wall_s: float
+    cpu_s: float
+    upload_s: float
+    gallery_bytes: int
+    peak_bytes: int
+    """Largest memory of the process so far."""
+    parts_s: dict[str, float]
 
 
 def true_object(side_px: int = 400) -> Complex64:
@@ -39,7 +52,8 @@ def true_object(side_px: int = 400) -> Complex64:
     y, x = np.mgrid[:side_px, :side_px]
     spokes = np.sin(18 * np.arctan2(y - side_px / 2, x - side_px / 2)) > 0
     rings = np.sin(np.hypot(y - 90, x - 60) / 7) > 0.2
-    return ((1 - 0.4 * rings) * np.exp(1.2j * spokes)).astype(np.complex64)
+    image: Complex64 = ((1 - 0.4 * rings) * np.exp(1.2j * spokes)).astype(np.complex64)
+    return image
 
 
 def centres() -> Float64:
@@ -126,8 +140,8 @@ def upload(outbox: Outbox, sink: MlflowSink) -> float:
     return time.perf_counter() - began
 
 
-def measure(epochs: int, arrays_format: str, folder: Path) -> Iterator[dict[str, object]]:
-    """One row for the first epoch and one for the last."""
+def measure(epochs: int, arrays_format: str, folder: Path) -> Iterator[Row]:
+    """The first two epochs and the last."""
     truth = true_object()
     scan = make_scan(truth, arrays_format)
     layout = SnapshotLayout(n_fixed=FIXED, patch_px=N_PX, n_stitch=PER_AXIS**2, crop_px=CROP_PX)
@@ -140,10 +154,17 @@ def measure(epochs: int, arrays_format: str, folder: Path) -> Iterator[dict[str,
         cpu = time.process_time()
         seconds = event(scan, snapshot, history, outbox)
         cpu = time.process_time() - cpu
-        row = {"epoch": epoch, "wall_s": sum(seconds.values()), "cpu_s": cpu, "upload_s": upload(outbox, sink)}
-        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT_BYTES / 2**20
+        upload_s = upload(outbox, sink)
         if epoch in (1, 2, epochs):
-            yield row | {"gallery_mb": len(history.gallery()) / 1e6, "rss_mib": rss, "parts_s": seconds}
+            yield Row(
+                epoch=epoch,
+                wall_s=sum(seconds.values()),
+                cpu_s=cpu,
+                upload_s=upload_s,
+                gallery_bytes=len(history.gallery()),
+                peak_bytes=process_status(os.getpid())["VmHWM"],
+                parts_s=seconds,
+            )
 
 
 def make_sink(folder: Path) -> MlflowSink:
@@ -165,14 +186,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = list(measure(args.epochs, args.arrays, Path(folder)))
     if args.json:
-        print(json.dumps(rows, indent=2))
+        print(json.dumps([asdict(row) for row in rows], indent=2))
         return
-    print("epoch   render s (CPU s)   upload s   gallery MB   peak memory MiB")
+    print("epoch   render s (CPU s)   upload s   gallery MB   peak memory MB")
     for row in rows:
         print(
-            "{epoch:5d} {wall_s:10.2f} ({cpu_s:.2f}) {upload_s:12.2f} {gallery_mb:12.2f} {rss_mib:17.0f}".format(**row)
+            f"{row.epoch:5d} {row.wall_s:10.2f} ({row.cpu_s:.2f}) {row.upload_s:12.2f} {row.gallery_bytes / 1e6:12.2f} "
+            f"{row.peak_bytes / 1e6:16.0f}"
         )
-    for part, seconds in rows[-1]["parts_s"].items():  # type: ignore[attr-defined]
+    for part, seconds in rows[-1].parts_s.items():
         print(f"  {part:<40} {1000 * seconds:6.0f} ms")
 
 
