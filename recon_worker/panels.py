@@ -77,7 +77,7 @@ class Panels:
         halves: Sequence[dict[str, float]] = [{} for _ in images]
         if any(truth is None for truth in truths):
             halves = agreement_of_halves(scan.geometry, patches, filled, scan.pixel_size_m) or halves
-        look = self._look("stitched", truths, [image.object[image.scanned] for image in images])
+        look = self._look("stitched", truths, lambda: [np.abs(image.object[image.scanned]) for image in images])
         return [self._object(look, *each) for each in zip(range(len(images)), images, truths, halves, strict=True)]
 
     def _object(
@@ -120,7 +120,8 @@ class Panels:
     @functools.cached_property
     def _patch_look(self) -> "_Look":
         labels = [self._label(row) for row in range(len(self._scan.fixed_indices))]
-        return self._look("patch", labels, [self._arrays.fixed_amp[self._arrays.fixed_filled]])
+        amplitudes = self._arrays.fixed_amp[self._arrays.fixed_filled]
+        return self._look("patch", labels, lambda: [np.abs(amplitudes)])
 
     def _label(self, row: int) -> Complex64 | None:
         scan = self._scan
@@ -152,20 +153,22 @@ class Panels:
         return panels, {"log_intensity_r": log_intensity_correlation(predicted, observed)}
 
     def _look(
-        self, group: str, truths: Sequence[Complex64 | None], predicted: Sequence[Complex64 | Float32]
+        self, group: str, truths: Sequence[Complex64 | None], predicted: Callable[[], Sequence[Float32]]
     ) -> "_Look":
-        """The ranges of a group of pictures: from its ground truth and its first trained predictions."""
-        scales, known = self._scales, [truth[~np.isnan(truth)] for truth in truths if truth is not None]
-        truth = np.concatenate(known) if known else None
+        """The ranges of a group of pictures: from its ground truth and the amplitudes of its first trained predictions.
+
+        They are looked at only while a range is not fixed.
+        """
+        scales, known = self._scales, [truth for truth in truths if truth is not None]
         amp = scales.range_of(
-            f"{group}/amp", lambda: _amp_range(np.abs(np.concatenate(predicted)), truth), fix=self._trained
+            f"{group}/amp", lambda: _amp_range(np.concatenate(predicted()), _all_known(known)), fix=self._trained
         )
-        if truth is None:
+        if not known:
             return _Look(amp, (0, 1), (0, 1))
         return _Look(
             amp,
-            scales.range_of(f"{group}/amp_error", lambda: _amp_error_range(truth), fix=True),
-            scales.range_of(f"{group}/phase_error", lambda: _phase_error_range(truth), fix=True),
+            scales.range_of(f"{group}/amp_error", lambda: _amp_error_range(_all_known(known)), fix=True),
+            scales.range_of(f"{group}/phase_error", lambda: _phase_error_range(_all_known(known)), fix=True),
         )
 
 
@@ -248,10 +251,15 @@ def _centre(shape: tuple[int, ...]) -> Float32:
     return inside
 
 
-def _amp_range(predicted: Float32, truth: Complex64 | None) -> Range:
-    """Holds the prediction, whose scale may be far from the truth's for long, and the truth."""
+def _all_known(truths: Sequence[Complex64]) -> Complex64:
+    """(n,) what is known of ground truths."""
+    return np.concatenate([truth[~np.isnan(truth)] for truth in truths] or [np.empty(0, np.complex64)])
+
+
+def _amp_range(predicted: Float32, truth: Complex64) -> Range:
+    """Holds the prediction, whose scale may be far from the truth's for long, and the truth if there is one."""
     low, high = robust_range(predicted, PREDICTION_MARGIN, floor=0)
-    if truth is None:
+    if not truth.size:
         return low, high
     true_low, true_high = robust_range(np.abs(truth), TRUTH_MARGIN, floor=0)
     return min(low, true_low), max(high, true_high)

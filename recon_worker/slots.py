@@ -34,6 +34,14 @@ def create_memory(name: str) -> int:
     return descriptor
 
 
+def allocate(descriptor: int, nbytes: int) -> None:
+    """Make a file so long, with all its room set aside now where the system can do that."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, nbytes)
+    else:
+        os.ftruncate(descriptor, nbytes)
+
+
 def write_all(descriptor: int, data: bytes) -> None:
     """Replace the content of shared memory."""
     os.ftruncate(descriptor, len(data))
@@ -72,10 +80,7 @@ class Slot:
         """Make room for arrays of `nbytes`, with its pages allocated now, not at the first write."""
         size = HEADER_BYTES + nbytes
         if os.fstat(self.descriptor).st_size < size:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(self.descriptor, 0, size)
-            else:
-                os.ftruncate(self.descriptor, size)
+            allocate(self.descriptor, size)
 
     def _mapping(self) -> mmap.mmap:
         size = os.fstat(self.descriptor).st_size

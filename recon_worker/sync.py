@@ -80,6 +80,7 @@ def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget) -> ExitCod
         return ExitCode.ERROR
     try:
         outbox, target = checked(folder)
+        outbox.sweep()
         return _empty(outbox, replace(target, tracking_uri=_uri(tracking_uri or target.tracking_uri)), budget)
     except (SpoolError, OSError) as error:
         _log.error("%s", error)

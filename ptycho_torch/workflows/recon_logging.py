@@ -75,7 +75,8 @@ class _Run:
     def begin_capture(self) -> None:
         """Take arrays for a snapshot."""
         arrays = self.backend.acquire(self.plan.layout)
-        self.copier.prepare(arrays, self.plan.layout.nbytes)
+        if self.backend.reuses_memory:
+            self.copier.prepare(arrays, self.plan.layout.nbytes)
         self.capture = Capture(self.plan, self.routes, arrays, self.copier)
 
 
