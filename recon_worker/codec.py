@@ -43,7 +43,7 @@ class CodecError(ValueError):
     """The bytes are not what this version writes: torn, corrupt, or of another version."""
 
 
-def dump_scan(scan: Scan) -> bytes:
+def dump_scan(scan: Scan) -> memoryview:
     """NPZ bytes of a scan."""
     record, arrays = _split(scan, "", skip=("geometry", "ground_truth"))
     record["version"] = _SCAN_VERSION
@@ -56,10 +56,10 @@ def dump_scan(scan: Scan) -> bytes:
         arrays |= more
     stream = io.BytesIO()
     np.savez(stream, _record=np.array(json.dumps(record)), **arrays)  # type: ignore[arg-type]
-    return stream.getvalue()
+    return stream.getbuffer()
 
 
-def load_scan(data: bytes) -> Scan:
+def load_scan(data: bytes | memoryview) -> Scan:
     """The scan of `dump_scan`.
 
     Raises:
@@ -82,16 +82,16 @@ def load_scan(data: bytes) -> Scan:
         raise CodecError(f"the scan cannot be read: {type(error).__name__}: {error}") from error
 
 
-def dump_brief(record: dict[str, Any], scan: Scan) -> bytes:
-    """What a worker must know of a run: some words, JSON, and the scan."""
+def dump_brief(record: dict[str, Any], scan: Scan) -> list[bytes | memoryview]:
+    """What a worker must know of a run, in parts: some words, JSON, and the scan."""
     words = json.dumps(record).encode()
-    return b"".join([_LENGTH.pack(len(words)), words, dump_scan(scan)])
+    return [_LENGTH.pack(len(words)), words, dump_scan(scan)]
 
 
 def load_brief(data: bytes) -> tuple[dict[str, Any], Scan]:
     """Record and scan of `dump_brief`."""
     end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
-    return json.loads(data[_LENGTH.size : end]), load_scan(data[end:])
+    return json.loads(data[_LENGTH.size : end]), load_scan(memoryview(data)[end:])
 
 
 def _split(value: Any, prefix: str, skip: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:  # noqa: ANN401

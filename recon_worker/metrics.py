@@ -48,7 +48,7 @@ def psnr_db(pred: Float32, truth: Float32, valid: Bool) -> float:
     if not valid.any():
         return math.nan
     blocks = ((pred[rows][valid[rows]], truth[rows][valid[rows]]) for rows in row_blocks(valid.shape))
-    mse = sum(float(np.sum((p.astype(np.float64) - t) ** 2)) for p, t in blocks) / np.count_nonzero(valid)
+    mse = sum(float(np.sum((p.astype(np.float64) - t) ** 2)) for p, t in blocks) / int(np.count_nonzero(valid))
     ratio = float(np.ptp(truth[valid])) ** 2 / mse if mse > 0 else 0.0
     return 10 * math.log10(ratio) if 0 < ratio < math.inf else math.nan
 
@@ -80,7 +80,7 @@ def ssim(pred: Float32, truth: Float32, valid: Bool) -> float:
             full=True,
         )
         total += float(similarity[above : above + rows.stop - rows.start][whole[rows]].sum())
-    return total / np.count_nonzero(whole)
+    return total / int(np.count_nonzero(whole))
 
 
 @dataclass(frozen=True, kw_only=True)

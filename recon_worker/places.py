@@ -8,7 +8,6 @@ No lock of its own: `SnapshotQueue` guards it. Which snapshot goes where is deci
 """
 
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +67,7 @@ class Places:
         self.depth = settings.depth or _FIRST_DEPTH
         self.slots = [Slot(create_memory("recon-log-slot")) for _ in range(settings.depth or MAX_DEPTH)]
         self._adapts, self._budget_bytes = settings.depth is None, settings.queue_bytes
-        self._free = deque(range(self.depth))
+        self._free = set(range(self.depth))
         self._overflow_memory = bytearray()
         self._outbox: Outbox | None = None
         self._nbytes = 0
@@ -78,7 +77,7 @@ class Places:
         self._outbox, self._nbytes = outbox, nbytes
         if self._adapts:
             self.depth = max(1, min(_FIRST_DEPTH, self._fitting(nbytes)))
-            self._free = deque(range(self.depth))
+            self._free = set(range(self.depth))
 
     @property
     def in_memory(self) -> list[Slot]:
@@ -101,13 +100,16 @@ class Places:
         return bool(self._free)
 
     def take(self) -> int | None:
-        """A free place, which is taken now."""
-        return self._free.popleft() if self._free else None
+        """A free place, which is taken now: one in memory if there is one."""
+        place = min(self._free, default=None)
+        if place is not None:
+            self._free.remove(place)
+        return place
 
     def release(self, place: int) -> None:
         """Free a place."""
         self.slots[place].mark_free()
-        self._free.append(place)
+        self._free.add(place)
 
     def acquire(self, layout: SnapshotLayout, *, closed: bool) -> Acquired:
         """Arrays for a snapshot, and a place if one is free; none is taken any more once the queue is `closed`.
@@ -172,6 +174,9 @@ class Places:
         return self.slots[job.place].array_bytes(job.nbytes)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Give memory and files back."""
         for slot in self.slots:
             slot.close()
+        if self._outbox is not None:
+            for place in (None, *range(self.depth)):
+                self._outbox.capture_file(place).unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import os
 import struct
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +43,15 @@ def allocate(descriptor: int, nbytes: int) -> None:
         os.ftruncate(descriptor, nbytes)
 
 
-def write_all(descriptor: int, data: bytes) -> None:
-    """Replace the content of shared memory."""
-    os.ftruncate(descriptor, len(data))
-    written = 0
-    while written < len(data):
-        written += os.pwrite(descriptor, data[written:], written)
+def write_all(descriptor: int, parts: Sequence[bytes | memoryview]) -> None:
+    """Replace the content of shared memory; the parts lie one after the other."""
+    os.ftruncate(descriptor, sum(map(len, parts)))
+    place = 0
+    for part in map(memoryview, parts):
+        written = 0
+        while written < len(part):
+            written += os.pwrite(descriptor, part[written:], place + written)
+        place += len(part)
 
 
 def read_all(descriptor: int) -> bytes:
@@ -111,8 +115,8 @@ class Slot:
         memory[: _FIELDS.size] = _FIELDS.pack(content.generation, _READY, len(content.header))
 
     def mark_free(self) -> None:
-        """Take the slot back."""
-        if os.fstat(self.descriptor).st_size:
+        """Take the slot back; nothing once it is closed."""
+        if self.descriptor >= 0 and os.fstat(self.descriptor).st_size:
             self._mapping()[: _FIELDS.size] = _FIELDS.pack(0, _FREE, 0)
 
     def content(self) -> SlotContent | None:

@@ -125,11 +125,11 @@ class SnapshotQueue:
                 self._give_up(acquired)
 
     def _give_up(self, acquired: Acquired) -> None:
-        if acquired.file is not None:
-            acquired.file.discard()
-        if acquired.place is not None:
+        if acquired.place is not None:  # its file, if that is what it is, will be used again
             self._places.release(acquired.place)
             self.changed.notify_all()
+        elif acquired.file is not None:
+            acquired.file.discard()
 
     def submit(self, snapshot: Snapshot, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Take the snapshot whose arrays were acquired last; `interrupted` ends the wait of `block`."""
@@ -140,7 +140,8 @@ class SnapshotQueue:
             self.stats.submitted += 1
             if self.closed:
                 self._lose(snapshot.epoch, "the worker was closed already")
-                self._give_up(acquired)
+                if acquired.file is not None:
+                    acquired.file.discard()
                 return
             self._generation += 1
             job = acquired.job(self._generation, snapshot)
@@ -299,6 +300,4 @@ class SnapshotQueue:
 
     def close(self) -> None:
         """Give everything back."""
-        if self._acquired is not None and self._acquired.file is not None:
-            self._acquired.file.discard()
         self._places.close()

@@ -50,7 +50,7 @@ def test_blocks_are_all_rows_once_and_begin_where_they_should(shape, multiple):
 def test_ssim_is_that_of_the_whole_image(pred, truth, valid):
     a, b = np.abs(pred), np.abs(truth)
     _, similarity = structural_similarity(
-        np.where(valid, a, 0).astype(float), np.where(valid, b, 0).astype(float), data_range=np.ptp(b[valid]),
+        np.where(valid, a, 0).astype(float), np.where(valid, b, 0).astype(float), data_range=float(np.ptp(b[valid])),
         gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True,
     )  # fmt: skip
     inside = np.lib.stride_tricks.sliding_window_view(valid, (11, 11)).all(axis=(2, 3))
