@@ -47,11 +47,11 @@ def write_all(descriptor: int, parts: Sequence[bytes | memoryview]) -> None:
     """Replace the content of shared memory; the parts lie one after the other."""
     os.ftruncate(descriptor, sum(map(len, parts)))
     place = 0
-    for part in map(memoryview, parts):
-        written = 0
-        while written < len(part):
-            written += os.pwrite(descriptor, part[written:], place + written)
-        place += len(part)
+    for part in parts:
+        left = memoryview(part)
+        while left:
+            written = os.pwrite(descriptor, left, place)
+            left, place = left[written:], place + written
 
 
 def read_all(descriptor: int) -> bytes:

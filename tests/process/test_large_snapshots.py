@@ -150,6 +150,7 @@ KILLED = f"""
 import os, signal, sys
 sys.path.insert(0, {str(REPOSITORY)!r})
 from pathlib import Path
+from recon_worker.client import ReconWorker
 from recon_worker.settings import WorkerSettings
 from recon_worker.outbox import RunTarget
 from tests.process.samples import fill, layout_of, log_epoch, make_scan
