@@ -7,7 +7,7 @@ DEMO_DIR ?= demo_output
 PORT ?= 5000
 SEED ?= 1
 
-.PHONY: help setup demo ui test test-slow test-browser test-faults soak check format bench clean
+.PHONY: help setup demo ui test test-slow test-browser test-faults soak check format bench bench-large clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ bench: $(READY)  ## measure what logging costs the training (a quarter of an hou
 	$(BIN)/python scripts/benchmarks/recon_logging.py
 	$(BIN)/python scripts/benchmarks/stitching.py
 	$(BIN)/python scripts/benchmarks/rendering.py
+
+bench-large: $(READY)  ## measure fields of up to 4096 x 4096 px and 40 000 patches (some minutes, 4 GB of disk)
+	$(BIN)/python scripts/benchmarks/large_field.py
 
 clean:  ## remove the demo and all caches, keep the environment
 	rm -rf $(DEMO_DIR) .pytest_cache .mypy_cache .ruff_cache .hypothesis

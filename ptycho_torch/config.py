@@ -269,12 +269,13 @@ class PyTorchExecutionConfig:
     )
     recon_log_queue_depth: str = option(
         "2",
-        "with async: snapshots that may wait in memory, or 'auto' to adapt it within --recon-log-queue-gib",
+        "with async: snapshots that may wait, in memory as far as --recon-log-queue-gib goes, the others in files; or "
+        "'auto' for as many as fit into memory",
         group=_RECON,
         metavar="N|auto",
     )
     recon_log_queue_gib: float | None = option(
-        None, "with queue depth auto: memory for waiting snapshots, GiB; default: a tenth of what is free", group=_RECON
+        None, "with async: memory for waiting snapshots, GiB; default: a tenth of what is available", group=_RECON
     )
     recon_log_overflow: Overflow = option(
         "spill",
@@ -283,7 +284,7 @@ class PyTorchExecutionConfig:
         group=_RECON,
     )
     recon_log_spill_gib: float = option(
-        10.0, "with async: snapshots on disk at most, GiB; beyond, the oldest is given up", group=_RECON
+        10.0, "with async: snapshots that wait on disk at most, GiB; beyond, the oldest is given up", group=_RECON
     )
     recon_log_flush_timeout: float = option(
         300.0,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recon_worker.blocks import row_blocks
 from recon_worker.snapshot import Bool, Complex64, Float32, Float64
 
 TRUTH_FLOOR = 0.01
@@ -43,9 +44,11 @@ class Alignment:
     def apply(self, pred: Complex64) -> Complex64:
         """The aligned prediction, (H, W) complex64."""
         y, x = (self.ramp_rad_per_px[axis] * _centred(pred.shape[1 - axis]) for axis in (1, 0))
-        factor = self.scale * np.exp(1j * (self.phase_rad + y))[:, None] * np.exp(1j * x)
+        rows, columns = self.scale * np.exp(1j * (self.phase_rad + y))[:, None], np.exp(1j * x)
+        aligned = np.empty(pred.shape, np.complex64)
         with np.errstate(invalid="ignore", over="ignore"):
-            aligned: Complex64 = (pred * factor).astype(np.complex64)
+            for block in row_blocks(pred.shape):
+                aligned[block] = pred[block] * (rows[block] * columns)
         return aligned
 
 
@@ -88,11 +91,12 @@ def fit(pred: Complex64, truth: Complex64, valid: Bool, *, ramp: bool) -> Alignm
         The alignment; the neutral one where there is nothing to fit.
     """
     use = valid & np.isfinite(pred) & np.isfinite(truth)
-    p, t = np.where(use, pred, 0).astype(np.complex128), np.where(use, truth, 0).astype(np.complex128)
-    power = float(np.vdot(p, p).real)
+    product = np.where(use, pred, 0).astype(np.complex128)
+    power = float(np.vdot(product, product).real)
     if power == 0:
         return Alignment()
-    product = np.conj(p) * t
+    np.conj(product, out=product)
+    product *= np.where(use, truth, 0)
     k = _steepest_rise(product) if ramp else np.zeros(2)
     total = _moments(product, k)[0, 0]
     return Alignment(
@@ -105,9 +109,12 @@ def fit(pred: Complex64, truth: Complex64, valid: Bool, *, ramp: bool) -> Alignm
 def _steepest_rise(product: Complex128) -> Float64:
     """The (x, y) frequency, radians per pixel, at which the Fourier transform of `product` is largest."""
     bin_rad = 2 * np.pi / np.array(product.shape[::-1])
-    fy, fx = (2 * np.pi * np.fft.fftfreq(size) for size in product.shape)
-    slow = (np.abs(fy) <= STEEPEST_RAMP_RAD_PER_PX)[:, None] & (np.abs(fx) <= STEEPEST_RAMP_RAD_PER_PX)
-    row, column = np.unravel_index(np.argmax(np.where(slow, np.abs(np.fft.fft2(product)), -1)), product.shape)
+    frequencies = [2 * np.pi * np.fft.fftfreq(size) for size in product.shape]
+    fy, fx = (f[np.abs(f) <= STEEPEST_RAMP_RAD_PER_PX] for f in frequencies)
+    slow_rows, slow_columns = (np.abs(f) <= STEEPEST_RAMP_RAD_PER_PX for f in frequencies)
+    half_way = np.concatenate([np.fft.fft(product[b], axis=1)[:, slow_columns] for b in row_blocks(product.shape)])
+    peaks = np.abs(np.fft.fft(half_way, axis=0)[slow_rows])
+    row, column = np.unravel_index(np.argmax(peaks), peaks.shape)
     x, y = fx[column] + bin_rad[0] * _SEARCH_BINS, fy[row] + bin_rad[1] * _SEARCH_BINS
     nearby = np.abs(_waves(y, product.shape[0]) @ product @ _waves(x, product.shape[1]).T)
     row, column = np.unravel_index(np.argmax(nearby), nearby.shape)

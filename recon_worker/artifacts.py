@@ -27,14 +27,15 @@ from recon_worker.history import GALLERY, SCALES, History
 from recon_worker.labels import metric_label, metric_value
 from recon_worker.panels import Panels, Shown
 from recon_worker.rendering import encode_panel
+from recon_worker.resizing import block_to_fit, shrunk
 from recon_worker.snapshot import Scan, Snapshot
 from recon_worker.stitching import canvas_positions
 from recon_worker.summary import summary_png
 from recon_worker.views import METRICS, ObjectView, Panel, PatchView, Sheet
 
 _T = TypeVar("_T")
-_CARD_PX = 256
-"""Least side of an image card: MLflow does not enlarge small pictures."""
+_CARD_PX, _LARGEST_CARD_PX = 256, 1024
+"""Least and largest side of an image card: MLflow does not enlarge small pictures, and shows large ones small."""
 _DESCRIBED = ("amp_mae", "phase_mae_rad", "frc_cutoff_half", "frc_resolution_half_nm", "log_intensity_r")
 """Numbers in the run's description, where there are such."""
 _OF_PATCHES_ONLY = ("log_intensity_r",)
@@ -172,8 +173,9 @@ def _files_of_epoch(scan: Scan, snapshot: Snapshot, sheet: Sheet) -> Iterator[Ar
 
 
 def _card(panel: Panel) -> bytes:
-    """The picture, enlarged by a whole factor to at least 256 px; its values are nobody's business here."""
-    with Image.open(io.BytesIO(encode_panel(panel))) as image:
+    """The picture, enlarged by a whole factor to at least 256 px, or averaged over squares to at most 1024 px."""
+    small = shrunk(panel, block_to_fit(panel.values.shape, _LARGEST_CARD_PX))
+    with Image.open(io.BytesIO(encode_panel(small))) as image:
         factor = -(-_CARD_PX // max(image.size))
         enlarged = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     stream = io.BytesIO()

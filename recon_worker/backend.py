@@ -32,7 +32,15 @@ class ReconBackend(Protocol):
         """Say which run it is, what stays the same during it, and how large its snapshots are. Called once."""
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
-        """Arrays to write the next snapshot into. Valid until it is submitted."""
+        """Arrays to write the next snapshot into. Valid until it is submitted.
+
+        Raises:
+            OSError: There is no room for them. The snapshot counts as failed.
+        """
+
+    @property
+    def reuses_memory(self) -> bool:
+        """Whether later snapshots will lie in the memory that was acquired last: it pays to page-lock it."""
 
     def submit(self, snapshot: Snapshot) -> None:
         """Hand over a snapshot whose arrays came from `acquire`."""
@@ -56,6 +64,7 @@ class InlineBackend:
 
     def __init__(self, client: ArtifactClient) -> None:
         self.stats = Ledger()
+        self.reuses_memory = True
         self._client = client
         self._sink: MlflowSink | None = None
         self._scan: Scan | None = None

@@ -27,12 +27,13 @@ from recon_worker.artifacts import Artifact
 from recon_worker.held_signals import HeldSignals
 from recon_worker.ledger import Ledger
 from recon_worker.outbox import Outbox, RunTarget
-from recon_worker.queueing import depth_without_spill, events_csv
+from recon_worker.queueing import advice, events_csv
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot import Scan, Snapshot, SnapshotArrays, SnapshotLayout
-from recon_worker.snapshot_queue import EVENTS, SnapshotQueue
+from recon_worker.snapshot_queue import SnapshotQueue
 from recon_worker.spool_lock import SpoolBusyError, is_alone, take_lock
 from recon_worker.supervisor import Supervisor
+from recon_worker.uploads import EVENTS
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class ReconWorker:
 
     @property
     def depth(self) -> int:
-        """Slots in use."""
+        """Snapshots that may wait before the overflow policy is asked."""
         return self._queue.depth
 
     @property
@@ -104,9 +105,14 @@ class ReconWorker:
         self._supervisor.introduce(target, self._outbox, scan, layout, self.settings.flush_timeout_s)
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
-        """Arrays for the next snapshot: in a free slot, else in ordinary memory. Never waits."""
+        """See `ReconBackend`. Never waits."""
         with HeldSignals():
             return self._queue.acquire(layout)
+
+    @property
+    def reuses_memory(self) -> bool:
+        """See `ReconBackend`."""
+        return self._queue.reuses_memory
 
     def submit(self, snapshot: Snapshot) -> None:
         """Hand over the snapshot whose arrays were acquired last."""
@@ -139,11 +145,10 @@ class ReconWorker:
             held.forget(signal.SIGINT)
 
     def summary(self) -> str:
-        """What became of the snapshots, and the smallest queue depth with which none would have been spilled."""
-        needed = depth_without_spill(self._queue.history)
-        return (
-            f"Reconstructions: {self.stats}. {self.stats.spilled} spilled with queue depth {self.depth}; "
-            f"a depth of {needed} would have avoided every spill."
+        """What became of the snapshots, and which queue would have kept them all in memory."""
+        queue, settings = self._queue, self.settings
+        return f"Reconstructions: {self.stats}. " + advice(
+            queue.history, queue.depth, self.stats.spilled, settings.queue_bytes
         )
 
     def _log_events(self, outbox: Outbox, deadline: float) -> None:

@@ -2,16 +2,21 @@
 
 A scan is an NPZ archive: its arrays by name, and `_record`, a JSON text with the rest. A snapshot is
 
-    magic (8 bytes) | header length (uint32) | CRC-32 of header and arrays (uint32) | header, JSON | arrays
+    magic (8 bytes) | header length (uint32) | checksum of header and arrays (uint32) | header, JSON | arrays
 
-with the arrays as `SnapshotLayout` places them. What is torn or corrupt is recognised and refused.
+with the arrays as `SnapshotLayout` places them, from byte 4096 on: the header ends in spaces. The checksum is the
+CRC-32 of the header and of the sums of the arrays' blocks, which takes a fraction of the time of a CRC-32 of the
+arrays. What is torn or corrupt is recognised and refused.
 """
 
 import io
 import json
+import mmap
+import os
 import struct
 import zlib
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +24,9 @@ from numpy.typing import NDArray
 
 from recon_worker.snapshot import Geometry, GridGeometry, PositionGeometry, Scan, Snapshot, SnapshotLayout
 
-_MAGIC = b"RECSNAP1"
+FILE_HEADER_BYTES = 4096
+"""Where the arrays begin in a snapshot file."""
+_MAGIC = b"RECSNAP2"
 _PREFIX = struct.Struct("<8sII")
 _LENGTH = struct.Struct("<I")
 _SCAN_VERSION = 1
@@ -28,6 +35,7 @@ _GEOMETRIES: dict[str, type[GridGeometry] | type[PositionGeometry]] = {
     "positions": PositionGeometry,
 }
 _LARGEST_SIDE = 1 << 32
+_WORD_BYTES, _BLOCK_WORDS = 8, 8192
 _RECORD_FIELDS = ("epoch", "step", "has_diffraction", "created_unix_s", "stall_s")
 
 
@@ -35,7 +43,7 @@ class CodecError(ValueError):
     """The bytes are not what this version writes: torn, corrupt, or of another version."""
 
 
-def dump_scan(scan: Scan) -> bytes:
+def dump_scan(scan: Scan) -> memoryview:
     """NPZ bytes of a scan."""
     record, arrays = _split(scan, "", skip=("geometry", "ground_truth"))
     record["version"] = _SCAN_VERSION
@@ -48,10 +56,10 @@ def dump_scan(scan: Scan) -> bytes:
         arrays |= more
     stream = io.BytesIO()
     np.savez(stream, _record=np.array(json.dumps(record)), **arrays)  # type: ignore[arg-type]
-    return stream.getvalue()
+    return stream.getbuffer()
 
 
-def load_scan(data: bytes) -> Scan:
+def load_scan(data: bytes | memoryview) -> Scan:
     """The scan of `dump_scan`.
 
     Raises:
@@ -74,16 +82,16 @@ def load_scan(data: bytes) -> Scan:
         raise CodecError(f"the scan cannot be read: {type(error).__name__}: {error}") from error
 
 
-def dump_brief(record: dict[str, Any], scan: Scan) -> bytes:
-    """What a worker must know of a run: some words, JSON, and the scan."""
+def dump_brief(record: dict[str, Any], scan: Scan) -> list[bytes | memoryview]:
+    """What a worker must know of a run, in parts: some words, JSON, and the scan."""
     words = json.dumps(record).encode()
-    return b"".join([_LENGTH.pack(len(words)), words, dump_scan(scan)])
+    return [_LENGTH.pack(len(words)), words, dump_scan(scan)]
 
 
 def load_brief(data: bytes) -> tuple[dict[str, Any], Scan]:
     """Record and scan of `dump_brief`."""
     end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
-    return json.loads(data[_LENGTH.size : end]), load_scan(data[end:])
+    return json.loads(data[_LENGTH.size : end]), load_scan(memoryview(data)[end:])
 
 
 def _split(value: Any, prefix: str, skip: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:  # noqa: ANN401
@@ -131,12 +139,38 @@ def parse_header(header: bytes) -> tuple[dict[str, Any], SnapshotLayout]:
 
 def dump_snapshot(header: bytes, arrays: memoryview) -> list[bytes | memoryview]:
     """The parts of a snapshot file, to be written one after the other; the arrays are not copied."""
-    checksum = zlib.crc32(arrays, zlib.crc32(header))
-    return [_PREFIX.pack(_MAGIC, len(header), checksum), header, arrays]
+    return [file_header(header, arrays), arrays]
 
 
-def load_snapshot(data: bytes) -> Snapshot:
-    """The snapshot of a snapshot file.
+def file_header(header: bytes, arrays: memoryview) -> bytes:
+    """What a snapshot file begins with, `FILE_HEADER_BYTES` long; `header`: of `snapshot_header`."""
+    padded = header.ljust(FILE_HEADER_BYTES - _PREFIX.size)
+    if len(padded) + _PREFIX.size > FILE_HEADER_BYTES:
+        raise ValueError(f"the header has {len(header)} bytes; {FILE_HEADER_BYTES - _PREFIX.size} fit.")
+    return _PREFIX.pack(_MAGIC, len(padded), _checksum(padded, arrays)) + padded
+
+
+def _checksum(header: bytes, arrays: memoryview) -> int:
+    """See the module: sums modulo 2^64 of 64-bit words, in blocks of 64 KiB."""
+    words = np.frombuffer(arrays, np.uint64, len(arrays) // _WORD_BYTES)
+    sums = np.add.reduceat(words, np.arange(0, words.size, _BLOCK_WORDS)) if words.size else words
+    return zlib.crc32(arrays[words.nbytes :], zlib.crc32(sums.tobytes(), zlib.crc32(header)))
+
+
+def read_snapshot(path: Path) -> Snapshot:
+    """The snapshot in a file, which must stay as it is while the arrays are in use: they are read when needed.
+
+    Raises:
+        CodecError: See `load_snapshot`.
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return load_snapshot(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
+
+
+def load_snapshot(data: bytes | mmap.mmap) -> Snapshot:
+    """The snapshot of a snapshot file; its arrays are read-only and share the memory of `data`.
 
     Raises:
         CodecError: The file is torn, corrupt, or not a snapshot.
@@ -148,9 +182,9 @@ def load_snapshot(data: bytes) -> Snapshot:
         raise CodecError(f"this is not a snapshot of this version: it begins with {magic!r}, not {_MAGIC!r}.")
     body = memoryview(data)[_PREFIX.size :]
     header, arrays = bytes(body[:length]), body[length:]
-    if zlib.crc32(arrays, zlib.crc32(header)) != checksum:
+    if _checksum(header, arrays) != checksum:
         raise CodecError("the snapshot's checksum is wrong: the file is torn or corrupt.")
     record, layout = parse_header(header)
     if len(arrays) != layout.nbytes:
         raise CodecError(f"the snapshot holds {len(arrays)} bytes of arrays; its layout needs {layout.nbytes}.")
-    return Snapshot(**record, arrays=layout.views(bytearray(arrays)))
+    return Snapshot(**record, arrays=layout.views(arrays))

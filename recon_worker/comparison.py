@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recon_worker.alignment import Alignment, comparable, fit, phase_error_rad, well_covered
+from recon_worker.blocks import row_blocks
 from recon_worker.metrics import (
     HALF,
     ONE_SEVENTH,
@@ -18,7 +19,7 @@ from recon_worker.metrics import (
     ring_correlation,
     ssim,
 )
-from recon_worker.snapshot import Bool, Complex64, Float32, Geometry, PositionGeometry
+from recon_worker.snapshot import Bool, Complex64, Float32, Geometry, Patches, PositionGeometry
 
 _THRESHOLDS = {"half": HALF, "one_seventh": ONE_SEVENTH}
 _NM_PER_M = 1e9
@@ -66,16 +67,19 @@ def compare(pred: Complex64, truth: Complex64, coverage: Float32 | None, *, ramp
     compared = comparable(pred, truth, coverage)
     alignment = fit(pred, truth, compared, ramp=ramp)
     aligned = alignment.apply(pred)
+    amp_error, phase_error = (np.empty(pred.shape, np.float32) for _ in range(2))
     with np.errstate(invalid="ignore", over="ignore"):
-        amp_error = np.abs(np.abs(aligned) - np.abs(truth))
-        phase_error = np.abs(phase_error_rad(np.angle(aligned), np.angle(truth)))
+        for rows in row_blocks(pred.shape):
+            p, t, claimed = aligned[rows], truth[rows], compared[rows]
+            amp_error[rows] = np.where(claimed, np.abs(np.abs(p) - np.abs(t)), 0)
+            phase_error[rows] = np.where(claimed, np.abs(phase_error_rad(np.angle(p), np.angle(t))), 0)
     return Comparison(
         alignment=alignment,
         ramp_fitted=ramp,
         aligned=aligned,
         compared=compared,
-        amp_error=np.where(compared, amp_error, 0).astype(np.float32),
-        phase_error_rad=np.where(compared, phase_error, 0).astype(np.float32),
+        amp_error=amp_error,
+        phase_error_rad=phase_error,
     )
 
 
@@ -92,7 +96,7 @@ def quality(result: Comparison, truth: Complex64, pixel_size_m: float | None) ->
 
 
 def agreement_of_halves(
-    geometry: Geometry, patches: Complex64, filled: Bool, pixel_size_m: float | None
+    geometry: Geometry, patches: Patches, filled: Bool, pixel_size_m: float | None
 ) -> tuple[dict[str, float], ...]:
     """Per object: the Fourier ring correlation between even and odd samples, where patches overlap at all.
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from recon_worker.blocks import row_blocks
 from recon_worker.rendering import NEGATIVE_INFINITY, NOT_A_NUMBER, NOT_SCANNED, POSITIVE_INFINITY, RESERVED_COLOURS
 from recon_worker.snapshot import Bool, Complex64, Float32, Float64
 
@@ -64,10 +65,12 @@ def complex_colours(
     object: Complex64, amplitude_range: tuple[float, float], scanned: Bool | None = None
 ) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 sRGB: what `encode_complex_png` shows of each element."""
-    amplitude, phase = np.abs(object), np.angle(object)
-    colours = _table()[_levels(amplitude, amplitude_range), _hues(phase)]
-    colours[np.isinf(amplitude)] = RESERVED_COLOURS[POSITIVE_INFINITY - NEGATIVE_INFINITY]
-    colours[np.isnan(amplitude) | np.isnan(phase)] = RESERVED_COLOURS[NOT_A_NUMBER - NEGATIVE_INFINITY]
+    colours = np.empty((*object.shape, 3), np.uint8)
+    for rows in row_blocks(object.shape):
+        amplitude, phase = np.abs(object[rows]), np.angle(object[rows])
+        colours[rows] = _table()[_levels(amplitude, amplitude_range), _hues(phase)]
+        colours[rows][np.isinf(amplitude)] = RESERVED_COLOURS[POSITIVE_INFINITY - NEGATIVE_INFINITY]
+        colours[rows][np.isnan(amplitude) | np.isnan(phase)] = RESERVED_COLOURS[NOT_A_NUMBER - NEGATIVE_INFINITY]
     if scanned is not None:
         colours[~scanned] = RESERVED_COLOURS[NOT_SCANNED - NEGATIVE_INFINITY]
     return colours

@@ -6,7 +6,7 @@ Aligned predictions are shown in the range of the truth alone.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -116,7 +116,7 @@ def _phase(values: Complex64, scanned: Bool, value_range: Range = _PHASE_RANGE_R
 def make_look(
     group: str,
     truths: Sequence[Complex64 | None],
-    predicted: Sequence[Complex64 | Float32],
+    predicted: Callable[[], Sequence[Float32]],
     scales: Scales,
     *,
     trained: bool,
@@ -126,26 +126,30 @@ def make_look(
     Args:
         group: Beginning of the names of its ranges.
         truths: Per object (H, W) complex64, NaN where unknown; None: there is none.
-        predicted: Predicted values, complex or amplitudes, any shape each.
+        predicted: Gives predicted amplitudes, (n,) each. Only asked for, like the truths, while a range is not fixed.
         scales: The run's ranges; those that are fixed now are added to it.
         trained: Whether the network has been trained at all; else its amplitudes fix no range.
     """
-    known = [truth[~np.isnan(truth)] for truth in truths if truth is not None]
-    truth = np.concatenate(known) if known else None
-    amp = scales.range_of(f"{group}/amp", lambda: _amp_range(np.abs(np.concatenate(predicted)), truth), fix=trained)
-    if truth is None:
+    known = [truth for truth in truths if truth is not None]
+
+    @functools.cache
+    def truth() -> Complex64:
+        return np.concatenate([one[~np.isnan(one)] for one in known] or [np.empty(0, np.complex64)])
+
+    amp = scales.range_of(f"{group}/amp", lambda: _amp_range(np.concatenate(predicted()), truth()), fix=trained)
+    if not known:
         return Look(amp, None)
-    fixed = {
-        name: scales.range_of(f"{group}/{name}", functools.partial(measure, truth), fix=True)
-        for name, measure in _OF_TRUTH.items()
-    }
-    return Look(amp, _TruthRanges(**fixed))
+
+    def fixed(name: str, measure: Callable[[Complex64], Range]) -> Range:
+        return scales.range_of(f"{group}/{name}", lambda: measure(truth()), fix=True)
+
+    return Look(amp, _TruthRanges(**{name: fixed(name, measure) for name, measure in _OF_TRUTH.items()}))
 
 
-def _amp_range(predicted: Float32, truth: Complex64 | None) -> Range:
-    """Holds the prediction, whose scale may be far from the truth's for long, and the truth."""
+def _amp_range(predicted: Float32, truth: Complex64) -> Range:
+    """Holds the prediction, whose scale may be far from the truth's for long, and the truth if there is one."""
     low, high = robust_range(predicted, PREDICTION_MARGIN, floor=0)
-    if truth is None:
+    if not truth.size:
         return low, high
     true_low, true_high = _true_amp_range(truth)
     return min(low, true_low), max(high, true_high)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon_worker.alignment import phase_error_rad
-from recon_worker.snapshot import Bool, Complex64, Float32, Float64, PositionGeometry
+from recon_worker.blocks import row_blocks
+from recon_worker.snapshot import Bool, Complex64, Float32, Float64, Patches, PositionGeometry
 from recon_worker.stitching import Stitched, stitch
 
 HALF = 0.5
@@ -34,16 +35,20 @@ def comparable_phases(aligned: Complex64, truth: Complex64) -> tuple[Float32, Fl
 
     The truth's mean phase is turned to 0, so that a weak phase object does not straddle the branch cut.
     """
-    turned = truth * np.exp(-1j * np.angle(truth[np.isfinite(truth)].sum()))
-    true_phase = np.angle(turned).astype(np.float32)
-    return true_phase + phase_error_rad(np.angle(aligned), np.angle(truth)), true_phase
+    turn = np.exp(-1j * np.angle(truth[np.isfinite(truth)].sum()))
+    phase, true_phase = (np.empty(truth.shape, np.float32) for _ in range(2))
+    for rows in row_blocks(truth.shape):
+        true_phase[rows] = np.angle(truth[rows] * turn)
+        phase[rows] = true_phase[rows] + phase_error_rad(np.angle(aligned[rows]), np.angle(truth[rows]))
+    return phase, true_phase
 
 
 def psnr_db(pred: Float32, truth: Float32, valid: Bool) -> float:
     """Peak signal-to-noise ratio over the valid pixels: 10 log10(range^2 / MSE), range that of the truth; dB."""
     if not valid.any():
         return math.nan
-    mse = float(np.mean((pred[valid].astype(np.float64) - truth[valid]) ** 2))
+    blocks = ((pred[rows][valid[rows]], truth[rows][valid[rows]]) for rows in row_blocks(valid.shape))
+    mse = sum(float(np.sum((p.astype(np.float64) - t) ** 2)) for p, t in blocks) / int(np.count_nonzero(valid))
     ratio = float(np.ptp(truth[valid])) ** 2 / mse if mse > 0 else 0.0
     return 10 * math.log10(ratio) if 0 < ratio < math.inf else math.nan
 
@@ -61,16 +66,21 @@ def ssim(pred: Float32, truth: Float32, valid: Bool) -> float:
     span = float(np.ptp(truth[valid])) if valid.any() else 0.0
     if not whole.any() or span == 0:
         return math.nan
-    _, similarity = structural_similarity(  # type: ignore[no-untyped-call]
-        np.where(valid, pred, 0).astype(np.float64),
-        np.where(valid, truth, 0).astype(np.float64),
-        data_range=span,
-        gaussian_weights=True,
-        sigma=_SSIM_SIGMA_PX,
-        use_sample_covariance=False,
-        full=True,
-    )
-    return float(similarity[whole].mean())
+    total = 0.0
+    for rows in row_blocks(valid.shape):
+        above = min(rows.start, _SSIM_WINDOW_PX)  # what the windows of these rows see, at least
+        seen = slice(rows.start - above, rows.stop + _SSIM_WINDOW_PX)
+        _, similarity = structural_similarity(  # type: ignore[no-untyped-call]
+            np.where(valid[seen], pred[seen], 0).astype(np.float64),
+            np.where(valid[seen], truth[seen], 0).astype(np.float64),
+            data_range=span,
+            gaussian_weights=True,
+            sigma=_SSIM_SIGMA_PX,
+            use_sample_covariance=False,
+            full=True,
+        )
+        total += float(similarity[above : above + rows.stop - rows.start][whole[rows]].sum())
+    return total / int(np.count_nonzero(whole))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +125,15 @@ def ring_correlation(a: Complex64, b: Complex64, valid: Bool) -> RingCorrelation
     n = square[0].stop - square[0].start
     if n < _SMALLEST_FRC_PX:
         return None
-    fa, fb = (np.fft.fft2(_tapered(image[square].astype(np.complex128))) for image in (a, b))
+    fa, fb = (_transformed(_tapered(image[square].astype(np.complex128))) for image in (a, b))
     f = np.fft.fftfreq(n, 1 / n)
-    ring = np.rint(np.hypot(f[:, None], f)).astype(np.int64).ravel()
-    shared, power_a, power_b = (
-        np.bincount(ring, values.ravel())[1 : n // 2 + 1]
-        for values in ((fa * fb.conj()).real, np.abs(fa) ** 2, np.abs(fb) ** 2)
-    )
+    sums = np.zeros((3, n))  # more rings than there are
+    for rows in row_blocks(fa.shape):
+        ring = np.rint(np.hypot(f[rows, None], f)).astype(np.int64).ravel()
+        pa, pb = fa[rows], fb[rows]
+        for total, values in zip(sums, ((pa * pb.conj()).real, np.abs(pa) ** 2, np.abs(pb) ** 2), strict=True):
+            total += np.bincount(ring, values.ravel(), n)
+    shared, power_a, power_b = sums[:, 1 : n // 2 + 1]
     power = np.sqrt(power_a * power_b)
     correlation = np.divide(shared, power, out=np.zeros_like(shared), where=power > 0)
     return RingCorrelation(frequency=np.arange(1, n // 2 + 1) / n, correlation=correlation)
@@ -139,13 +151,24 @@ def largest_square(valid: Bool) -> tuple[slice, slice]:
 
 
 def _tapered(image: NDArray[np.complex128]) -> NDArray[np.complex128]:
-    """Without its mean, under a Hann window on both axes."""
+    """Without its mean, under a Hann window on both axes; in place."""
     window = np.hanning(len(image) + 2)[1:-1]
-    tapered: NDArray[np.complex128] = (image - image.mean()) * window[:, None] * window
-    return tapered
+    image -= image.mean()
+    image *= window[:, None]
+    image *= window
+    return image
 
 
-def half_scans(geometry: PositionGeometry, patches: Complex64, filled: Bool) -> tuple[tuple[Stitched, Stitched], ...]:
+def _transformed(image: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """The two-dimensional Fourier transform, in place."""
+    for rows in row_blocks(image.shape):
+        image[rows] = np.fft.fft(image[rows], axis=1)
+    for columns in row_blocks(image.shape[::-1]):
+        image[:, columns] = np.fft.fft(image[:, columns], axis=0)
+    return image
+
+
+def half_scans(geometry: PositionGeometry, patches: Patches, filled: Bool) -> tuple[tuple[Stitched, Stitched], ...]:
     """Per object, the stitch of the samples of even index and that of the odd ones.
 
     Args:

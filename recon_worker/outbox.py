@@ -3,6 +3,7 @@
     <spool>/<run id>/run.json              which run, on which server (never credentials)
                     /scan.npz              what the run's snapshots have in common
                     /raw/<generation>_epoch_<n>.snapshot     snapshots that wait to be rendered
+                    /raw/.capture_<place>.<process>          what large ones are captured in (`raw_file`)
                     /outbox/epoch_05/stitched/amp_pred.png   artifacts that wait to be uploaded
                     /history/{scales.json,gallery.html}      what the pictures of later epochs need
                     /lock                                    held (flock) by whoever may empty the spool
@@ -27,6 +28,7 @@ from typing import Any
 from recon_worker.artifacts import Artifact
 from recon_worker.codec import CodecError, dump_scan, load_scan
 from recon_worker.history import HISTORY_FILES
+from recon_worker.raw_file import RawFile
 from recon_worker.snapshot import Scan
 from recon_worker.uris import without_credentials
 
@@ -39,7 +41,9 @@ _ARTIFACT = re.compile(
 _EPOCH = re.compile(r"(?:^|/)epoch_(\d+)[/.]")
 _RAW = re.compile(r"\d{8}_epoch_\d+\.snapshot")
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_OWN = re.compile(r"run\.json|scan\.npz|lock|\..+\.\d+")
+_TEMPORARY = re.compile(r"\..+\.\d+")
+"""A file that is not complete, with the process that writes it."""
+_OWN = re.compile(rf"run\.json|scan\.npz|lock|{_TEMPORARY.pattern}")
 """Files that are not worth keeping once nothing waits: the last are what a killed process was writing."""
 _DAMAGED = ".damaged"
 
@@ -172,9 +176,40 @@ class Outbox:
 
     def put_raw(self, generation: int, epoch: int, parts: Sequence[bytes | memoryview]) -> Path:
         """Keep a snapshot (`codec.dump_snapshot`) until it is rendered."""
-        place = self._raw / f"{generation:08d}_epoch_{epoch}.snapshot"
+        place = self._raw_place(generation, epoch)
         _write(place, parts)
         return place
+
+    def new_raw(self, place: int | None, nbytes: int) -> RawFile:
+        """A file for a snapshot whose arrays, of `nbytes`, are written in place, until `publish_raw`."""
+        return RawFile(self.capture_file(place), nbytes)
+
+    def capture_file(self, place: int | None) -> Path:
+        """What the file of a place of the queue is called while no snapshot waits in it; None: of no place."""
+        return _temporary(self._raw / ("capture" if place is None else f"capture_{place}"))
+
+    def publish_raw(self, file: RawFile, generation: int, epoch: int, header: bytes) -> Path:
+        """As `put_raw`, of a file whose arrays are complete; `header`: of `codec.snapshot_header`."""
+        place = self._raw_place(generation, epoch)
+        file.publish(place, header)
+        return place
+
+    def free_raw(self, raw: Path, place: int | None) -> None:
+        """A snapshot file is not needed any more: it is removed, or the place's to capture into."""
+        with contextlib.suppress(FileNotFoundError):
+            if place is None:
+                raw.unlink()
+            else:
+                raw.rename(self.capture_file(place))
+
+    def _raw_place(self, generation: int, epoch: int) -> Path:
+        return self._raw / f"{generation:08d}_epoch_{epoch}.snapshot"
+
+    def sweep(self) -> None:
+        """Remove what dead processes were writing; only for who holds the spool's lock alone."""
+        for place in _below(self.folder):
+            if _TEMPORARY.fullmatch(place.name) and not place.is_dir():
+                place.unlink(missing_ok=True)
 
     def raw(self) -> list[Path]:
         """Snapshot files that wait to be rendered, oldest first."""
@@ -246,9 +281,14 @@ def _below(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in (*folders, *files))
 
 
+def _temporary(place: Path) -> Path:
+    """What a file is called until it is complete."""
+    return place.with_name(f".{place.name}.{os.getpid()}")
+
+
 def _write(place: Path, parts: Sequence[bytes | memoryview], time_s: float | None = None) -> None:
     """Write under another name and rename: whoever finds the file finds all of it."""
-    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    temporary = _temporary(place)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as stream:

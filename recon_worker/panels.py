@@ -80,8 +80,13 @@ class Panels:
         halves: Sequence[dict[str, float]] = [{} for _ in images]
         if any(truth is None for truth in truths):
             halves = agreement_of_halves(scan.geometry, patches, filled, scan.pixel_size_m) or halves
-        predicted = [image.object[image.scanned] for image in images]
-        look = make_look("stitched", truths, predicted, self._scales, trained=self._trained)
+        look = make_look(
+            "stitched",
+            truths,
+            lambda: [np.abs(image.object[image.scanned]) for image in images],
+            self._scales,
+            trained=self._trained,
+        )
         return [self._object(look, *each) for each in zip(range(len(images)), images, truths, halves, strict=True)]
 
     def _object(
@@ -126,8 +131,8 @@ class Panels:
     @functools.cached_property
     def _patch_look(self) -> Look:
         labels = [self._label(row) for row in range(len(self._scan.fixed_indices))]
-        predicted = [self._arrays.fixed_amp[self._arrays.fixed_filled]]
-        return make_look("patch", labels, predicted, self._scales, trained=self._trained)
+        amplitudes = self._arrays.fixed_amp[self._arrays.fixed_filled]
+        return make_look("patch", labels, lambda: [np.abs(amplitudes)], self._scales, trained=self._trained)
 
     def _label(self, row: int) -> Complex64 | None:
         scan = self._scan

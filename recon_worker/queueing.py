@@ -4,7 +4,7 @@ Pure bookkeeping: no processes, no memory. A `Job` is waiting, in flight, render
 uploaded) or gone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -18,10 +18,10 @@ class Job:
     step: int
     header: bytes
     nbytes: int
-    slot: int | None = None
-    """The slot that holds it; None once it is on disk or rendered."""
+    place: int | None = None
+    """The place of the queue that it takes: the slot of that number, or a file; None: none, or it is rendered."""
     path: Path | None = None
-    """The file that holds it."""
+    """The file that holds it, if one does."""
     attempts: int = 0
     """How often a worker has been given it."""
     artifacts: int = 0
@@ -61,6 +61,34 @@ def depth_without_spill(times: Iterable[Times]) -> int:
         needed = max(needed, 1 + sum(end > one.acquired for end in finished))
         finished.append(begin + max(0.0, one.rendered - one.started))
     return needed
+
+
+def advice(times: Sequence[Times], depth: int, spilled: int, memory_bytes: int) -> str:
+    """In words: what went over the disk, and which queue would have kept everything in memory.
+
+    Args:
+        times: Of all snapshots.
+        depth: Places of the queue.
+        spilled: Snapshots that found them all taken and went to the disk.
+        memory_bytes: What the places may take of memory.
+    """
+    needed, nbytes = depth_without_spill(times), max((one.nbytes for one in times), default=0)
+    words = f"{spilled} spilled with queue depth {depth}; "
+    if needed * nbytes <= memory_bytes:
+        return f"{words}a depth of {needed} would have avoided every spill."
+    return (
+        f"{words}at {size_text(nbytes)} each, {min(depth, memory_bytes // nbytes)} of these places were in memory, the "
+        f"others on disk. A depth of {needed} and {size_text(needed * nbytes)} of memory (--recon-log-queue-gib) would "
+        "have avoided the disk."
+    )
+
+
+def size_text(nbytes: int) -> str:
+    """Such as 1.2 GiB."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if nbytes >= size:
+            return f"{nbytes / size:.1f} {unit}"
+    return f"{nbytes / 2**10:.1f} KiB"
 
 
 def events_csv(times: Iterable[Times]) -> bytes:

@@ -7,7 +7,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from recon_worker.snapshot import Bool, Float64
+from recon_worker.blocks import row_blocks
+from recon_worker.snapshot import Bool, Float32, Float64
 from recon_worker.views import Panel
 
 _Any = TypeVar("_Any", bound=np.generic)
@@ -32,14 +33,18 @@ def shrunk(panel: Panel, block_px: int) -> Panel:
     """
     if block_px == 1:
         return panel
-    values = np.asarray(panel.values, np.float64)
-    scanned = np.ones(values.shape, bool) if panel.scanned is None else panel.scanned
+    bands = [_band(panel, rows, block_px) for rows in row_blocks(panel.values.shape, multiple=block_px)]
+    mean, covered = (np.concatenate(parts) for parts in zip(*bands, strict=True))
+    return dataclasses.replace(panel, values=mean, scanned=None if panel.scanned is None else covered)
+
+
+def _band(panel: Panel, rows: slice, block_px: int) -> tuple[Float32, Bool]:
+    """Means of some rows of a panel, and where anything is scanned."""
+    values = np.asarray(panel.values[rows], np.float64)
+    scanned = np.ones(values.shape, bool) if panel.scanned is None else panel.scanned[rows]
     with np.errstate(invalid="ignore", over="ignore"):
-        mean = _mean(values, scanned, block_px, panel.period)
-    covered = _sums(scanned.astype(np.float64), block_px) > 0
-    return dataclasses.replace(
-        panel, values=mean.astype(np.float32), scanned=None if panel.scanned is None else covered
-    )
+        mean = _mean(values, scanned, block_px, panel.period).astype(np.float32)
+    return mean, _sums(scanned.astype(np.float64), block_px) > 0
 
 
 def _mean(values: Float64, scanned: Bool, block_px: int, period: float | None) -> Float64:

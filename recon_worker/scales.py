@@ -68,11 +68,11 @@ def robust_range(values: ArrayLike, margin: float = 0.0, *, floor: float = -math
         margin: Widening on each side, in parts of the distance of the percentiles.
         floor: The range does not go below; 0 for amplitudes.
     """
-    array = np.asarray(values, np.float64)
-    finite = array[np.isfinite(array)]
+    array = np.asarray(values)
+    finite = array[np.isfinite(array)].astype(np.float64)
     if not finite.size:
         return 0.0, 1.0
-    low, high = map(float, np.percentile(finite, _PERCENTILES))
+    low, high = map(float, np.percentile(finite, _PERCENTILES, overwrite_input=True))
     least = _SMALLEST_SPAN * max(abs(low), abs(high)) or 1.0
     widen = max(margin * (high - low), (least - (high - low)) / 2, 0.0)
     lowest = float(max(low - widen, floor))

@@ -1,20 +1,22 @@
 """How the queue between the training and its worker behaves: `WorkerSettings`."""
 
-import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+_MEMINFO = Path("/proc/meminfo")
 
 Overflow = Literal["spill", "drop-oldest", "block"]
 
 
 def default_queue_bytes() -> int:
-    """A tenth of the free memory; 1 GiB where the system does not tell."""
-    names = ("SC_AVPHYS_PAGES", "SC_PAGE_SIZE")
-    if not set(names) <= os.sysconf_names.keys():
-        return 2**30
-    pages, page_bytes = map(os.sysconf, names)
-    return pages * page_bytes // 10
+    """A tenth of the memory that programs can still have; 1 GiB where the system does not tell."""
+    if _MEMINFO.exists():
+        available = re.search(r"^MemAvailable: +(\d+) kB$", _MEMINFO.read_text(), re.MULTILINE)
+        if available:
+            return int(available[1]) * 1024 // 10
+    return 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +26,15 @@ class WorkerSettings:
     spool_dir: Path
     """Where what cannot be uploaded is kept."""
     depth: int | None = 2
-    """Snapshots that may wait in memory; None: chosen and adapted within `queue_bytes`."""
+    """Places for snapshots that wait, in memory as far as `queue_bytes` goes, the others in files of the spool; None:
+    as many as fit into memory, at least 1, at most 16, beginning with 2."""
     overflow: Overflow = "spill"
-    """When all slots are full: write to disk, give up the oldest waiting snapshot, or wait."""
+    """When all places are taken: write to disk, give up the oldest waiting snapshot, or wait."""
     spill_bytes: int = 10 * 2**30
-    """Snapshots on disk at most; beyond, the oldest waiting one is given up."""
+    """Snapshots that wait on disk at most; beyond, the oldest waiting one there is given up. One that is captured in a
+    file counts when it is complete."""
     queue_bytes: int = field(default_factory=default_queue_bytes)
-    """Memory that the slots may take when `depth` is None."""
+    """Memory that waiting snapshots may take. What does not fit is captured in a file."""
     flush_timeout_s: float = 300.0
     """How long the end of the training may be delayed for what is left."""
     silence_s: float = 120.0

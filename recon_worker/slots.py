@@ -13,6 +13,7 @@ import os
 import struct
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +35,23 @@ def create_memory(name: str) -> int:
     return descriptor
 
 
-def write_all(descriptor: int, data: bytes) -> None:
-    """Replace the content of shared memory."""
-    os.ftruncate(descriptor, len(data))
-    written = 0
-    while written < len(data):
-        written += os.pwrite(descriptor, data[written:], written)
+def allocate(descriptor: int, nbytes: int) -> None:
+    """Make a file so long, with all its room set aside now where the system can do that."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, nbytes)
+    else:
+        os.ftruncate(descriptor, nbytes)
+
+
+def write_all(descriptor: int, parts: Sequence[bytes | memoryview]) -> None:
+    """Replace the content of shared memory; the parts lie one after the other."""
+    os.ftruncate(descriptor, sum(map(len, parts)))
+    place = 0
+    for part in parts:
+        left = memoryview(part)
+        while left:
+            written = os.pwrite(descriptor, left, place)
+            left, place = left[written:], place + written
 
 
 def read_all(descriptor: int) -> bytes:
@@ -72,10 +84,7 @@ class Slot:
         """Make room for arrays of `nbytes`, with its pages allocated now, not at the first write."""
         size = HEADER_BYTES + nbytes
         if os.fstat(self.descriptor).st_size < size:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(self.descriptor, 0, size)
-            else:
-                os.ftruncate(self.descriptor, size)
+            allocate(self.descriptor, size)
 
     def _mapping(self) -> mmap.mmap:
         size = os.fstat(self.descriptor).st_size
@@ -106,8 +115,8 @@ class Slot:
         memory[: _FIELDS.size] = _FIELDS.pack(content.generation, _READY, len(content.header))
 
     def mark_free(self) -> None:
-        """Take the slot back."""
-        if os.fstat(self.descriptor).st_size:
+        """Take the slot back; nothing once it is closed."""
+        if self.descriptor >= 0 and os.fstat(self.descriptor).st_size:
             self._mapping()[: _FIELDS.size] = _FIELDS.pack(0, _FREE, 0)
 
     def content(self) -> SlotContent | None:

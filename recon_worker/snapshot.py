@@ -21,6 +21,7 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Complex64 = NDArray[np.complex64]
 Bool = NDArray[np.bool_]
+Indices = NDArray[np.intp]
 Buffer = memoryview | bytearray | NDArray[np.uint8]
 
 StitchWeight = Literal["uniform", "probe"]
@@ -239,6 +240,33 @@ class SnapshotLayout:
         return self.views(bytearray(self.nbytes))
 
 
+@dataclass(frozen=True)
+class ObjectPatches:
+    """(n, ..., m, m) complex64 patches, amp * exp(i phase), that are made as they are needed; else as an array."""
+
+    amp: Float32
+    phase: Float32
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, ..., m, m)."""
+        return self.amp.shape
+
+    def __len__(self) -> int:
+        return len(self.amp)
+
+    def __getitem__(self, rows: slice | Indices) -> Complex64:
+        patches: Complex64 = self.amp[rows] * np.exp(1j * self.phase[rows])
+        return patches
+
+    def reshape(self, *shape: int) -> ObjectPatches:
+        """The same patches, counted differently."""
+        return ObjectPatches(self.amp.reshape(shape), self.phase.reshape(shape))
+
+
+Patches = Complex64 | ObjectPatches
+
+
 @dataclass(frozen=True, kw_only=True)
 class SnapshotArrays:
     """What the network predicts, copied out of it. All amplitudes in the network's units, phases in radians."""
@@ -258,12 +286,9 @@ class SnapshotArrays:
     stitch_filled: Bool
     """(n,) which rows hold a prediction."""
 
-    def stitch_object(self) -> Complex64:
-        """(n, C, m, m) complex64 object patches amp * exp(i phase); rows that were not filled are zero."""
-        patches = np.zeros(self.stitch_amp.shape, np.complex64)
-        filled = self.stitch_filled
-        patches[filled] = self.stitch_amp[filled] * np.exp(1j * self.stitch_phase[filled])
-        return patches
+    def stitch_object(self) -> ObjectPatches:
+        """(n, C, m, m) complex64 object patches, made as they are needed; rows that were not filled mean nothing."""
+        return ObjectPatches(self.stitch_amp, self.stitch_phase)
 
 
 @dataclass(frozen=True, kw_only=True)

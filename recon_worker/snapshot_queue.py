@@ -1,10 +1,10 @@
-"""The bounded queue: where snapshots are, from `acquire` until their artifacts are in MLflow. No processes here.
+"""The bounded queue: what becomes of snapshots, from `acquire` until their artifacts are in MLflow. No processes here.
 
-    acquire -> slot, or ordinary memory when all slots are taken
-    submit  -> waiting: in its slot, or, by the overflow policy, in a file; or an older one is given up
+    acquire -> a place, in memory or in a file (`places`); room elsewhere when all are taken
+    submit  -> waiting: in its place, or, by the overflow policy, in a file; or an older one is given up
     take    -> in flight: with the worker              give_back -> waiting again: the worker died; after two such
                                                                     deaths it is parked until all others are done
-    rendered -> uploading: the slot is free again      logged    -> counted
+    rendered -> uploading: the place is free again     logged    -> counted
     spool_rest: what is left at the end stays on disk
 
 One lock guards all of it; `changed` is notified whenever something that a caller may wait for has happened.
@@ -13,28 +13,23 @@ One lock guards all of it; `changed` is notified whenever something that a calle
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from recon_worker.codec import dump_snapshot, snapshot_header
+from recon_worker.backlog import Backlog
 from recon_worker.ledger import Ledger
 from recon_worker.outbox import Outbox
-from recon_worker.queueing import Job, Times
+from recon_worker.places import Acquired, Places
+from recon_worker.queueing import Job, Times, size_text
+from recon_worker.raw_file import RawFile
 from recon_worker.settings import WorkerSettings
-from recon_worker.slots import Slot, SlotContent, create_memory
+from recon_worker.slots import Slot
 from recon_worker.snapshot import Snapshot, SnapshotArrays, SnapshotLayout
+from recon_worker.uploads import Uploads
 
 _log = logging.getLogger(__name__)
 
-MAX_DEPTH = 16
-"""Slots that `depth=None` may use."""
-EVENTS = 0
-"""Generation of what belongs to no snapshot: the table of events."""
-_FIRST_DEPTH = 2
-_ATTEMPTS_BEFORE_OTHERS, _MAX_ATTEMPTS = 2, 3
-"""So often may a snapshot cost a worker before all others go first, and before it is not tried again."""
 _ARRIVAL_WAIT_S = 2.0
 _POLL_S = 0.2
 
@@ -49,7 +44,6 @@ class SnapshotQueue:
     def __init__(self, settings: WorkerSettings) -> None:
         self.stats = Ledger()
         self.history: list[Times] = []
-        self.depth = settings.depth or _FIRST_DEPTH
         self.changed = threading.Condition()
         self.closed = False
         """No snapshot is taken any more."""
@@ -57,61 +51,85 @@ class SnapshotQueue:
         """Nobody takes snapshots out any more: waiting for that is no use."""
         self.refused = False
         """The server refuses what is rendered: waiting for its upload is no use."""
-        self.slots = [Slot(create_memory("recon-log-slot")) for _ in range(settings.depth or MAX_DEPTH)]
         self._settings = settings
-        self._free = deque(range(self.depth))
-        self._acquired: _Acquired | None = None
-        self._overflow_memory = bytearray()
+        self._places = Places(settings)
+        self._acquired: Acquired | None = None
         self._generation = 0
         self._arriving = False
-        self._waiting: deque[Job] = deque()
-        self._parked: deque[Job] = deque()
+        self._backlog = Backlog(self._places, self.stats, settings.spill_bytes)
         self._draining = False
-        self._in_flight: Job | None = None
-        self._uploading: dict[int, Job] = {}
-        self._outbox: Outbox | None = None
+        self._uploads = Uploads(self.stats)
 
     def open(self, outbox: Outbox, layout: SnapshotLayout) -> None:
         """Say where files go and how large snapshots are."""
         with self.changed:
-            self._outbox = outbox
-            if self._settings.depth is None:
-                self.depth = max(1, min(_FIRST_DEPTH, self._settings.queue_bytes // max(1, layout.nbytes)))
-                self._free = deque(range(self.depth))
+            self._backlog.open(outbox)
+            self._places.open(outbox, layout.nbytes)
+            in_memory = len(self._places.in_memory)
+            if in_memory < self.depth:
+                _log.warning(
+                    "A snapshot of this run takes %s and the queue may take %s of memory (--recon-log-queue-gib): "
+                    "%d of its %d places are in memory, the others are files in %s.",
+                    size_text(layout.nbytes), size_text(self._settings.queue_bytes), in_memory, self.depth,
+                    outbox.folder,
+                )  # fmt: skip
+
+    @property
+    def depth(self) -> int:
+        """Snapshots that may wait before the overflow policy is asked."""
+        return self._places.depth
+
+    @property
+    def slots(self) -> list[Slot]:
+        """All memory there may be, for the worker to inherit."""
+        return self._places.slots
+
+    @property
+    def slots_in_use(self) -> list[Slot]:
+        """The first of `slots`: those that snapshots of this run lie in."""
+        return self._places.in_memory
+
+    @property
+    def files(self) -> list[Path]:
+        """What snapshots of this run that find no room in memory are captured in."""
+        return self._places.files
 
     # --- the training thread ---------------------------------------------------------------------------------------
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
-        """Arrays for the next snapshot: in a free slot, else in ordinary memory. Never waits."""
+        """Arrays for the next snapshot, somewhere. Never waits.
+
+        Raises:
+            OSError: They must lie in a file, and none can be made. The snapshot counts as failed.
+        """
         with self.changed:
             self.give_back_acquired()
-            slot = None if self.closed else self._free.popleft() if self._free else self._grow(layout)
-            self._acquired = _Acquired(slot, layout, time.time())
-        if slot is not None:
-            self.slots[slot].reserve(layout.nbytes)
-            arrays = self.slots[slot].arrays(layout)
-        else:
-            if len(self._overflow_memory) < layout.nbytes:
-                self._overflow_memory = bytearray(layout.nbytes)
-            arrays = layout.views(self._overflow_memory)
-        arrays.fixed_filled[:] = False
-        arrays.stitch_filled[:] = False
-        return arrays
+            try:
+                self._acquired = self._places.acquire(layout, closed=self.closed)
+            except OSError as error:
+                self.stats.submitted += 1
+                self._backlog.lose("A reconstruction", f"{size_text(layout.nbytes)} for it cannot be had: {error}")
+                raise
+            return self._acquired.arrays
 
-    def _grow(self, layout: SnapshotLayout) -> int | None:
-        """One slot more, if the depth adapts and the budget allows."""
-        fits = (self.depth + 1) * layout.nbytes <= self._settings.queue_bytes
-        if self._settings.depth is not None or self.depth == MAX_DEPTH or not fits:
-            return None
-        self.depth += 1
-        return self.depth - 1
+    @property
+    def reuses_memory(self) -> bool:
+        """Whether what was acquired last is memory that later snapshots will lie in too."""
+        return self._acquired is not None and self._acquired.file is None
 
     def give_back_acquired(self) -> None:
         """Forget arrays that were acquired and will not be submitted."""
         with self.changed:
             acquired, self._acquired = self._acquired, None
-            if acquired is not None and acquired.slot is not None:
-                self._release(acquired.slot)
+            if acquired is not None:
+                self._give_up(acquired)
+
+    def _give_up(self, acquired: Acquired) -> None:
+        if acquired.place is not None:  # its file, if that is what it is, will be used again
+            self._places.release(acquired.place)
+            self.changed.notify_all()
+        elif acquired.file is not None:
+            acquired.file.discard()
 
     def submit(self, snapshot: Snapshot, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Take the snapshot whose arrays were acquired last; `interrupted` ends the wait of `block`."""
@@ -121,194 +139,103 @@ class SnapshotQueue:
                 raise RuntimeError("submit without acquire: write the snapshot into the arrays that acquire returns.")
             self.stats.submitted += 1
             if self.closed:
-                self._fail(snapshot.epoch, "the worker was closed already")
+                self._lose(snapshot.epoch, "the worker was closed already")
+                if acquired.file is not None:
+                    acquired.file.discard()
                 return
             self._generation += 1
-            job = _new_job(self._generation, snapshot, acquired)
+            job = acquired.job(self._generation, snapshot)
             self._arriving = True
             try:
-                self._enqueue(job, interrupted)
+                self._enqueue(job, acquired.file, interrupted)
             except (OSError, MemoryError, ValueError) as error:
-                self._fail(job.epoch, f"it cannot be kept in memory: {error}")
-                self._forget_slot(job)
+                self._lose(job.epoch, f"it cannot be kept: {error}")
+                self._backlog.forget_place(job)
+                if acquired.file is not None:
+                    acquired.file.discard()
             finally:
                 self._arriving = False
                 self.changed.notify_all()
 
-    def _enqueue(self, job: Job, interrupted: Callable[[], bool]) -> None:
-        """Find the job a place: its slot, a slot that is free by now, or what the overflow policy says."""
+    def _enqueue(self, job: Job, file: RawFile | None, interrupted: Callable[[], bool]) -> None:
+        """Have the job wait where it is, in a place that is free by now, or as the overflow policy says."""
         self.history.append(job.times)
-        if job.slot is None:
-            job.slot = self._slot_for_overflow(interrupted)
-            if job.slot is None:
-                self._spill(job)
-                return
-            target = self.slots[job.slot]
-            target.reserve(job.nbytes)
-            target.array_bytes(job.nbytes)[:] = memoryview(self._overflow_memory)[: job.nbytes]
-        if self.abandoned:
-            self._put_in_file(job)
-            return
-        self.slots[job.slot].mark_ready(SlotContent(job.generation, job.header))
-        self._waiting.append(job)
+        outside = job.place is None
+        if outside:
+            job.place = self._place_for_overflow(interrupted)
+        if file is not None or job.place is None or self.abandoned:
+            spilled = job.place is None
+            self.stats.spilled += self._backlog.wait_in_file(job, file) and spilled
+            if self.abandoned:  # nobody will ever free it
+                self._backlog.forget_place(job)
+        else:
+            self._backlog.wait_in_memory(job, from_overflow=outside)
         self.stats.high_water = max(self.stats.high_water, self.to_render)
 
-    def _slot_for_overflow(self, interrupted: Callable[[], bool]) -> int | None:
+    def _place_for_overflow(self, interrupted: Callable[[], bool]) -> int | None:
         if self._settings.overflow == "block":
             deadline = time.monotonic() + self._settings.flush_timeout_s
-            while not (self._free or self.abandoned or self.closed or interrupted()) and time.monotonic() < deadline:
+            while not (self._places.any_free or self._ends(interrupted)) and time.monotonic() < deadline:
                 self.changed.wait(_POLL_S)
         if self.abandoned or self.closed:
             return None
-        if self._settings.overflow == "drop-oldest" and not self._free and self._waiting:
-            self._drop(self._waiting.popleft())
-        return self._free.popleft() if self._free else None
+        if self._settings.overflow == "drop-oldest" and not self._places.any_free:
+            self._backlog.drop_oldest()
+        return self._places.take()
 
-    def _spill(self, job: Job) -> None:
-        """Keep the snapshot in ordinary memory as a file that is rendered when its turn comes."""
-        self.stats.spilled += self._put_in_file(job)
+    def _ends(self, interrupted: Callable[[], bool]) -> bool:
+        return self.abandoned or self.closed or interrupted()
 
-    def _put_in_file(self, job: Job) -> bool:
-        """Have a snapshot wait in a file, within the bound; an older one in a file is given up for it."""
-        assert self._outbox is not None
-        while self._waiting and self._outbox.raw_bytes() + job.nbytes > self._settings.spill_bytes:
-            spilled = next((one for one in self._waiting if one.path is not None), None)
-            if spilled is None:
-                break
-            self._waiting.remove(spilled)
-            self._drop(spilled)
-        if self._write(job):
-            self._waiting.append(job)
-        return job.path is not None
-
-    def _write(self, job: Job) -> bool:
-        """Move a snapshot from memory to a file; False, and counted as failed, if that cannot be."""
-        if job.path is None:
-            assert self._outbox is not None
-            memory = self._overflow_memory if job.slot is None else self.slots[job.slot].array_bytes(job.nbytes)
-            try:
-                parts = dump_snapshot(job.header, memoryview(memory)[: job.nbytes])
-                job.path = self._outbox.put_raw(job.generation, job.epoch, parts)
-            except OSError as error:
-                self._fail(job.epoch, f"{self._outbox.folder} cannot be written: {error}")
-            self._forget_slot(job)
-        return job.path is not None
-
-    def _forget_slot(self, job: Job) -> None:
-        if job.slot is not None:
-            self._release(job.slot)
-            job.slot = None
-
-    def _drop(self, job: Job) -> None:
-        self.stats.dropped += 1
-        self._forget_slot(job)
-        if job.path is not None:
-            job.path.unlink(missing_ok=True)
-
-    def _fail(self, epoch: int, reason: str) -> None:
-        self.stats.failed += 1
-        _log.warning("The reconstruction of epoch %d is lost: %s.", epoch, reason)
-
-    def _release(self, slot: int) -> None:
-        self.slots[slot].mark_free()
-        self._free.append(slot)
-        self.changed.notify_all()
+    def _lose(self, epoch: int, reason: str) -> None:
+        self._backlog.lose(f"The reconstruction of epoch {epoch}", reason)
 
     # --- what the worker does --------------------------------------------------------------------------------------
 
     def take(self) -> Job | None:
-        """The oldest waiting snapshot, now in flight; None while another one is, or if none waits."""
+        """See `Backlog.take`."""
         with self.changed:
-            if self._in_flight is not None:
-                return None
-            source = self._waiting or (self._parked if self._draining else None)
-            self._in_flight = source.popleft() if source else None
-            return self._in_flight
+            return self._backlog.take(last_chance=self._draining)
 
     def began(self) -> None:
-        """The worker has begun with the snapshot in flight: if it dies now, that may be the snapshot's fault."""
+        """See `Backlog.began`."""
         with self.changed:
-            if self._in_flight is not None:
-                self._in_flight.attempts += 1
+            self._backlog.began()
 
     def give_back(self) -> None:
-        """The worker died: its snapshot waits again, behind all others if it has cost two, or is set aside."""
+        """See `Backlog.give_back`."""
         with self.changed:
-            job, self._in_flight = self._in_flight, None
-            if job is None:
-                return
-            if job.attempts < _ATTEMPTS_BEFORE_OTHERS:
-                self._waiting.appendleft(job)
-            elif job.attempts < _MAX_ATTEMPTS:
-                _log.warning(
-                    "%d workers died over the snapshot of epoch %d: the others go first.", job.attempts, job.epoch
-                )
-                if self._write(job):
-                    self._parked.append(job)
-            else:
-                self._set_aside(job)
+            self._backlog.give_back()
             self.changed.notify_all()
-
-    def _set_aside(self, job: Job) -> None:
-        """Keep a snapshot that costs a worker each time, under a name that nobody tries again."""
-        assert self._outbox is not None
-        if not self._write(job):
-            return
-        assert job.path is not None
-        self.stats.failed += 1
-        kept = self._outbox.set_aside(job.path)
-        _log.warning(
-            "%d workers died over the snapshot of epoch %d. It is kept as %s and not tried again.",
-            job.attempts, job.epoch, kept,
-        )  # fmt: skip
 
     def abandon(self) -> None:
         """No worker will come: keep on disk what waits, and what comes."""
         with self.changed:
             self.abandoned = True
-            self._waiting = deque([job for job in self._waiting if self._write(job)])
+            self._backlog.move_to_files()
             self.changed.notify_all()
 
     def rendered(self, message: dict[str, Any]) -> None:
-        """The snapshot in flight is in the outbox, as the worker's message says; its slot is free."""
+        """See `Backlog.rendered`."""
         with self.changed:
-            job = self._in_flight
-            if job is None or job.generation != message["generation"]:
-                return
-            self._in_flight = None
-            job.times.started, job.times.rendered = message["started_unix_s"], message["rendered_unix_s"]
-            job.artifacts, job.failures = message["artifacts"], len(message["failures"])
-            for path, reason in message["failures"][:1]:
-                _log.warning(
-                    "Epoch %d: %d artifacts failed, the first being %s: %s", job.epoch, job.failures, path, reason
-                )
-            self._forget_slot(job)
-            self._uploading[job.generation] = job
+            job = self._backlog.rendered(message)
+            if job is not None:
+                self._uploads.add(job)
+            self.changed.notify_all()
 
     def upload_events(self) -> None:
         """Expect the table of events to be logged."""
         with self.changed:
-            self._uploading[EVENTS] = Job(generation=EVENTS, epoch=0, step=0, header=b"", nbytes=0, artifacts=1)
+            self._uploads.expect_events()
 
     def finished(self, artifacts: int, failures: int) -> None:
         """So much was made beside the table of events."""
         with self.changed:
-            if EVENTS in self._uploading:
-                self._uploading[EVENTS].artifacts += artifacts
-                self._uploading[EVENTS].failures += failures
+            self._uploads.finished(artifacts, failures)
 
     def logged(self, generation: int) -> None:
         """All artifacts of a snapshot are in MLflow."""
         with self.changed:
-            job = self._uploading.pop(generation, None)
-            if job is None:
-                return
-            job.times.logged = time.time()
-            self.stats.artifacts_logged += job.artifacts
-            self.stats.artifacts_failed += job.failures
-            if generation != EVENTS:
-                self.stats.logged += not job.failures
-                self.stats.failed += bool(job.failures)
+            self._uploads.logged(generation)
             self.changed.notify_all()
 
     # --- how it stands ---------------------------------------------------------------------------------------------
@@ -316,22 +243,22 @@ class SnapshotQueue:
     @property
     def to_render(self) -> int:
         """Snapshots that are not rendered yet."""
-        return len(self._waiting) + len(self._parked) + (self._in_flight is not None)
+        return len(self._backlog)
 
     @property
     def to_upload(self) -> int:
         """Snapshots that are rendered and not in MLflow yet, the table of events among them."""
-        return len(self._uploading)
+        return len(self._uploads)
 
     @property
     def in_flight(self) -> bool:
         """Whether the worker holds a snapshot."""
-        return self._in_flight is not None
+        return self._backlog.in_flight
 
     @property
     def unlogged(self) -> dict[str, int]:
         """Epoch -> generation of what is rendered and not in MLflow yet."""
-        return {f"{job.epoch}": generation for generation, job in self._uploading.items() if generation != EVENTS}
+        return self._uploads.generations
 
     def metrics(self, job: Job) -> dict[str, float]:
         """Numbers about the queue, as it is when a snapshot leaves it; the worker adds lag and retries."""
@@ -339,7 +266,7 @@ class SnapshotQueue:
         return {
             **{name: getattr(self.stats, name) for name in counts},
             "depth": self.depth,
-            "waiting": len(self._waiting),
+            "waiting": self._backlog.n_waiting,
             "stall_ms": 1e3 * job.times.stall_s,
         }
 
@@ -351,11 +278,10 @@ class SnapshotQueue:
                 report(f"{self.to_render} to render, {self.to_upload} to upload to the tracking server")
                 self.changed.wait(min(_POLL_S, max(0.0, deadline - time.monotonic())))
             self._draining = False
-            return not (self.to_render or self._uploading)
+            return not (self.to_render or self.to_upload)
 
     def _worth_waiting(self) -> bool:
-        uploading = bool(self._uploading) and not self.refused
-        return not self.abandoned and bool(self.to_render or uploading)
+        return not self.abandoned and bool(self.to_render or (self.to_upload and not self.refused))
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
@@ -369,40 +295,9 @@ class SnapshotQueue:
     def spool_rest(self) -> None:
         """Keep everything that is left on disk."""
         with self.changed:
-            rest = [*([self._in_flight] if self._in_flight else []), *self._waiting, *self._parked]
-            self._in_flight = None
-            self._waiting.clear()
-            self._parked.clear()
-            self.stats.spooled += sum(self._write(job) for job in rest)
-            self.stats.spooled += sum(generation != EVENTS for generation in self._uploading)
-            self._uploading.clear()
+            self._backlog.leave()
+            self._uploads.leave()
 
     def close(self) -> None:
-        """Give the memory back."""
-        for slot in self.slots:
-            slot.close()
-
-
-@dataclass(frozen=True)
-class _Acquired:
-    slot: int | None
-    layout: SnapshotLayout
-    time_s: float
-
-
-def _new_job(generation: int, snapshot: Snapshot, acquired: _Acquired) -> Job:
-    return Job(
-        generation=generation,
-        epoch=snapshot.epoch,
-        step=snapshot.step,
-        header=snapshot_header(snapshot, acquired.layout),
-        nbytes=acquired.layout.nbytes,
-        slot=acquired.slot,
-        times=Times(
-            epoch=snapshot.epoch,
-            nbytes=acquired.layout.nbytes,
-            acquired=acquired.time_s,
-            submitted=time.time(),
-            stall_s=snapshot.stall_s,
-        ),
-    )
+        """Give everything back."""
+        self._places.close()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recon_worker.artifacts import Artifact, Failure, render
-from recon_worker.codec import load_snapshot
+from recon_worker.codec import read_snapshot
 from recon_worker.deliveries import is_file
 from recon_worker.history import History
 from recon_worker.outbox import Outbox, RunTarget, SpoolError, is_artifact_name, total_bytes
@@ -160,9 +160,10 @@ def pictures(scan: Scan, raw: Path, history: History) -> list[Artifact | Failure
     Raises:
         OSError: The file cannot be read.
     """
-    data = raw.read_bytes()
     try:
-        return [_named_well(made) for made in render(scan, load_snapshot(data), history)]
+        return [_named_well(made) for made in render(scan, read_snapshot(raw), history)]
+    except OSError:
+        raise
     except Exception as error:  # whatever a damaged or foreign file makes the codec, numpy or rendering raise
         return [Failure(f"raw/{raw.name}", f"{type(error).__name__}: {error}")]
 

@@ -5,16 +5,29 @@ Formulas: `docs/formulas.md`.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recon_worker.snapshot import Bool, Complex64, Float32, Float64, Geometry, GridGeometry, PositionGeometry
+from recon_worker.snapshot import (
+    Bool,
+    Complex64,
+    Float32,
+    Float64,
+    Geometry,
+    GridGeometry,
+    Indices,
+    Patches,
+    PositionGeometry,
+)
 
 _CHUNK_BYTES = 1 << 18
 """Patches that are spread over their four neighbours at a time (less for a small scan): fits the processor's cache."""
+_BLOCK_BYTES = 1 << 22
+"""Patches of a grid that are laid at a time."""
 _MAX_CANVAS_PX = 1 << 28
 """A larger canvas is a mistake in the unit of the positions, not a picture."""
 
@@ -48,8 +61,8 @@ def crop_start_px(patch_px: int, crop_px: int) -> int:
     return (patch_px - crop_px + 1) // 2
 
 
-def stitch(geometry: Geometry, patches: Complex64, filled: Bool | None = None) -> tuple[Stitched, ...]:
-    """Put the samples of a scan together, one image per object.
+def stitch(geometry: Geometry, patches: Patches, filled: Bool | None = None) -> tuple[Stitched, ...]:
+    """Put the samples of a scan together, one image per object. Beside the images it needs a few MB of memory.
 
     Args:
         geometry: Where the samples belong. The canvas is always the whole footprint.
@@ -66,7 +79,7 @@ def stitch(geometry: Geometry, patches: Complex64, filled: Bool | None = None) -
     return tuple(_stitch_object(geometry, patches, rows, number) for number in range(geometry.n_objects))
 
 
-def grid_stitch(geometry: GridGeometry, patches: Complex64, filled: Bool) -> tuple[Stitched, ...]:
+def grid_stitch(geometry: GridGeometry, patches: Patches, filled: Bool) -> tuple[Stitched, ...]:
     """Lay the central tile of every sample on a grid, row by row, without overlap.
 
     Args:
@@ -74,25 +87,40 @@ def grid_stitch(geometry: GridGeometry, patches: Complex64, filled: Bool) -> tup
         patches: (n, C, m, m) complex64, m = `geometry.crop_px`, n at most `geometry.n_samples`.
         filled: (n,) which rows hold data.
     """
-    tile, side = geometry.tile_px, geometry.samples_per_axis
-    tiles = np.zeros((geometry.n_samples, tile, tile), np.complex64)
-    coverage = np.zeros((geometry.n_samples, tile, tile), np.float32)
-    merged = patches[:, 0] if geometry.coords_relative_px is None else _merge_groups(geometry, patches)
-    tiles[: len(patches)][filled] = _scaled(merged[filled], geometry.amplitude_scale)
-    coverage[: len(patches)][filled] = 1
-
-    def lay(values: NDArray[Any]) -> NDArray[Any]:
-        grid = values.reshape(geometry.n_objects, side, side, tile, tile)
-        return grid.swapaxes(2, 3).reshape(geometry.n_objects, side * tile, side * tile)
-
-    return tuple(Stitched(object=o, coverage=c) for o, c in zip(lay(tiles), lay(coverage), strict=True))
+    side = geometry.samples_per_axis * geometry.tile_px
+    objects = np.zeros((geometry.n_objects, side, side), np.complex64)
+    coverage = np.zeros(objects.shape, np.float32)
+    for rows in _blocks(np.flatnonzero(filled), patches):
+        block = patches[rows]
+        tiles = block[:, 0] if geometry.coords_relative_px is None else _merge_groups(geometry, block, rows)
+        _tiles_of(geometry, objects)[_grid_places(geometry, rows)] = _scaled(tiles, geometry.amplitude_scale)
+        _tiles_of(geometry, coverage)[_grid_places(geometry, rows)] = 1
+    return tuple(Stitched(object=o, coverage=c) for o, c in zip(objects, coverage, strict=True))
 
 
-def _merge_groups(geometry: GridGeometry, patches: Complex64) -> Complex64:
-    """Average the C patches of each sample where they lie; (n, C, m, m) -> (n, t, t), the tile around the mean."""
+def _blocks(rows: Indices, patches: Patches) -> Iterator[Indices]:
+    """The rows, in their order, a few MB of patches at a time."""
+    count = max(1, _BLOCK_BYTES // (8 * math.prod(patches.shape[1:])))
+    return (rows[start : start + count] for start in range(0, len(rows), count))
+
+
+def _tiles_of(geometry: GridGeometry, images: NDArray[Any]) -> NDArray[Any]:
+    """(objects, side, side) images as (objects, rows, columns, t, t) tiles, in the same memory."""
+    side, tile = geometry.samples_per_axis, geometry.tile_px
+    return images.reshape(geometry.n_objects, side, tile, side, tile).swapaxes(2, 3)
+
+
+def _grid_places(geometry: GridGeometry, samples: Indices) -> tuple[Indices, ...]:
+    """Object, row and column of samples."""
+    side = geometry.samples_per_axis
+    return np.unravel_index(samples, (geometry.n_objects, side, side))
+
+
+def _merge_groups(geometry: GridGeometry, patches: Complex64, rows: Indices) -> Complex64:
+    """Average the C patches of samples where they lie; (n, C, m, m) -> (n, t, t), the tile around the mean."""
     assert geometry.coords_relative_px is not None
     n, _, m, _ = patches.shape
-    offsets = -geometry.coords_relative_px[:n]
+    offsets = -geometry.coords_relative_px[rows]
     # The mean of a group whose extent is odd lies half a pixel behind the tile's centre pixel.
     offsets += geometry.group_extent_px % 2 / 2
     side = m + 2 * (math.ceil(np.abs(offsets).max(initial=0)) + 1)
@@ -105,29 +133,35 @@ def _merge_groups(geometry: GridGeometry, patches: Complex64) -> Complex64:
     return _divide(weighted, weight)
 
 
-def _stitch_object(geometry: PositionGeometry, patches: Complex64, filled: Bool, number: int) -> Stitched:
+def _stitch_object(geometry: PositionGeometry, patches: Patches, filled: Bool, number: int) -> Stitched:
     footprint = _footprint(geometry, number)
-    rows = filled.copy()
+    chosen = filled.copy()
     if geometry.object_index is not None:
-        rows &= geometry.object_index[: len(rows)] == number
-    positions = geometry.positions_px[: len(rows)][rows].reshape(-1, 2)
-    corners = positions - geometry.crop_px / 2 - [footprint.column, footprint.row]
+        chosen &= geometry.object_index[: len(chosen)] == number
+    samples = np.flatnonzero(chosen)
+    corners = geometry.positions_px[samples].reshape(-1, 2) - geometry.crop_px / 2 - [footprint.column, footprint.row]
     weight = geometry.probe_intensity if geometry.weight == "probe" else None
-    chosen = patches[rows].reshape(-1, geometry.crop_px, geometry.crop_px)
-    canvas, coverage = accumulate(chosen, corners, footprint.shape, weight)
+    channels, m = patches.shape[1], geometry.crop_px
+    rows = (samples[:, None] * channels + np.arange(channels)).ravel()
+    canvas, coverage = accumulate(patches.reshape(-1, m, m), corners, footprint.shape, weight, rows)
     return Stitched(object=_scaled(_divide(canvas, coverage), geometry.amplitude_scale), coverage=coverage)
 
 
 def accumulate(
-    patches: Complex64, corners_px: Float64, shape: tuple[int, int], weight: Float32 | None = None
+    patches: Patches,
+    corners_px: Float64,
+    shape: tuple[int, int],
+    weight: Float32 | None = None,
+    rows: Indices | None = None,
 ) -> tuple[Complex64, Float32]:
     """Add patches to a canvas at sub-pixel places: bilinear weights on the four integer neighbours. O(n m^2).
 
     Args:
         patches: (n, m, m) complex64.
-        corners_px: (n, 2), (x, y): where index (0, 0) of each patch lies on the canvas.
+        corners_px: (k, 2), (x, y): where index (0, 0) of each patch that is added lies on the canvas.
         shape: (H, W) of the canvas.
         weight: (m, m) float32, weight of each patch pixel; None: 1.
+        rows: (k,) which patches are added, in this order; None: all.
 
     Returns:
         Weighted sum (H, W) complex64 and sum of weights (H, W) float32.
@@ -143,11 +177,13 @@ def accumulate(
     # One pixel more: a patch at an integer place has a fourth neighbour of weight 0, which may lie outside.
     canvas = np.zeros((shape[0] + 1, shape[1] + 1), np.complex64)
     weights = np.zeros(canvas.shape, np.float32)
-    chunk = max(1, min(_CHUNK_BYTES, patches.nbytes // 8) // (8 * m * m))
-    for start in range(0, len(patches), chunk):
+    count = len(corners_px)
+    chunk = max(1, min(_CHUNK_BYTES // (8 * m * m), count // 8))
+    for start in range(0, count, chunk):
         part = slice(start, start + chunk)
         with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf belong in the picture, not in a warning
-            weighted = np.multiply(patches[part], weight, dtype=np.complex64)
+            added = patches[part if rows is None else rows[part]]
+            weighted = np.multiply(added, weight, dtype=np.complex64)
             spread = _spread(weighted.view(np.float32), 2, fraction[part]).view(np.complex64)
             spread_weight = _spread(weight[None], 1, fraction[part])
             for (x, y), values, shares in zip(whole[part].tolist(), spread, spread_weight, strict=True):
@@ -186,7 +222,7 @@ def _check_inside(corners_px: Float64, m: int, shape: tuple[int, int]) -> None:
         )
 
 
-def _check_patches(geometry: Geometry, patches: Complex64, filled: Bool) -> None:
+def _check_patches(geometry: Geometry, patches: Patches, filled: Bool) -> None:
     positions = geometry.coords_relative_px if isinstance(geometry, GridGeometry) else geometry.positions_px
     n_max = geometry.n_samples if isinstance(geometry, GridGeometry) else len(geometry.positions_px)
     wanted = (1 if positions is None else positions.shape[1], geometry.crop_px, geometry.crop_px)

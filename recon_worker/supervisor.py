@@ -178,7 +178,7 @@ class Supervisor:
             job = self._queue.take() if self._ready and self._introduced else None
             if job is not None:
                 self._heard_s = time.monotonic()
-                place = {"do": "job", "slot": job.slot} if job.path is None else {"do": "file", "path": str(job.path)}
+                place = {"do": "job", "slot": job.place} if job.path is None else {"do": "file", "path": str(job.path)}
                 about = {"generation": job.generation, "step": job.step, "submitted_unix_s": job.times.submitted}
                 words.append({**place, **about, "metrics": self._queue.metrics(job)})
             return words
@@ -217,13 +217,14 @@ class Supervisor:
     def _say_setup(self) -> None:
         """Have a worker look at the run, and at what its predecessor rendered and did not upload."""
         self._to_say.append({"do": "setup", "unlogged": self._queue.unlogged})
-        self._to_say.append({"do": "reserve", "slots": list(range(self._queue.depth)), "nbytes": self._nbytes})
+        slots, files = list(range(len(self._queue.slots_in_use))), [str(file) for file in self._queue.files]
+        self._to_say.append({"do": "reserve", "slots": slots, "files": files, "nbytes": self._nbytes})
         if self._last is not None:
             self._to_say.append(self._last)
 
     def _fault_in(self) -> None:
         """Map the slots, whose pages the worker has allocated: else the first events would pay for that."""
-        for slot in self._queue.slots[: self._queue.depth]:
+        for slot in self._queue.slots_in_use:
             slot.fault_in()
 
     def _bury(self, how: str) -> None:

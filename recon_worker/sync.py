@@ -78,6 +78,7 @@ def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget) -> ExitCod
         return ExitCode.ERROR
     try:
         outbox, target = checked(folder)
+        outbox.sweep()
         target = replace(target, tracking_uri=_uri(tracking_uri or target.tracking_uri))
         return _empty(outbox, target, lock, budget)
     except (SpoolError, OSError) as error:

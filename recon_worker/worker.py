@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from recon_worker.artifacts import Artifact, Failure, finish, render
-from recon_worker.codec import CodecError, load_brief, load_snapshot, parse_header
+from recon_worker.codec import CodecError, load_brief, parse_header, read_snapshot
 from recon_worker.continuation import load_history
 from recon_worker.deliveries import Numbers
 from recon_worker.history import History
 from recon_worker.outbox import Outbox, RunTarget, epoch_of
+from recon_worker.raw_file import make_ready
 from recon_worker.run_sink import RunSink, connect
 from recon_worker.slots import Slot, read_all
 from recon_worker.snapshot import Scan, Snapshot
@@ -136,7 +137,7 @@ class Worker:
         if message["do"] == "setup":
             self._set_up(message["unlogged"])
         elif message["do"] == "reserve":
-            self._reserve(message["slots"], message["nbytes"])
+            self._reserve(message["slots"], [Path(name) for name in message["files"]], message["nbytes"])
         elif message["do"] == "finish":
             assert self._uploader is not None
             made, failures = self._finish()
@@ -152,10 +153,14 @@ class Worker:
             self._remember(message)
             self._do_file(message["generation"], Path(message["path"]))
 
-    def _reserve(self, slots: list[int], nbytes: int) -> None:
+    def _reserve(self, slots: list[int], files: list[Path], nbytes: int) -> None:
+        """Have the memory and the files of the queue ready before the first snapshot needs them."""
         for number in slots:
             self._slots[number].reserve(nbytes)
             self._slots[number].fault_in()
+        for file in files:
+            with contextlib.suppress(OSError):  # whoever captures into it will say what is wrong
+                make_ready(file, nbytes)
         self._channel.send(**{"is": "reserved"})
 
     def _set_up(self, unlogged: dict[str, int]) -> None:
@@ -223,11 +228,12 @@ class Worker:
         return Snapshot(**record, arrays=self._slots[number].arrays(layout))
 
     def _do_file(self, generation: int, path: Path) -> None:
-        """Render a snapshot from the spool. A file that could not be rendered whole is kept."""
+        """Render a snapshot from the spool; the training process then frees the file.
+
+        One that could not be rendered whole is kept under another name.
+        """
         assert self._outbox is not None
-        if self._do_job(generation, lambda: load_snapshot(path.read_bytes())):
-            path.unlink(missing_ok=True)
-        else:
+        if not self._do_job(generation, lambda: read_snapshot(path)):
             self._outbox.set_aside(path)
 
     def _do_job(self, generation: int, load: Callable[[], Snapshot]) -> bool:
@@ -312,13 +318,17 @@ class Worker:
             if generation not in self._done:
                 self._do_job(generation, lambda n=number, g=generation: self._from_slot(n, g))  # type: ignore[misc]
         for path in self._outbox.raw():
-            self._do_file(int(path.name.split("_")[0]), path)
+            generation = int(path.name.split("_")[0])
+            if generation not in self._done:
+                self._do_file(generation, path)
+            path.unlink(missing_ok=True)
         if self._done:
             self._uploader.add(_OF_NO_SNAPSHOT, self._finish()[0])
         self._uploader.try_again()
         while not (self._uploader.idle or self._uploader.refused) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         if is_alone(self._lock):  # a training that was resumed meanwhile uses the same folder
+            self._outbox.sweep()
             self._outbox.discard()
 
 

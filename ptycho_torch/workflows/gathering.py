@@ -141,7 +141,7 @@ class Ranks:
         """Every rank makes some rows for each of some places; on rank zero they are put there.
 
         Args:
-            make: This rank's places (1 to 3, as many on every rank) and rows; of the places only rank zero's are written to.
+            make: This rank's places (1 to 3, as many on every rank) and rows; only rank zero's places are written to.
 
         Raises:
             Exception: What `make` raises.
@@ -179,8 +179,10 @@ class Ranks:
         return [[int(count) for count in one if count != _NOTHING] for one in found]
 
     def _reserve(self, row_floats: int) -> Tensor:
-        """Memory to send from and, on rank zero, to receive into: (1 or size, rows, row_floats). In its first column are
-        the bits of the rows' numbers: one collective less."""
+        """Memory to send from and, on rank zero, to receive into: (1 or size, rows, row_floats).
+
+        In its first column are the bits of the rows' numbers: one collective less.
+        """
         rows = max(1, _CHUNK_BYTES // (4 * max(1, row_floats) * self.size))
         shares = self.size if self.rank == 0 else 1
         needed = shares * rows * row_floats

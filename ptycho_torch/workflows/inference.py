@@ -25,7 +25,7 @@ from ptycho_torch.workflows.capture import (
     Capture,
     CapturePlan,
     Precision,
-    Route,
+    Shard,
     batch_indices,
     choose_indices,
     copier_for,
@@ -33,6 +33,7 @@ from ptycho_torch.workflows.capture import (
     read_scan,
 )
 from ptycho_torch.workflows.checkpoint import Recipe, Trained, load_trained
+from ptycho_torch.workflows.gathering import Ranks
 from ptycho_torch.workflows.reconstruction import Reconstruction, make_directory, write
 from recon_worker.history import History
 from recon_worker.scales import Scales
@@ -118,7 +119,7 @@ def _plan(config: InferenceConfig, recipe: Recipe, dataset: PtychoDataset) -> tu
         indices = choose_indices(len(dataset), recipe.num_patches, recipe.fixed_indices)
     except ValueError as error:
         raise ConfigError(f"{error} Choose others with --fixed_indices, or an even spread: --num_patches.") from error
-    scan, plan = read_scan(
+    scan, layout = read_scan(
         dataset,
         indices,
         stitch=True,
@@ -129,7 +130,7 @@ def _plan(config: InferenceConfig, recipe: Recipe, dataset: PtychoDataset) -> tu
     arrays = config.arrays if scan.geometry is not None else "none"
     return (
         replace(scan, remove_ramp=recipe.remove_ramp, pixel_size_m=recipe.pixel_size_m, arrays_format=arrays),
-        plan,
+        CapturePlan(fixed_indices=indices, layout=layout),
     )
 
 
@@ -172,14 +173,14 @@ def _predict(config: InferenceConfig, trained: Trained, dataset: PtychoDataset, 
     device, plugin = trainer.strategy.root_device, trainer.precision_plugin
     with tqdm(desc="Predicting", total=len(dataset), unit="sample", leave=False, disable=None) as bar:
         loader = DataLoader(_Watched(dataset, bar), batch_size=trained.recipe.batch_size)
-        with _capturing(plan, [plan.route(one) for one in batch_indices(loader)], device) as capture:
+        with _capturing(plan.whole(batch_indices(loader)), device) as capture:
             if trained.recipe.validated:
                 taking.capture = capture
                 trainer.validate(trained.model, loader, verbose=False)
                 capture.finish()
             else:
                 precision = Precision(plugin.val_step_context, plugin.convert_input)
-                fill_missing(capture, trained.model.to(device), loader.dataset, precision)
+                fill_missing(capture, plan, trained.model.to(device), loader.dataset, precision, Ranks())
     return Snapshot(
         epoch=trained.epoch,
         step=trained.step,
@@ -207,10 +208,10 @@ def _trainer(config: InferenceConfig, recipe: Recipe, callback: Callback) -> Tra
 
 
 @contextmanager
-def _capturing(plan: CapturePlan, routes: list[Route], device: torch.device) -> Iterator[Capture]:
-    arrays, copier = plan.layout.allocate(), copier_for(device)
+def _capturing(shard: Shard, device: torch.device) -> Iterator[Capture]:
+    arrays, copier = shard.layout.allocate(), copier_for(device)
     try:
-        copier.prepare(arrays, plan.layout.nbytes)
-        yield Capture(plan, routes, arrays, copier)
+        copier.prepare(arrays, shard.layout.nbytes)
+        yield Capture(shard, arrays, copier)
     finally:
         copier.close()

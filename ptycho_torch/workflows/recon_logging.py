@@ -90,7 +90,8 @@ class _Run:
         """Take arrays for a snapshot, or for this rank's shard of it."""
         self.is_due, self.capture = True, None
         arrays = self._acquire()
-        self.copier.prepare(arrays, self.shard.layout.nbytes)
+        if self.backend is None or self.backend.reuses_memory:
+            self.copier.prepare(arrays, self.shard.layout.nbytes)
         self.capture = Capture(self.shard, arrays, self.copier)
 
     def _acquire(self) -> SnapshotArrays:

@@ -56,7 +56,8 @@ def main() -> None:
             capture, gather, bare = (_ms(row[name]) for name in ("capture_s", "gather_s", "bare_gather_s"))
             ratio = statistics.median(row["epoch_s"]) / statistics.median(row["epoch_off_s"])
             print(
-                f"{ranks:5d} {row['rank']:4d} {row['mbytes']:4.1f} {capture[0]:11.2f} {gather[0]:10.2f} {gather[1]:5.1f} "
+                f"{ranks:5d} {row['rank']:4d} {row['mbytes']:4.1f} {capture[0]:11.2f} "
+                f"{gather[0]:10.2f} {gather[1]:5.1f} "
                 f"{bare[0]:15.2f} {bare[1]:5.1f} {ratio:12.2f}"
             )
     (args.output / "ranks.json").write_text(json.dumps(found, indent=1))

@@ -1,6 +1,10 @@
 """The advice on queue depth, from recorded times."""
 
-from recon_worker.queueing import Times, depth_without_spill, events_csv
+from dataclasses import replace
+
+import pytest
+
+from recon_worker.queueing import Times, advice, depth_without_spill, events_csv
 
 
 def _times(acquired, submitted, service):
@@ -29,3 +33,20 @@ def test_the_table_has_a_header_and_a_line_per_event():
 
     assert lines[0].split(",")[:3] == ["acquired", "submitted", "started"]
     assert lines[1].split(",")[:4] == ["1", "2", "2", "5"]
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "spilled", "words"),
+    [
+        (2**20, 1, "1 spilled with queue depth 2; a depth of 3 would have avoided every spill."),
+        (
+            2**30, 1,
+            "1 spilled with queue depth 2; at 1.0 GiB each, 1 of these places were in memory, the others on disk. A "
+            "depth of 3 and 3.0 GiB of memory (--recon-log-queue-gib) would have avoided the disk.",
+        ),
+    ],
+)  # fmt: skip
+def test_the_advice_counts_the_memory_that_a_depth_needs(nbytes, spilled, words):
+    times = [replace(_times(0.1 * i, 0.1 * i, 100), nbytes=nbytes) for i in range(3)]
+
+    assert advice(times, 2, spilled, 3 * 2**29) == words

@@ -1,0 +1,202 @@
+"""Snapshots that are not rendered yet: which of them wait, which one the worker has, and which ones cost it its life.
+
+    wait_in_memory, wait_in_file -> waiting -> take -> in flight -> rendered
+                                                            `-----> give_back: the worker died
+
+Keeps them in their place, moves them to files, gives them up. No lock of its own: `SnapshotQueue` guards it.
+"""
+
+import logging
+from collections import deque
+from typing import Any
+
+from recon_worker.codec import FILE_HEADER_BYTES, dump_snapshot
+from recon_worker.ledger import Ledger
+from recon_worker.outbox import Outbox
+from recon_worker.places import Places
+from recon_worker.queueing import Job
+from recon_worker.raw_file import RawFile
+
+_log = logging.getLogger(__name__)
+
+_ATTEMPTS_BEFORE_OTHERS, _MAX_ATTEMPTS = 2, 3
+"""So often may a snapshot cost a worker before all others go first, and before it is not tried again."""
+
+
+class Backlog:
+    """See above.
+
+    Args:
+        places: Where snapshots wait.
+        stats: Where what becomes of them is counted.
+        spill_bytes: Snapshots that wait on disk at most.
+    """
+
+    def __init__(self, places: Places, stats: Ledger, spill_bytes: int) -> None:
+        self._places, self._stats, self._spill_bytes = places, stats, spill_bytes
+        self._waiting: deque[Job] = deque()
+        self._parked: deque[Job] = deque()
+        self._in_flight: Job | None = None
+        self._outbox: Outbox | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._parked) + self.in_flight
+
+    @property
+    def n_waiting(self) -> int:
+        """Snapshots whose turn comes, without those that are set apart."""
+        return len(self._waiting)
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether the worker holds a snapshot."""
+        return self._in_flight is not None
+
+    def open(self, outbox: Outbox) -> None:
+        """Say where files go."""
+        self._outbox = outbox
+
+    def wait_in_memory(self, job: Job, *, from_overflow: bool) -> None:
+        """Have a snapshot wait in its slot; see `Places.publish`."""
+        self._places.publish(job, from_overflow=from_overflow)
+        self._waiting.append(job)
+
+    def wait_in_file(self, job: Job, file: RawFile | None) -> bool:
+        """Have a snapshot wait in a file, within the bound; older ones in files are given up for it.
+
+        Args:
+            job: The snapshot.
+            file: The one that it was captured in; None: it is in memory, and written to one now.
+
+        Returns:
+            False, and it counts as failed, if it cannot be written.
+        """
+        assert self._outbox is not None
+        while self._outbox.raw_bytes() + FILE_HEADER_BYTES + job.nbytes > self._spill_bytes:
+            older = next((one for one in self._waiting if one.path is not None), None)
+            if older is None:
+                break
+            self._waiting.remove(older)
+            self._drop(older)
+        if file is not None:
+            job.path = self._outbox.publish_raw(file, job.generation, job.epoch, job.header)
+        elif not self._write(job):
+            return False
+        self._waiting.append(job)
+        return True
+
+    def drop_oldest(self) -> None:
+        """Give up the snapshot that has waited longest, if there is one."""
+        if self._waiting:
+            self._drop(self._waiting.popleft())
+
+    def _drop(self, job: Job) -> None:
+        self._stats.dropped += 1
+        self._let_go(job)
+
+    def _let_go(self, job: Job) -> None:
+        """Its place is free, and its file to be used again, or gone."""
+        if job.path is not None:
+            assert self._outbox is not None
+            try:
+                self._outbox.free_raw(job.path, self._places.file_place(job))
+            except OSError as error:
+                _log.warning("%s is not needed any more and cannot be removed: %s", job.path, error)
+        self.forget_place(job)
+
+    def forget_place(self, job: Job) -> None:
+        """Its place is free."""
+        if job.place is not None:
+            self._places.release(job.place)
+            job.place = None
+
+    def _write(self, job: Job) -> bool:
+        """Have a snapshot be in a file and take no place; False, and counted as failed, if that cannot be."""
+        if job.path is None:
+            assert self._outbox is not None
+            try:
+                parts = dump_snapshot(job.header, self._places.memory_of(job))
+                job.path = self._outbox.put_raw(job.generation, job.epoch, parts)
+            except OSError as error:
+                self.lose(
+                    f"The reconstruction of epoch {job.epoch}", f"{self._outbox.folder} cannot be written: {error}"
+                )
+        self.forget_place(job)
+        return job.path is not None
+
+    def lose(self, what: str, reason: str) -> None:
+        """Count a failure."""
+        self._stats.failed += 1
+        _log.warning("%s is lost: %s.", what, reason)
+
+    def take(self, *, last_chance: bool) -> Job | None:
+        """The oldest waiting snapshot, now in flight; None while another one is, or if none waits.
+
+        Args:
+            last_chance: Whether nothing else will come: then those that have cost two workers get their third.
+        """
+        if self._in_flight is not None:
+            return None
+        source = self._waiting or (self._parked if last_chance else None)
+        self._in_flight = source.popleft() if source else None
+        return self._in_flight
+
+    def began(self) -> None:
+        """The worker has begun with the snapshot in flight: if it dies now, that may be the snapshot's fault."""
+        if self._in_flight is not None:
+            self._in_flight.attempts += 1
+
+    def give_back(self) -> None:
+        """The worker died: its snapshot waits again, behind all others if it has cost two, or is set aside."""
+        job, self._in_flight = self._in_flight, None
+        if job is None:
+            return
+        if job.attempts < _ATTEMPTS_BEFORE_OTHERS:
+            self._waiting.appendleft(job)
+        elif job.attempts < _MAX_ATTEMPTS:
+            _log.warning("%d workers died over the snapshot of epoch %d: the others go first.", job.attempts, job.epoch)
+            if self._write(job):
+                self._parked.append(job)
+        else:
+            self._set_aside(job)
+
+    def _set_aside(self, job: Job) -> None:
+        """Keep a snapshot that costs a worker each time, under a name that nobody tries again."""
+        assert self._outbox is not None
+        if not self._write(job):
+            return
+        assert job.path is not None
+        self._stats.failed += 1
+        kept = self._outbox.set_aside(job.path)
+        _log.warning(
+            "%d workers died over the snapshot of epoch %d. It is kept as %s and not tried again.",
+            job.attempts, job.epoch, kept,
+        )  # fmt: skip
+
+    def rendered(self, message: dict[str, Any]) -> Job | None:
+        """The snapshot in flight: its artifacts are in the outbox, as the worker's message says. Its place is free."""
+        job = self._in_flight
+        if job is None or job.generation != message["generation"]:
+            return None
+        self._in_flight = None
+        job.times.started, job.times.rendered = message["started_unix_s"], message["rendered_unix_s"]
+        job.artifacts, job.failures = message["artifacts"], len(message["failures"])
+        for path, reason in message["failures"][:1]:
+            _log.warning("Epoch %d: %d artifacts failed, the first being %s: %s", job.epoch, job.failures, path, reason)
+        if job.failures:  # the worker keeps the file, under another name
+            self.forget_place(job)
+        else:
+            self._let_go(job)
+        return job
+
+    def move_to_files(self) -> None:
+        """No worker will come: what waits is kept on disk."""
+        self._waiting = deque([job for job in self._waiting if self._write(job)])
+
+    def leave(self) -> None:
+        """What is left stays on disk."""
+        rest = [*([self._in_flight] if self._in_flight else []), *self._waiting, *self._parked]
+        self._in_flight = None
+        self._waiting.clear()
+        self._parked.clear()
+        self._stats.spooled += sum(self._write(job) for job in rest)
