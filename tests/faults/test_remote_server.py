@@ -57,23 +57,14 @@ def admin(monkeypatch):
     sign_in(monkeypatch, username="admin", password=CANARY)
 
 
-@pytest.fixture(scope="module")
-def scan_file(tmp_path_factory):
-    from tests.e2e.test_training import _simulate
-
-    path = tmp_path_factory.mktemp("raw") / "scan.npz"
-    _simulate("raw", "--N", 64, "--object_size", 112, "--step", 14, "--nphotons", 1e6, "--output", path)
-    return path
-
-
 @pytest.fixture
-def train(scan_file, tmp_path, proxy):
+def train(raw_scan, tmp_path, proxy):
     """Trains for an epoch with the worker; returns the run's id."""
 
     def _train(**more):
         settings = {
-            "train_data_file": scan_file,
-            "test_data_file": scan_file,
+            "train_data_file": raw_scan,
+            "test_data_file": raw_scan,
             "output_dir": tmp_path / "out",
             "nepochs": 1,
             "n_filters_scale": 1,

@@ -21,22 +21,13 @@ pytestmark = pytest.mark.timeout(400)
 PICTURE = "stitched/amp_pred.png"
 
 
-@pytest.fixture(scope="module")
-def scan_file(tmp_path_factory):
-    from tests.e2e.test_training import _simulate
-
-    path = tmp_path_factory.mktemp("raw") / "scan.npz"
-    _simulate("raw", "--N", 64, "--object_size", 112, "--step", 14, "--nphotons", 1e6, "--output", path)
-    return path
-
-
 @pytest.fixture
-def train(scan_file, tmp_path, mlflow_database):
+def train(raw_scan, tmp_path, mlflow_database):
     """Trains to an epoch; returns the run's id."""
 
     def _train(nepochs, **more):
         settings = {
-            "train_data_file": scan_file,
+            "train_data_file": raw_scan,
             "output_dir": tmp_path,
             "nepochs": nepochs,
             "n_filters_scale": 1,

@@ -107,14 +107,12 @@ def test_whatever_the_umask_a_spool_is_for_its_owner_only(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def hostile_scan(tmp_path_factory):
+def hostile_scan(raw_scan, tmp_path_factory):
     """A raw scan whose metadata and member names try to lead elsewhere."""
     from ptycho_torch.data.archive import save_npz
-    from tests.e2e.test_training import _simulate
 
-    path = tmp_path_factory.mktemp("raw") / "scan.npz"
-    _simulate("raw", "--N", 64, "--object_size", 112, "--step", 14, "--nphotons", 1e6, "--output", path)
-    with np.load(path, allow_pickle=False) as file:
+    path = tmp_path_factory.mktemp("hostile") / "scan.npz"
+    with np.load(raw_scan, allow_pickle=False) as file:
         arrays = dict(file)
     document = json.loads(arrays["_metadata"].item())
     for name in ("name", "sample", "experiment", "run_id", "epoch", "artifact_path"):
