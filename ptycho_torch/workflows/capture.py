@@ -447,8 +447,6 @@ def fill_missing(
     In eval mode, without gradients; modes of all submodules and all random states are as before afterwards.
     """
     missing = np.array(ranks.numbers_of_zero(capture.missing), np.int64)
-    if missing.size == 0:
-        return
     extra_pass = _ExtraPass(plan, capture.places, module, dataset, precision)
     n_fixed = plan.layout.n_fixed
     with random_state_kept(), evaluating(module), torch.no_grad(), precision.context():

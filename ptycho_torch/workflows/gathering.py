@@ -137,27 +137,36 @@ class Ranks:
             dist.broadcast(made, 0, self._group)
         return [int(number) for number in made]
 
-    def gather(self, make: Callable[[], Sequence[tuple[Place, Rows]]]) -> None:
+    def gather(self, make: Callable[[], Sequence[tuple[Place, Rows]]]) -> list[int]:
         """Every rank makes some rows for each of some places; on rank zero they are put there.
+
+        The other ranks go on as soon as theirs are sent.
 
         Args:
             make: This rank's places (1 to 3, as many on every rank) and rows; only rank zero's places are written to.
+
+        Returns:
+            On every rank, how many rows have arrived at each of rank zero's places, now or before.
 
         Raises:
             Exception: What `make` raises.
             RankFailedError: It has raised on another rank.
         """
         if self.size == 1:
-            for place, rows in make():
+            parts = make()
+            for place, rows in parts:
                 place.put(rows)
-            return
+            return [int(place.filled.sum()) for place, _ in parts]
         try:
             parts = make()
             buffers = [self._reserve(1 + place.row_floats) for place, _ in parts]
         except BaseException:
             self._exchange_counts([])
             raise
-        counts = self._exchange_counts([len(rows.numbers) for _, rows in parts])
+        held = [int(place.filled.sum()) if self.rank == 0 else 0 for place, _ in parts]
+        counts = self._exchange_counts(
+            [before + len(rows.numbers) for before, (_, rows) in zip(held, parts, strict=True)]
+        )
         failed = [rank for rank, found in enumerate(counts) if not found]
         if failed:
             raise RankFailedError(f"rank {failed[0]} could not do its part.")
@@ -170,6 +179,7 @@ class Ranks:
                     errors.append(error)
         if errors:
             raise errors[0]
+        return [sum(column) for column in zip(*counts, strict=True)]
 
     def _exchange_counts(self, own: Sequence[int]) -> list[list[int]]:
         """How many rows each rank has for each place; none for a rank that has failed."""

@@ -103,12 +103,12 @@ class _Run:
         self.own_arrays.stitch_filled[:] = False
         return self.own_arrays
 
-    def end_capture(self) -> Capture:
-        """Bring what all ranks captured together on rank zero; returns what this rank has then."""
+    def end_capture(self) -> tuple[Capture, bool]:
+        """Bring what all ranks captured together on rank zero; returns what this rank has, and if rank zero has all."""
         capture, self.capture, self.is_due = self.capture, None, False
-        self.ranks.gather(partial(_captured, capture, self.ranks.rank))
+        fixed, _, stitched = self.ranks.gather(partial(_captured, capture, self.ranks.rank))
         assert capture is not None
-        return capture
+        return capture, (fixed, stitched) == (self.plan.layout.n_fixed, self.plan.layout.n_stitch)
 
 
 def _captured(capture: Capture | None, rank: int) -> list[tuple[Place, Rows]]:
@@ -408,8 +408,8 @@ class PtychoReconLoggingCallback(Callback):
     def _submit(self, run: _Run, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         run.last_logged = epoch
         run.next_due = (epoch // self.every_n_epochs + 1) * self.every_n_epochs
-        capture = run.end_capture()
-        if run.may_predict:
+        capture, is_complete = run.end_capture()
+        if run.may_predict and not is_complete:
             plugin = trainer.precision_plugin
             precision = Precision(plugin.val_step_context, plugin.convert_input)
             fill_missing(capture, run.plan, pl_module, run.dataset, precision, run.ranks)
