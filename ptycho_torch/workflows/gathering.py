@@ -81,6 +81,7 @@ class Ranks:
     def __init__(self, rank: int = 0, size: int = 1, group: dist.ProcessGroup | None = None) -> None:
         self.rank, self.size, self._group = rank, size, group
         self._buffer = torch.zeros(0)
+        self._sending: dist.Work | None = None
 
     @classmethod
     def of(cls, trainer: Trainer) -> "Ranks":
@@ -101,9 +102,18 @@ class Ranks:
 
     def close(self) -> None:
         """Leave the group."""
-        if self._group is not None and dist.is_initialized():
-            dist.destroy_process_group(self._group)
-        self._group = None
+        group, self._group = self._group, None
+        if group is not None and dist.is_initialized():
+            try:
+                self._wait_sent()
+            finally:
+                dist.destroy_process_group(group)
+
+    def _wait_sent(self) -> None:
+        """Until what is sent may be overwritten: the other ranks train on while rank zero receives."""
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            sending.wait()
 
     def numbers_of_zero(self, make: Callable[[], Sequence[int]]) -> list[int]:
         """Rank zero makes numbers, all ranks get them.
@@ -140,7 +150,7 @@ class Ranks:
     def gather(self, make: Callable[[], Sequence[tuple[Place, Rows]]]) -> list[int]:
         """Every rank makes some rows for each of some places; on rank zero they are put there.
 
-        The other ranks go on as soon as theirs are sent.
+        The other ranks go on while theirs are being sent.
 
         Args:
             make: This rank's places (1 to 3, as many on every rank) and rows; only rank zero's places are written to.
@@ -207,8 +217,9 @@ class Ranks:
         for start in range(0, longest, buffer.shape[1]):
             chunk = buffer[:, : min(buffer.shape[1], longest - start)]
             if self.rank > 0:
+                self._wait_sent()
                 _pack(own, start, chunk[0])
-                dist.gather(chunk[0], None, 0, self._group)
+                self._sending = dist.gather(chunk[0], None, 0, self._group, async_op=True)
                 continue
             dist.gather(chunk[0], [*chunk], 0, self._group)
             for received in chunk[1:]:

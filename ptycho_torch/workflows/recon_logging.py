@@ -116,7 +116,9 @@ def _captured(capture: Capture | None, rank: int) -> list[tuple[Place, Rows]]:
     if capture is None:
         raise RuntimeError("there are no arrays to capture predictions in.")
     capture.finish()
-    return [(place, rows if rank else place.no_rows()) for place, rows in capture.rows()]
+    if rank == 0:
+        return [(place, place.no_rows()) for place in capture.places]
+    return [*capture.rows()]
 
 
 def _guarded(
