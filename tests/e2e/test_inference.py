@@ -21,6 +21,8 @@ from tests.paths import REPOSITORY
 # Lightning's table of the network knows no bf16.
 pytestmark = pytest.mark.filterwarnings("ignore:Precision bf16-mixed is not supported by the model summary")
 
+slow = pytest.mark.slow
+
 
 class Training:
     """A training on the CPU, and what it left."""
@@ -105,7 +107,9 @@ def _files(out):
     return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize("case", ["raw", "gridsize 2", "grid lines", "supervised", "no test file"])
+@pytest.mark.parametrize(
+    "case", ["raw", "grid lines", "no test file", *(pytest.param(c, marks=slow) for c in ("gridsize 2", "supervised"))]
+)
 def test_files_and_numbers_are_those_of_the_last_epoch_to_the_last_bit(train, tmp_path, case):
     training, scan = train(case)
     scales, out = training.artifacts / "recon_log" / "scales.json", tmp_path / "out"
@@ -159,7 +163,7 @@ def test_flags_choose_other_patches_and_a_part_of_the_scan(trained, raw_scan, tm
     assert json.loads((tmp_path / "metrics.json").read_text())["metrics"]["recon/stitched/coverage"] < 0.6
 
 
-@pytest.mark.parametrize("case", ["raw", "supervised"])
+@pytest.mark.parametrize("case", ["raw", pytest.param("supervised", marks=slow)])
 def test_a_scan_without_truth_has_numbers_of_its_own_and_no_errors(train, raw_scan, tmp_path, case):
     training, _ = train(case)
     measured = {key: value for key, value in np.load(raw_scan).items() if key != "objectGuess"}

@@ -102,6 +102,7 @@ def test_training_is_bit_identical_on_every_rank_and_needs_no_extra_pass(launche
     assert {"epoch_03/stitched/amp_pred.png", "recon_log/events.csv"} <= launcher.tracking("on").files()
 
 
+@slow
 def test_a_limited_validation_is_stitched_as_far_as_it_goes_on_all_ranks(launcher):
     limited = launcher.case("limited", limit_val_batches=1, length=40)
     assert launcher.run(2, limited) == 0, launcher.output
