@@ -16,23 +16,13 @@ from recon_worker.outbox import Outbox
 from recon_worker.settings import WorkerSettings
 from recon_worker.slots import HEADER_BYTES
 from tests.faults.harness import assert_balanced, epochs, freeze, started, sync, thaw, wait_until
-from tests.leaks import child_processes, descriptors, recon_threads
 from tests.paths import REPOSITORY
 from tests.process.samples import fill, layout_of, log_epoch, make_run, make_scan, snapshot
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("nothing_left_behind")]
 FLUSH_S = 60
 SCAN = make_scan()
 LAYOUT = layout_of(SCAN)
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind():
-    before = child_processes(), descriptors()
-    yield
-    assert child_processes() <= before[0]
-    assert recon_threads() == []
-    assert descriptors() <= before[1] + 3  # sqlite and mlflow keep a few
 
 
 @pytest.fixture

@@ -14,20 +14,10 @@ import pytest
 from recon_worker.outbox import Outbox
 from recon_worker.settings import WorkerSettings
 from tests.faults.harness import FLUSH_S, assert_balanced, freeze, started, thaw, wait_until
-from tests.leaks import child_processes, descriptors, recon_threads
 from tests.paths import REPOSITORY
 from tests.process.samples import fill, layout_of, log_epoch, make_run, make_scan, snapshot
 
-pytestmark = pytest.mark.timeout(400)
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind():
-    before = child_processes(), descriptors()
-    yield
-    assert child_processes() <= before[0]
-    assert recon_threads() == []
-    assert descriptors() <= before[1] + 3  # sqlite and mlflow keep a few
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
 
 
 @pytest.fixture
