@@ -12,7 +12,7 @@ from ptycho_torch.config import ModelType, ScanKind
 from ptycho_torch.data.builders import Split, grid_dataset, raw_dataset
 from ptycho_torch.data.dataset import Item, PtychoDataset
 from ptycho_torch.data.normalisation import Normalisation, normalisation
-from ptycho_torch.data.npz import DataError, GridLines, RawScan, load_grid_lines, load_probe, load_raw_scan
+from ptycho_torch.data.npz import DataError, GridLines, RawScan, load_probe, load_scan
 from recon_worker.snapshot import Complex64
 
 _DEFAULT_NPHOTONS = 1e9
@@ -112,8 +112,7 @@ class PtychoDataModule(LightningDataModule):
         )
 
     def _load(self, path: Path) -> RawScan | GridLines:
-        read = load_raw_scan if self._kind == "raw" else load_grid_lines
-        scan: RawScan | GridLines = read(path, allow_pickled_metadata=self._allow_pickled_metadata)
+        scan = load_scan(path, self._kind, allow_pickled_metadata=self._allow_pickled_metadata)
         found = scan.diffraction.shape[-1]
         if found != self._n_px:
             raise DataError(f"{path.name}: patterns are {found} x {found} px, but N is {self._n_px}. Use --N {found}.")

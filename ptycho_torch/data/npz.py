@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_torch.config import ScanKind
 from ptycho_torch.data.archive import Archive, DataError, open_archive
 from ptycho_torch.data.fields import (
     as_amplitude,
@@ -72,6 +73,13 @@ class GridLines:
     probe_simulated: Complex64 | None
     """(P, N, N) probe modes that made the patterns, where the file tells them apart."""
     metadata: Metadata
+
+
+def load_scan(path: Path, kind: ScanKind, *, allow_pickled_metadata: bool = False) -> RawScan | GridLines:
+    """Read a file of the named format. Raises DataError like `load_raw_scan` and `load_grid_lines`."""
+    if kind == "raw":
+        return load_raw_scan(path, allow_pickled_metadata=allow_pickled_metadata)
+    return load_grid_lines(path, allow_pickled_metadata=allow_pickled_metadata)
 
 
 def load_raw_scan(path: Path, *, allow_pickled_metadata: bool = False) -> RawScan:

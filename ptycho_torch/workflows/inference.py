@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ptycho_torch.config import ConfigError, ScanKind
 from ptycho_torch.data.builders import Split, grid_dataset, raw_dataset
 from ptycho_torch.data.dataset import Item, PtychoDataset
-from ptycho_torch.data.npz import DataError, GridLines, RawScan, load_grid_lines, load_raw_scan
+from ptycho_torch.data.npz import DataError, GridLines, RawScan, load_scan
 from ptycho_torch.inference_cli import InferenceConfig
 from ptycho_torch.workflows.capture import (
     Capture,
@@ -83,9 +83,8 @@ def _changed(recipe: Recipe, config: InferenceConfig) -> Recipe:
 def _dataset(config: InferenceConfig, trained: Trained) -> PtychoDataset:
     """The scan with the constants of the training, as a test set is read while training."""
     path, kind = config.data_file, trained.recipe.scan_kind
-    read = load_raw_scan if kind == "raw" else load_grid_lines
     try:
-        scan: RawScan | GridLines = read(path, allow_pickled_metadata=config.allow_pickled_metadata)
+        scan = load_scan(path, kind, allow_pickled_metadata=config.allow_pickled_metadata)
     except DataError as error:
         raise DataError(f"{error} The network was trained on {_FORMATS[kind]}.") from error
     n_px, gridsize = trained.model.hparams["n_px"], trained.model.hparams["gridsize"]
