@@ -413,10 +413,9 @@ class Capture:
         yield diffraction, diffraction.rows()
         yield stitch, stitch.rows(self._shard.numbers)
 
-    def missing(self) -> list[int]:
+    def missing(self) -> NDArray[np.int64]:
         """Rows without a prediction: of the fixed patches and, after them, counted on, of the stitch arrays."""
-        filled = np.concatenate([self.arrays.fixed_filled, self.arrays.stitch_filled])
-        return [int(row) for row in np.flatnonzero(~filled)]
+        return np.flatnonzero(~np.concatenate([self.arrays.fixed_filled, self.arrays.stitch_filled]))
 
 
 def crop_of(layout: SnapshotLayout) -> tuple[slice, slice, slice]:
@@ -446,7 +445,7 @@ def fill_missing(
 
     In eval mode, without gradients; modes of all submodules and all random states are as before afterwards.
     """
-    missing = np.array(ranks.numbers_of_zero(capture.missing), np.int64)
+    missing = ranks.from_zero(capture.missing)
     extra_pass = _ExtraPass(plan, capture.places, module, dataset, precision)
     n_fixed = plan.layout.n_fixed
     with random_state_kept(), evaluating(module), torch.no_grad(), precision.context():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ import torch.distributed as dist
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from torch import Tensor
+
+T = TypeVar("T")
 
 _CHUNK_BYTES = 16 << 20
 """What rank zero receives at a time, from all ranks together."""
@@ -115,37 +118,24 @@ class Ranks:
         if sending is not None:
             sending.wait()
 
-    def numbers_of_zero(self, make: Callable[[], Sequence[int]]) -> list[int]:
-        """Rank zero makes numbers, all ranks get them.
+    def from_zero(self, make: Callable[[], T]) -> T:
+        """What rank zero makes, on all ranks.
 
         Raises:
             Exception: On rank zero, what `make` raises.
             RankFailedError: On the others, if it has raised.
         """
         if self.size == 1:
-            return list(make())
-        if self.rank == 0:
-            return self._send_numbers(make)
-        count = torch.zeros(1, dtype=torch.int64)
-        dist.broadcast(count, 0, self._group)
-        if count < 0:
-            raise RankFailedError("rank zero could not do its part.")
-        if count == 0:
-            return []
-        received = torch.zeros(int(count), dtype=torch.int64)
-        dist.broadcast(received, 0, self._group)
-        return [int(number) for number in received]
-
-    def _send_numbers(self, make: Callable[[], Sequence[int]]) -> list[int]:
+            return make()
+        made: list[T | None] = [None]
         try:
-            made = torch.tensor(list(make()), dtype=torch.int64)
-        except BaseException:
-            dist.broadcast(torch.tensor([-1]), 0, self._group)
-            raise
-        dist.broadcast(torch.tensor([made.numel()]), 0, self._group)
-        if made.numel():
-            dist.broadcast(made, 0, self._group)
-        return [int(number) for number in made]
+            if self.rank == 0:
+                made = [make()]
+        finally:
+            dist.broadcast_object_list(made, 0, self._group)
+        if made[0] is None:
+            raise RankFailedError("rank zero could not do its part.")
+        return made[0]
 
     def gather(self, make: Callable[[], Sequence[tuple[Place, Rows]]]) -> list[int]:
         """Every rank makes some rows for each of some places; on rank zero they are put there.

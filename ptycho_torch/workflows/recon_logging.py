@@ -19,7 +19,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, Concatenate, ParamSpec, get_args
@@ -54,7 +54,6 @@ _log = logging.getLogger(__name__)
 
 _INLINE_CLOSE_S = 0.0
 """Nothing is ever left over inline."""
-_LAYOUT_FIELDS = [field.name for field in fields(SnapshotLayout)]
 _SHARDING = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
 """With these no rank can call the network by itself: each has a part of it."""
 
@@ -275,9 +274,7 @@ class PtychoReconLoggingCallback(Callback):
                 "validation predicts, and not before training or from the training set."
             )
         start = partial(self._start_backend, trainer, loader, from_training_set, indices)
-        numbers = ranks.numbers_of_zero(start)
-        layout = SnapshotLayout(**dict(zip(_LAYOUT_FIELDS, numbers, strict=True)))
-        plan = CapturePlan(fixed_indices=indices, layout=layout)
+        plan = CapturePlan(fixed_indices=indices, layout=ranks.from_zero(start))
         batches = [] if from_training_set else batch_indices(loader, ranks.rank, ranks.size)
         self._run = _Run(
             backend=self._backend,
@@ -293,8 +290,8 @@ class PtychoReconLoggingCallback(Callback):
 
     def _start_backend(
         self, trainer: Trainer, loader: object, from_training_set: bool, indices: tuple[int, ...]
-    ) -> list[int]:
-        """On rank zero: hand over what does not change; returns the numbers that a snapshot's layout consists of."""
+    ) -> SnapshotLayout:
+        """On rank zero: hand over what does not change; returns the layout of snapshots."""
         if self._backend is None:
             raise RuntimeError("the backend could not be launched.")
         if from_training_set:
@@ -319,7 +316,7 @@ class PtychoReconLoggingCallback(Callback):
             description=self.description,
         )
         self._backend.start(self._target(trainer), scan, layout)
-        return [getattr(layout, name) for name in _LAYOUT_FIELDS]
+        return layout
 
     def _target(self, trainer: Trainer) -> RunTarget:
         """This run, and, if the training is resumed, the one it continues; that may be this one."""
