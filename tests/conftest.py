@@ -6,6 +6,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 import itertools
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -49,6 +50,13 @@ class Tracking:
         """Where an artifact of the only run lies."""
         (root,) = self.artifacts.glob("*/artifacts")
         return root / name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """In the background of a script SIGINT is ignored, and processes that tests interrupt would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

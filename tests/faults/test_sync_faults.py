@@ -97,10 +97,13 @@ def test_the_process_goes_with_the_sync_that_started_it(tracking, outbox, fault,
     """Though it hangs; and the lock is free for the next sync."""
     committed = fault("stitch", "hang")
     with subprocess.Popen(command("sync", outbox.folder), stderr=subprocess.PIPE) as first:
-        wait_until(committed)
-        began = time.monotonic()
-        os.kill(first.pid, number)
-        assert first.wait(30) == code
+        try:
+            wait_until(committed)
+            began = time.monotonic()
+            os.kill(first.pid, number)
+            assert first.wait(30) == code
+        finally:
+            first.kill()
 
     assert main(["sync", str(outbox.folder)]) == DONE
     assert time.monotonic() - began < 100
