@@ -90,6 +90,7 @@ def make_logger(config: RunConfig) -> Logger | None:
             experiment_name=execution.mlflow_experiment,
             run_name=execution.mlflow_run_name,
             tracking_uri=config.tracking_uri,
+            finish_timeout_s=execution.recon_log_flush_timeout,
             artifact_location=config.artifact_location,
             run_id=chosen_run_id(config),
         )

@@ -2,14 +2,14 @@
 
 Every rank calls the same methods in the same order, whether its own part went well or not: a rank whose part failed
 says so, and all leave the event together. No rank ever waits in a collective that another one has left out. The
-collectives run on a CPU (gloo) group of their own, beside those of the training. Imports only torch, Lightning, numpy.
+group is a CPU (gloo) one of its own, beside that of the training. Imports only torch, Lightning, numpy.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, chain, pairwise
 from math import prod
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -83,8 +83,8 @@ class Ranks:
 
     def __init__(self, rank: int = 0, size: int = 1, group: dist.ProcessGroup | None = None) -> None:
         self.rank, self.size, self._group = rank, size, group
-        self._buffer = torch.zeros(0)
-        self._sending: dist.Work | None = None
+        self._sending: list[tuple[dist.Work, Tensor]] = []
+        self._received = torch.empty(0)
 
     @classmethod
     def of(cls, trainer: Trainer) -> "Ranks":
@@ -108,15 +108,15 @@ class Ranks:
         group, self._group = self._group, None
         if group is not None and dist.is_initialized():
             try:
-                self._wait_sent()
+                self.wait_sent()
             finally:
                 dist.destroy_process_group(group)
 
-    def _wait_sent(self) -> None:
-        """Until what is sent may be overwritten: the other ranks train on while rank zero receives."""
-        sending, self._sending = self._sending, None
-        if sending is not None:
-            sending.wait()
+    def wait_sent(self) -> None:
+        """Until the rows of the last `gather` may be overwritten: the other ranks train on while rank zero receives."""
+        sending, self._sending = self._sending, []
+        for work, _ in sending:
+            work.wait()
 
     def from_zero(self, make: Callable[[], T]) -> T:
         """What rank zero makes, on all ranks.
@@ -140,10 +140,10 @@ class Ranks:
     def gather(self, make: Callable[[], Sequence[tuple[Place, Rows]]]) -> list[int]:
         """Every rank makes some rows for each of some places; on rank zero they are put there.
 
-        The other ranks go on while theirs are being sent.
-
         Args:
-            make: This rank's places (1 to 3, as many on every rank) and rows; only rank zero's places are written to.
+            make: This rank's places (1 to 3, as many on every rank) and rows. Only rank zero's places are written to;
+                the other ranks' rows are sent straight from their arrays, which must stay as they are until `wait_sent`
+                returns.
 
         Returns:
             On every rank, how many rows have arrived at each of rank zero's places, now or before.
@@ -152,14 +152,10 @@ class Ranks:
             Exception: What `make` raises.
             RankFailedError: It has raised on another rank.
         """
-        if self.size == 1:
-            parts = make()
-            for place, rows in parts:
-                place.put(rows)
-            return [int(place.filled.sum()) for place, _ in parts]
         try:
             parts = make()
-            buffers = [self._reserve(1 + place.row_floats) for place, _ in parts]
+            if self.rank == 0:
+                self._reserve(parts)
         except BaseException:
             self._exchange_counts([])
             raise
@@ -170,72 +166,81 @@ class Ranks:
         failed = [rank for rank, found in enumerate(counts) if not found]
         if failed:
             raise RankFailedError(f"rank {failed[0]} could not do its part.")
-        errors: list[Exception] = []
-        for (place, rows), buffer, column in zip(parts, buffers, zip(*counts, strict=True), strict=True):
-            for arrived in self._chunks(rows, place, buffer, max(column[1:])):
-                try:
-                    place.put(arrived)
-                except Exception as error:  # the other ranks send on
-                    errors.append(error)
-        if errors:
-            raise errors[0]
-        return [sum(column) for column in zip(*counts, strict=True)]
+        columns = [*zip(*counts, strict=True)]
+        if self.rank == 0:
+            self._put(parts, columns)
+        else:
+            self._send(parts)
+        return [sum(column) for column in columns]
 
     def _exchange_counts(self, own: Sequence[int]) -> list[list[int]]:
         """How many rows each rank has for each place; none for a rank that has failed."""
+        if self.size == 1:
+            return [[*own]]
         padded = [*own, *[_NOTHING] * (_MAX_PLACES - len(own))]
         found = [torch.zeros(_MAX_PLACES, dtype=torch.int64) for _ in range(self.size)]
         dist.all_gather(found, torch.tensor(padded), self._group)
         return [[int(count) for count in one if count != _NOTHING] for one in found]
 
-    def _reserve(self, row_floats: int) -> Tensor:
-        """Memory to send from and, on rank zero, to receive into: (1 or size, rows, row_floats).
+    def _chunk_rows(self, place: Place) -> int:
+        """How many rows a rank sends at a time."""
+        return max(1, _CHUNK_BYTES // (4 * max(1, place.row_floats) * self.size))
 
-        In its first column are the bits of the rows' numbers: one collective less.
-        """
-        rows = max(1, _CHUNK_BYTES // (4 * max(1, row_floats) * self.size))
-        shares = self.size if self.rank == 0 else 1
-        needed = shares * rows * row_floats
-        if self._buffer.numel() < needed:
-            self._buffer = torch.zeros(needed)
-        return self._buffer[:needed].view(shares, rows, row_floats)
+    def _send(self, parts: Sequence[tuple[Place, Rows]]) -> None:
+        """To rank zero, in chunks: numbers of rows, then their part of each array."""
+        self.wait_sent()
+        for place, rows in parts:
+            step = self._chunk_rows(place)
+            for start in range(0, len(rows.numbers), step):
+                arrays: tuple[NDArray[Any], ...] = (rows.numbers, *rows.values)
+                for array in arrays:
+                    chunk = torch.from_numpy(np.ascontiguousarray(array[start : start + step]))
+                    self._sending.append((_started(dist.isend(chunk, 0, self._group)), chunk))
 
-    def _chunks(self, own: Rows, place: Place, buffer: Tensor, longest: int) -> Iterator[Rows]:
-        """Send this rank's rows; on rank zero yield all ranks'. `longest`: most rows that one of the others has."""
-        if self.rank == 0:
-            yield own
-        for start in range(0, longest, buffer.shape[1]):
-            chunk = buffer[:, : min(buffer.shape[1], longest - start)]
-            if self.rank > 0:
-                self._wait_sent()
-                _pack(own, start, chunk[0])
-                self._sending = dist.gather(chunk[0], None, 0, self._group, async_op=True)
-                continue
-            dist.gather(chunk[0], [*chunk], 0, self._group)
-            for received in chunk[1:]:
-                yield _unpack(received, place)
+    def _put(self, parts: Sequence[tuple[Place, Rows]], counts: Sequence[Sequence[int]]) -> None:
+        """On rank zero: put all ranks' rows. `counts`: how many each rank has, for each place."""
+        errors: list[Exception] = []
+        for (place, own), column in zip(parts, counts, strict=True):
+            for rows in chain([own], self._arriving(place, column)):
+                try:
+                    place.put(rows)
+                except Exception as error:  # the other ranks send on
+                    errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _reserve(self, parts: Sequence[tuple[Place, Rows]]) -> None:
+        """Have memory to receive a chunk into; it is kept, as fresh memory is slow."""
+        floats = max(self.size * self._chunk_rows(place) * place.row_floats for place, _ in parts)
+        if self.size > 1 and self._received.numel() < floats:
+            self._received = torch.empty(floats)
+
+    def _arriving(self, place: Place, counts: Sequence[int]) -> Iterator[Rows]:
+        """The other ranks' rows, a chunk of each rank at a time; one is valid until the next."""
+        step = self._chunk_rows(place)
+        for start in range(0, max(counts[1:], default=0), step):
+            shares = {rank: min(step, count - start) for rank, count in enumerate(counts) if rank and count > start}
+            arriving = [self._receive(rank, count, place) for rank, count in shares.items()]
+            for works, rows in arriving:
+                for work in works:
+                    work.wait()
+                yield rows
+
+    def _receive(self, rank: int, count: int, place: Place) -> tuple[list[dist.Work], Rows]:
+        """Start to receive a chunk of a rank, into that rank's part of the memory."""
+        memory = self._received[rank * self._chunk_rows(place) * place.row_floats :]
+        numbers, values = torch.empty(count, dtype=torch.int64), _as_arrays(memory, count, place)
+        works = [_started(dist.irecv(one, rank, self._group)) for one in (numbers, *values)]
+        return works, Rows(numbers.numpy(), tuple(one.numpy() for one in values))
 
 
-def _pack(rows: Rows, start: int, chunk: Tensor) -> None:
-    """Write rows from `start` on into what is sent: a row's number, then its part of each array."""
-    chosen = slice(start, start + len(chunk))
-    found = rows.numbers[chosen]
-    numbers = chunk[:, 0].view(torch.int32)
-    numbers[: len(found)] = torch.from_numpy(found)
-    numbers[len(found) :] = _NOTHING
-    first = 1
-    for values in rows.values:
-        flat = torch.from_numpy(values[chosen]).flatten(1)
-        chunk[: len(found), first : first + flat.shape[1]] = flat
-        first += flat.shape[1]
+def _as_arrays(memory: Tensor, rows: int, place: Place) -> list[Tensor]:
+    """Use memory as some rows of each of a place's arrays."""
+    shapes = [(rows, *array.shape[1:]) for array in place.arrays]
+    ends = [0, *accumulate(map(prod, shapes))]
+    return [memory[first:end].view(shape) for (first, end), shape in zip(pairwise(ends), shapes, strict=True)]
 
 
-def _unpack(chunk: Tensor, place: Place) -> Rows:
-    numbers = chunk[:, 0].view(torch.int32).numpy()
-    count = int((numbers != _NOTHING).sum())
-    ends = np.cumsum([1, *(prod(one.shape[1:]) for one in place.arrays)])
-    values = tuple(
-        chunk[:count, first:end].numpy().reshape(count, *array.shape[1:])
-        for (first, end), array in zip(pairwise(ends), place.arrays, strict=True)
-    )
-    return Rows(numbers[:count].astype(np.int64), values)
+def _started(work: dist.Work | None) -> dist.Work:
+    assert work is not None  # only for a process outside the group
+    return work

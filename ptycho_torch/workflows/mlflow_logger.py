@@ -37,14 +37,23 @@ _NO_SERVER = "http://localhost"
 """Lightning makes a client, on every rank, when the logger is made. One for this does nothing, and is not used."""
 _FINALIZE_S = 30.0
 _FINALIZE_WITHOUT_SERVER_S = 2.0
+_LAST_CALL_S = 0.5
 
 
 class QueuedMLFlowLogger(MLFlowLogger):
-    """Like `MLFlowLogger`; metrics, and the run's final status, are sent by a thread of its own."""
+    """Like `MLFlowLogger`; metrics, and the run's final status, are sent by a thread of its own.
 
-    def __init__(self, *, tracking_uri: str, **settings: Any) -> None:  # noqa: ANN401 - those of MLFlowLogger
+    Args:
+        tracking_uri: Of the server or the database.
+        finish_timeout_s: How long after the last metrics `finalize` waits for the server, if there is one: at least 2 s
+            and at most 30 s from then. The flush timeout of the reconstructions, so that both end together.
+        **settings: Those of MLFlowLogger.
+    """
+
+    def __init__(self, *, tracking_uri: str, finish_timeout_s: float = _FINALIZE_S, **settings: Any) -> None:  # noqa: ANN401
         super().__init__(tracking_uri=_NO_SERVER, **settings)
         self._tracking_uri = tracking_uri
+        self._finish_timeout_s = finish_timeout_s
         self._forget()
 
     def _forget(self) -> None:
@@ -56,6 +65,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
         self._stopped = threading.Event()
         self._hurry = threading.Event()
         self._failing = False
+        self._last_metrics_s = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings and the run: connection, queue and thread stay in their process (`ddp_spawn`)."""
@@ -89,6 +99,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Queue the metrics; returns at once. The oldest are given up if the server is away for hours."""
+        self._last_metrics_s = time.monotonic()
         batch = _batch(metrics, step or 0, self._prefix)
         self._enqueue(lambda: self.experiment.log_batch(str(self.run_id), metrics=batch))
 
@@ -98,13 +109,20 @@ class QueuedMLFlowLogger(MLFlowLogger):
         self._enqueue(lambda: super(QueuedMLFlowLogger, self).finalize(status))
         self._enqueue(self._stopped.set)
         self._hurry.set()  # a server that has just come back must not be found out only after the longest wait
-        self._stopped.wait(_FINALIZE_WITHOUT_SERVER_S if self._failing else _FINALIZE_S)
+        self._stopped.wait(self._patience_s())
         if not self._stopped.is_set():
             _log.warning("%d metrics were not sent: the MLflow server does not answer.", self._calls.qsize())
             self._stopped.set()
         if self._thread is not None:
-            self._thread.join(_FINALIZE_WITHOUT_SERVER_S)
+            self._thread.join(_LAST_CALL_S)
         self._thread, self._stopped, self._hurry = None, threading.Event(), threading.Event()
+
+    def _patience_s(self) -> float:
+        """How long to wait for what is left; a server that has not answered until now gets no more than the least."""
+        left_s = self._last_metrics_s + self._finish_timeout_s - time.monotonic()
+        return (
+            _FINALIZE_WITHOUT_SERVER_S if self._failing else min(_FINALIZE_S, max(_FINALIZE_WITHOUT_SERVER_S, left_s))
+        )
 
     def _enqueue(self, call: Callable[[], None]) -> None:
         if self._thread is None:

@@ -78,6 +78,8 @@ class _Run:
     last_logged: int = 0
     is_due: bool = False
     capture: Capture | None = None
+    failure: Exception | None = None
+    """Of the capture; raised where all ranks come together, else the others would wait there."""
     own_arrays: SnapshotArrays | None = None
     """On the other ranks."""
 
@@ -87,15 +89,23 @@ class _Run:
 
     def begin_capture(self) -> None:
         """Take arrays for a snapshot, or for this rank's shard of it."""
-        self.is_due, self.capture = True, None
-        arrays = self._acquire()
-        if self.backend is None or self.backend.reuses_memory:
-            self.copier.prepare(arrays, self.shard.layout.nbytes)
-        self.capture = Capture(self.shard, arrays, self.copier)
+        self.is_due, self.capture, self.failure = True, None, None
+        try:
+            arrays = self._acquire()
+            if self.backend is None or self.backend.reuses_memory:
+                self.copier.prepare(arrays, self.shard.layout.nbytes)
+            self.capture = Capture(self.shard, arrays, self.copier)
+        except Exception as error:
+            self.give_up(error)
+
+    def give_up(self, error: Exception) -> None:
+        """This rank cannot capture what is due."""
+        self.capture, self.failure = None, error
 
     def _acquire(self) -> SnapshotArrays:
         if self.backend is not None:
             return self.backend.acquire(self.shard.layout)
+        self.ranks.wait_sent()
         if self.own_arrays is None:
             self.own_arrays = self.shard.layout.allocate()
         self.own_arrays.fixed_filled[:] = False
@@ -105,19 +115,19 @@ class _Run:
     def end_capture(self) -> tuple[Capture, bool]:
         """Bring what all ranks captured together on rank zero; returns what this rank has, and if rank zero has all."""
         capture, self.capture, self.is_due = self.capture, None, False
-        fixed, _, stitched = self.ranks.gather(partial(_captured, capture, self.ranks.rank))
+        fixed, _, stitched = self.ranks.gather(partial(self._captured, capture))
         assert capture is not None
         return capture, (fixed, stitched) == (self.plan.layout.n_fixed, self.plan.layout.n_stitch)
 
-
-def _captured(capture: Capture | None, rank: int) -> list[tuple[Place, Rows]]:
-    """What a rank has to give; rank zero's own rows are where they belong."""
-    if capture is None:
-        raise RuntimeError("there are no arrays to capture predictions in.")
-    capture.finish()
-    if rank == 0:
-        return [(place, place.no_rows()) for place in capture.places]
-    return [*capture.rows()]
+    def _captured(self, capture: Capture | None) -> list[tuple[Place, Rows]]:
+        """What this rank has to give; rank zero's own rows are where they belong."""
+        if self.failure is not None:
+            raise self.failure
+        assert capture is not None
+        capture.finish()
+        if self.ranks.rank == 0:
+            return [(place, place.no_rows()) for place in capture.places]
+        return [*capture.rows()]
 
 
 def _guarded(
@@ -363,7 +373,10 @@ class PtychoReconLoggingCallback(Callback):
         """Copy the predictions of a batch, if `validation_step` returned them."""
         run = self._run
         if run is not None and run.capture is not None and run.shard.routes and dataloader_idx == 0:
-            run.capture.add_outputs(batch_idx, outputs)
+            try:
+                run.capture.add_outputs(batch_idx, outputs)
+            except Exception as error:
+                run.give_up(error)
 
     @_guarded
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -429,13 +442,15 @@ class PtychoReconLoggingCallback(Callback):
     def _finish(self) -> None:
         backend, run = self._backend, self._run
         self._backend = self._run = None
-        if run is not None:
-            run.copier.close()
-            run.ranks.close()
-        if backend is not None:
-            backend.close(_INLINE_CLOSE_S if self.worker is None else self.worker.flush_timeout_s)
-            if backend.stats.submitted:
-                rank_zero_info(backend.summary())
+        try:
+            if run is not None:
+                run.copier.close()
+                run.ranks.close()
+        finally:
+            if backend is not None:
+                backend.close(_INLINE_CLOSE_S if self.worker is None else self.worker.flush_timeout_s)
+                if backend.stats.submitted:
+                    rank_zero_info(backend.summary())
 
 
 def _check_pictures(pixel_size_m: float | None, arrays: ArraysFormat, log_stitch: bool) -> None:

@@ -89,7 +89,10 @@ def main(options):
     )
     logging = PtychoReconLoggingCallback(1, num_patches=1, log_stitch=True, worker=worker)
     logger = QueuedMLFlowLogger(
-        experiment_name=options["experiment"], tracking_uri=options["uri"], artifact_location=options["artifacts"]
+        experiment_name=options["experiment"],
+        tracking_uri=options["uri"],
+        artifact_location=options["artifacts"],
+        finish_timeout_s=options["flush_timeout_s"],
     )
     module = Module(options["fault"], options["fault_epoch"], options["step_s"])
     trainer = Trainer(

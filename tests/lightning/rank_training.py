@@ -5,6 +5,7 @@ FILE: JSON of a list of `Case`s, which are trained one after the other. Each ran
 
 import json
 import os
+import signal
 import sys
 import warnings
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from ptycho_torch.workflows.capture import HostCopier
 from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.settings import WorkerSettings
@@ -40,9 +42,12 @@ class Case:
     use_distributed_sampler: bool = True
     validates: bool = True
     fails_on_rank: int = -1
-    """Where no arrays can be had for epoch 1."""
+    """Where nothing can be copied in epoch 1."""
+    strict: bool = False
     dies_on_rank: int = -1
-    """Which rank raises in epoch 2."""
+    """Which rank ends in epoch 2."""
+    dies_by: str = "exception"
+    """Or "SIGKILL"."""
 
 
 class Module(ForeignModule):
@@ -55,26 +60,35 @@ class Module(ForeignModule):
 
 
 class Dies(Callback):
-    """One rank raises in the training of epoch 2."""
+    """One rank ends in the training of epoch 2."""
 
-    def __init__(self, rank):
-        self._rank = rank
+    def __init__(self, rank, how):
+        self._rank, self._how = rank, how
 
     def on_train_batch_start(self, trainer, *args):
         if trainer.current_epoch == 1 and trainer.global_rank == self._rank:
+            print("this rank dies", file=sys.stderr, flush=True)
+            if self._how == "SIGKILL":
+                os.kill(os.getpid(), signal.SIGKILL)
             raise RuntimeError("this rank dies")
 
 
+class BrokenCopier(HostCopier):
+    """Copies nothing."""
+
+    def copy(self, target, source, part):
+        raise MemoryError("nothing can be copied")
+
+
 class FailingCapture(PtychoReconLoggingCallback):
-    """Has no arrays for epoch 1 on one rank."""
+    """Cannot copy in epoch 1 on one rank."""
 
     fails_on_rank = -1
 
     def on_validation_start(self, trainer, pl_module):
+        if self._run is not None and trainer.global_rank == self.fails_on_rank:
+            self._run.copier = BrokenCopier() if trainer.current_epoch == 0 else HostCopier()
         super().on_validation_start(trainer, pl_module)
-        run = self._run
-        if run is not None and run.is_due and trainer.current_epoch == 0 and trainer.global_rank == self.fails_on_rank:
-            run.capture = None
 
 
 def train(case: Case, folder: Path) -> None:
@@ -86,14 +100,14 @@ def train(case: Case, folder: Path) -> None:
         experiment_name=case.artifacts, tracking_uri=case.uri, artifact_location=Path(case.artifacts).as_uri()
     )
     callback = FailingCapture(
-        1, num_patches=3, log_stitch=True, baseline=case.baseline, arrays="npz",
+        1, num_patches=3, log_stitch=True, baseline=case.baseline, arrays="npz", strict=case.strict,
         worker=WorkerSettings(spool_dir=folder / "spool") if case.worker else None,
     )  # fmt: skip
     callback.fails_on_rank = case.fails_on_rank
     trainer = Trainer(
         max_epochs=case.epochs, logger=logger, accelerator="cpu", strategy="ddp_find_unused_parameters_true",
         devices=int(os.environ["LOCAL_WORLD_SIZE"]), num_nodes=int(os.environ["GROUP_WORLD_SIZE"]),
-        callbacks=[*([callback] if case.logs else []), Dies(case.dies_on_rank)],
+        callbacks=[*([callback] if case.logs else []), Dies(case.dies_on_rank, case.dies_by)],
         limit_val_batches=case.limit_val_batches, use_distributed_sampler=case.use_distributed_sampler,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip

@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from recon_worker.cli import main
+from recon_worker.cli import ExitCode, main
 from tests.conftest import Tracking
+from tests.faults.harness import wait_until
 from tests.lightning.rank_training import Case
 from tests.paths import REPOSITORY
 
@@ -121,13 +122,30 @@ def test_a_rank_that_cannot_capture_costs_one_event_and_hangs_nobody(launcher, r
     assert [launcher.found("failing", one)["errors"] for one in (0, 1)] == [1, 1]
 
 
-@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=slow)])
-def test_when_a_rank_dies_the_others_end_and_what_was_submitted_is_logged_or_spooled(launcher, rank):
-    assert launcher.run(2, launcher.case("dying", dies_on_rank=rank, worker=True, epochs=3)) != 0
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=slow)])
+def test_a_strict_training_ends_on_all_ranks_if_one_cannot_capture(launcher, rank):
+    failing = launcher.case("strict", fails_on_rank=rank, strict=True, baseline=False, worker=True)
+    assert launcher.run(2, failing) != 0
+
+    assert "nothing can be copied" in launcher.output
+    assert f"rank {rank} could not do its part" in launcher.output
+    assert [launcher.found("strict", one)["losses"] != [] for one in (0, 1)] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("rank", "how"),
+    [
+        (1, "exception"),
+        *(pytest.param(*cell, marks=slow) for cell in [(0, "exception"), (1, "SIGKILL"), (0, "SIGKILL")]),
+    ],
+)
+def test_when_a_rank_dies_the_others_end_and_what_was_submitted_is_logged_or_spooled(launcher, rank, how):
+    dying = launcher.case("dying", dies_on_rank=rank, dies_by=how, worker=True, epochs=3)
+    assert launcher.run(2, dying) != 0
     assert "this rank dies" in launcher.output
 
     for spool in launcher.folder.glob("spool/*"):  # torchrun's SIGTERM ends a flush
-        assert main(["sync", str(spool)]) == 0
+        wait_until(lambda spool=spool: main(["sync", str(spool)]) != ExitCode.BUSY, 60)  # a worker left alone goes on
 
     files = launcher.tracking("dying").files()
     assert {"epoch_00/summary.png", "epoch_01/stitched/amp_pred.png", "epoch_01/summary.png"} <= files
