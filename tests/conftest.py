@@ -68,8 +68,19 @@ _numbers = itertools.count()
 
 
 @pytest.fixture
-def tracking(mlflow_database, tmp_path):
-    return Tracking(mlflow_database, f"test-{next(_numbers)}", tmp_path / "mlruns")
+def new_tracking(mlflow_database, tmp_path):
+    """Makes an experiment with artifacts of its own, any number of times in a test."""
+
+    def make():
+        number = next(_numbers)
+        return Tracking(mlflow_database, f"test-{number}", tmp_path / f"mlruns-{number}")
+
+    return make
+
+
+@pytest.fixture
+def tracking(new_tracking):
+    return new_tracking()
 
 
 def _simulate(*arguments):

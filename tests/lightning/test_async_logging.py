@@ -2,7 +2,6 @@
 
 import pickle
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -10,7 +9,7 @@ from lightning.pytorch import Callback
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.settings import WorkerSettings
 from tests.leaks import child_processes
-from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
+from tests.lightning.foreign import ForeignModule
 from tests.lightning.test_recon_logging import epochs_logged, fit, weights
 
 pytestmark = pytest.mark.timeout(90)
@@ -30,8 +29,8 @@ def _seeded(**more):
     return ForeignModule(**more)
 
 
-def test_inline_and_async_runs_leave_the_same_bytes(tracking, settings, mlflow_database, tmp_path):
-    other = type(tracking)(mlflow_database, tracking.experiment + "b", tmp_path / "other")
+def test_inline_and_async_runs_leave_the_same_bytes(tracking, settings, new_tracking):
+    other = new_tracking()
 
     fit(tracking, _callback(None), epochs=3, module=_seeded(returns_predictions=True))
     fit(other, _callback(settings), epochs=3, module=_seeded(returns_predictions=True))
@@ -83,8 +82,8 @@ def test_a_failure_before_the_first_step_ends_the_worker(tracking, settings):
     assert child_processes() == before
 
 
-def test_one_callback_serves_two_fits(tracking, settings, mlflow_database, tmp_path):
-    other = type(tracking)(mlflow_database, tracking.experiment + "b", tmp_path / "other")
+def test_one_callback_serves_two_fits(tracking, new_tracking, settings):
+    other = new_tracking()
     callback = _callback(settings)
 
     fit(tracking, callback, epochs=1)
@@ -106,29 +105,3 @@ def test_a_callback_with_a_running_worker_can_be_pickled(tracking, settings):
 
     assert copies[0].every_n_epochs == 1
     assert "epoch_01/stitched/amp_pred.png" in tracking.files()
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_predictions_of_every_float_type_and_layout_are_copied_as_they_are(tracking, settings, dtype):
-    class Module(ForeignModule):
-        def validation_step(self, batch, batch_idx):
-            out = super().validation_step(batch, batch_idx)
-            return {k: v.to(dtype).transpose(2, 3).contiguous().transpose(2, 3) for k, v in out.items()}
-
-    seen = {}
-
-    class Spy(PtychoReconLoggingCallback):
-        def _submit(self, run, *args):
-            seen["amp"] = run.capture.arrays.fixed_amp.copy()
-            super()._submit(run, *args)
-
-    module = Module(returns_predictions=True)
-    data = ForeignDataset(12)
-    callback = Spy(1, fixed_indices=[1], log_stitch=True, worker=settings, strict=True)
-    fit(tracking, callback, epochs=1, module=module, val=loader(data))
-
-    module.eval()
-    fields, probe, _ = next(iter(loader(data)))
-    with torch.no_grad():
-        _, amp, _ = module(fields["images"], None, probe, torch.ones(5, 1, 1, 1), torch.ones(5, 1, 1, 1), None)
-    np.testing.assert_array_equal(seen["amp"][0], amp[1, 0].to(dtype).float().numpy())

@@ -84,14 +84,14 @@ def test_the_description_is_written_if_wanted(tracking, worker):
     assert "path=epoch_02%2Fsummary.png" in tags["mlflow.note.content"]
 
 
-def test_a_worker_that_is_killed_between_epochs_changes_no_byte(tracking, mlflow_database, tmp_path):
+def test_a_worker_that_is_killed_between_epochs_changes_no_byte(tracking, new_tracking, tmp_path):
     class Kill(Callback):
         def on_train_epoch_end(self, trainer, module):
             supervisor = callback._backend._supervisor
             if trainer.current_epoch == 1 and supervisor.is_ready:
                 os.kill(supervisor.pid, signal.SIGKILL)
 
-    other = type(tracking)(mlflow_database, tracking.experiment + "b", tmp_path / "other")
+    other = new_tracking()
     fit(tracking, _callback(None), epochs=4)
     callback = _callback(WorkerSettings(spool_dir=tmp_path / "spool", depth=8, flush_timeout_s=60))
     fit(other, callback, epochs=4, callbacks=[Kill()])
@@ -113,12 +113,12 @@ def _trainer(tracking, callback, epochs, folder, run_id=None):
 
 
 @pytest.mark.parametrize("same_run", [False, True], ids=["new run", "same run"])
-def test_a_resumed_training_keeps_ranges_and_gallery(tracking, worker, mlflow_database, tmp_path, same_run):
+def test_a_resumed_training_keeps_ranges_and_gallery(tracking, new_tracking, worker, tmp_path, same_run):
     data = loader(ForeignDataset(12, labels=None))
     first = _trainer(tracking, _callback(worker), 2, tmp_path)
     first.fit(ForeignModule(), data, data)
     ranges, files = tracking.path("recon_log/scales.json").read_bytes(), tracking.files()
-    where = tracking if same_run else type(tracking)(mlflow_database, tracking.experiment + "b", tmp_path / "other")
+    where = tracking if same_run else new_tracking()
     run_id = first.logger.run_id if same_run else None
 
     second = _trainer(where, _callback(worker), 3, tmp_path, run_id)

@@ -188,8 +188,8 @@ def test_a_shuffled_validation_set_costs_one_extra_pass(tracking):
     assert module.calls[-2:] == [("forward", 3), ("forward_predict", 12)]
 
 
-def test_both_ways_to_get_predictions_give_the_same_pictures(tracking, mlflow_database, tmp_path):
-    other = type(tracking)(mlflow_database, tracking.experiment + "b", tmp_path / "other")
+def test_both_ways_to_get_predictions_give_the_same_pictures(tracking, new_tracking):
+    other = new_tracking()
     for where, returns in ((tracking, True), (other, False)):
         callback = PtychoReconLoggingCallback(1, num_patches=2, log_stitch=True, strict=True)
         fit(where, callback, module=_seeded(returns), epochs=2)
@@ -305,10 +305,10 @@ def test_missing_positions_skip_stitching_with_a_line_and_patches_go_on(tracking
     assert sum("Stitched pictures are skipped" in record.message for record in caplog.records) == 1
 
 
-def test_the_callback_can_be_used_for_two_fits_and_pickled_between(tracking, mlflow_database, tmp_path):
+def test_the_callback_can_be_used_for_two_fits_and_pickled_between(tracking, new_tracking):
     callback = PtychoReconLoggingCallback(1, num_patches=1, strict=True)
     fit(tracking, callback, epochs=1)
-    other = type(tracking)(mlflow_database, tracking.experiment + "b", tmp_path / "other")
+    other = new_tracking()
 
     fit(other, pickle.loads(pickle.dumps(callback)), epochs=2)
 
