@@ -146,10 +146,8 @@ class ReconWorker:
 
     def summary(self) -> str:
         """What became of the snapshots, and which queue would have kept them all in memory."""
-        queue, settings = self._queue, self.settings
-        return f"Reconstructions: {self.stats}. " + advice(
-            queue.history, queue.depth, self.stats.spilled, settings.queue_bytes
-        )
+        queue, memory_bytes = self._queue, self.settings.queue_bytes
+        return f"Reconstructions: {self.stats}. {advice(queue.history, queue.depth, self.stats, memory_bytes)}"
 
     def _log_events(self, outbox: Outbox, deadline: float) -> None:
         """The table of events is the last artifact."""

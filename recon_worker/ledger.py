@@ -24,6 +24,8 @@ class Ledger:
 
     spilled: int = 0
     """Snapshots that went over the disk because the queue was full."""
+    waited: int = 0
+    """Snapshots that had the training wait for a place in the queue (`block`)."""
     high_water: int = 0
     """Most snapshots that were in the queue at once."""
     retries: int = 0

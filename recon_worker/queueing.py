@@ -4,9 +4,17 @@ Pure bookkeeping: no processes, no memory. A `Job` is waiting, in flight, render
 uploaded) or gone.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from heapq import heappop, heappush
+from itertools import accumulate
 from pathlib import Path
+
+from recon_worker.ledger import Ledger
+from recon_worker.settings import MAX_DEPTH
+
+_NOUNS = {"spilled": "spill", "dropped": "drop", "waited": "wait"}
 
 
 @dataclass(kw_only=True)
@@ -42,45 +50,89 @@ class Times:
     logged: float = 0.0
     stall_s: float = 0.0
     """Time on the training thread."""
+    waited_s: float = 0.0
+    """How long `block` had the training wait for a place, after `submitted`."""
     epoch: int = 0
     """Which epoch."""
     nbytes: int = 0
     """Size of the snapshot."""
 
 
-def depth_without_spill(times: Iterable[Times]) -> int:
-    """The smallest number of slots with which no recorded snapshot would have found the queue full.
+def depth_without_overflow(times: Sequence[Times]) -> int:
+    """The smallest number of places with which every snapshot would have found one free when its capture began.
 
-    Replays the run: snapshots are rendered one after the other, each taking as long as it did; a slot is taken when
-    it is acquired and given back when the snapshot is rendered.
+    Replays the run: a place is taken when the capture begins and free again when the snapshot is rendered. Without
+    `block` each snapshot would have come as much earlier as those before it had to wait.
     """
-    finished: list[float] = []
-    needed = 1
-    for one in times:
-        begin = max(one.submitted, finished[-1] if finished else 0.0)
-        needed = max(needed, 1 + sum(end > one.acquired for end in finished))
-        finished.append(begin + max(0.0, one.rendered - one.started))
+    needed, lead_s, unfinished = 1, 0.0, list[float]()
+    for one, end in zip(times, _ends(times), strict=True):
+        while unfinished and unfinished[0] <= one.acquired - lead_s:
+            heappop(unfinished)
+        needed = max(needed, 1 + len(unfinished))
+        heappush(unfinished, end)
+        lead_s += one.waited_s
     return needed
 
 
-def advice(times: Sequence[Times], depth: int, spilled: int, memory_bytes: int) -> str:
-    """In words: what went over the disk, and which queue would have kept everything in memory.
+def _ends(times: Sequence[Times]) -> list[float]:
+    """When each snapshot would have been rendered if none had been given up or delayed; infinity: not in this run.
+
+    Keeps what the worker did: its order, how long each snapshot took, and its pauses, in which it was not started yet
+    or dead. One that was given up takes as long as the longest, just before the next that was rendered.
+    """
+    ends, turns = [math.inf] * len(times), _turns(times)
+    leads_s = list(accumulate((one.waited_s for one in times), initial=0.0))
+    longest_s = max((one.rendered - one.started for one in times if one.rendered), default=0.0)
+    recorded = replayed = 0.0  # when the worker was done with the one before
+    for number in sorted((n for n, turn in enumerate(turns) if turn < math.inf), key=turns.__getitem__):
+        one, turn = times[number], turns[number]
+        pause_s = max(0.0, turn - max(recorded, one.submitted + one.waited_s))
+        took_s = one.rendered - one.started if one.rendered else longest_s
+        replayed = max(replayed, one.submitted - leads_s[number]) + pause_s + took_s
+        recorded, ends[number] = one.rendered or turn, replayed
+    return ends
+
+
+def _turns(times: Sequence[Times]) -> list[float]:
+    """When each snapshot was begun with; one that was given up: the next that was not; infinity: there is none."""
+    turns, turn = list[float](), math.inf
+    for one in reversed(times):
+        turn = one.started if one.rendered else turn
+        turns.append(turn)
+    return turns[::-1]
+
+
+def advice(times: Sequence[Times], depth: int, stats: Ledger, memory_bytes: int) -> str:
+    """In words: how often the queue was full, and which queue would have kept everything in memory.
 
     Args:
         times: Of all snapshots.
         depth: Places of the queue.
-        spilled: Snapshots that found them all taken and went to the disk.
+        stats: How many snapshots found them all taken, and what became of those.
         memory_bytes: What the places may take of memory.
     """
-    needed, nbytes = depth_without_spill(times), max((one.nbytes for one in times), default=0)
-    words = f"{spilled} spilled with queue depth {depth}; "
+    counts = {"spilled": stats.spilled, "dropped": stats.dropped, "waited": stats.waited}
+    full = [what for what, number in counts.items() if number]
+    needed, nbytes = depth_without_overflow(times), max((one.nbytes for one in times), default=0)
+    needed = max(needed, depth + 1) if full else min(needed, depth)  # whatever the clocks say
+    words = f"{_and(f'{counts[what]} {what}' for what in full) or '0 spilled'} with queue depth {depth}; "
+    if needed > MAX_DEPTH:
+        return (
+            f"{words}no depth up to {MAX_DEPTH} would have been enough: the worker needs longer for a snapshot than "
+            "passes until the next. Log more rarely, or stitch fewer samples."
+        )
     if needed * nbytes <= memory_bytes:
-        return f"{words}a depth of {needed} would have avoided every spill."
+        avoided = _and(f"every {_NOUNS[what]}" for what in full or ["spilled"])
+        return f"{words}a depth of {needed} would have avoided {avoided}."
     return (
         f"{words}at {size_text(nbytes)} each, {min(depth, memory_bytes // nbytes)} of these places were in memory, the "
         f"others on disk. A depth of {needed} and {size_text(needed * nbytes)} of memory (--recon-log-queue-gib) would "
         "have avoided the disk."
     )
+
+
+def _and(words: Iterable[str]) -> str:
+    return " and ".join(words)
 
 
 def size_text(nbytes: int) -> str:

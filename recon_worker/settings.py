@@ -7,6 +7,8 @@ from typing import Literal
 
 _MEMINFO = Path("/proc/meminfo")
 
+MAX_DEPTH = 64
+"""Places of the queue at most: a worker that is so far behind does not catch up."""
 Overflow = Literal["spill", "drop-oldest", "block"]
 
 

@@ -162,7 +162,7 @@ class SnapshotQueue:
         self.history.append(job.times)
         outside = job.place is None
         if outside:
-            job.place = self._place_for_overflow(interrupted)
+            job.place = self._place_for_overflow(job.times, interrupted)
         if file is not None or job.place is None or self.abandoned:
             spilled = job.place is None
             self.stats.spilled += self._backlog.wait_in_file(job, file) and spilled
@@ -172,16 +172,25 @@ class SnapshotQueue:
             self._backlog.wait_in_memory(job, from_overflow=outside)
         self.stats.high_water = max(self.stats.high_water, self.to_render)
 
-    def _place_for_overflow(self, interrupted: Callable[[], bool]) -> int | None:
-        if self._settings.overflow == "block":
-            deadline = time.monotonic() + self._settings.flush_timeout_s
-            while not (self._places.any_free or self._ends(interrupted)) and time.monotonic() < deadline:
-                self.changed.wait(_POLL_S)
+    def _place_for_overflow(self, times: Times, interrupted: Callable[[], bool]) -> int | None:
+        if self._settings.overflow == "block" and not (self._places.any_free or self._ends(interrupted)):
+            self._wait_for_a_place(times, interrupted)
         if self.abandoned or self.closed:
             return None
         if self._settings.overflow == "drop-oldest" and not self._places.any_free:
             self._backlog.drop_oldest()
         return self._places.take()
+
+    def _wait_for_a_place(self, times: Times, interrupted: Callable[[], bool]) -> None:
+        """Until one is free, nobody will free one, or the time is over; the snapshot then goes to a file."""
+        self.stats.waited += 1
+        began = time.monotonic()
+        while not (self._places.any_free or self._ends(interrupted)):
+            left_s = began + self._settings.flush_timeout_s - time.monotonic()
+            if left_s <= 0:
+                break
+            self.changed.wait(min(_POLL_S, left_s))
+        times.waited_s = time.monotonic() - began
 
     def _ends(self, interrupted: Callable[[], bool]) -> bool:
         return self.abandoned or self.closed or interrupted()
@@ -262,7 +271,7 @@ class SnapshotQueue:
 
     def metrics(self, job: Job) -> dict[str, float]:
         """Numbers about the queue, as it is when a snapshot leaves it; the worker adds lag and retries."""
-        counts = ("high_water", "spilled", "dropped", "failed", "restarts")
+        counts = ("high_water", "spilled", "dropped", "waited", "failed", "restarts")
         return {
             **{name: getattr(self.stats, name) for name in counts},
             "depth": self.depth,
