@@ -200,7 +200,8 @@ class PyTorchExecutionConfig:
     )
     strategy: str = option(
         "auto",
-        "how several processes train one network, by Lightning: ddp, ddp_spawn, fsdp; auto: ddp if there are several",
+        "how several processes train one network, by Lightning: ddp, ddp_spawn, fsdp (which needs GPUs and was not "
+        "tried); auto: ddp if there are several",
     )
     precision: Precision = option("32-true", "floating-point precision of the network")
     num_workers: int = option(0, "processes that load data; 0: the training process itself")
@@ -300,7 +301,10 @@ class PyTorchExecutionConfig:
         metavar="DIR",
     )
     recon_log_strict: bool = option(
-        False, "stop the training when logging fails; by default it warns once and goes on", group=_RECON
+        False,
+        "stop the training when preparing or taking a snapshot fails, instead of one warning; failed pictures and "
+        "uploads only ever warn",
+        group=_RECON,
     )
 
     def __post_init__(self) -> None:

@@ -88,6 +88,8 @@ def make_callback(settings: RunSettings) -> Callback | None:
         settings.every,
         NUM_PATCHES,
         log_stitch=True,
+        arrays="npz",
+        description=True,
         worker=_worker_settings(settings),
         strict=True,
     )

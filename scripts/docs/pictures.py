@@ -12,10 +12,13 @@ import numpy as np
 
 from ptycho_torch.data.specimens import default_pictures, disc_probe, make_object
 from recon_worker.alignment import fit, phase_error_rad
+from recon_worker.comparison import compare
 from recon_worker.complex_image import encode_complex_png
+from recon_worker.looks import make_look
 from recon_worker.page import GREY, Page
 from recon_worker.plate import draw_plate
 from recon_worker.rendering import log_intensity
+from recon_worker.scales import Scales
 from recon_worker.snapshot import Bool, Complex64, Float32
 from recon_worker.views import PHASE_PERIOD, Panel
 
@@ -90,6 +93,21 @@ def _phase() -> bytes:
     return _row({"Phase of the object": _phase_panel(_object()), "Phase of x \u2212 iy": _phase_panel(vortex)})
 
 
+def _aligned() -> bytes:
+    """As in the summary."""
+    truth, predicted, everywhere = _object(), _prediction(), np.ones((_PIXELS, _PIXELS), bool)
+    result = compare(predicted, truth, everywhere, ramp=True)
+    look = make_look("object", [truth], lambda: [np.abs(predicted).ravel()], Scales(), trained=True)
+    shown = look.aligned_panels(everywhere, truth, result)
+    return _row(
+        {
+            "Phase, predicted": _phase_panel(predicted),
+            "Phase, predicted, aligned": shown["phase_pred"],
+            "Phase, truth": shown["phase_gt"],
+        }
+    )
+
+
 def _errors() -> bytes:
     truth, predicted = _object(), _prediction()
     aligned = fit(predicted, truth, np.ones(truth.shape, bool), ramp=True).apply(predicted)
@@ -148,6 +166,7 @@ def _complex() -> bytes:
 _PICTURES: Mapping[str, Callable[[], bytes]] = {
     "amplitude": _amplitude,
     "phase": _phase,
+    "aligned": _aligned,
     "errors": _errors,
     "diffraction": _diffraction,
     "special": _special,
