@@ -37,6 +37,8 @@ from recon_worker.uploads import EVENTS
 
 _log = logging.getLogger(__name__)
 
+_EVENTS_NAME = "recon_log/events.csv"
+
 
 class ReconWorker:
     """A bounded queue and a worker process that renders and uploads; see `ReconBackend`.
@@ -52,7 +54,7 @@ class ReconWorker:
         self._supervisor = Supervisor(self._queue, settings.silence_s)
         self._outbox: Outbox | None = None
         self._lock = -1
-        self._launched = False
+        self._launched = self._events_written = False
         self._closing = threading.Lock()
 
     def __enter__(self) -> "ReconWorker":
@@ -151,20 +153,25 @@ class ReconWorker:
 
     def _log_events(self, outbox: Outbox, deadline: float) -> None:
         """The table of events is the last artifact."""
-        artifact = Artifact("recon_log/events.csv", events_csv(self._queue.history))
+        if self._write_events(outbox):
+            self._queue.upload_events()
+            self._supervisor.finish(EVENTS, _EVENTS_NAME)
+            self.flush(deadline - time.monotonic())
+
+    def _write_events(self, outbox: Outbox) -> bool:
+        """Have the table of events wait in the outbox; False if it cannot be written. Once, whatever comes later."""
+        self._events_written = True
         try:
-            outbox.put(artifact)
+            outbox.put(Artifact(_EVENTS_NAME, events_csv(self._queue.history)))
         except OSError as error:
             _log.warning("The table of events cannot be written: %s", error)
-            return
-        self._queue.upload_events()
-        self._supervisor.finish(EVENTS, artifact.path)
-        self.flush(deadline - time.monotonic())
+            return False
+        return True
 
     def _shut_down(self) -> None:
         """End the worker, keep what is left, give everything back."""
-        steps = (self._queue.stop_taking, self._supervisor.stop, self._queue.spool_rest, self._leave_spool)
-        for step in (*steps, self._queue.close):
+        steps = (self._queue.stop_taking, self._supervisor.stop, self._queue.spool_rest, self._leave_events)
+        for step in (*steps, self._leave_spool, self._queue.close):
             try:
                 step()
             except Exception:  # the other steps must not be left out
@@ -173,6 +180,11 @@ class ReconWorker:
             os.close(self._lock)
         _OPEN.discard(self)
         atexit.unregister(self.close)
+
+    def _leave_events(self) -> None:
+        """Where snapshots are left to a sync, the table of events is too."""
+        if self._outbox is not None and self.stats.submitted and not self._events_written:
+            self._write_events(self._outbox)
 
     def _leave_spool(self) -> None:
         """Remove the spool if nothing is in it; else say how to upload what is."""
@@ -184,12 +196,8 @@ class ReconWorker:
                 self._outbox.discard()
         except OSError as error:
             _log.warning("%s cannot be removed: %s", folder, error)
-        if folder.exists() and not self._outbox.is_empty:
-            _log.warning(
-                "%d of %d reconstructions are not in MLflow yet. They are kept in %s; upload them with: "
-                "recon-worker sync %s",
-                self.stats.spooled, self.stats.submitted, folder, shlex.quote(str(folder)),
-            )  # fmt: skip
+        for line in words_for_what_is_left(self._outbox):
+            _log.warning("%s", line)
 
     def _forget(self) -> None:
         """In a forked child: close what tells others that this process lives."""
@@ -197,6 +205,20 @@ class ReconWorker:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+def words_for_what_is_left(outbox: Outbox) -> list[str]:
+    """What a user should know of the spool when the training is over; nothing if nothing of ours is left in it."""
+    names, epochs, damaged, lines = list(outbox.artifacts()), outbox.epochs(), outbox.damaged(), list[str]()
+    if epochs or names:
+        what = f"{len(epochs)} reconstructions" if epochs else f"{len(names)} artifacts ({', '.join(names)})"
+        command = f"recon-worker sync {shlex.quote(str(outbox.folder))}"
+        lines.append(f"{what} are not in MLflow yet. They are kept in {outbox.folder}; upload them with: {command}")
+    if damaged:
+        kept = ", ".join(map(str, damaged))
+        what = f"{len(damaged)} snapshots that could not be rendered, or not whole"
+        lines.append(f"{what}, are kept as {kept}. No sync tries them again; remove them when you have looked at them.")
+    return lines
 
 
 def _own_folder(spool_dir: Path, run_id: str) -> tuple[Outbox, int]:

@@ -39,7 +39,7 @@ _ARTIFACT = re.compile(
     r"|cards/epoch_\d+/[A-Za-z0-9_]+\.step_\d+\.png|metrics/epoch_\d+\.json|description/run\.json"
 )
 _EPOCH = re.compile(r"(?:^|/)epoch_(\d+)[/.]")
-_RAW = re.compile(r"\d{8}_epoch_\d+\.snapshot")
+_RAW = re.compile(r"\d{8}_epoch_(\d+)\.snapshot")
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TEMPORARY = re.compile(r"\..+\.\d+")
 """A file that is not complete, with the process that writes it."""
@@ -215,6 +215,11 @@ class Outbox:
         """Snapshot files that wait to be rendered, oldest first."""
         found = self._raw.glob("*.snapshot")
         return sorted(p for p in found if _RAW.fullmatch(p.name) and p.is_file() and not p.is_symlink())
+
+    def epochs(self) -> set[int]:
+        """Epochs of which a snapshot or artifacts wait."""
+        rendered = {int(epoch) for name in self.artifacts() if (epoch := epoch_of(name)) < math.inf}
+        return rendered | {int(match[1]) for raw in self.raw() if (match := _RAW.fullmatch(raw.name))}
 
     def raw_bytes(self) -> int:
         """Size of all waiting snapshots."""

@@ -126,12 +126,16 @@ def describe(one: SpoolStatus) -> str:
     head = f"run {one.run_id} at {one.tracking_uri}{' (in use by another process)' if one.in_use else ''}"
     if not one.left:
         return f"{head}\n  nothing is left"
+    lines = [head]
     waiting = (
         f"{one.snapshots} snapshots to render ({_size(one.snapshots_bytes)}), "
         f"{one.artifacts} artifacts to upload ({_size(one.artifacts_bytes)}), the oldest {_age(one.oldest_s)} old"
     )
-    damaged = [f"{one.damaged} damaged snapshots: raw/*.damaged"] if one.damaged else []
-    return "\n  ".join([head, waiting, *damaged, f"upload with: recon-worker sync {shlex.quote(one.folder)}"])
+    if one.snapshots or one.artifacts:
+        lines += [waiting, f"upload with: recon-worker sync {shlex.quote(one.folder)}"]
+    if one.damaged:
+        lines += [f"{one.damaged} damaged snapshots, which sync does not try again: raw/*.damaged"]
+    return "\n  ".join(lines)
 
 
 def _size(nbytes: int) -> str:

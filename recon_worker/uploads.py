@@ -59,5 +59,9 @@ class Uploads:
 
     def leave(self) -> None:
         """What is left stays in the outbox."""
-        self._stats.spooled += sum(generation != EVENTS for generation in self._jobs)
+        for generation, job in self._jobs.items():
+            self._stats.artifacts_failed += job.failures
+            if generation != EVENTS:
+                self._stats.spooled += not job.failures
+                self._stats.failed += bool(job.failures)
         self._jobs.clear()

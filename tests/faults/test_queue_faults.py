@@ -76,6 +76,7 @@ def test_close_wakes_the_producer_that_waits_and_its_snapshot_is_kept(blocked, t
     assert_balanced(worker.stats)
     assert sync(settings.spool_dir) == 0
     assert epochs(tracking) == {1, 2}
+    assert len(tracking.path("recon_log/events.csv").read_text().splitlines()) == 1 + 2
 
 
 def test_the_producer_that_waits_is_freed_when_the_worker_dies_for_good(blocked, monkeypatch):

@@ -266,7 +266,7 @@ def test_a_killed_sync_is_completed_by_the_next_one(tracking, outbox):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:40], lambda b: b[:-9] + b"x" + b[-8:], lambda b: b"", lambda b: b * 2])
-def test_a_damaged_snapshot_is_moved_aside_and_the_rest_goes_on(tracking, outbox, damage, caplog):
+def test_a_damaged_snapshot_is_moved_aside_and_the_rest_goes_on(tracking, outbox, damage, caplog, capsys):
     bad = outbox.raw()[0]
     content = damage(bad.read_bytes())
     bad.write_bytes(content)
@@ -279,6 +279,9 @@ def test_a_damaged_snapshot_is_moved_aside_and_the_rest_goes_on(tracking, outbox
     assert f"kept as raw/{kept.name}" in caplog.text
     assert len(tracking.files()) == 2 * PER_EPOCH + 3
     assert main(["sync", str(outbox.folder)]) == LEFT
+    assert main(["status", str(outbox.folder)]) == DONE
+    assert "1 damaged snapshots, which sync does not try again" in (words := capsys.readouterr().out)
+    assert "upload with" not in words
 
 
 def test_an_unreadable_scan_keeps_the_snapshots_and_uploads_the_rest(tracking, outbox):

@@ -182,7 +182,10 @@ def test_an_unreachable_tracker_costs_the_flush_timeout_and_everything_is_kept(t
     assert time.monotonic() - began < 2 + 5
     assert worker.stats.spooled == 3
     outbox = Outbox(settings.spool_dir / target.run_id)
-    assert len(list(outbox.artifacts())) == 3 * (28 + 3 + 1) + 2  # files, image cards, numbers; gallery and scales
+    per_epoch, of_run = 28 + 3 + 1, {"recon_log/events.csv", "recon_log/gallery.html", "recon_log/scales.json"}
+    assert len(list(outbox.artifacts())) == 3 * per_epoch + len(of_run)  # files, image cards, numbers
+    assert of_run <= set(outbox.artifacts())
+    assert "3 reconstructions are not in MLflow yet" in caplog.text
     assert f"recon-worker sync {outbox.folder}" in caplog.text
 
 
@@ -237,14 +240,19 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert list((tmp_path / "spool").iterdir()) == []
 
 
-def test_rendering_failures_are_named_and_the_rest_goes_on(tracking, settings, scan, caplog):
+def test_rendering_failures_are_named_the_rest_goes_on_and_a_snapshot_in_a_file_is_kept(
+    tracking, settings, scan, caplog
+):
     bad = replace(scan, label_amp=np.ones((2, 3, 3), np.float32))
-    with started(settings, make_run(tracking), bad) as worker:
+    with started(replace(settings, queue_bytes=1), make_run(tracking), bad) as worker:
         log_epoch(worker, layout_of(scan), 1)
 
     assert worker.stats.failed == 1
     assert "epoch_01/stitched/amp_pred.png" in tracking.files()
     assert "epoch_01/patch_00" in caplog.text
+    assert "1 snapshots that could not be rendered" in caplog.text
+    assert "00000001_epoch_1.snapshot.damaged" in caplog.text
+    assert "recon-worker sync" not in caplog.text
 
 
 @pytest.mark.parametrize(

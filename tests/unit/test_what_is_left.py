@@ -1,0 +1,67 @@
+"""What is counted and said of snapshots that are not in MLflow when the training ends."""
+
+import pytest
+
+from recon_worker.artifacts import Artifact
+from recon_worker.client import words_for_what_is_left
+from recon_worker.ledger import Ledger
+from recon_worker.outbox import Outbox
+from recon_worker.queueing import Job
+from recon_worker.uploads import Uploads
+
+
+@pytest.fixture
+def outbox(tmp_path):
+    return Outbox(tmp_path / "spool" / "run")
+
+
+def _put(outbox, *names):
+    for name in names:
+        outbox.put(Artifact(name, b"content"))
+
+
+def test_nothing_is_said_of_an_empty_spool(outbox):
+    assert words_for_what_is_left(outbox) == []
+
+
+def test_reconstructions_are_counted_by_what_lies_there(outbox):
+    _put(
+        outbox,
+        "epoch_01/summary.png",
+        "epoch_01/patch_00/amp_pred.png",
+        "metrics/epoch_02.json",
+        "recon_log/events.csv",
+    )
+    outbox.put_raw(2, 2, [b"interrupted while it was rendered"])
+    outbox.put_raw(3, 3, [b"raw"])
+
+    (line,) = words_for_what_is_left(outbox)
+    assert line.startswith("3 reconstructions are not in MLflow yet.")
+    assert line.endswith(f"recon-worker sync {outbox.folder}")
+
+
+def test_artifacts_of_the_whole_run_are_named(outbox):
+    _put(outbox, "recon_log/events.csv", "recon_log/evolution.gif")
+
+    (line,) = words_for_what_is_left(outbox)
+    assert line.startswith("2 artifacts (recon_log/events.csv, recon_log/evolution.gif) are not in MLflow yet.")
+
+
+def test_damaged_snapshots_are_named_apart_and_no_sync_is_advised_for_them(outbox):
+    kept = outbox.set_aside(outbox.put_raw(1, 1, [b"poison"]))
+
+    (line,) = words_for_what_is_left(outbox)
+    assert line.startswith("1 snapshots that could not be rendered")
+    assert str(kept) in line
+    assert "recon-worker sync" not in line
+
+
+def test_a_snapshot_with_failed_pictures_counts_as_failed_though_the_others_are_left():
+    stats = Ledger(submitted=2)
+    uploads = Uploads(stats)
+    for generation, failures in ((1, 0), (2, 3)):
+        uploads.add(Job(generation=generation, epoch=1, step=1, header=b"", nbytes=0, artifacts=5, failures=failures))
+    uploads.leave()
+
+    assert (stats.spooled, stats.failed, stats.artifacts_failed) == (1, 1, 3)
+    assert stats.pending == 0
