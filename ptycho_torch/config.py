@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
+from recon_worker.settings import MAX_AUTO_DEPTH, MAX_DEPTH, Overflow
 from recon_worker.uris import without_credentials
 
 ScanKind = Literal["raw", "grid_lines"]
@@ -20,7 +21,6 @@ LossName = Literal["poisson", "mae"]
 LoggerName = Literal["mlflow", "csv", "tensorboard", "none"]
 StitchWeight = Literal["uniform", "probe"]
 ArraysFormat = Literal["none", "npz", "h5"]
-Overflow = Literal["spill", "drop-oldest", "block"]
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
@@ -270,18 +270,21 @@ class PyTorchExecutionConfig:
     )
     recon_log_queue_depth: str = option(
         "2",
-        "with async: snapshots that may wait, in memory as far as --recon-log-queue-gib goes, the others in files; or "
-        "'auto' for as many as fit into memory",
+        f"with async: snapshots that may wait, 1 to {MAX_DEPTH}, in memory as far as --recon-log-queue-gib goes, the "
+        f"others in files; or 'auto' for as many as fit into memory, at most {MAX_AUTO_DEPTH}",
         group=_RECON,
         metavar="N|auto",
     )
     recon_log_queue_gib: float | None = option(
-        None, "with async: memory for waiting snapshots, GiB; default: a tenth of what is available", group=_RECON
+        None,
+        "with async: memory for waiting snapshots, GiB; default: a tenth of what is available to the process",
+        group=_RECON,
     )
     recon_log_overflow: Overflow = option(
         "spill",
         "with async, when the queue is full: spill writes the snapshot to disk, drop-oldest gives up the oldest "
-        "waiting one, block lets the training wait",
+        "waiting one and has at least 2 places, block lets the training wait, at most for the flush timeout, and then "
+        "writes to disk",
         group=_RECON,
     )
     recon_log_spill_gib: float = option(
@@ -356,8 +359,8 @@ class PyTorchExecutionConfig:
     def _check_worker(self) -> None:
         depth = self.recon_log_queue_depth
         require(
-            depth == "auto" or re.fullmatch(r"[1-9]\d{0,2}", depth) is not None,
-            f"recon_log_queue_depth is {depth!r}; allowed: a number from 1 to 999, or auto.",
+            depth == "auto" or (re.fullmatch(r"[1-9]\d?", depth) is not None and int(depth) <= MAX_DEPTH),
+            f"recon_log_queue_depth is {depth!r}; allowed: a number from 1 to {MAX_DEPTH}, or auto.",
         )
         for name in ("recon_log_queue_gib", "recon_log_spill_gib"):
             value = getattr(self, name)

@@ -15,13 +15,12 @@ from recon_worker.codec import snapshot_header
 from recon_worker.outbox import Outbox
 from recon_worker.queueing import Job, Times
 from recon_worker.raw_file import RawFile
-from recon_worker.settings import WorkerSettings
+from recon_worker.settings import MAX_AUTO_DEPTH, WorkerSettings
 from recon_worker.slots import Slot, SlotContent, create_memory
 from recon_worker.snapshot import Snapshot, SnapshotArrays, SnapshotLayout
 
-MAX_DEPTH = 16
-"""Places that `depth=None` may use."""
 _FIRST_DEPTH = 2
+"""Places that `depth=None` begins with."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,10 @@ class Places:
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self.depth = settings.depth or _FIRST_DEPTH
-        self.slots = [Slot(create_memory("recon-log-slot")) for _ in range(settings.depth or MAX_DEPTH)]
+        self._min_depth = settings.min_depth
+        self.depth = max(settings.depth or _FIRST_DEPTH, self._min_depth)
+        most = MAX_AUTO_DEPTH if settings.depth is None else self.depth
+        self.slots = [Slot(create_memory("recon-log-slot")) for _ in range(most)]
         self._adapts, self._budget_bytes = settings.depth is None, settings.queue_bytes
         self._free = set(range(self.depth))
         self._overflow_memory = bytearray()
@@ -76,7 +77,7 @@ class Places:
         """Say where files go, and how large snapshots are."""
         self._outbox, self._nbytes = outbox, nbytes
         if self._adapts:
-            self.depth = max(1, min(_FIRST_DEPTH, self._fitting(nbytes)))
+            self.depth = max(self._min_depth, min(_FIRST_DEPTH, self._fitting(nbytes)))
             self._free = set(range(self.depth))
 
     @property
@@ -149,7 +150,7 @@ class Places:
 
     def _grow(self, nbytes: int) -> int | None:
         """One place more, if the depth adapts and the budget allows."""
-        if not self._adapts or self.depth == MAX_DEPTH or self.depth >= self._fitting(nbytes):
+        if not self._adapts or self.depth == MAX_AUTO_DEPTH or self.depth >= self._fitting(nbytes):
             return None
         self.depth += 1
         return self.depth - 1

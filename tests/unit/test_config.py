@@ -37,6 +37,12 @@ def scan_file(tmp_path):
         (PyTorchExecutionConfig, {"recon_log_num_patches": -1}, "recon_log_num_patches is -1"),
         (PyTorchExecutionConfig, {"recon_log_max_stitch_samples": 0}, "recon_log_max_stitch_samples is 0"),
         (PyTorchExecutionConfig, {"recon_log_fixed_indices": (3, -1)}, "has -1; count from 0"),
+        (
+            PyTorchExecutionConfig,
+            {"recon_log_queue_depth": "65"},
+            "queue_depth is '65'; allowed: a number from 1 to 64",
+        ),
+        (PyTorchExecutionConfig, {"recon_log_queue_depth": "0"}, "queue_depth is '0'; allowed: a number from 1 to 64"),
         (PyTorchExecutionConfig, {"recon_log_fixed_indices": (3, 3)}, r"has \[3\] more than once"),
         (PyTorchExecutionConfig, {"recon_log_every_n_epochs": 1, "logger": "csv"}, "needs the MLflow logger"),
         (PyTorchExecutionConfig, {"mlflow_tracking_uri": "file:///tmp/x"}, "the scheme 'file'; allowed: sqlite"),

@@ -1,0 +1,73 @@
+"""What becomes of snapshots that find all places taken. There is no worker: what it does is called here."""
+
+import time
+
+import pytest
+
+from recon_worker.outbox import Outbox
+from recon_worker.settings import WorkerSettings
+from recon_worker.snapshot_queue import SnapshotQueue
+from tests.process.samples import layout_of, log_epoch, make_scan
+
+LAYOUT = layout_of(make_scan())
+
+
+@pytest.fixture
+def make_queue(tmp_path):
+    made = []
+
+    def make(**settings):
+        queue = SnapshotQueue(WorkerSettings(spool_dir=tmp_path, **settings))
+        queue.open(Outbox(tmp_path / "run"), LAYOUT)
+        made.append(queue)
+        return queue
+
+    yield make
+    for queue in made:
+        queue.close()
+
+
+def _render(queue, job):
+    times = {"started_unix_s": time.time(), "rendered_unix_s": time.time()}
+    queue.rendered({"generation": job.generation, "artifacts": 1, "failures": [], **times})
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_drop_oldest_keeps_the_newest_in_memory_while_the_worker_holds_another(make_queue, tmp_path, depth):
+    queue = make_queue(overflow="drop-oldest", depth=depth)
+    log_epoch(queue, LAYOUT, 1)
+    held = queue.take()
+    for epoch in range(2, 6):
+        log_epoch(queue, LAYOUT, epoch)
+
+    assert (queue.stats.dropped, queue.stats.spilled) == (3, 0)
+    assert Outbox(tmp_path / "run").raw() == []
+    _render(queue, held)
+    assert (newest := queue.take()).epoch == 5
+    assert newest.path is None
+
+
+@pytest.mark.parametrize(("overflow", "depth"), [("drop-oldest", 2), ("spill", 1)])
+def test_an_automatic_depth_in_little_memory_has_the_places_that_the_policy_needs(make_queue, overflow, depth):
+    assert make_queue(overflow=overflow, depth=None, queue_bytes=LAYOUT.nbytes).depth == depth
+
+
+def test_block_waits_for_its_deadline_and_then_writes_to_disk(make_queue, tmp_path):
+    queue = make_queue(overflow="block", depth=1, flush_timeout_s=0.3)
+    log_epoch(queue, LAYOUT, 1)
+    began = time.monotonic()
+    log_epoch(queue, LAYOUT, 2)
+    waited_s = time.monotonic() - began
+
+    assert 0.3 <= waited_s < 3
+    assert 0.3 <= queue.history[1].waited_s <= waited_s
+    assert (queue.stats.waited, queue.stats.spilled) == (1, 1)
+    assert [raw.name for raw in Outbox(tmp_path / "run").raw()] == ["00000002_epoch_2.snapshot"]
+
+
+def test_block_that_finds_a_place_does_not_count_as_waiting(make_queue):
+    queue = make_queue(overflow="block", depth=2)
+    log_epoch(queue, LAYOUT, 1)
+    log_epoch(queue, LAYOUT, 2)
+
+    assert (queue.stats.waited, queue.history[1].waited_s) == (0, 0)
