@@ -21,19 +21,12 @@ from ptycho_torch.data.builders import Split, grid_dataset, raw_dataset
 from ptycho_torch.data.dataset import Item, PtychoDataset
 from ptycho_torch.data.npz import DataError, GridLines, RawScan, load_scan
 from ptycho_torch.inference_cli import InferenceConfig
-from ptycho_torch.workflows.capture import (
-    Capture,
-    CapturePlan,
-    Precision,
-    Shard,
-    batch_indices,
-    choose_indices,
-    copier_for,
-    fill_missing,
-    read_scan,
-)
 from ptycho_torch.workflows.checkpoint import Recipe, Trained, load_trained
-from ptycho_torch.workflows.gathering import Ranks
+from ptycho_torch.workflows.recon_logging.capture import Capture, CapturePlan, Shard, batch_indices, choose_indices
+from ptycho_torch.workflows.recon_logging.copying import copier_for
+from ptycho_torch.workflows.recon_logging.dataset import read_scan
+from ptycho_torch.workflows.recon_logging.extra_pass import Precision, fill_missing
+from ptycho_torch.workflows.recon_logging.gathering import Ranks
 from ptycho_torch.workflows.reconstruction import Reconstruction, make_directory, write
 from recon_worker.history import History
 from recon_worker.scales import Scales

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from ptycho_torch.workflows.capture import HostCopier
 from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
+from ptycho_torch.workflows.recon_logging.copying import HostCopier
 from recon_worker.settings import WorkerSettings
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
 

@@ -1,4 +1,4 @@
-"""The three callback files work in another package, beside nothing but recon_worker."""
+"""The folder with the callback works in another package, beside nothing but recon_worker."""
 
 import os
 import shutil
@@ -28,11 +28,9 @@ assert not any(name.split(".")[0] == "ptycho_torch" for name in sys.modules)
 """
 
 
-def test_the_three_files_serve_another_package(tmp_path, tracking):
+def test_the_folder_serves_another_package(tmp_path, tracking):
     package = tmp_path / "other_torch" / "workflows"
-    package.mkdir(parents=True)
-    for name in ("recon_logging.py", "capture.py", "gathering.py"):
-        shutil.copy(REPOSITORY / "ptycho_torch" / "workflows" / name, package)
+    shutil.copytree(REPOSITORY / "ptycho_torch" / "workflows" / "recon_logging", package / "recon_logging")
     path = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
     command = [sys.executable, "-c", SCRIPT, tracking.uri, str(tracking.artifacts)]
 

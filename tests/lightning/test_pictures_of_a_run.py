@@ -145,6 +145,6 @@ def test_wrong_settings_are_refused_at_once(setting, message):
 
 
 def test_h5_without_h5py_is_refused_at_once(monkeypatch):
-    monkeypatch.setattr("ptycho_torch.workflows.recon_logging.find_spec", lambda name: None)
+    monkeypatch.setattr("ptycho_torch.workflows.recon_logging.callback.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install h5py"):
         PtychoReconLoggingCallback(log_stitch=True, arrays="h5")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_torch.workflows.capture import SideStreamCopier
+from ptycho_torch.workflows.recon_logging.copying import SideStreamCopier
 from recon_worker.snapshot import SnapshotLayout
 
 LAYOUT = SnapshotLayout(n_fixed=1, patch_px=8, n_stitch=2, crop_px=4)

@@ -2,7 +2,7 @@
 
 Every rank calls the same methods in the same order, whether its own part went well or not: a rank whose part failed
 says so, and all leave the event together. No rank ever waits in a collective that another one has left out. The
-group is a CPU (gloo) one of its own, beside that of the training. Imports only torch, Lightning, numpy.
+group is a CPU (gloo) one of its own, beside that of the training.
 """
 
 from collections.abc import Callable, Iterator, Sequence

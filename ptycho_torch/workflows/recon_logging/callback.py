@@ -11,44 +11,42 @@
 
 Every rank captures what it predicts; only global rank zero has a backend. All ranks come to the same hooks at the same
 epochs, and so into the same collectives, whether or not something of the logging has failed on one of them. Nothing
-that goes wrong in here reaches `fit`, unless `strict`; wrong settings do, before the first step. Imports only torch,
-Lightning, numpy and recon_worker.
+that goes wrong in here reaches `fit`, unless `strict`; wrong settings do, before the first step.
 """
 
 import functools
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, Concatenate, ParamSpec, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from recon_worker.backend import InlineBackend, ReconBackend
 from recon_worker.client import ReconWorker
 from recon_worker.outbox import RunTarget
 from recon_worker.settings import WorkerSettings
-from recon_worker.snapshot import ArraysFormat, Snapshot, SnapshotArrays, SnapshotLayout, StitchWeight
+from recon_worker.snapshot import ArraysFormat, Snapshot, SnapshotLayout, StitchWeight
 
-from .capture import (
-    Capture,
-    CapturePlan,
-    Copier,
-    Precision,
-    Shard,
-    batch_indices,
-    choose_indices,
-    copier_for,
-    fill_missing,
-    random_state_kept,
-    read_scan,
+from .capture import CapturePlan, batch_indices, choose_indices
+from .copying import copier_for
+from .dataset import read_scan
+from .extra_pass import Precision, fill_missing, random_state_kept
+from .gathering import Ranks
+from .logged_run import LoggedRun
+from .trainer_state import (
+    completed_epochs,
+    dataset_length,
+    logged_loader,
+    mlflow_logger,
+    set_up_validation_data,
+    validation_reach,
 )
-from .gathering import Place, Ranks, Rows
 
 _log = logging.getLogger(__name__)
 
@@ -58,76 +56,6 @@ _SHARDING = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
 """With these no rank can call the network by itself: each has a part of it."""
 
 P = ParamSpec("P")
-
-
-@dataclass
-class _Run:
-    """What the callback holds while `fit` lasts, on every rank of a training that is logged."""
-
-    backend: ReconBackend | None
-    """On rank zero."""
-    ranks: Ranks
-    plan: CapturePlan
-    shard: Shard
-    copier: Copier
-    loader: object
-    from_training_set: bool
-    may_predict: bool
-    """Whether the network can be called outside training and validation."""
-    next_due: int
-    last_logged: int = 0
-    is_due: bool = False
-    capture: Capture | None = None
-    failure: Exception | None = None
-    """Of the capture; raised where all ranks come together, else the others would wait there."""
-    own_arrays: SnapshotArrays | None = None
-    """On the other ranks."""
-
-    @property
-    def dataset(self) -> Any:  # noqa: ANN401
-        return self.loader.dataset  # type: ignore[attr-defined]
-
-    def begin_capture(self) -> None:
-        """Take arrays for a snapshot, or for this rank's shard of it."""
-        self.is_due, self.capture, self.failure = True, None, None
-        try:
-            arrays = self._acquire()
-            if self.backend is None or self.backend.reuses_memory:
-                self.copier.prepare(arrays, self.shard.layout.nbytes)
-            self.capture = Capture(self.shard, arrays, self.copier)
-        except Exception as error:
-            self.give_up(error)
-
-    def give_up(self, error: Exception) -> None:
-        """This rank cannot capture what is due."""
-        self.capture, self.failure = None, error
-
-    def _acquire(self) -> SnapshotArrays:
-        if self.backend is not None:
-            return self.backend.acquire(self.shard.layout)
-        self.ranks.wait_sent()
-        if self.own_arrays is None:
-            self.own_arrays = self.shard.layout.allocate()
-        self.own_arrays.fixed_filled[:] = False
-        self.own_arrays.stitch_filled[:] = False
-        return self.own_arrays
-
-    def end_capture(self) -> tuple[Capture, bool]:
-        """Bring what all ranks captured together on rank zero; returns what this rank has, and if rank zero has all."""
-        capture, self.capture, self.is_due = self.capture, None, False
-        fixed, _, stitched = self.ranks.gather(partial(self._captured, capture))
-        assert capture is not None
-        return capture, (fixed, stitched) == (self.plan.layout.n_fixed, self.plan.layout.n_stitch)
-
-    def _captured(self, capture: Capture | None) -> list[tuple[Place, Rows]]:
-        """What this rank has to give; rank zero's own rows are where they belong."""
-        if self.failure is not None:
-            raise self.failure
-        assert capture is not None
-        capture.finish()
-        if self.ranks.rank == 0:
-            return [(place, place.no_rows()) for place in capture.places]
-        return [*capture.rows()]
 
 
 def _guarded(
@@ -218,7 +146,7 @@ class PtychoReconLoggingCallback(Callback):
         self.strict = strict
         self.errors = 0
         self._backend: ReconBackend | None = None
-        self._run: _Run | None = None
+        self._run: LoggedRun | None = None
         self._run_id: str | None = None
         self._earlier_run_id: str | None = None
         self._hook_started_s = 0.0
@@ -243,7 +171,7 @@ class PtychoReconLoggingCallback(Callback):
             return
         self._finish()
         self._earlier_run_id = None
-        logger = _mlflow_logger(trainer)
+        logger = mlflow_logger(trainer)
         if logger is None:
             _log.warning("No reconstructions are logged: the Trainer has no MLFlowLogger.")
             return
@@ -252,17 +180,17 @@ class PtychoReconLoggingCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the samples and start the backend. Wrong indices raise here, before the first step."""
-        _set_up_validation_data(trainer)
-        loader, from_training_set = _logged_loader(trainer)
-        if _mlflow_logger(trainer) is None or not self._has_samples(loader, trainer):
+        set_up_validation_data(trainer)
+        loader, from_training_set = logged_loader(trainer)
+        if mlflow_logger(trainer) is None or not self._has_samples(loader, trainer):
             return
-        indices = choose_indices(_length(loader), self.num_patches, self.fixed_indices)
+        indices = choose_indices(dataset_length(loader), self.num_patches, self.fixed_indices)
         self._start(trainer, pl_module, loader, from_training_set, indices)
         if self.baseline and trainer.global_step == 0:
             self._log_baseline(trainer, pl_module)
 
     def _has_samples(self, loader: object, trainer: Trainer) -> bool:
-        found = _length(loader) > 0
+        found = dataset_length(loader) > 0
         if not found and trainer.is_global_zero:
             _log.warning("No reconstructions are logged: the dataset has no samples or no length.")
         return found
@@ -286,7 +214,7 @@ class PtychoReconLoggingCallback(Callback):
         start = partial(self._start_backend, trainer, loader, from_training_set, indices)
         plan = CapturePlan(fixed_indices=indices, layout=ranks.from_zero(start))
         batches = [] if from_training_set else batch_indices(loader, ranks.rank, ranks.size)
-        self._run = _Run(
+        self._run = LoggedRun(
             backend=self._backend,
             ranks=ranks,
             plan=plan,
@@ -313,7 +241,7 @@ class PtychoReconLoggingCallback(Callback):
                 indices,
                 stitch=self.log_stitch,
                 max_stitch_samples=min(
-                    self.max_stitch_samples or len(dataset), _reach(trainer, loader, from_training_set)
+                    self.max_stitch_samples or len(dataset), validation_reach(trainer, loader, from_training_set)
                 ),
                 stitch_weight=self.stitch_weight,
                 epoch_digits=max(2, len(str(trainer.max_epochs))),
@@ -330,7 +258,7 @@ class PtychoReconLoggingCallback(Callback):
 
     def _target(self, trainer: Trainer) -> RunTarget:
         """This run, and, if the training is resumed, the one it continues; that may be this one."""
-        logger = _mlflow_logger(trainer)
+        logger = mlflow_logger(trainer)
         assert logger is not None
         self._run_id = str(logger.run_id)
         return RunTarget(
@@ -357,7 +285,7 @@ class PtychoReconLoggingCallback(Callback):
         run = self._run
         if run is None or run.from_training_set or trainer.sanity_checking:
             return
-        if self._is_due(_completed_epochs(trainer), trainer):
+        if self._is_due(completed_epochs(trainer), trainer):
             run.begin_capture()
 
     @_guarded
@@ -383,7 +311,7 @@ class PtychoReconLoggingCallback(Callback):
         """Complete and submit the snapshot."""
         run = self._run
         if run is not None and run.is_due:
-            self._submit(run, trainer, pl_module, _completed_epochs(trainer))
+            self._submit(run, trainer, pl_module, completed_epochs(trainer))
 
     @_guarded
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -417,7 +345,7 @@ class PtychoReconLoggingCallback(Callback):
         if run is not None and epoch > run.last_logged and trainer.global_step > 0:
             self._log_by_extra_pass(trainer, pl_module, epoch)
 
-    def _submit(self, run: _Run, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+    def _submit(self, run: LoggedRun, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         run.last_logged = epoch
         run.next_due = (epoch // self.every_n_epochs + 1) * self.every_n_epochs
         capture, is_complete = run.end_capture()
@@ -462,42 +390,3 @@ def _check_pictures(pixel_size_m: float | None, arrays: ArraysFormat, log_stitch
         raise ValueError(f"arrays is {arrays!r}, but there is no stitched object; add log_stitch=True.")
     if arrays == "h5" and find_spec("h5py") is None:
         raise ValueError("arrays is 'h5', which needs h5py: pip install h5py. Or take 'npz'.")
-
-
-def _mlflow_logger(trainer: Trainer) -> MLFlowLogger | None:
-    return next((one for one in trainer.loggers if isinstance(one, MLFlowLogger)), None)
-
-
-def _completed_epochs(trainer: Trainer) -> int:
-    """Epochs whose training batches are all done, while validation runs."""
-    return max(1, trainer.current_epoch + int(trainer.is_last_batch))
-
-
-def _set_up_validation_data(trainer: Trainer) -> None:
-    """Make the validation loaders, on every rank: Lightning makes them late if the first epoch has no validation."""
-    if trainer.enable_validation and trainer.val_dataloaders is None:
-        trainer.validating = True
-        trainer.fit_loop.epoch_loop.val_loop.setup_data()
-        trainer.training = True
-
-
-def _logged_loader(trainer: Trainer) -> tuple[object, bool]:
-    """The loader whose dataset is logged, and whether that is the training set."""
-    validation = CombinedLoader(trainer.val_dataloaders or []).flattened if trainer.enable_validation else []
-    if validation and _length(validation[0]) > 0:
-        return validation[0], False
-    return next(iter(CombinedLoader(trainer.train_dataloader or []).flattened), None), True
-
-
-def _length(loader: object) -> int:
-    """Samples in the loader's dataset; 0 if there is none that is addressed by index."""
-    dataset: Any = getattr(loader, "dataset", None)
-    return len(dataset) if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") else 0
-
-
-def _reach(trainer: Trainer, loader: Any, from_training_set: bool) -> int:  # noqa: ANN401
-    """How many samples, counted from the first, a validation limited by `limit_val_batches` predicts."""
-    batches = float("inf") if from_training_set else trainer.num_val_batches[0]
-    if batches >= len(loader):
-        return len(loader.dataset)
-    return int(batches) * (loader.batch_size or 1) * trainer.world_size

@@ -1,0 +1,137 @@
+"""What a dataset says once per run: patterns and labels of the fixed patches, positions, and how to stitch.
+
+Items are `(fields, probe, scale)` with `fields` a mapping (or TensorDict) of `images`, `coords_relative`, ... as
+PtychoPINN has them.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recon_worker.snapshot import Float32, Geometry, PositionGeometry, Scan, SnapshotLayout, StitchWeight
+
+_log = logging.getLogger(__name__)
+
+
+def read_scan(
+    dataset: Any,  # noqa: ANN401 - anything with __len__ and __getitem__
+    fixed_indices: tuple[int, ...],
+    *,
+    stitch: bool,
+    max_stitch_samples: int,
+    stitch_weight: StitchWeight,
+    epoch_digits: int,
+) -> tuple[Scan, SnapshotLayout]:
+    """Read, once per run, everything about the dataset that does not change.
+
+    Args:
+        dataset: Map-style dataset. If it has `scan_geometry`, `ground_truth` and `geometry_skip_reason` they say how
+            to stitch; else its items' `coords_global` do.
+        fixed_indices: Samples that get patch pictures.
+        stitch: Whether to stitch at all.
+        max_stitch_samples: Stitch only the first this many samples.
+        stitch_weight: How overlapping patches are averaged.
+        epoch_digits: Width of the epoch in artifact names.
+    """
+    items = [dataset[i] for i in (fixed_indices or (0,))]
+    channels, patch_px = item_field(items[0], "images").shape[-3:-1]
+    geometry = _geometry(dataset, items[0], max_stitch_samples, stitch_weight) if stitch else None
+    scan = Scan(
+        fixed_indices=fixed_indices,
+        observed_diffraction=_stacked(items, "observed_images", "images")[: len(fixed_indices)],
+        label_amp=_labels(items, "label_amp", fixed_indices),
+        label_phase=_labels(items, "label_phase", fixed_indices),
+        geometry=geometry,
+        ground_truth=tuple(getattr(dataset, "ground_truth", ())) if geometry is not None else (),
+        epoch_digits=epoch_digits,
+    )
+    layout = SnapshotLayout(
+        n_fixed=len(fixed_indices),
+        patch_px=patch_px,
+        n_stitch=min(len(dataset), max_stitch_samples) if geometry is not None else 0,
+        channels=channels,
+        crop_px=geometry.crop_px if geometry is not None else 0,
+    )
+    return scan, layout
+
+
+def item_field(item: Any, *names: str) -> Tensor:  # noqa: ANN401
+    """The first of the named fields that an item has."""
+    fields = item[0]
+    for name in names:
+        if name in fields.keys():  # noqa: SIM118 - a TensorDict has no `in`
+            value: Tensor = fields[name]
+            return value
+    raise KeyError(f"the dataset's items have none of the fields {names}; they have {sorted(fields.keys())}.")
+
+
+def _stacked(items: Sequence[Any], *names: str) -> Float32:
+    """(k, N, N): channel 0 of a field of each item."""
+    return np.stack([to_float32(item_field(item, *names)[0]) for item in items])
+
+
+def _labels(items: Sequence[Any], name: str, fixed_indices: Sequence[int]) -> Float32 | None:
+    """Labels of the fixed patches; None where the dataset has none (absent or all zero) that fit the patterns."""
+    if not fixed_indices or name not in items[0][0].keys():  # noqa: SIM118
+        return None
+    shape, fitting = item_field(items[0], name).shape, item_field(items[0], "images").shape
+    if shape != fitting:
+        _log.warning(
+            "%s has shape %s, the patterns %s: patches are logged without ground truth.",
+            name, tuple(shape), tuple(fitting),
+        )  # fmt: skip
+        return None
+    return _stacked(items, name)
+
+
+def to_float32(tensor: Tensor) -> Float32:
+    """On the CPU."""
+    return tensor.detach().to("cpu", torch.float32).numpy()
+
+
+def _geometry(dataset: Any, item: Any, max_samples: int, weight: StitchWeight) -> Geometry | None:  # noqa: ANN401
+    """How to stitch, or None after one line that says why not."""
+    geometry: Geometry | None = getattr(dataset, "scan_geometry", None)
+    reason = getattr(dataset, "geometry_skip_reason", None)
+    if geometry is None and reason is None and "coords_global" in item[0].keys():  # noqa: SIM118
+        try:
+            geometry = _geometry_from_items(dataset, item, max_samples)
+        except ValueError as error:
+            reason = str(error).rstrip(".")
+    if geometry is None:
+        _log.warning(
+            "Stitched pictures are skipped: %s. Patch pictures are logged.",
+            reason or "the dataset has neither grid metadata nor absolute positions (coords_global)",
+        )
+        return None
+    return replace(geometry, weight=weight) if isinstance(geometry, PositionGeometry) else geometry
+
+
+def _geometry_from_items(dataset: Any, item: Any, max_samples: int) -> PositionGeometry:  # noqa: ANN401
+    n_px = item_field(item, "images").shape[-1]
+    crop = slice(n_px // 4, n_px // 4 + n_px // 2)
+    count = min(len(dataset), max_samples)
+    read = [dataset[i] for i in range(count)]
+    positions = np.stack([to_float32(item_field(one, "coords_global")).reshape(-1, 2) for one in read])
+    objects = [int(one[0]["experiment_id"]) if "experiment_id" in one[0].keys() else 0 for one in read]  # noqa: SIM118
+    intensity = item_probe(item, 1)[0].abs().square().sum(0)[crop, crop]
+    return PositionGeometry(
+        patch_px=n_px,
+        crop_px=n_px // 2,
+        positions_px=positions.astype(np.float64),
+        object_index=np.unique(objects, return_inverse=True)[1].astype(np.int64),
+        probe_intensity=to_float32(intensity),
+    )
+
+
+def item_probe(item: Any, channels: int) -> Tensor:  # noqa: ANN401
+    """The probe of an item as (C, P, N, N), from (N, N), (P, N, N) or (C, P, N, N)."""
+    probe: Tensor = item[1]
+    while probe.ndim < 4:
+        probe = probe.unsqueeze(0)
+    return probe.expand(channels, *probe.shape[1:]) if probe.shape[0] == 1 else probe
