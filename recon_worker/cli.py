@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _TIMEOUT_S = 300.0
+_NOTHING = "nothing is left"
 _DIR_HELP = "a spool directory (recon_spool), or the folder of one run in it"
 _EPILOG = "\n".join(
     [
@@ -144,7 +145,7 @@ def _sync(arguments: argparse.Namespace) -> ExitCode:
 
     folders = run_folders(arguments.directory)
     if not folders:
-        print("nothing is left")
+        print(_NOTHING)
         return ExitCode.DONE
     if arguments.dry_run:
         found, code = _each(folders, status)
@@ -165,7 +166,7 @@ def _status(arguments: argparse.Namespace) -> ExitCode:
     elif any(one.left or one.in_use for one in found):
         print("\n".join(map(describe, found)))
     elif code is ExitCode.DONE:
-        print("nothing is left")
+        print(_NOTHING)
     return code
 
 
@@ -177,6 +178,8 @@ def _render(arguments: argparse.Namespace) -> ExitCode:
     if out.is_relative_to(directory):
         raise SpoolError(f"--out {out} lies in the spool {directory}; choose a folder outside it.")
     folders = run_folders(directory)
+    if not folders:
+        print(_NOTHING)
     results, code = _each(folders, lambda folder: render_to(folder, out / folder.name))
     for number, failures in results:
         print(f"{number} pictures written to {out}")

@@ -29,19 +29,31 @@ _UNITS = {"d": 86400, "h": 3600, "min": 60}
 def run_folders(directory: Path) -> list[Path]:
     """The run folders in a spool directory; a run's folder stands for itself.
 
+    None for a folder that is not there and whose parent is a spool, which may be empty: all of it is uploaded.
+
     Raises:
         SpoolError: There is no such directory, or it is not a spool.
     """
     directory = directory.resolve()
     if not directory.is_dir():
-        raise SpoolError(f"{directory} is not there: all of it is uploaded already, or the path is wrong.")
+        if directory.parent.is_dir() and _runs_of_spool(directory.parent) is not None:
+            return []
+        raise SpoolError(f"{directory} is not there, and does not belong into a spool: the path is wrong.")
     if _is_run(directory):
         return [directory]
-    entries = [p for p in sorted(directory.iterdir()) if not p.name.startswith(".")]
-    folders = [p for p in entries if _is_run(p)]
-    if entries and not folders:
+    folders = _runs_of_spool(directory)
+    if folders is None:
         raise SpoolError(f"{directory} is not a spool: neither it nor a folder in it holds a run.json.")
     return folders
+
+
+def _runs_of_spool(directory: Path) -> list[Path] | None:
+    """The run folders in a directory; None if there are other things only."""
+    entries: list[Path] = []
+    with contextlib.suppress(FileNotFoundError):  # another process has just emptied it
+        entries = [p for p in sorted(directory.iterdir()) if not p.name.startswith(".")]
+    folders = [p for p in entries if _is_run(p)]
+    return folders if folders or not entries else None
 
 
 def _is_run(folder: Path) -> bool:

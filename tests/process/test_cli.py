@@ -25,6 +25,7 @@ from recon_worker.history import History
 from recon_worker.outbox import Outbox, RunTarget
 from recon_worker.rendering import read_png
 from recon_worker.spools import status
+from tests.faults.harness import soon_s
 from tests.process.samples import fill, layout_of, make_run, make_scan, snapshot
 
 pytestmark = pytest.mark.timeout(200)
@@ -127,6 +128,19 @@ def test_sync_of_an_emptied_spool_says_that_nothing_is_left(outbox):
     assert second.stdout == seen.stdout == "nothing is left\n"
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_sync_of_a_run_may_be_repeated_when_all_of_it_is_uploaded(outbox, capsys, others):
+    folder = outbox.folder
+    for number in range(others):
+        make_spool(folder.parent, RunTarget(run_id=f"other{number}", tracking_uri="http://127.0.0.1:9"))
+    assert main(["sync", str(folder)]) == DONE
+    capsys.readouterr()
+
+    assert main(["sync", str(folder)]) == main(["sync", str(folder), "--dry-run"]) == DONE
+    assert main(["status", str(folder)]) == main(["render", str(folder), "--out", "out"]) == DONE
+    assert capsys.readouterr().out == 4 * "nothing is left\n"
+
+
 def test_synced_pictures_are_those_that_the_worker_would_have_made(tracking, outbox):
     scan = make_scan()
     one = add_raw(Outbox(outbox.folder.parent / "other"), scan, 1)
@@ -151,7 +165,7 @@ def test_a_dead_server_costs_the_timeout_and_nothing_is_lost(tracking, target, t
     started = time.monotonic()
     done = recon_worker("sync", outbox.folder, "--timeout", 2)
 
-    assert time.monotonic() - started < 2 + 12
+    assert time.monotonic() - started < 2 + 2 * soon_s()
     assert done.returncode == LEFT
     assert "the time is over (--timeout)" in done.stderr
     assert len(list(outbox.artifacts())) == 3 * WAITING + 3
@@ -178,7 +192,7 @@ def test_a_silent_server_costs_the_timeout_too(target, tmp_path, silent_server):
     started = time.monotonic()
     done = recon_worker("sync", outbox.folder, "--timeout", 1)
 
-    assert time.monotonic() - started < 1 + 12
+    assert time.monotonic() - started < 1 + 2 * soon_s()
     assert done.returncode == LEFT
     assert len(list(outbox.artifacts())) == WAITING + 2
 
@@ -249,8 +263,11 @@ def test_two_syncs_at_once_upload_everything_once(tracking, outbox):
         one.communicate(timeout=60)
 
     assert DONE in (codes := {one.returncode for one in both})
-    assert codes <= {DONE, BUSY, ERROR}  # an error where the other was done before this one looked
+    assert codes <= {DONE, BUSY}
     assert len(tracking.files()) == 3 * PER_EPOCH + 3
+    assert len(tracking.cards()) == len(set(tracking.cards())) == 3 * 3
+    logged = mlflow.MlflowClient(tracking.uri).get_metric_history(outbox.folder.name, "recon/stitched/amp_mae")
+    assert sorted(metric.step for metric in logged) == [10, 20, 30]
 
 
 def test_a_killed_sync_is_completed_by_the_next_one(tracking, outbox):
@@ -422,7 +439,8 @@ def test_render_names_what_is_damaged_and_draws_the_rest(outbox, tmp_path, caplo
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sync", "{}/absent"], "absent is not there"),
+        (["sync", "{}/absent"], "absent is not there, and does not belong into a spool"),
+        (["sync", "{}/absent/run"], "run is not there"),
         (["sync", "{}"], "is not a spool"),
         (["render", "{}", "--out", "{}/out"], "choose a folder outside it"),
         (["sync", "{}", "--timeout", "nan"], "not a time in seconds"),
@@ -445,7 +463,7 @@ def test_help_comes_at_once_and_imports_nothing_heavy():
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < soon_s()
     assert "exit codes:" in done.stdout
     assert done.stdout.endswith("[]\n")
 
