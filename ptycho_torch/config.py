@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
+from recon_worker.choices import ArraysFormat, StitchWeight
 from recon_worker.settings import MAX_AUTO_DEPTH, MAX_DEPTH, Overflow
 from recon_worker.uris import without_credentials
 
@@ -19,8 +20,6 @@ ScanKind = Literal["raw", "grid_lines"]
 ModelType = Literal["pinn", "supervised"]
 LossName = Literal["poisson", "mae"]
 LoggerName = Literal["mlflow", "csv", "tensorboard", "none"]
-StitchWeight = Literal["uniform", "probe"]
-ArraysFormat = Literal["none", "npz", "h5"]
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 

@@ -10,9 +10,7 @@ from pathlib import Path
 from ptycho_torch.cli import Arguments
 from ptycho_torch.config import (
     Accelerator,
-    ArraysFormat,
     ConfigError,
-    StitchWeight,
     check_arrays_format,
     check_choices,
     check_directory,
@@ -22,6 +20,7 @@ from ptycho_torch.config import (
     option,
     require,
 )
+from recon_worker.choices import ArraysFormat, StitchWeight
 
 _INCOMPLETE = 1
 """Exit code if a picture could not be made."""

@@ -31,14 +31,18 @@ def load_history(outbox: Outbox, target: RunTarget, connect: Callable[[], Readin
         target: The run, and which one it continues.
         connect: Makes a client of the tracking server; called only if the spool has no history and the run is resumed.
     """
+    own = history_of_spool(outbox)
+    return earlier_history(target, connect) if own is None else own
+
+
+def history_of_spool(outbox: Outbox) -> History | None:
+    """What pictures left there for later ones; None: nothing yet; an empty one, after a warning, if it is damaged."""
     try:
         files = outbox.history()
-        if files or target.earlier_run_id is None:
-            return History.of_files(files)
+        return History.of_files(files) if files else None
     except (OSError, ValueError) as error:
         _log.warning("%s/history cannot be read: %s. Colour ranges are chosen anew.", outbox.folder, error)
         return History()
-    return earlier_history(target, connect)
 
 
 def earlier_history(target: RunTarget, connect: Callable[[], ReadingClient]) -> History:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from recon_worker.choices import ArraysFormat, StitchWeight
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -23,9 +25,6 @@ Complex64 = NDArray[np.complex64]
 Bool = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 Buffer = memoryview | bytearray | NDArray[np.uint8]
-
-StitchWeight = Literal["uniform", "probe"]
-ArraysFormat = Literal["none", "npz", "h5"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ Only reads, so it may be used while a training writes to the spool: files that v
 """
 
 import contextlib
-import logging
 import shlex
 import time
 from collections.abc import Iterator
@@ -13,14 +12,14 @@ from pathlib import Path
 
 from recon_worker.artifacts import Artifact, Failure, render
 from recon_worker.codec import read_snapshot
+from recon_worker.continuation import history_of_spool
 from recon_worker.deliveries import is_file
 from recon_worker.history import History
 from recon_worker.outbox import Outbox, RunTarget, SpoolError, is_artifact_name, total_bytes
+from recon_worker.queueing import size_text
 from recon_worker.snapshot import Scan
 from recon_worker.spool_lock import is_locked
 from recon_worker.uris import without_credentials
-
-_log = logging.getLogger(__name__)
 
 _PARTS = ("run.json", "raw", "outbox")
 _UNITS = {"d": 86400, "h": 3600, "min": 60}
@@ -140,8 +139,8 @@ def describe(one: SpoolStatus) -> str:
         return f"{head}\n  nothing is left"
     lines = [head]
     waiting = (
-        f"{one.snapshots} snapshots to render ({_size(one.snapshots_bytes)}), "
-        f"{one.artifacts} artifacts to upload ({_size(one.artifacts_bytes)}), the oldest {_age(one.oldest_s)} old"
+        f"{one.snapshots} snapshots to render ({size_text(one.snapshots_bytes)}), "
+        f"{one.artifacts} artifacts to upload ({size_text(one.artifacts_bytes)}), the oldest {_age(one.oldest_s)} old"
     )
     if one.snapshots or one.artifacts:
         lines += [waiting, f"upload with: recon-worker sync {shlex.quote(one.folder)}"]
@@ -150,24 +149,11 @@ def describe(one: SpoolStatus) -> str:
     return "\n  ".join(lines)
 
 
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 2**20:.1f} MiB" if nbytes >= 2**20 else f"{nbytes / 2**10:.1f} KiB"
-
-
 def _age(seconds: float) -> str:
     for unit, length_s in _UNITS.items():
         if seconds >= length_s:
             return f"{seconds / length_s:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _history(outbox: Outbox) -> History:
-    """What the pictures so far left for later ones; nothing, with a warning, if that is damaged."""
-    try:
-        return History.of_files(outbox.history())
-    except (ValueError, OSError) as error:
-        _log.warning("%s/history cannot be read: %s. Colour ranges are chosen anew.", outbox.folder, error)
-        return History()
 
 
 def pictures(scan: Scan, raw: Path, history: History) -> list[Artifact | Failure]:
@@ -196,7 +182,7 @@ def render_to(folder: Path, out: Path) -> tuple[int, list[Failure]]:
         SpoolError: See `checked`, or the scan cannot be read.
     """
     outbox, _ = checked(folder)
-    names, failures, history = set[str](), list[Failure](), _history(outbox)
+    names, failures, history = set[str](), list[Failure](), history_of_spool(outbox) or History()
     for name in filter(is_file, outbox.artifacts()):
         with contextlib.suppress(FileNotFoundError):
             names.add(_write(out, Artifact(name, outbox.local_path(name).read_bytes())))

@@ -28,10 +28,11 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from recon_worker.backend import InlineBackend, ReconBackend
+from recon_worker.choices import ArraysFormat, StitchWeight
 from recon_worker.client import ReconWorker
 from recon_worker.outbox import RunTarget
 from recon_worker.settings import WorkerSettings
-from recon_worker.snapshot import ArraysFormat, Snapshot, SnapshotLayout, StitchWeight
+from recon_worker.snapshot import Snapshot, SnapshotLayout
 
 from .capture import CapturePlan, batch_indices, choose_indices
 from .copying import copier_for

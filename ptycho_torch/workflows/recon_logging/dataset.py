@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recon_worker.snapshot import Float32, Geometry, PositionGeometry, Scan, SnapshotLayout, StitchWeight
+from recon_worker.choices import StitchWeight
+from recon_worker.snapshot import Float32, Geometry, PositionGeometry, Scan, SnapshotLayout
 
 _log = logging.getLogger(__name__)
 
