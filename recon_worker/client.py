@@ -147,9 +147,11 @@ class ReconWorker:
             held.forget(signal.SIGINT)
 
     def summary(self) -> str:
-        """What became of the snapshots, and which queue would have kept them all in memory."""
-        queue, memory_bytes = self._queue, self.settings.queue_bytes
-        return f"Reconstructions: {self.stats}. {advice(queue.history, queue.depth, self.stats, memory_bytes)}"
+        """What became of the snapshots, and which queue would have kept them all in memory, had workers lived."""
+        queue, words = self._queue, f"Reconstructions: {self.stats}."
+        if queue.abandoned:
+            return words
+        return f"{words} {advice(queue.history, queue.depth, self.stats, self.settings.queue_bytes)}"
 
     def _log_events(self, outbox: Outbox, deadline: float) -> None:
         """The table of events is the last artifact."""

@@ -3,10 +3,11 @@
 import pytest
 
 from recon_worker.artifacts import Artifact
-from recon_worker.client import words_for_what_is_left
+from recon_worker.client import ReconWorker, words_for_what_is_left
 from recon_worker.ledger import Ledger
 from recon_worker.outbox import Outbox
 from recon_worker.queueing import Job
+from recon_worker.settings import WorkerSettings
 from recon_worker.uploads import Uploads
 
 
@@ -65,3 +66,14 @@ def test_a_snapshot_with_failed_pictures_counts_as_failed_though_the_others_are_
 
     assert (stats.spooled, stats.failed, stats.artifacts_failed) == (1, 1, 3)
     assert stats.pending == 0
+
+
+@pytest.mark.parametrize("abandoned", [True, False])
+def test_a_depth_is_advised_only_if_workers_lived(tmp_path, abandoned):
+    worker = ReconWorker(WorkerSettings(spool_dir=tmp_path))
+    if abandoned:
+        worker._queue.abandon()
+    summary = worker.summary()
+    worker.close(0)
+
+    assert ("queue depth" in summary) is not abandoned
