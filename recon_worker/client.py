@@ -51,7 +51,7 @@ class ReconWorker:
         self.settings = settings
         self._owner = os.getpid()
         self._queue = SnapshotQueue(settings)
-        self._supervisor = Supervisor(self._queue, settings.silence_s)
+        self._supervisor = Supervisor(self._queue, settings.silence_s, settings.flush_timeout_s)
         self._outbox: Outbox | None = None
         self._lock = -1
         self._launched = self._events_written = False
@@ -104,7 +104,7 @@ class ReconWorker:
         self._outbox, self._lock = _own_folder(self.settings.spool_dir.absolute(), target.run_id)
         self._outbox.describe(target, scan)
         self._queue.open(self._outbox, layout)
-        self._supervisor.introduce(target, self._outbox, scan, layout, self.settings.flush_timeout_s)
+        self._supervisor.introduce(target, self._outbox, scan, layout)
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
         """See `ReconBackend`. Never waits."""

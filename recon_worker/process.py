@@ -43,12 +43,13 @@ class WorkerProcess:
     Args:
         brief: Descriptor of the memory with what there is to know about the run.
         slots: Descriptors of the slots.
+        linger_s: How long it may go on when this process is dead.
 
     Raises:
         OSError: The process cannot be started.
     """
 
-    def __init__(self, brief: int, slots: Sequence[int]) -> None:
+    def __init__(self, brief: int, slots: Sequence[int], linger_s: float) -> None:
         self._connection, child_end = Pipe()
         _bound(self._connection)
         self._stderr = create_memory("recon-log-stderr")
@@ -57,7 +58,7 @@ class WorkerProcess:
             "-P",
             "-m",
             "recon_worker.worker",
-            *map(str, (os.getpid(), child_end.fileno(), brief, *slots)),
+            *map(str, (os.getpid(), child_end.fileno(), brief, linger_s, *slots)),
         ]
         try:
             self._process = subprocess.Popen(

@@ -39,10 +39,11 @@ class Supervisor:
     Args:
         queue: Where snapshots come from.
         silence_s: A worker that holds a snapshot and says nothing for so long hangs.
+        linger_s: How long the worker may go on when this process is dead.
     """
 
-    def __init__(self, queue: SnapshotQueue, silence_s: float) -> None:
-        self._queue, self._silence_s = queue, silence_s
+    def __init__(self, queue: SnapshotQueue, silence_s: float, linger_s: float) -> None:
+        self._queue, self._silence_s, self._linger_s = queue, silence_s, linger_s
         self._brief = create_memory("recon-log-brief")
         self._wake_read, self._wake_write = _pipe()
         self._introduced = False
@@ -76,10 +77,9 @@ class Supervisor:
             _log.warning("Reconstructions go to the spool: no thread can be started for the worker (%s).", error)
             self._queue.abandon()
 
-    def introduce(self, target: RunTarget, outbox: Outbox, scan: Scan, layout: SnapshotLayout, linger_s: float) -> None:
+    def introduce(self, target: RunTarget, outbox: Outbox, scan: Scan, layout: SnapshotLayout) -> None:
         """Say which run the snapshots belong to; workers that are started later hear it too."""
-        target_record, folder = asdict(target), str(outbox.folder)
-        write_all(self._brief, dump_brief({"target": target_record, "folder": folder, "linger_s": linger_s}, scan))
+        write_all(self._brief, dump_brief({"target": asdict(target), "folder": str(outbox.folder)}, scan))
         with self._queue.changed:
             self._nbytes = layout.nbytes
             self._introduced = True
@@ -250,7 +250,7 @@ class Supervisor:
 
     def _start_process(self) -> None:
         try:
-            process = WorkerProcess(self._brief, [slot.descriptor for slot in self._queue.slots])
+            process = WorkerProcess(self._brief, [slot.descriptor for slot in self._queue.slots], self._linger_s)
         except OSError as error:
             self._bury(f"it cannot be started: {error}")
             return

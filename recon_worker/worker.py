@@ -5,8 +5,9 @@
 
 Started by `client.ReconWorker` as `python -m recon_worker.worker`, with its pipe and slots as inherited descriptors.
 It ignores SIGINT and SIGTERM, which a whole process group gets: it obeys the pipe. When the pipe closes without
-`stop` the training process is dead; then it finishes what lies in the slots, uploads what it can, and exits. What it
-must know for that lies in shared memory too: the training process may die before it has said anything.
+`stop` the training process is dead; then it writes what lies in the slots to the spool, renders and uploads what it
+can within the flush timeout, and exits: `Watchdog` sees to that if it hangs. What it must know for that lies in shared
+memory too: the training process may die before it has said anything.
 All messages are JSON.
 """
 
@@ -26,17 +27,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from recon_worker.artifacts import Artifact, Failure, finish, render
-from recon_worker.codec import CodecError, load_brief, parse_header, read_snapshot
+from recon_worker.codec import CodecError, dump_snapshot, load_brief, parse_header, read_snapshot
 from recon_worker.continuation import load_history
 from recon_worker.deliveries import Numbers
 from recon_worker.history import History
 from recon_worker.outbox import Outbox, RunTarget, epoch_of
 from recon_worker.raw_file import make_ready
 from recon_worker.run_sink import RunSink, connect
-from recon_worker.slots import Slot, read_all
+from recon_worker.slots import Slot, SlotContent, read_all
 from recon_worker.snapshot import Scan, Snapshot
 from recon_worker.spool_lock import SpoolBusyError, is_alone, take_lock
 from recon_worker.uploader import ArtifactSink, Uploader, upload_threads
+from recon_worker.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +98,7 @@ class Worker:
         brief: Shared memory with what there is to know about the run (`codec.dump_brief`).
         slots: The queue's memory.
         make_sink: Makes what uploads; called before it is needed, so it should not connect yet.
+        watchdog: Has the process end when the training process is dead.
     """
 
     def __init__(
@@ -104,15 +107,17 @@ class Worker:
         brief: int,
         slots: list[Slot],
         make_sink: Callable[[RunTarget], Sink],
+        watchdog: Watchdog,
     ) -> None:
         self._channel, self._brief, self._slots, self._make_sink = channel, brief, slots, make_sink
+        self._watchdog, self._keeping = watchdog, threading.Lock()
+        watchdog.keep = self._keep_slots
         self._scan: Scan | None = None
         self._history: History | None = None
         self._target: RunTarget | None = None
         self._outbox: Outbox | None = None
         self._uploader: Uploader | None = None
         self._sink: Sink | None = None
-        self._linger_s = 0.0
         self._lock = -1
         self._done: set[int] = set()
         self._last_taken_unix_s: float | None = None
@@ -128,7 +133,7 @@ class Worker:
             while (message := self._channel.receive())["do"] != "stop":
                 self._handle(message)
         except EOFError:
-            self._finish_alone()
+            self._finish_alone(self._watchdog.orphaned())
         finally:
             if self._uploader is not None:
                 self._uploader.stop()
@@ -165,7 +170,6 @@ class Worker:
 
     def _set_up(self, unlogged: dict[str, int]) -> None:
         brief, self._scan = load_brief(read_all(self._brief))
-        self._linger_s = brief["linger_s"]
         target = self._target = RunTarget(**brief["target"])
         self._outbox, self._lock = self._open(Path(brief["folder"]))  # held until the process ends
         self._sink = self._make_sink(target)
@@ -174,15 +178,17 @@ class Worker:
         self._upload_again(unlogged)
 
     def _open(self, folder: Path) -> tuple[Outbox, int]:
-        """The spool and its lock. Where the training is dead already, a sync may have it first, and remove it."""
-        deadline = time.monotonic() + self._linger_s
+        """The spool and its lock. Where the training is dead already, a sync may have it first, and remove it.
+
+        That is waited for; where it takes too long, a folder beside it keeps what lies in memory.
+        """
         while True:
             try:
                 outbox = Outbox(folder)
                 return outbox, take_lock(folder, shared=True)
             except (SpoolBusyError, FileNotFoundError):
-                if time.monotonic() > deadline:
-                    raise
+                if time.monotonic() > self._watchdog.deadline:
+                    folder = folder.with_name(f"{folder.name}_2")
                 time.sleep(_POLL_S)
 
     def _remember(self, message: Message) -> None:
@@ -304,25 +310,45 @@ class Worker:
             return Failure(artifact.path, f"{self._outbox.folder} cannot be written: {error}")
         return None
 
-    def _finish_alone(self) -> None:
-        """The training process is dead: render what is ready in the slots and on disk, upload, go."""
+    def _keep_slots(self) -> None:
+        """The training process is dead: have what lies in the slots on disk, before anything else can go wrong.
+
+        Called from the watchdog's thread, where this one may hang, and from this one, which may not be set up before.
+        """
+        with self._keeping:
+            if self._outbox is None or self._target is None or self._scan is None:
+                return
+            if not (self._outbox.folder / "run.json").exists():  # a sync has removed the folder
+                self._outbox.describe(self._target, self._scan)
+            kept = {_generation(path) for path in self._outbox.raw()} | self._done
+            for slot in self._slots:
+                content = slot.content()
+                if content is not None and content.generation not in kept:
+                    self._keep_slot(slot, content)
+            self._watchdog.kept()
+
+    def _keep_slot(self, slot: Slot, content: SlotContent) -> None:
+        assert self._outbox is not None
+        with contextlib.suppress(OSError, CodecError):  # nobody is left to be told; it can be rendered all the same
+            record, layout = parse_header(content.header)
+            parts = dump_snapshot(content.header, slot.array_bytes(layout.nbytes))
+            self._outbox.put_raw(content.generation, record["epoch"], parts)
+
+    def _finish_alone(self, deadline: float) -> None:
+        """The training process is dead: render what is ready and upload it, until the deadline (monotonic), and go."""
         if self._outbox is None and os.fstat(self._brief).st_size:
             self._set_up({})
-        if self._outbox is None or self._uploader is None or self._target is None or self._scan is None:
+        if self._outbox is None or self._uploader is None:
             return  # no training had begun
-        if not (self._outbox.folder / "run.json").exists():  # a sync has removed the folder
-            self._outbox.describe(self._target, self._scan)
-        deadline = time.monotonic() + self._linger_s
-        ready = [(c.generation, n) for n, slot in enumerate(self._slots) if (c := slot.content()) is not None]
-        for generation, number in sorted(ready):
-            if generation not in self._done:
-                self._do_job(generation, lambda n=number, g=generation: self._from_slot(n, g))  # type: ignore[misc]
-        for path in self._outbox.raw():
-            generation = int(path.name.split("_")[0])
-            if generation not in self._done:
-                self._do_file(generation, path)
-            path.unlink(missing_ok=True)
-        if self._done:
+        self._keep_slots()
+        on_disk = {_generation(path): path for path in self._outbox.raw()}
+        in_memory = {c.generation: n for n, slot in enumerate(self._slots) if (c := slot.content()) is not None}
+        for generation in sorted({*on_disk, *in_memory} - self._done):
+            if time.monotonic() < deadline:
+                self._do_alone(generation, on_disk.get(generation), in_memory.get(generation))
+        for generation in on_disk.keys() & self._done:
+            on_disk[generation].unlink(missing_ok=True)
+        if self._done and time.monotonic() < deadline:
             self._uploader.add(_OF_NO_SNAPSHOT, self._finish()[0])
         self._uploader.try_again()
         while not (self._uploader.idle or self._uploader.refused) and time.monotonic() < deadline:
@@ -330,6 +356,16 @@ class Worker:
         if is_alone(self._lock):  # a training that was resumed meanwhile uses the same folder
             self._outbox.sweep()
             self._outbox.discard()
+
+    def _do_alone(self, generation: int, path: Path | None, slot: int | None) -> None:
+        if path is not None:
+            self._do_file(generation, path)
+        elif slot is not None:  # it could not be written to disk
+            self._do_job(generation, lambda: self._from_slot(slot, generation))
+
+
+def _generation(raw: Path) -> int:
+    return int(raw.name.split("_")[0])
 
 
 class _PipeHandler(logging.Handler):
@@ -351,8 +387,10 @@ def main() -> int:
     parser.add_argument("parent", type=int)
     parser.add_argument("pipe", type=int)
     parser.add_argument("brief", type=int)
+    parser.add_argument("linger_s", type=float)
     parser.add_argument("slots", type=int, nargs="+")
     arguments = parser.parse_args()
+    watchdog = Watchdog(arguments.parent, arguments.linger_s)
     _step_back()
     _do_without("pandas", "pyarrow")
     _set_title()
@@ -361,7 +399,7 @@ def main() -> int:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # the uploader says, once, that it tries again
     _warm_up()
     channel.send(**{"is": "ready"})
-    Worker(channel, arguments.brief, [Slot(d) for d in arguments.slots], RunSink).run()
+    Worker(channel, arguments.brief, [Slot(d) for d in arguments.slots], RunSink, watchdog).run()
     logging.shutdown()
     sys.stdout.flush()
     os._exit(0)  # an upload that hangs, or mlflow's own threads, must not keep the process

@@ -111,7 +111,7 @@ def run_in_process(settings: RunSettings) -> Run:
 def startup_s() -> float:
     """From the start of a worker process to its word that it is ready."""
     memory, start = create_memory("bench-scan"), time.perf_counter()
-    worker, (never, _) = WorkerProcess(memory, [create_memory("bench-slot")]), os.pipe()
+    worker, (never, _) = WorkerProcess(memory, [create_memory("bench-slot")], 0), os.pipe()
     while (worker.receive(30.0, never) or {}).get("is") != "ready":
         pass
     found = time.perf_counter() - start
