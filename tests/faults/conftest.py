@@ -3,6 +3,7 @@
 import pytest
 
 from tests.faults.servers import FaultyProxy, MlflowServer
+from tests.faults.training import Training
 
 
 @pytest.fixture(scope="session")
@@ -10,7 +11,7 @@ def server(tmp_path_factory):
     one = MlflowServer(tmp_path_factory.mktemp("server"))
     one.start()
     yield one
-    one.kill()
+    one.close()
 
 
 @pytest.fixture
@@ -18,3 +19,17 @@ def proxy(server):
     one = FaultyProxy(server.port)
     yield one
     one.close()
+
+
+@pytest.fixture
+def train(tracking, tmp_path):
+    """Starts trainings; none of them outlives the test."""
+    trainings = []
+
+    def start(there=tracking, **options):
+        trainings.append(Training(there, tmp_path, **options))
+        return trainings[-1]
+
+    yield start
+    for one in trainings:
+        one.end()

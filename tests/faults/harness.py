@@ -12,7 +12,7 @@ import pytest
 
 from recon_worker.cli import main as recon_worker
 from recon_worker.client import ReconWorker
-from tests.leaks import child_processes, descriptors, recon_threads
+from tests.leaks import nothing_left
 from tests.paths import REPOSITORY
 from tests.process.samples import layout_of
 
@@ -27,11 +27,8 @@ def nothing_left_behind(tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setenv("TMPDIR", str(scratch))
-    processes, open_before = child_processes(), descriptors()
-    yield
-    assert child_processes() <= processes
-    assert recon_threads() == []
-    assert descriptors() <= open_before + 3  # sqlite and mlflow keep a few
+    with nothing_left(monkeypatch):
+        yield
     assert list(scratch.iterdir()) == []
 
 
@@ -58,7 +55,8 @@ def started(settings, target, scan):
 
 def busyness():
     """How many times longer than alone a process takes on this machine now, by its load."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    running = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])
+    return max(1.0, max(os.getloadavg()[0], running) / (os.cpu_count() or 1))  # the average lags behind
 
 
 def soon_s():
@@ -67,20 +65,40 @@ def soon_s():
 
 
 def wait_until(condition, timeout_s=90):
+    """Wait until something holds; returns it."""
     deadline = time.monotonic() + timeout_s
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    return found
+
+
+def pid_when_ready(worker):
+    """Of the worker's process. Never 0, which would be this process and its whole group: read under the lock."""
+
+    def pid():
+        with worker._queue.changed:
+            return worker.pid if worker.is_ready else 0
+
+    return wait_until(pid)
 
 
 def freeze(worker):
     """The worker holds what it has and hears nothing."""
-    wait_until(lambda: worker.is_ready)
-    os.kill(worker.pid, signal.SIGSTOP)
+    os.kill(pid_when_ready(worker), signal.SIGSTOP)
 
 
 def thaw(worker):
-    os.kill(worker.pid, signal.SIGCONT)
+    pid = worker.pid
+    assert pid
+    os.kill(pid, signal.SIGCONT)
+
+
+def kill(worker, number=signal.SIGKILL):
+    """Kill the worker as soon as it is ready; returns when that has been noticed."""
+    restarts, pid = worker.stats.restarts, pid_when_ready(worker)
+    os.kill(pid, number)
+    wait_until(lambda: worker.stats.restarts > restarts)
 
 
 def assert_balanced(stats):
@@ -89,9 +107,22 @@ def assert_balanced(stats):
 
 
 def epochs(tracking):
-    """Epochs of which the run has pictures."""
-    names = {name.split("/")[0] for name in tracking.files()}
-    return {int(name.removeprefix("epoch_")) for name in names if name.startswith("epoch_")}
+    """Epochs of which the run has every picture that it has of any. No card may be there twice."""
+    cards = tracking.cards()
+    assert len(cards) == len(set(cards))
+    return whole_epochs(tracking.files())
+
+
+def whole_epochs(names):
+    """Of artifact paths: the epochs that have every picture which any of them has."""
+    pictures = {}
+    for name in names:
+        epoch, _, picture = name.partition("/")
+        if epoch.startswith("epoch_"):
+            pictures.setdefault(int(epoch.removeprefix("epoch_")), set()).add(picture)
+    every = set().union(*pictures.values())
+    assert not every or {"summary.png", "stitched/amp_pred.png", "patch_00/amp_pred.png"} <= every
+    return {epoch for epoch, some in pictures.items() if some == every}
 
 
 def sync(spool):

@@ -1,6 +1,7 @@
 """A real `mlflow server` on loopback, and a proxy in front of it that misbehaves as a test says."""
 
 import base64
+import contextlib
 import http.client
 import os
 import signal
@@ -19,14 +20,24 @@ from urllib.request import urlopen
 import mlflow
 
 from recon_worker.outbox import RunTarget
+from tests.leaks import MARK
 
 _START_S = 60
 _NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+    """A port that nobody uses now."""
+    with reserved_port() as place:
+        return place.getsockname()[1]
+
+
+def reserved_port():
+    """A socket at a free port that nobody else is given while it is open; a server can listen there all the same."""
+    place = socket.socket()
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    place.bind(("127.0.0.1", 0))
+    return place
 
 
 class MlflowServer:
@@ -35,7 +46,8 @@ class MlflowServer:
     options: tuple[str, ...] = ()
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+        self.folder, self._place = folder, reserved_port()
+        self.port = self._place.getsockname()[1]
         self.artifacts = folder / "artifacts"
         self.uri = f"http://127.0.0.1:{self.port}"
         self.environment: dict[str, str] = {}
@@ -47,15 +59,17 @@ class MlflowServer:
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [str(word) for word in [*command, *self.options]],
-                env={**os.environ, **_NO_JOBS, **self.environment},
+                env={**_unmarked(os.environ), **_NO_JOBS, **self.environment},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         deadline = time.monotonic() + _START_S
         while not self._answers():
+            assert self._process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < deadline, (self.folder / "log").read_text()
             time.sleep(0.05)
+        assert self._process.poll() is None, (self.folder / "log").read_text()
 
     def _answers(self):
         try:
@@ -80,6 +94,16 @@ class MlflowServer:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    def close(self):
+        """Kill it, and give its port away."""
+        self.kill()
+        self._place.close()
+
+
+def _unmarked(environment):
+    """Without the mark of a test: a server that a test starts again goes on for others."""
+    return {name: value for name, value in environment.items() if name != MARK}
 
 
 class AuthServer(MlflowServer):
@@ -153,13 +177,17 @@ class FaultyProxy:
         self.rule: Rule = lambda method, path: None
         self.seen: list[tuple[float, str, str, bool]] = []
         """(time, method, path, whether something went wrong) of each request."""
+        self.most_uploads = 0
+        """That were under way at once."""
+        self._uploads, self._counting = 0, threading.Lock()
         self.tokens: dict[str, str] = {}
         """Bearer token -> `user:password` of the server behind, as a single sign-on in front of it holds them.
 
         Other tokens are answered with 401.
         """
         self.closing = threading.Event()
-        self.port = free_port()
+        self._place = reserved_port()
+        self.port = self._place.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
         self._server: ThreadingHTTPServer | None = None
         self.listen()
@@ -184,6 +212,21 @@ class FaultyProxy:
     def close(self):
         self.closing.set()
         self.refuse()
+        self._place.close()
+
+    @contextlib.contextmanager
+    def counted(self, method):
+        """Count an upload while it is under way."""
+        self._count(method == "PUT")
+        try:
+            yield
+        finally:
+            self._count(-(method == "PUT"))
+
+    def _count(self, more):
+        with self._counting:
+            self._uploads += more
+            self.most_uploads = max(self.most_uploads, self._uploads)
 
     def failing(self):
         """How many requests have gone wrong."""
@@ -211,6 +254,10 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _handle(self):
+        with self.owner.counted(self.command):
+            self._serve()
+
+    def _serve(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self.owner.rule(self.command, self.path)
         if self._token() not in (None, *self.owner.tokens):

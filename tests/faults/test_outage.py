@@ -8,20 +8,20 @@ import mlflow
 import pytest
 
 from tests.conftest import Tracking
+from tests.faults.harness import nothing_left_behind  # noqa: F401
 from tests.faults.servers import artifact_names
-from tests.faults.test_training_process import Training
 
-pytestmark = [pytest.mark.timeout(290), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(290), pytest.mark.slow, pytest.mark.usefixtures("nothing_left_behind")]
 AWAY_S, EPOCHS, STEPS, STEP_S = 60, 30, 5, 0.5
 """A training of about 80 s."""
 
 
 @pytest.mark.parametrize(("leave", "come_back"), [("kill", "start"), ("freeze", "thaw")], ids=["killed", "frozen"])
 def test_a_training_whose_server_is_away_for_60_s_has_everything_in_mlflow_in_the_end(
-    server, tmp_path, leave, come_back
+    server, train, tmp_path, leave, come_back
 ):
     there = Tracking(server.uri, f"outage-{leave}", tmp_path / "not used")
-    training = Training(there, tmp_path, artifacts=None, epochs=EPOCHS, step_s=STEP_S, flush_timeout_s=120)
+    training = train(there, artifacts=None, epochs=EPOCHS, step_s=STEP_S, flush_timeout_s=120)
     training.read_until(3)
     getattr(server, leave)()
     back = threading.Timer(AWAY_S, getattr(server, come_back))

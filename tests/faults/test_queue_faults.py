@@ -20,6 +20,7 @@ from tests.faults.harness import (
     assert_balanced,
     epochs,
     freeze,
+    kill,
     nothing_left_behind,  # noqa: F401
     python,
     started,
@@ -82,7 +83,7 @@ def test_close_wakes_the_producer_that_waits_and_its_snapshot_is_kept(blocked, t
 def test_the_producer_that_waits_is_freed_when_the_worker_dies_for_good(blocked, monkeypatch):
     worker, producer = blocked
     monkeypatch.setattr("recon_worker.supervisor._MAX_DEATHS", 1)
-    os.kill(worker.pid, signal.SIGKILL)
+    kill(worker)
     producer.join(60)
     worker.close(FLUSH_S)
 
@@ -224,8 +225,8 @@ def test_forked_loader_workers_that_live_on_hold_nothing_up(tracking, settings, 
     for epoch in (1, 2, 3):
         assert len(list(loader)) == 8
         log_epoch(worker, layout_of(scan), epoch)
-        os.kill(worker.pid, signal.SIGKILL)
-        wait_until(lambda e=epoch: worker.stats.restarts == e and worker.is_ready)
+        kill(worker)
+        wait_until(lambda: worker.is_ready)
     worker.close(FLUSH_S)
     del loader
 

@@ -1,7 +1,5 @@
 """A tracking server as in a laboratory: far away, with accounts, and with artifacts that go through it."""
 
-import threading
-
 import mlflow
 import pytest
 
@@ -11,12 +9,12 @@ from ptycho_torch.workflows.components import run_training
 from recon_worker.cli import main
 from recon_worker.client import ReconWorker
 from recon_worker.settings import WorkerSettings
-from tests.faults.harness import wait_until
+from tests.faults.harness import nothing_left_behind, wait_until  # noqa: F401
 from tests.faults.servers import AuthServer, Fault, FaultyProxy, always, artifact_names, new_run
-from tests.faults.test_security import files_with, watch_titles
+from tests.faults.test_security import files_with, watched_titles
 from tests.process.samples import layout_of, log_epoch, make_scan
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(150), pytest.mark.usefixtures("nothing_left_behind")]
 CANARY = "canary4610password"
 TOKEN = "canary4610token"
 DELAY_S = 0.04
@@ -32,7 +30,7 @@ def auth_server(tmp_path_factory):
     one = AuthServer(tmp_path_factory.mktemp("auth"), CANARY)
     one.start()
     yield one
-    one.kill()
+    one.close()
 
 
 @pytest.fixture
@@ -92,12 +90,6 @@ def expected_files():
     return names
 
 
-def most_at_once(seen):
-    """Uploads that were under way together: each takes longer than `DELAY_S`."""
-    begun = [when for when, method, _, _ in seen if method == "PUT"]
-    return max(sum(0 <= other - one < DELAY_S for other in begun) for one in begun)
-
-
 HOW = {
     "password": {"username": "admin", "password": CANARY},
     "token": {"token": TOKEN},
@@ -110,17 +102,13 @@ def test_a_training_brings_everything_to_a_distant_server_with_accounts(
 ):
     proxy.tokens[TOKEN] = f"admin:{CANARY}"
     sign_in(monkeypatch, **HOW[how])
-    stop, titles = threading.Event(), set()
-    watcher = threading.Thread(target=watch_titles, args=(stop, titles))
-    watcher.start()
-    run_id = train()
-    stop.set()
-    watcher.join()
+    with watched_titles() as titles:
+        run_id = train()
     printed = "".join(capfd.readouterr()) + caplog.text
 
     assert expected_files() <= set(artifact_names(auth_server, run_id))
     assert not list((tmp_path / "out" / "recon_spool").iterdir())
-    assert most_at_once(proxy.seen) >= 4
+    assert proxy.most_uploads >= 4
     assert not [secret for secret in (CANARY, TOKEN) if secret in printed or secret.encode() in b"".join(titles)]
     assert files_with("canary4610", tmp_path, auth_server.folder) == []
 

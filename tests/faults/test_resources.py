@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,8 +12,8 @@ import pytest
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.client import ReconWorker
 from recon_worker.settings import WorkerSettings
-from tests.faults.harness import FLUSH_S, wait_until
-from tests.leaks import child_processes, recon_threads
+from tests.faults.harness import FLUSH_S, freeze, thaw, wait_until
+from tests.leaks import nothing_left
 from tests.lightning.test_recon_logging import fit
 from tests.paths import REPOSITORY
 from tests.process.samples import layout_of, log_epoch, make_run, make_scan
@@ -25,11 +24,9 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file sy
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind():
-    before = child_processes()
-    yield
-    assert child_processes() <= before
-    assert recon_threads() == []
+def nothing_left_behind(monkeypatch):
+    with nothing_left(monkeypatch):
+        yield
 
 
 @pytest.fixture
@@ -97,12 +94,11 @@ def test_a_spool_that_cannot_be_written_is_named_with_its_reason_and_counted(tra
 @pytest.mark.slow
 def test_a_snapshot_that_finds_no_place_on_a_full_disk_is_named_and_the_others_are_logged(tracking, small_disk, caplog):
     worker = started(small_disk / "spool", make_run(tracking), depth=1)
-    wait_until(lambda: worker.is_ready)
-    os.kill(worker.pid, signal.SIGSTOP)
+    freeze(worker)
     fill(small_disk)
     log(worker, 1, 2)
     (small_disk / "filler").unlink()
-    os.kill(worker.pid, signal.SIGCONT)
+    thaw(worker)
     worker.close(FLUSH_S)
 
     assert (worker.stats.logged, worker.stats.failed) == (1, 1)

@@ -1,6 +1,7 @@
 """No pickle is loaded, no credentials are written down, and nothing is written where it does not belong."""
 
 import ast
+import contextlib
 import json
 import os
 import pickle
@@ -121,8 +122,20 @@ def hostile_scan(raw_scan, tmp_path_factory):
     return path
 
 
-def watch_titles(stop, seen):
-    """Collect what other users of the machine could see of processes."""
+@contextlib.contextmanager
+def watched_titles():
+    """Collects what other users of the machine can see of processes meanwhile."""
+    stop, seen = threading.Event(), set()
+    watcher = threading.Thread(target=_watch_titles, args=(stop, seen))
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def _watch_titles(stop, seen):
     while not stop.wait(0.1):
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -148,14 +161,10 @@ def test_a_password_is_nowhere_and_files_are_only_where_they_belong(server, prox
     uri = proxy.uri.replace("//", f"//{CANARY}user:{CANARY}@")
     where = {"HOME": str(places["home"]), "TMPDIR": str(places["temporary"]), "PYTHONDONTWRITEBYTECODE": "1"}
     environment = {**os.environ, **where, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(REPOSITORY)}
-    stop, titles = threading.Event(), set()
-    watcher = threading.Thread(target=watch_titles, args=(stop, titles))
-    watcher.start()
-    done = subprocess.run(
-        list(map(str, words)), cwd=places["work"], env=environment, capture_output=True, text=True, timeout=120
-    )
-    stop.set()
-    watcher.join()
+    with watched_titles() as titles:
+        done = subprocess.run(
+            list(map(str, words)), cwd=places["work"], env=environment, capture_output=True, text=True, timeout=120
+        )
 
     assert done.returncode == 0, done.stderr
     assert "recon-worker sync" in done.stderr

@@ -19,7 +19,7 @@ from recon_worker.outbox import Outbox
 from recon_worker.settings import WorkerSettings
 from tests.faults.harness import FLUSH_S, soon_s, wait_until
 from tests.faults.servers import Fault, always, artifact_names, first, new_run
-from tests.leaks import child_processes, descriptors, recon_threads
+from tests.leaks import nothing_left
 from tests.process.samples import layout_of, log_epoch, make_scan, snapshot
 
 pytestmark = pytest.mark.timeout(400)
@@ -30,13 +30,10 @@ slow = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind(server, proxy):
-    before = child_processes(), descriptors()
-    yield
-    proxy.close()
-    assert child_processes() - {server.pid} <= before[0]
-    assert recon_threads() == []
-    assert descriptors() <= before[1] + 3  # mlflow keeps a few connections
+def nothing_left_behind(server, proxy, monkeypatch):
+    with nothing_left(monkeypatch, allowed=lambda: {server.pid}):
+        yield
+        proxy.close()
 
 
 @pytest.fixture(autouse=True)
@@ -97,22 +94,22 @@ def spooled(worker, tmp_path, target):
 
 
 PASSING = {
-    "reset": first(12, Fault(reset=True)),
-    "answer-lost": first(25, Fault(lose_answer=True)),
-    "500": first(12, Fault(status=500)),
-    "503": first(12, Fault(status=503)),
-    "429": first(6, Fault(status=429, headers={"Retry-After": "1"})),
-    "hangs": first(3, Fault(hang=True)),
-    "slow": always(Fault(delay_s=0.3)),
-    "one-file": first(3, Fault(status=500), lambda method, path: "scales.json" in path),
-    "metrics": first(6, Fault(lose_answer=True), lambda method, path: "log-batch" in path),
+    "reset": lambda: first(12, Fault(reset=True)),
+    "answer-lost": lambda: first(25, Fault(lose_answer=True)),
+    "500": lambda: first(12, Fault(status=500)),
+    "503": lambda: first(12, Fault(status=503)),
+    "429": lambda: first(6, Fault(status=429, headers={"Retry-After": "1"})),
+    "hangs": lambda: first(3, Fault(hang=True)),
+    "slow": lambda: always(Fault(delay_s=0.3)),
+    "one-file": lambda: first(3, Fault(status=500), lambda method, path: "scales.json" in path),
+    "metrics": lambda: first(6, Fault(lose_answer=True), lambda method, path: "log-batch" in path),
 }
 FAST = {"answer-lost"}
 
 
 @pytest.mark.parametrize("how", [name if name in FAST else pytest.param(name, marks=slow) for name in PASSING])
 def test_what_passes_is_waited_out_and_nothing_is_there_twice(server, proxy, target, worker, how):
-    proxy.rule = PASSING[how]
+    proxy.rule = PASSING[how]()
     log(worker)
     worker.close(FLUSH_S)
 
@@ -269,9 +266,8 @@ def test_a_real_server_that_is_killed_for_60_s_has_everything_in_the_end(server,
 @slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
 def test_a_full_disk_on_the_servers_side_keeps_everything_in_the_spool(server, proxy, target, worker, tmp_path):
-    (experiment,) = server.artifacts.parent.glob("artifacts") or [server.artifacts]
     number = mlflow.MlflowClient(server.uri).get_run(target.run_id).info.experiment_id
-    place = experiment / number
+    place = server.artifacts / number
     place.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", place], check=True)
     try:
@@ -279,7 +275,7 @@ def test_a_full_disk_on_the_servers_side_keeps_everything_in_the_spool(server, p
         worker.close(6)
         left = spooled(worker, tmp_path, target)
     finally:
-        subprocess.run(["umount", place], check=True)
+        subprocess.run(["umount", "--lazy", place], check=True)
 
     assert left
     assert main(["sync", str(tmp_path / "spool")]) == ALL

@@ -1,6 +1,7 @@
 """A training of its own, for faults that end the process: python -m tests.faults.trainer SETTINGS_JSON
 
-Says on stdout what has happened: `setup`, `submitted EPOCH` once a snapshot is handed over, `end`.
+Says on stdout what has happened: `setup`, `submitted EPOCH` once a snapshot is handed over, `raises` before a fault of
+the training, `flushes` when the flush waits (signals are held by then), `end`.
 """
 
 import json
@@ -42,9 +43,19 @@ class Narrator(Callback):
             raise RuntimeError("a fault of the test")
 
     def on_train_start(self, trainer, module):
+        self._announce_the_flush(self.logging._backend._queue)
         self._tell(0)
         if self.fault == "freeze":
             os.kill(self.logging._backend.pid, signal.SIGSTOP)
+
+    def _announce_the_flush(self, queue):
+        wait_empty = queue.wait_empty
+
+        def announced(*arguments):
+            say("flushes")
+            return wait_empty(*arguments)
+
+        queue.wait_empty = announced
 
     def on_validation_end(self, trainer, module):
         if not trainer.sanity_checking:
@@ -58,6 +69,7 @@ class Narrator(Callback):
 
     def on_train_epoch_start(self, trainer, module):
         if self.fault == "callback" and trainer.current_epoch == self.fault_epoch:
+            say("raises")
             raise RuntimeError("a fault of the test")
 
 
@@ -72,8 +84,10 @@ class Module(ForeignModule):
         time.sleep(self.step_s)
         if self.trainer.current_epoch == self.fault_epoch and batch_idx == 2:
             if self.fault == "step":
+                say("raises")
                 raise RuntimeError("a fault of the test")
             if self.fault == "sys.exit":
+                say("raises")
                 sys.exit(3)
         loss = super().training_step(batch, batch_idx)
         self.log("train_loss", loss.detach())
