@@ -11,12 +11,14 @@ of the queue's places beforehand (`make_ready`), and once its snapshot is render
 import contextlib
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from recon_worker.codec import FILE_HEADER_BYTES, file_header
 from recon_worker.slots import allocate
 
 _ZEROS = bytes(1 << 20)
+_REPORT_BYTES = 16 * len(_ZEROS)
 
 
 class RawFile:
@@ -60,8 +62,13 @@ class RawFile:
         self._temporary.unlink(missing_ok=True)
 
 
-def make_ready(temporary: Path, nbytes: int) -> None:
+def make_ready(temporary: Path, nbytes: int, on_progress: Callable[[], None]) -> None:
     """Write the file that `RawFile` will open, unless it is there already: its pages are in memory then.
+
+    Args:
+        temporary: Its name.
+        nbytes: Size of the arrays.
+        on_progress: Called every 16 MiB: the disk may be slow.
 
     Raises:
         OSError: See `RawFile`.
@@ -71,6 +78,8 @@ def make_ready(temporary: Path, nbytes: int) -> None:
         with os.fdopen(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             for start in range(0, FILE_HEADER_BYTES + nbytes, len(_ZEROS)):
                 file.write(_ZEROS[: FILE_HEADER_BYTES + nbytes - start])
+                if start % _REPORT_BYTES == 0:
+                    on_progress()
         with contextlib.suppress(FileExistsError):
             os.link(own, temporary)
     finally:

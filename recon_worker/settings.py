@@ -85,7 +85,8 @@ class WorkerSettings:
     flush_timeout_s: float = 300.0
     """How long the end of the training may be delayed for what is left."""
     silence_s: float = 120.0
-    """A worker that holds a snapshot and says nothing for so long hangs; one picture must take less. It is replaced."""
+    """A worker that holds a snapshot and says nothing for so long, and a second more for every 4 MiB of it, hangs. It
+    is replaced."""
 
     def __post_init__(self) -> None:
         if self.depth is not None and not 1 <= self.depth <= MAX_DEPTH:

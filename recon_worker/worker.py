@@ -163,10 +163,14 @@ class Worker:
         for number in slots:
             self._slots[number].reserve(nbytes)
             self._slots[number].fault_in()
+            self._say_alive()
         for file in files:
             with contextlib.suppress(OSError):  # whoever captures into it will say what is wrong
-                make_ready(file, nbytes)
+                make_ready(file, nbytes, self._say_alive)
         self._channel.send(**{"is": "reserved"})
+
+    def _say_alive(self) -> None:
+        self._channel.send(**{"is": "alive"})
 
     def _set_up(self, unlogged: dict[str, int]) -> None:
         brief, self._scan = load_brief(read_all(self._brief))
@@ -255,7 +259,7 @@ class Worker:
             snapshot = load()
             self._last_taken_unix_s = snapshot.created_unix_s
             for made in render(self._scan, snapshot, self._remembered()):
-                self._channel.send(**{"is": "alive"})
+                self._say_alive()
                 failure = made if isinstance(made, Failure) else self._keep(made, snapshot.created_unix_s)
                 if failure is not None:
                     failures.append(failure)
