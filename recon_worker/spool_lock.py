@@ -2,13 +2,22 @@
 
 A training run and its worker hold it together (shared); a `sync` holds it alone.
 The kernel gives the lock back when the last process that holds the descriptor is dead: no lock is ever stale.
+
+On file systems that cannot lock (Lustre mounted without flock, NFS without its lock daemon) a training goes on without
+it, as each run has a folder of its own; a `sync`, which could then meet a training at work, refuses.
 """
 
+import errno
 import fcntl
+import functools
+import logging
 import os
 import time
 from pathlib import Path
 
+_log = logging.getLogger(__name__)
+
+_CANNOT_LOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _WAIT_S, _POLL_S = 0.5, 0.05
 """Waits longer than `is_locked` holds the lock."""
 
@@ -22,22 +31,39 @@ def take_lock(folder: Path, *, shared: bool = False) -> int:
 
     Args:
         folder: `<spool>/<run id>`.
-        shared: Take it beside others that share it; else alone.
+        shared: Take it beside others that share it; else alone. Where the file system cannot lock, a warning is logged
+            once, and nothing is locked.
 
     Raises:
         SpoolBusyError: Another process has it.
+        OSError: The file system cannot lock, and it was to be taken alone.
         FileNotFoundError: The spool is gone: another process has emptied it.
     """
     place = folder / "lock"
     descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
-        _wait_for(descriptor, folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        try:
+            _wait_for(descriptor, folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        except OSError as error:
+            if not shared or error.errno not in _CANNOT_LOCK:
+                raise
+            _warn(folder.parent, str(error))
         if os.fstat(descriptor).st_ino != place.stat().st_ino:
             raise FileNotFoundError(f"{folder} was emptied, and made again since.")
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+@functools.cache
+def _warn(spool: Path, reason: str) -> None:
+    """Once for each spool."""
+    _log.warning(
+        "%s lies on a file system that cannot lock files (%s). Logging goes on. Do not sync it before the training has "
+        "ended; then copy it to a local disk (cp -a) and sync that, or choose another --recon-log-spool-dir.",
+        spool, reason,
+    )  # fmt: skip
 
 
 def _wait_for(descriptor: int, folder: Path, kind: int) -> None:
@@ -49,18 +75,30 @@ def _wait_for(descriptor: int, folder: Path, kind: int) -> None:
 
 
 def is_alone(descriptor: int) -> bool:
-    """Whether nobody shares a lock that this process holds; if so it is held alone from now on."""
-    return _try(descriptor, fcntl.LOCK_EX)
+    """Whether nobody shares a lock that this process holds; if so it is held alone from now on.
+
+    False where the file system cannot lock: somebody may be there.
+    """
+    try:
+        return _try(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _CANNOT_LOCK:
+            raise
+        return False
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is at work on the spool. Changes nothing."""
+    """Whether a process is seen at work on the spool; none is where the file system cannot lock. Changes nothing."""
     try:
         descriptor = os.open(folder / "lock", os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
     try:
         return not _try(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _CANNOT_LOCK:
+            raise
+        return False
     finally:
         os.close(descriptor)
 

@@ -401,6 +401,7 @@ def main() -> int:
     channel = Channel(Connection(arguments.pipe), arguments.parent)
     logging.getLogger().addHandler(_PipeHandler(channel))
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # the uploader says, once, that it tries again
+    logging.getLogger("recon_worker.spool_lock").setLevel(logging.ERROR)  # the training process has said it
     _warm_up()
     channel.send(**{"is": "ready"})
     Worker(channel, arguments.brief, [Slot(d) for d in arguments.slots], RunSink, watchdog).run()
