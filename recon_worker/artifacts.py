@@ -58,18 +58,22 @@ class Failure:
     reason: str
 
 
-def render(scan: Scan, snapshot: Snapshot, history: History) -> Iterator[Artifact | Failure]:
+def render(
+    scan: Scan, snapshot: Snapshot, history: History, on_computed: Callable[[str], None] = lambda _: None
+) -> Iterator[Artifact | Failure]:
     """Make the artifacts of a snapshot, one after the other. What fails is reported, and the rest goes on.
 
     Args:
         scan: The run's scan.
         snapshot: What to render.
         history: What earlier epochs left; this one is added to it.
+        on_computed: Called with "stitched", or a patch's folder, when that is computed and only its pictures are left.
     """
     folder = f"epoch_{snapshot.epoch:0{scan.epoch_digits}d}"
     shown: list[Shown] = []
     for name, make in Panels(scan, snapshot, history.scales).planned():
         made = _attempt(f"{folder}/{name}", make)
+        on_computed(name)
         if isinstance(made, Failure):
             yield made
             continue

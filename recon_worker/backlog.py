@@ -1,6 +1,6 @@
 """Snapshots that are not rendered yet: which of them wait, which one the worker has, and which ones cost it its life.
 
-    wait_in_memory, wait_in_file -> waiting -> take -> in flight -> rendered
+    wait_in_memory, wait_in_file -> waiting -> take -> in flight -> rendered, or it could not be read: waiting
                                                             `-----> give_back: the worker died
 
 Keeps them in their place, moves them to files, gives them up. No lock of its own: `SnapshotQueue` guards it.
@@ -158,28 +158,40 @@ class Backlog:
             if self._write(job):
                 self._parked.append(job)
         else:
-            self._set_aside(job)
+            self._set_aside(job, f"{job.attempts} workers died over")
 
-    def _set_aside(self, job: Job) -> None:
-        """Keep a snapshot that costs a worker each time, under a name that nobody tries again."""
+    def _try_again(self, job: Job, reason: str) -> None:
+        """The worker could not read it: it waits again, behind all others, or is set aside."""
+        if job.attempts < _MAX_ATTEMPTS:
+            _log.warning("The snapshot of epoch %d cannot be read (%s); it is tried again.", job.epoch, reason)
+            self._waiting.append(job)
+        else:
+            self._set_aside(job, f"{job.attempts} times {reason} came of reading")
+
+    def _set_aside(self, job: Job, what: str) -> None:
+        """Keep a snapshot that fails each time, under a name that nobody tries again."""
         assert self._outbox is not None
         if not self._write(job):
             return
         assert job.path is not None
         self._stats.failed += 1
         kept = self._outbox.set_aside(job.path)
-        _log.warning(
-            "%d workers died over the snapshot of epoch %d. It is kept as %s and not tried again.",
-            job.attempts, job.epoch, kept,
-        )  # fmt: skip
+        _log.warning("%s the snapshot of epoch %d. It is kept as %s and not tried again.", what, job.epoch, kept)
 
     def rendered(self, message: dict[str, Any]) -> Job | None:
-        """The snapshot in flight: its artifacts are in the outbox, as the worker's message says. Its place is free."""
+        """The snapshot in flight: its artifacts are in the outbox, as the worker's message says. Its place is free.
+
+        None, and it waits again, if it could not be read.
+        """
         job = self._in_flight
         if job is None or job.generation != message["generation"]:
             return None
         self._in_flight = None
-        job.times.started, job.times.rendered = message["started_unix_s"], message["rendered_unix_s"]
+        if message["unread"]:
+            self._try_again(job, message["failures"][0][1])
+            return None
+        job.times.started, job.times.stitched = message["started_unix_s"], message["stitched_unix_s"]
+        job.times.rendered = message["rendered_unix_s"]
         job.artifacts, job.failures = message["artifacts"], len(message["failures"])
         for path, reason in message["failures"][:1]:
             _log.warning("Epoch %d: %d artifacts failed, the first being %s: %s", job.epoch, job.failures, path, reason)

@@ -41,11 +41,12 @@ class Job:
 
 @dataclass(kw_only=True)
 class Times:
-    """When things happened to a snapshot, seconds since 1970; 0: not yet."""
+    """When things happened to a snapshot, seconds since 1970; 0: not yet, or, of `stitched`, nothing to stitch."""
 
     acquired: float = 0.0
     submitted: float = 0.0
     started: float = 0.0
+    stitched: float = 0.0
     rendered: float = 0.0
     logged: float = 0.0
     stall_s: float = 0.0

@@ -243,22 +243,51 @@ class Worker:
         One that could not be rendered whole is kept under another name.
         """
         assert self._outbox is not None
-        if not self._do_job(generation, lambda: read_snapshot(path)):
+        if self._do_job(generation, lambda: read_snapshot(path)):
             self._outbox.set_aside(path)
 
     def _do_job(self, generation: int, load: Callable[[], Snapshot]) -> bool:
-        """Render a snapshot into the outbox and hand its artifacts to the uploader; whether all could be made."""
-        assert self._scan is not None
-        assert self._outbox is not None
+        """Render a snapshot into the outbox and hand its artifacts to the uploader; whether some could not be made.
+
+        One that cannot be read stays where it is: it may be tried again.
+        """
         assert self._uploader is not None
         self._channel.send(**{"is": "began"})
-        started = time.time()
-        names: list[str] = []
-        failures: list[Failure] = []
+        times = {"started_unix_s": time.time(), "stitched_unix_s": 0.0}
         try:
             snapshot = load()
+        except Exception as error:  # whatever is wrong with it
+            self._tell_rendered(generation, 0, [_failure_of_all(error)], times, unread=True)
+            return False
+        names, failures = self._render(snapshot, times)
+        self._done.add(generation)
+        self._tell_rendered(generation, len(names), failures, times, unread=False)
+        self._uploader.add(generation, names)
+        return bool(failures)
+
+    def _tell_rendered(
+        self, generation: int, artifacts: int, failures: list[Failure], times: dict[str, float], *, unread: bool
+    ) -> None:
+        self._channel.send(
+            **{"is": "rendered", "generation": generation, "artifacts": artifacts, "unread": unread},
+            failures=[[f.path, f.reason] for f in failures],
+            **times,
+            rendered_unix_s=time.time(),
+        )
+
+    def _render(self, snapshot: Snapshot, times: dict[str, float]) -> tuple[list[str], list[Failure]]:
+        """What was made of a snapshot, and what could not be; notes in `times` when it was stitched."""
+        assert self._scan is not None
+
+        def computed(what: str) -> None:
+            self._say_alive()
+            if what == "stitched":
+                times["stitched_unix_s"] = time.time()
+
+        names, failures = list[str](), list[Failure]()
+        try:
             self._last_taken_unix_s = snapshot.created_unix_s
-            for made in render(self._scan, snapshot, self._remembered()):
+            for made in render(self._scan, snapshot, self._remembered(), computed):
                 self._say_alive()
                 failure = made if isinstance(made, Failure) else self._keep(made, snapshot.created_unix_s)
                 if failure is not None:
@@ -267,16 +296,8 @@ class Worker:
                     names.append(made.path)
             self._keep_history()
         except Exception as error:  # a snapshot that cannot be rendered must not cost the others
-            failures.append(Failure("snapshot", f"{type(error).__name__}: {error}"))
-        self._done.add(generation)
-        self._channel.send(
-            **{"is": "rendered", "generation": generation, "artifacts": len(names)},
-            failures=[[f.path, f.reason] for f in failures],
-            started_unix_s=started,
-            rendered_unix_s=time.time(),
-        )
-        self._uploader.add(generation, names)
-        return not failures
+            failures.append(_failure_of_all(error))
+        return names, failures
 
     def _remembered(self) -> History:
         """What earlier epochs left; read when it is first needed."""
@@ -312,6 +333,8 @@ class Worker:
             self._outbox.put(artifact, taken_unix_s)
         except OSError as error:
             return Failure(artifact.path, f"{self._outbox.folder} cannot be written: {error}")
+        except Exception as error:  # one picture must not cost the others
+            return Failure(artifact.path, f"{type(error).__name__}: {error}")
         return None
 
     def _keep_slots(self) -> None:
@@ -366,6 +389,10 @@ class Worker:
             self._do_file(generation, path)
         elif slot is not None:  # it could not be written to disk
             self._do_job(generation, lambda: self._from_slot(slot, generation))
+
+
+def _failure_of_all(error: Exception) -> Failure:
+    return Failure("snapshot", f"{type(error).__name__}: {error}")
 
 
 def _generation(raw: Path) -> int:

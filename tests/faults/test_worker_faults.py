@@ -74,7 +74,7 @@ def test_one_fault_of_the_worker_costs_at_most_the_snapshot_that_raised(
     end = {"flush_timeout_s": 8, "close_when": committed} if nobody_notices else {}
     worker = log_three(settings, tracking, scan, **end)
 
-    stats, lost = worker.stats, how == "raise" and where in ("read", "stitch", "render", "outbox")
+    stats, lost = worker.stats, how == "raise" and where in ("stitch", "render", "outbox")
     assert committed() == 1
     assert_balanced(stats)
     assert stats.failed == lost

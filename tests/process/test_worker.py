@@ -345,6 +345,6 @@ def test_the_table_of_events_has_a_line_for_each_snapshot(tracking, settings, sc
     rows = list(csv.DictReader(tracking.path("recon_log/events.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     for row in rows:
-        times = [float(row[name]) for name in ("acquired", "submitted", "started", "rendered", "logged")]
+        times = [float(row[name]) for name in ("acquired", "submitted", "started", "stitched", "rendered", "logged")]
         assert times == sorted(times)
         assert int(row["nbytes"]) == layout_of(scan).nbytes

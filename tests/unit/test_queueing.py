@@ -13,7 +13,8 @@ from recon_worker.queueing import Times, advice, depth_without_overflow, events_
 
 
 def _times(acquired, submitted, service):
-    return Times(acquired=acquired, submitted=submitted, started=submitted, rendered=submitted + service)
+    done = submitted + service
+    return Times(acquired=acquired, submitted=submitted, started=submitted, stitched=done, rendered=done)
 
 
 def test_slow_events_need_one_slot():
@@ -36,8 +37,8 @@ def test_a_run_without_events_needs_one_slot():
 def test_the_table_has_a_header_and_a_line_per_event():
     lines = events_csv([_times(1, 2, 3)]).decode().splitlines()
 
-    assert lines[0].split(",")[:3] == ["acquired", "submitted", "started"]
-    assert lines[1].split(",")[:4] == ["1", "2", "2", "5"]
+    assert lines[0].split(",")[:6] == ["acquired", "submitted", "started", "stitched", "rendered", "logged"]
+    assert lines[1].split(",")[:6] == ["1", "2", "2", "5", "5", "0"]
 
 
 @pytest.mark.parametrize(

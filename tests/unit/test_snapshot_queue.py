@@ -27,9 +27,10 @@ def make_queue(tmp_path):
         queue.close()
 
 
-def _render(queue, job):
-    times = {"started_unix_s": time.time(), "rendered_unix_s": time.time()}
-    queue.rendered({"generation": job.generation, "artifacts": 1, "failures": [], **times})
+def _render(queue, job, *, unread=False):
+    times = {f"{name}_unix_s": time.time() for name in ("started", "stitched", "rendered")}
+    failures = [["snapshot", "no memory"]] if unread else []
+    queue.rendered({"generation": job.generation, "artifacts": 1, "failures": failures, "unread": unread, **times})
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -71,3 +72,23 @@ def test_block_that_finds_a_place_does_not_count_as_waiting(make_queue):
     log_epoch(queue, LAYOUT, 2)
 
     assert (queue.stats.waited, queue.history[1].waited_s) == (0, 0)
+
+
+@pytest.mark.parametrize("queue_bytes", [2**20, 1], ids=["memory", "file"])
+def test_a_snapshot_that_cannot_be_read_is_tried_twice_more_after_the_others_and_then_kept(
+    make_queue, tmp_path, caplog, queue_bytes
+):
+    queue = make_queue(depth=3, queue_bytes=queue_bytes)
+    for epoch in (1, 2):
+        log_epoch(queue, LAYOUT, epoch)
+    order = []
+    while (job := queue.take()) is not None:
+        queue.began()
+        order.append(job.epoch)
+        _render(queue, job, unread=job.epoch == 1)
+
+    assert order == [1, 2, 1, 1]
+    assert (queue.stats.failed, queue.to_render) == (1, 0)
+    assert [p.name for p in (tmp_path / "run" / "raw").glob("0*")] == ["00000001_epoch_1.snapshot.damaged"]
+    assert "The snapshot of epoch 1 cannot be read (no memory); it is tried again." in caplog.text
+    assert "3 times no memory came of reading the snapshot of epoch 1. It is kept as" in caplog.text
