@@ -75,15 +75,21 @@ class Outbox:
 
     Args:
         folder: `<spool>/<run id>`.
-        create: Make the folder, for the owner only, if it is not there; else nothing is changed.
+        create: Make the folder if it is not there, and have it be for its owner only; else nothing is changed. Of
+            `<spool>`, which may be there for other things too, nothing is changed if it is there.
     """
 
     def __init__(self, folder: Path, *, create: bool = True) -> None:
         self.folder = folder
         self._files, self._raw, self._history = folder / "outbox", folder / "raw", folder / "history"
         self._folders_change = threading.Lock()
-        for one in (folder.parent, folder, self._files, self._raw) if create else ():
-            one.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if create:
+            self._make_folders(self._files, self._raw)
+
+    def _make_folders(self, *folders: Path) -> None:
+        self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for one in (self.folder, *folders):
+            _make_private(one)
 
     def refuse_links(self) -> None:
         """Raise SpoolError if the spool holds anything but files and folders: it could lead elsewhere."""
@@ -133,7 +139,7 @@ class Outbox:
             raise ValueError(f"{artifact.path!r} is not an artifact name of this program.")
         place = self._files / artifact.path
         with self._folders_change:
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_folders(self._files, *reversed(place.parents[: len(Path(artifact.path).parents) - 1]))
             _write(place, [artifact.data], taken_unix_s)
 
     def artifacts(self) -> Iterator[str]:
@@ -166,7 +172,7 @@ class Outbox:
 
     def keep_history(self, files: Mapping[str, bytes]) -> None:
         """Keep what the pictures of later epochs need (`history.History.files`)."""
-        self._history.mkdir(mode=0o700, exist_ok=True)
+        _make_private(self._history)
         for name, content in files.items():
             _write(self._history / name, [content])
 
@@ -244,6 +250,15 @@ class Outbox:
             doomed = self.folder.with_name(f".{self.folder.name}.{os.getpid()}")
             self.folder.rename(doomed)
             shutil.rmtree(doomed)
+
+
+def _make_private(folder: Path) -> None:
+    """Have a folder be there, for its owner only, whatever the umask says."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    mode = folder.lstat().st_mode
+    if stat.S_ISDIR(mode) and mode & 0o777 != 0o700:  # what a link leads to is not ours to change
+        with contextlib.suppress(PermissionError):  # somebody else's, or of a file system that has no such modes
+            folder.chmod(stat.S_IMODE(mode) & ~0o777 | 0o700)
 
 
 def _resumed(record: dict[str, Any]) -> dict[str, Any]:

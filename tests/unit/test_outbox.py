@@ -1,0 +1,40 @@
+"""Who may look into a spool."""
+
+import os
+
+import pytest
+
+from recon_worker.artifacts import Artifact
+from recon_worker.outbox import Outbox
+
+
+@pytest.fixture(params=[0, 0o002, 0o277], ids=oct)
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def _modes(folder):
+    return {p.stat().st_mode & 0o777 for p in (folder, *folder.rglob("*")) if p.is_dir()}
+
+
+@pytest.mark.usefixtures("umask")
+def test_folders_on_the_way_to_an_artifact_are_for_their_owner_only_whatever_the_umask(tmp_path):
+    outbox = Outbox(tmp_path / "run")
+    outbox.put(Artifact("epoch_01/patch_00/amp_pred.png", b"x"))
+    outbox.put(Artifact("cards/epoch_01/summary.step_1.png", b"x"))
+    outbox.keep_history({"scales.json": b"{}"})
+
+    assert _modes(tmp_path / "run") == {0o700}
+
+
+def test_a_run_folder_that_was_open_to_others_is_closed_and_the_users_own_folder_left_as_it_is(tmp_path):
+    folder = tmp_path / "spool" / "run"
+    (folder / "outbox" / "epoch_01").mkdir(parents=True)
+    for place in (tmp_path / "spool", folder, folder / "outbox", folder / "outbox" / "epoch_01"):
+        place.chmod(0o755)
+    Outbox(folder).put(Artifact("epoch_01/summary.png", b"x"))
+
+    assert _modes(folder) == {0o700}
+    assert (tmp_path / "spool").stat().st_mode & 0o777 == 0o755
