@@ -63,6 +63,7 @@ def test_an_error_that_says_nothing_of_locks_is_not_taken_for_one(tmp_path, monk
         take_lock(tmp_path, shared=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_left_behind")
 def test_a_worker_logs_everything_where_neither_it_nor_the_training_can_lock(tracking, tmp_path, monkeypatch, caplog):
     (tmp_path / "sitecustomize.py").write_text(

@@ -56,7 +56,7 @@ def test_all_snapshots_are_logged_in_the_end(tracking, settings, scan):
     assert worker.stats.artifacts_logged == uploads
 
 
-def test_the_worker_imports_neither_torch_nor_lightning_nor_the_users_main(tmp_path):
+def test_the_worker_does_not_import_the_users_main(tmp_path):
     script = tmp_path / "no_main_guard.py"
     script.write_text(
         "import sys; print('imported', flush=True)\n"
@@ -67,23 +67,12 @@ def test_the_worker_imports_neither_torch_nor_lightning_nor_the_users_main(tmp_p
         "worker.launch()\n"
         "import time\n"
         "while not worker.is_ready: time.sleep(0.02)\n"
-        "maps = Path(f'/proc/{worker.pid}/maps').read_text()\n"
-        "assert 'numpy' in maps and 'torch' not in maps\n"
         "worker.close(5)\n"
     )
 
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "imported\n", "")
-
-
-def test_the_worker_starts_from_python_dash_c(tmp_path):
-    code = "from pathlib import Path; from recon_worker.client import *; "
-    code += "w = ReconWorker(WorkerSettings(spool_dir=Path('s'))); w.launch(); w.close(5)"
-
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_values_written_after_submit_do_not_reach_the_pictures(tracking, settings, scan):
