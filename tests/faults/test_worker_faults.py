@@ -32,6 +32,7 @@ WAYS = ("raise", "hang", "kill", "segv", "exit")
 IN_EVERY_RUN = {("read", "segv"), ("outbox", "kill")}
 SILENCE_S = 25
 """For workers that hang: longer than a healthy one takes to start; on a busy machine, so many times longer."""
+DEATH = {"hang": "it said nothing for", "kill": "killed by SIGKILL", "segv": "killed by SIGSEGV", "exit": "exit code 7"}
 
 
 @pytest.fixture
@@ -65,6 +66,7 @@ def test_one_fault_of_the_worker_costs_at_most_the_snapshot_that_raised(
     settings,
     scan,
     inject,  # noqa: F811
+    caplog,
     where,
     how,
 ):
@@ -81,8 +83,22 @@ def test_one_fault_of_the_worker_costs_at_most_the_snapshot_that_raised(
     assert (stats.spooled > 0) == nobody_notices
     assert stats.logged + stats.spooled == 3 - lost
     assert stats.restarts == (how != "raise" or where in ("start-up", "set-up")) * (not nobody_notices)
+    assert_said(caplog.text, how, died=stats.restarts > 0, lost=lost, noticed=not nobody_notices)
     assert sync(settings.spool_dir) == 0
     assert epochs(tracking) >= {1, 2, 3} - ({1} if lost else set())
+
+
+def assert_said(text, how, *, died, lost, noticed):
+    """What docs/reliability.md promises that the user sees."""
+    if died:
+        assert f"The reconstruction worker died ({DEATH.get(how, 'exit code 1; it said: ')}" in text
+    elif lost:
+        assert "Epoch 1: " in text
+        assert "RuntimeError: a fault of the test" in text
+    elif noticed:
+        assert "it is tried again" in text
+    else:
+        assert "upload them with: recon-worker sync" in text
 
 
 @pytest.mark.parametrize("where", ["start-up", pytest.param("set-up", marks=pytest.mark.slow)])
@@ -91,7 +107,7 @@ def test_after_five_deaths_in_a_row_everything_goes_to_the_spool_and_sync_comple
     settings,
     scan,
     inject,  # noqa: F811
-    monkeypatch,
+    caplog,
     where,
 ):
     committed = inject(where, "exit", ALWAYS)
@@ -107,6 +123,8 @@ def test_after_five_deaths_in_a_row_everything_goes_to_the_spool_and_sync_comple
 
     assert time.monotonic() - began < soon_s()
     assert (committed(), worker.stats.restarts, worker.stats.spooled) == (5, 5, 3)
+    assert caplog.text.count("The reconstruction worker died (exit code 7). Training goes on.") == 5
+    assert "5 workers died in a row: reconstructions go to the spool from now on." in caplog.text
     assert_balanced(worker.stats)
     assert sync(settings.spool_dir) == 0
     assert epochs(tracking) == {1, 2, 3}
