@@ -1,5 +1,6 @@
 """The training process is killed, and then its worker hangs or dies: nothing is lost, and nothing runs on."""
 
+import os
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from recon_worker.outbox import Outbox
+from recon_worker.spool_lock import take_lock
 from tests.faults.harness import ALWAYS, busyness, epochs, inject, sync, wait_until  # noqa: F401
 from tests.paths import REPOSITORY
 from tests.process.samples import make_run
@@ -72,5 +74,20 @@ def test_a_worker_that_hangs_or_dies_after_its_training_leaves_all_snapshots_and
     assert committed() == 1
     assert len(Outbox(tmp_path / "spool" / target.run_id).raw()) == 3
     monkeypatch.delenv("RECON_FAULT")
+    assert sync(tmp_path / "spool") == 0
+    assert epochs(tracking) == {1, 2, 3}
+
+
+@pytest.mark.slow
+def test_a_sync_that_does_not_give_the_spool_back_in_time_costs_no_snapshot(tracking, tmp_path):
+    target = make_run(tracking)
+    folder = tmp_path / "spool" / target.run_id
+    pid = killed_training(target, tmp_path, "starting", linger_s=1)
+    lock = take_lock(folder)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+    os.close(lock)
+
+    beside = folder.with_name(f"{folder.name}_2")
+    assert (len(Outbox(folder).raw()), len(Outbox(beside).raw())) == (0, 3)
     assert sync(tmp_path / "spool") == 0
     assert epochs(tracking) == {1, 2, 3}
