@@ -195,6 +195,7 @@ class ReconWorker:
         folder = self._outbox.folder
         try:
             if is_alone(self._lock):  # a worker of an earlier process may use the same folder
+                self._outbox.sweep()
                 self._outbox.discard()
         except OSError as error:
             _log.warning("%s cannot be removed: %s", folder, error)

@@ -6,6 +6,7 @@
                     /raw/.capture_<place>.<process>          what large ones are captured in (`raw_file`)
                     /outbox/epoch_05/stitched/amp_pred.png   artifacts that wait to be uploaded
                     /history/{scales.json,gallery.html}      what the pictures of later epochs need
+                    /.scratch.<process>/                     temporary files of who uploads, as MLflow makes them
                     /lock                                    held (flock) by whoever may empty the spool
 
 Files appear by rename, so a file that is there is whole. All is readable by the owner only. What is found in a spool
@@ -19,6 +20,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -211,10 +213,24 @@ class Outbox:
     def _raw_place(self, generation: int, epoch: int) -> Path:
         return self._raw / f"{generation:08d}_epoch_{epoch}.snapshot"
 
+    def take_scratch(self) -> None:
+        """Have `tempfile` write into the spool from now on: a process that is killed leaves nothing outside of it.
+
+        On a full disk the system's own place stays.
+        """
+        folder = _temporary(self.folder / "scratch")
+        with contextlib.suppress(OSError):
+            _make_private(folder)
+            tempfile.tempdir = str(folder)
+
     def sweep(self) -> None:
-        """Remove what dead processes were writing; only for who holds the spool's lock alone."""
+        """Remove what other processes were writing, and all scratch; only for who holds the spool's lock alone."""
         for place in _below(self.folder):
-            if _TEMPORARY.fullmatch(place.name) and not place.is_dir():
+            if not _TEMPORARY.fullmatch(place.name):
+                continue
+            if place.is_dir():
+                shutil.rmtree(place)
+            else:
                 place.unlink(missing_ok=True)
 
     def raw(self) -> list[Path]:
@@ -242,7 +258,11 @@ class Outbox:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is left that anyone could want."""
-        return all(p.is_dir() or self._history in p.parents or _OWN.fullmatch(p.name) for p in _below(self.folder))
+        return not any(self._is_wanted(p.relative_to(self.folder)) for p in _below(self.folder) if not p.is_dir())
+
+    def _is_wanted(self, file: Path) -> bool:
+        known = file.parts[0] == self._history.name or _OWN.fullmatch(file.name)
+        return not known and not _TEMPORARY.fullmatch(file.parts[0])
 
     def discard(self) -> None:
         """Remove the spool if nothing is left in it. Who opens it at that moment finds all of it or nothing."""

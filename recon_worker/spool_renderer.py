@@ -156,6 +156,7 @@ class _Renderer:
     def _open(self, folder: Path, target: RunTarget) -> Outbox:
         outbox = Outbox(folder, create=False)
         self._scan = outbox.scan()
+        outbox.take_scratch()
         self._history = load_history(outbox, target, lambda: connect(target))
         return outbox
 

@@ -9,6 +9,7 @@ meanwhile. It may be stopped at any moment and started again: what is not upload
 import logging
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -79,12 +80,14 @@ def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget) -> ExitCod
     try:
         outbox, target = checked(folder)
         outbox.sweep()
+        outbox.take_scratch()
         target = replace(target, tracking_uri=_uri(tracking_uri or target.tracking_uri))
         return _empty(outbox, target, lock, budget)
     except (SpoolError, OSError) as error:
         _log.error("%s", error)
         return ExitCode.ERROR
     finally:
+        tempfile.tempdir = None
         os.close(lock)
 
 
@@ -105,6 +108,7 @@ def _empty(outbox: Outbox, target: RunTarget, lock: int, budget: Budget) -> Exit
     uploaded = _upload_all(outbox, target, budget)
     left = f"{len(outbox.raw())} snapshots, {len(list(outbox.artifacts()))} artifacts and "
     left += f"{len(outbox.damaged())} damaged snapshots are left in {outbox.folder}"
+    outbox.sweep()
     empty = outbox.is_empty
     outbox.discard()
     print(

@@ -176,6 +176,7 @@ class Worker:
         brief, self._scan = load_brief(read_all(self._brief))
         target = self._target = RunTarget(**brief["target"])
         self._outbox, self._lock = self._open(Path(brief["folder"]))  # held until the process ends
+        self._outbox.take_scratch()
         self._sink = self._make_sink(target)
         threads = upload_threads(target.tracking_uri)
         self._uploader = Uploader(self._outbox, self._sink, threads, self._on_uploaded, self._on_refused)

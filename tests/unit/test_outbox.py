@@ -1,6 +1,8 @@
-"""Who may look into a spool."""
+"""Who may look into a spool, and what is not worth keeping in it."""
 
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +40,38 @@ def test_a_run_folder_that_was_open_to_others_is_closed_and_the_users_own_folder
 
     assert _modes(folder) == {0o700}
     assert (tmp_path / "spool").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.fixture
+def scratch(monkeypatch):
+    """Where temporary files of the spool of `outbox` go; the system's place afterwards."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return lambda outbox: outbox.take_scratch() or Path(tempfile.gettempdir())
+
+
+def test_temporary_files_lie_in_the_spool_and_keep_nobody_from_removing_it(tmp_path, scratch):
+    outbox = Outbox(tmp_path / "run")
+    place = scratch(outbox)
+    (place / "image").mkdir()
+    (place / "image" / "summary.png").write_bytes(b"x")
+
+    assert place.parent == outbox.folder
+    assert outbox.is_empty
+    outbox.discard()
+    assert not outbox.folder.exists()
+
+
+def test_temporary_files_that_a_dead_process_left_are_swept_and_what_waits_stays(tmp_path, scratch):
+    outbox = Outbox(tmp_path / "run")
+    outbox.put(Artifact("epoch_01/summary.png", b"x"))
+    (scratch(outbox) / "summary.png").write_bytes(b"x")
+    outbox.sweep()
+
+    assert [p.name for p in outbox.folder.rglob("*") if p.is_file()] == ["summary.png"]
+    assert not outbox.is_empty
+
+
+def test_where_the_spool_cannot_be_written_the_systems_own_place_stays(tmp_path, scratch):
+    (tmp_path / "run").write_text("not a folder")
+
+    assert scratch(Outbox(tmp_path / "run", create=False)) == Path(os.environ.get("TMPDIR", "/tmp"))
