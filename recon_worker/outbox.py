@@ -238,6 +238,10 @@ class Outbox:
         found = self._raw.glob("*.snapshot")
         return sorted(p for p in found if _RAW.fullmatch(p.name) and p.is_file() and not p.is_symlink())
 
+    def raw_generations(self) -> dict[int, Path]:
+        """The same by generation."""
+        return {int(path.name.split("_")[0]): path for path in self.raw()}
+
     def epochs(self) -> set[int]:
         """Epochs of which a snapshot or artifacts wait."""
         rendered = {int(epoch) for name in self.artifacts() if (epoch := epoch_of(name)) < math.inf}

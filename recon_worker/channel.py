@@ -1,0 +1,59 @@
+"""The worker's end of the pipe to the training process. All messages are JSON."""
+
+import json
+import logging
+import os
+import threading
+from multiprocessing.connection import Connection
+from typing import Any
+
+_PARENT_POLL_S = 1.0
+
+Message = dict[str, Any]
+
+
+class Channel:
+    """The worker's end of the pipe; may be used from several threads.
+
+    Args:
+        connection: The pipe.
+        parent: Process id of the training process.
+    """
+
+    def __init__(self, connection: Connection, parent: int) -> None:
+        self._connection = connection
+        self._parent, self._lock = parent, threading.Lock()
+
+    def send(self, **message: Any) -> None:  # noqa: ANN401
+        """Tell the training process; quietly nothing if it is gone."""
+        try:
+            with self._lock:
+                self._connection.send_bytes(json.dumps(message).encode())
+        except OSError:
+            pass
+
+    def receive(self) -> Message:
+        """The next message; waits for it. Raises EOFError when the training process is gone."""
+        try:
+            while not self._connection.poll(_PARENT_POLL_S):
+                if os.getppid() != self._parent:
+                    raise EOFError  # its end of the pipe lives on in a process that was forked meanwhile
+            message: Message = json.loads(self._connection.recv_bytes())
+            return message
+        except OSError as error:
+            raise EOFError from error
+
+
+class PipeHandler(logging.Handler):
+    """Log records go to the training process.
+
+    Args:
+        channel: Takes them.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(logging.INFO)
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._channel.send(**{"is": "log", "level": record.levelno, "text": self.format(record)})

@@ -1,0 +1,229 @@
+"""One training run, seen from its worker: its spool, its server, and what has become of its snapshots.
+
+do, do_file -> outbox -> uploader threads -> MLflow
+rendered, logged, refused, alive -> channel
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from recon_worker.artifacts import Artifact, Failure, finish, render
+from recon_worker.channel import Channel, Message
+from recon_worker.codec import load_brief, read_snapshot
+from recon_worker.continuation import load_history
+from recon_worker.deliveries import Numbers
+from recon_worker.history import History
+from recon_worker.outbox import Outbox, RunTarget, epoch_of
+from recon_worker.run_sink import connect
+from recon_worker.snapshot import Snapshot
+from recon_worker.spool_lock import SpoolBusyError, is_alone, take_lock
+from recon_worker.uploader import ArtifactSink, Uploader, upload_threads
+
+_log = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+_OF_NO_SNAPSHOT = -1
+"""Generation of artifacts that belong to none, or to one of an earlier run."""
+
+
+class Sink(ArtifactSink, Protocol):
+    """Where artifacts and numbers go."""
+
+    def log_numbers(self, numbers: Numbers) -> None:
+        """Log metrics of a step; raises when it fails. The same ones again change nothing."""
+
+
+class WorkerRun:
+    """See above. Holds the spool, beside the training process, until this process ends.
+
+    Args:
+        brief: What there is to know about the run (`codec.dump_brief`).
+        channel: The pipe.
+        make_sink: Makes what uploads; it should not connect before it is used.
+        deadline: Until when (monotonic) to wait for a sync that has the spool.
+    """
+
+    def __init__(
+        self, brief: bytes, channel: Channel, make_sink: Callable[[RunTarget], Sink], deadline: Callable[[], float]
+    ) -> None:
+        self._channel = channel
+        record, self._scan = load_brief(brief)
+        self._target = RunTarget(**record["target"])
+        self.outbox, self._lock = _open(Path(record["folder"]), deadline)
+        self.outbox.take_scratch()
+        self._sink = make_sink(self._target)
+        threads = upload_threads(self._target.tracking_uri)
+        self.uploader = Uploader(self.outbox, self._sink, threads, self._on_uploaded, self._on_refused)
+        self.done: set[int] = set()
+        """Generations of the snapshots that were rendered."""
+        self._history: History | None = None
+        self._last_taken_unix_s: float | None = None
+        self._metrics: dict[int, tuple[dict[str, float], int, float]] = {}
+        self._numbers: dict[int, Numbers] = {}
+
+    def upload_again(self, unlogged: dict[str, int]) -> None:
+        """Upload what an earlier worker rendered and did not; `unlogged`: epoch -> generation."""
+        names: dict[int, list[str]] = {generation: [] for generation in unlogged.values()}
+        last = max(unlogged.values(), default=_OF_NO_SNAPSHOT)
+        for name in self.outbox.artifacts():
+            names.setdefault(unlogged.get(str(epoch_of(name)), last), []).append(name)
+        for generation, waiting in names.items():
+            self.uploader.add(generation, waiting)
+
+    def remember(self, message: Message) -> None:
+        """Numbers about the queue, to be logged with the snapshot's last artifact."""
+        self._metrics[message["generation"]] = (message["metrics"], message["step"], message["submitted_unix_s"])
+
+    def do_file(self, generation: int, path: Path) -> None:
+        """Render a snapshot from the spool; the training process then frees the file.
+
+        One that could not be rendered whole is kept under another name.
+        """
+        if self.do(generation, lambda: read_snapshot(path)):
+            self.outbox.set_aside(path)
+
+    def do(self, generation: int, load: Callable[[], Snapshot]) -> bool:
+        """Render a snapshot into the outbox and hand its artifacts to the uploader; whether some could not be made.
+
+        One that cannot be read stays where it is: it may be tried again.
+        """
+        self._channel.send(**{"is": "began"})
+        times = {"started_unix_s": time.time(), "stitched_unix_s": 0.0}
+        try:
+            snapshot = load()
+        except Exception as error:  # whatever is wrong with it
+            self._tell_rendered(generation, 0, [_failure_of_all(error)], times, unread=True)
+            return False
+        names, failures = self._render(snapshot, times)
+        self.done.add(generation)
+        self._tell_rendered(generation, len(names), failures, times, unread=False)
+        self.uploader.add(generation, names)
+        return bool(failures)
+
+    def finish_for(self, generation: int, names: list[str]) -> None:
+        """Make what is made when no more snapshots come, and upload it with `names`, which are in the outbox."""
+        made, failures = self._finish()
+        self._channel.send(**{"is": "finished", "artifacts": len(made), "failures": failures})
+        self.uploader.add(generation, [*names, *made])
+
+    def finish_alone(self) -> None:
+        """The same, where nobody is left to be told."""
+        self.uploader.add(_OF_NO_SNAPSHOT, self._finish()[0])
+
+    def make_sure_of_folder(self) -> None:
+        """Where the training process is dead, a sync may have removed the folder before this process took it."""
+        if not (self.outbox.folder / "run.json").exists():
+            self.outbox.describe(self._target, self._scan)
+
+    def leave(self) -> None:
+        """Remove the spool if nothing is in it, unless a training that was resumed meanwhile uses the same folder."""
+        if is_alone(self._lock):
+            self.outbox.sweep()
+            self.outbox.discard()
+
+    def _finish(self) -> tuple[list[str], int]:
+        """Names of what is in the outbox now, and how many could not be made."""
+        names, failures = list[str](), 0
+        for made in finish(self._remembered()):
+            failure = made if isinstance(made, Failure) else self._keep(made, self._last_taken_unix_s)
+            if failure is not None:
+                _log.warning("%s could not be made: %s", failure.path, failure.reason)
+                failures += 1
+            else:
+                names.append(made.path)
+        return names, failures
+
+    def _on_uploaded(self, generation: int) -> None:
+        """All artifacts of a snapshot have arrived: log how the queue did, and say so."""
+        if generation in self._metrics:
+            self._numbers[generation] = self._as_numbers(*self._metrics.pop(generation))
+        if generation in self._numbers:  # unchanged when this is tried again: else MLflow would have them twice
+            self._sink.log_numbers(self._numbers[generation])
+            del self._numbers[generation]
+        self._channel.send(**{"is": "logged", "generation": generation, "retries": self.uploader.retries})
+
+    def _as_numbers(self, values: Mapping[str, float], step: int, submitted_unix_s: float) -> Numbers:
+        now_s = time.time()
+        values = {**values, "lag_s": now_s - submitted_unix_s, "retries": self.uploader.retries}
+        return Numbers(step=step, time_ms=int(now_s * 1000), values={f"recon_log/{k}": v for k, v in values.items()})
+
+    def _on_refused(self, refused: bool) -> None:
+        self._channel.send(**{"is": "refused", "refused": refused})
+
+    def _tell_rendered(
+        self, generation: int, artifacts: int, failures: list[Failure], times: dict[str, float], *, unread: bool
+    ) -> None:
+        self._channel.send(
+            **{"is": "rendered", "generation": generation, "artifacts": artifacts, "unread": unread},
+            failures=[[f.path, f.reason] for f in failures],
+            **times,
+            rendered_unix_s=time.time(),
+        )
+
+    def _render(self, snapshot: Snapshot, times: dict[str, float]) -> tuple[list[str], list[Failure]]:
+        """What was made of a snapshot, and what could not be; notes in `times` when it was stitched."""
+
+        def computed(what: str) -> None:
+            self._channel.send(**{"is": "alive"})
+            if what == "stitched":
+                times["stitched_unix_s"] = time.time()
+
+        names, failures = list[str](), list[Failure]()
+        try:
+            self._last_taken_unix_s = snapshot.created_unix_s
+            for made in render(self._scan, snapshot, self._remembered(), computed):
+                self._channel.send(**{"is": "alive"})
+                failure = made if isinstance(made, Failure) else self._keep(made, snapshot.created_unix_s)
+                if failure is not None:
+                    failures.append(failure)
+                elif isinstance(made, Artifact):
+                    names.append(made.path)
+            self._keep_history()
+        except Exception as error:  # a snapshot that cannot be rendered must not cost the others
+            failures.append(_failure_of_all(error))
+        return names, failures
+
+    def _remembered(self) -> History:
+        """What earlier epochs left; read when it is first needed."""
+        if self._history is None:
+            self._history = load_history(self.outbox, self._target, functools.partial(connect, self._target))
+        return self._history
+
+    def _keep_history(self) -> None:
+        """For the worker that may come after this one; a full disk costs that one the colour ranges, not pictures."""
+        try:
+            self.outbox.keep_history(self._remembered().files())
+        except OSError as error:
+            _log.warning("%s/history cannot be written: %s", self.outbox.folder, error)
+
+    def _keep(self, artifact: Artifact, taken_unix_s: float | None = None) -> Failure | None:
+        try:
+            self.outbox.put(artifact, taken_unix_s)
+        except OSError as error:
+            return Failure(artifact.path, f"{self.outbox.folder} cannot be written: {error}")
+        except Exception as error:  # one picture must not cost the others
+            return Failure(artifact.path, f"{type(error).__name__}: {error}")
+        return None
+
+
+def _open(folder: Path, deadline: Callable[[], float]) -> tuple[Outbox, int]:
+    """The spool and its lock. Where the training is dead already, a sync may have it first, and remove it.
+
+    That is waited for; where it takes too long, a folder beside it keeps what lies in memory.
+    """
+    while True:
+        try:
+            outbox = Outbox(folder)
+            return outbox, take_lock(folder, shared=True)
+        except (SpoolBusyError, FileNotFoundError):
+            if time.monotonic() > deadline():
+                folder = folder.with_name(f"{folder.name}_2")
+            time.sleep(_POLL_S)
+
+
+def _failure_of_all(error: Exception) -> Failure:
+    return Failure("snapshot", f"{type(error).__name__}: {error}")
