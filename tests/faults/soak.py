@@ -3,9 +3,10 @@
     python -m tests.faults.soak [--seconds 600] [--seed 1]
 
 Each round is a training of a few epochs whose queue, flush timeout and tracking server are drawn by chance, while
-a thread kills, crashes, stops and wakes the worker at random. After each round: the ledger is balanced, the losses and
-weights are those without logging, the end took no longer than the flush timeout and 5 s, and a sync brings what is
-in the spool into MLflow. Prints the tally; exit code 1 if anything was violated.
+a thread kills, crashes, stops and wakes the worker at random; where the tracking server is a real `mlflow server`, it
+breaks, hangs, refuses and answers again too. After each round: the ledger is balanced, nothing was given up that need
+not be, the losses and weights are those without logging, the end took no longer than the flush timeout and 5 s, and a
+sync brings what is in the spool into MLflow. Prints the tally; exit code 1 if anything was violated.
 """
 
 import argparse
@@ -21,21 +22,35 @@ import time
 import warnings
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
+import mlflow
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import MLFlowLogger
 
+from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.cli import main as recon_worker
+from recon_worker.mlflow_environment import for_training
+from recon_worker.outbox import Outbox
 from recon_worker.settings import WorkerSettings
 from tests.conftest import Tracking
 from tests.faults.harness import epochs, soon_s
+from tests.faults.servers import Fault, FaultyProxy, MlflowServer, always
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
 
 _EPOCHS, _STEP_S = 4, 0.05
 _STRIKES = {"kill": signal.SIGKILL, "crash": signal.SIGSEGV, "stop": signal.SIGSTOP, "wake": signal.SIGCONT}
+_SERVER_FAULTS = {
+    "break": Fault(reset=True),
+    "hang": Fault(hang=True),
+    "refuse": Fault(status=401),
+    "error": Fault(status=500),
+    "lose answers": Fault(lose_answer=True),
+    "answer again": None,
+}
 _OVERFLOWS = ("spill", "drop-oldest", "block")
+_FLUSH_S, _FLUSH_TO_SERVER_S = (1.0, 4.0, 12.0), (1.0, 4.0)  # a server that hangs costs all of it
 
 
 class _Module(ForeignModule):
@@ -45,23 +60,35 @@ class _Module(ForeignModule):
 
 
 class Faults(threading.Thread):
-    """Strikes the worker of a callback at random moments, until told to end."""
+    """Strikes the worker of a callback, and the server if there is one, at random moments, until told to end."""
 
-    def __init__(self, chance, callback, tally):
+    def __init__(self, chance, callback, tally, proxy):
         super().__init__(daemon=True)
         self._random, self._callback, self._tally = random.Random(chance.random()), callback, tally
-        self._over = threading.Event()
+        self._proxy, self._over = proxy, threading.Event()
 
     def run(self):
-        while not self._over.wait(self._random.expovariate(1.0)):
-            backend, name = self._callback._backend, self._random.choice(list(_STRIKES))
-            pid = 0 if backend is None else backend.pid  # read once: 0 would be this process and its whole group
-            if pid:
-                try:
-                    os.kill(pid, _STRIKES[name])
-                except ProcessLookupError:
-                    continue
-                self._tally[name] += 1
+        rate = 1.0 if self._proxy is None else 2.0
+        while not self._over.wait(self._random.expovariate(rate)):
+            backend = self._callback._backend
+            if backend is None or not backend.stats.submitted:  # before the training an error should be seen
+                continue
+            if self._proxy is not None and self._random.random() < 0.5:
+                self._strike_server(self._random.choice(list(_SERVER_FAULTS)))
+            else:
+                self._strike_worker(backend.pid, self._random.choice(list(_STRIKES)))
+
+    def _strike_worker(self, pid, name):
+        if pid:  # 0 would be this process and its whole group
+            try:
+                os.kill(pid, _STRIKES[name])
+            except ProcessLookupError:
+                return
+            self._tally[name] += 1
+
+    def _strike_server(self, name):
+        self._proxy.rule = always(_SERVER_FAULTS[name])
+        self._tally[f"server: {name}"] += 1
 
     def end(self):
         self._over.set()
@@ -106,41 +133,63 @@ class Soak:
     Args:
         folder: For everything that is written.
         seed: Of all that is drawn.
+        server: Some rounds log to it, through a proxy that breaks; without one, all log to a database.
     """
 
-    def __init__(self, folder, seed):
+    def __init__(self, folder, seed, server=None):
         self.tally, self.violations = Counter(), []
         self._folder, self._chance, self._numbers = folder, random.Random(seed), itertools.count()
-        self._reference = train(folder)
+        self._server, self._reference = server, train(folder)
 
     def round(self):
         """One training, and what must hold after it."""
         number = next(self._numbers)
-        uri = f"sqlite:///{self._folder}/mlflow.db"
-        tracking = Tracking(uri, f"soak-{number}", self._folder / f"mlruns_{number}")
+        if self._server is None or self._chance.random() < 0.5:
+            uri, artifacts = f"sqlite:///{self._folder}/mlflow.db", self._folder / f"mlruns_{number}"
+            self._fire(number, Tracking(uri, f"soak-{number}", artifacts), None)
+            return
+        proxy, name = FaultyProxy(self._server.port), f"soak-{self._folder.name}-{number}"
+        made = mlflow.MlflowClient(self._server.uri).create_experiment(name)
+        try:
+            self._fire(number, Tracking(proxy.uri, name, self._server.artifacts / made), proxy)
+        finally:
+            proxy.close()
+
+    def _fire(self, number, tracking, proxy):
         settings = WorkerSettings(
             spool_dir=self._folder / f"spool_{number}",
             depth=self._chance.choice([None, 1, 2, 4]),
             overflow=self._chance.choice(_OVERFLOWS),
-            flush_timeout_s=self._chance.choice([1.0, 4.0, 12.0]),
+            flush_timeout_s=self._chance.choice(_FLUSH_S if proxy is None else _FLUSH_TO_SERVER_S),
             silence_s=self._chance.choice([8.0, 60.0]),
         )
         callback = PtychoReconLoggingCallback(1, num_patches=1, log_stitch=True, worker=settings)
-        watch, faults = _Watch(callback), Faults(self._chance, callback, self.tally)
+        watch, faults = _Watch(callback), Faults(self._chance, callback, self.tally, proxy)
+        logger = QueuedMLFlowLogger(
+            experiment_name=tracking.experiment,
+            tracking_uri=tracking.uri,
+            artifact_location=tracking.artifacts.as_uri() if proxy is None else None,
+            finish_timeout_s=settings.flush_timeout_s,
+        )
         faults.start()
-        logger = MLFlowLogger(tracking.experiment, tracking_uri=uri, artifact_location=tracking.artifacts.as_uri())
         result = train(self._folder, logger, [watch, callback])
         took_s = time.monotonic() - watch.over_s
         faults.end()
+        if proxy is not None:
+            proxy.rule = always(None)
         self._check(number, result, took_s, watch.backend.stats, settings, tracking)
 
     def _check(self, number, result, took_s, stats, settings, tracking):
-        left = any(settings.spool_dir.iterdir()) and recon_worker(["sync", str(settings.spool_dir)])
+        """A snapshot over which three workers died is set aside, as it may have been its fault: then it is kept."""
+        damaged = sum(len(outbox.damaged()) for outbox in _outboxes(settings.spool_dir))
+        synced = recon_worker(["sync", str(settings.spool_dir)]) if any(settings.spool_dir.iterdir()) else 0
         claims = {
             "the ledger is balanced": stats.pending == 0 and stats.submitted == _EPOCHS + 1,
+            "only drop-oldest drops": not stats.dropped or settings.overflow == "drop-oldest",
+            "what failed has cost three workers and is kept": stats.failed == damaged <= stats.restarts // 3,
             "training is bit-identical": result[0] == self._reference[0] and torch.equal(result[1], self._reference[1]),
             "the end keeps its deadline": took_s < settings.flush_timeout_s + soon_s(),
-            "sync completes it": not left or stats.failed,
+            "sync completes it": (synced, _left(settings.spool_dir)) == (bool(damaged), damaged),
             "every picture arrives": len(epochs(tracking)) >= stats.logged + stats.spooled,
         }
         broken = [claim for claim, holds in claims.items() if not holds]
@@ -149,11 +198,21 @@ class Soak:
         self.tally.update(spooled=stats.spooled, failed=stats.failed, restarts=stats.restarts)
 
 
-def soak(seconds, seed, folder):
+def _outboxes(spool):
+    return [Outbox(folder, create=False) for folder in spool.iterdir()]
+
+
+def _left(spool):
+    """How much a sync has left: snapshots, damaged ones too, and artifacts."""
+    return sum(len([*one.raw(), *one.damaged(), *one.artifacts()]) for one in _outboxes(spool))
+
+
+def soak(seconds, seed, folder, server=None):
     """Rounds until the time is over; returns the tally and what was violated."""
-    one, deadline = Soak(folder, seed), time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        one.round()
+    with mock.patch.dict(os.environ, for_training(os.environ)):
+        one, deadline = Soak(folder, seed, server), time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            one.round()
     return one.tally, one.violations
 
 
@@ -164,10 +223,17 @@ def main():
     parser.add_argument("--seed", type=int, default=1, help="of all that is drawn, default %(default)s")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    for name in ("recon_worker", "lightning.pytorch", "mlflow", "alembic"):
+    for name in ("recon_worker", "ptycho_torch", "lightning.pytorch", "mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="recon-soak-") as folder:
-        tally, violations = soak(arguments.seconds, arguments.seed, Path(folder))
+        place = Path(folder) / "server"
+        place.mkdir()
+        server = MlflowServer(place)
+        try:
+            server.start()
+            tally, violations = soak(arguments.seconds, arguments.seed, Path(folder), server)
+        finally:
+            server.close()
     print(f"Seed {arguments.seed}: " + ", ".join(f"{count} {name}" for name, count in sorted(tally.items())))
     print("\n".join(violations) or "No violations.")
     return 1 if violations else 0

@@ -20,17 +20,25 @@ from tests.lightning.test_recon_logging import fit, weights
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 
-@pytest.mark.parametrize(
-    "seconds",
-    [
-        pytest.param(10, marks=pytest.mark.timeout(400)),
-        pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
-    ],
-)
-def test_random_faults_violate_nothing(tmp_path, seconds):
-    tally, violations = soak(seconds, seed=seconds, folder=tmp_path)
+@pytest.mark.timeout(400)
+def test_random_faults_of_the_worker_violate_nothing(tmp_path):
+    tally, violations = soak(10, seed=10, folder=tmp_path)
 
     assert violations == []
+    assert_counted(tally)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_random_faults_of_worker_and_server_violate_nothing(server, tmp_path):
+    tally, violations = soak(60, seed=60, folder=tmp_path, server=server)
+
+    assert violations == []
+    assert_counted(tally)
+    assert any(name.startswith("server: ") for name in tally)
+
+
+def assert_counted(tally):
     assert tally["rounds"] >= 1
     assert tally["submitted"] == sum(tally[fate] for fate in ("logged", "dropped", "spooled", "failed"))
 
@@ -89,7 +97,10 @@ def test_200_random_kills_leave_training_bit_identical_and_every_snapshot_logged
     torch.manual_seed(3)
     plain, _ = fit(tracking, None, epochs=trainer.current_epoch, module=_UntilKilled(None), logger=False)
 
-    assert (killer.left, killer.backend.stats.restarts) == (0, 200)
+    stats = killer.backend.stats
+    assert (killer.left, stats.restarts) == (0, 200)
+    assert stats.logged == stats.submitted == trainer.current_epoch + 1
+    assert (stats.dropped, stats.spooled, stats.failed) == (0, 0, 0)
     assert logged.losses == plain.losses
     assert torch.equal(weights(logged), weights(plain))
     assert epochs(tracking) == set(range(trainer.current_epoch + 1))
