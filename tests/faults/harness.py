@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,14 +23,14 @@ ALWAYS = 10**6
 
 
 @pytest.fixture
-def nothing_left_behind(tmp_path, monkeypatch):
-    """No process, thread, pipe or anonymous memory, and no temporary file outside of the test's folder."""
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    monkeypatch.setenv("TMPDIR", str(scratch))
-    with nothing_left(monkeypatch):
-        yield
-    assert list(scratch.iterdir()) == []
+def nothing_left_behind(monkeypatch):
+    """No process, thread, pipe or anonymous memory, and no temporary file."""
+    with tempfile.TemporaryDirectory(prefix="recon-") as scratch:  # sockets lie in it: no path may be long
+        monkeypatch.setenv("TMPDIR", scratch)
+        monkeypatch.setattr(tempfile, "tempdir", scratch)
+        with nothing_left(monkeypatch):
+            yield
+        assert list(Path(scratch).iterdir()) == []
 
 
 @pytest.fixture
