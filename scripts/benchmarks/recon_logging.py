@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=1, help="how often off and async take turns")
     parser.add_argument("--n-filters-scale", type=int, default=2, choices=(1, 2), help="width of the network")
     parser.add_argument("--train-samples", type=int, default=121, help="size of the training set")
-    parser.add_argument("--batch-size", type=int, default=16, help="samples per batch")
+    parser.add_argument("--batch-size", type=int, default=24, help="samples per batch")
     parser.add_argument("--threads", type=int, default=0, help="of torch; on a busy machine 1 disturbs the least")
     parser.add_argument("--scan", choices=SCAN_KINDS, default="raw", help="raw: 9 MB snapshots; grid_lines: 1 MB")
     parser.add_argument("--soak-events", type=int, default=0, help="instead: so many events with a tiny network")

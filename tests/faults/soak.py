@@ -183,6 +183,7 @@ class Soak:
         """A snapshot over which three workers died is set aside, as it may have been its fault: then it is kept."""
         damaged = sum(len(outbox.damaged()) for outbox in _outboxes(settings.spool_dir))
         synced = recon_worker(["sync", str(settings.spool_dir)]) if any(settings.spool_dir.iterdir()) else 0
+        arrived = sorted(epochs(tracking))
         claims = {
             "the ledger is balanced": stats.pending == 0 and stats.submitted == _EPOCHS + 1,
             "only drop-oldest drops": not stats.dropped or settings.overflow == "drop-oldest",
@@ -190,7 +191,7 @@ class Soak:
             "training is bit-identical": result[0] == self._reference[0] and torch.equal(result[1], self._reference[1]),
             "the end keeps its deadline": took_s < settings.flush_timeout_s + soon_s(),
             "sync completes it": (synced, _left(settings.spool_dir)) == (bool(damaged), damaged),
-            "every picture arrives": len(epochs(tracking)) >= stats.logged + stats.spooled,
+            f"every picture arrives (of {arrived})": len(arrived) >= stats.logged + stats.spooled,
         }
         broken = [claim for claim, holds in claims.items() if not holds]
         self.violations += [f"round {number}: not true that {claim} ({settings}; {stats})" for claim in broken]
