@@ -17,9 +17,8 @@ that goes wrong in here reaches `fit`, unless `strict`; wrong settings do, befor
 import functools
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, fields, replace
 from importlib.util import find_spec
 from typing import Any, Concatenate, ParamSpec, get_args
 
@@ -212,8 +211,8 @@ class PtychoReconLoggingCallback(Callback):
                 f"{type(trainer.strategy).__name__} shards the network: reconstructions are logged from what "
                 "validation predicts, and not before training or from the training set."
             )
-        start = partial(self._start_backend, trainer, loader, from_training_set, indices)
-        plan = CapturePlan(fixed_indices=indices, layout=ranks.from_zero(start))
+        numbers = ranks.from_zero(lambda: astuple(self._start_backend(trainer, loader, from_training_set, indices)))
+        plan = CapturePlan(fixed_indices=indices, layout=_layout_of(numbers.tolist()))
         batches = [] if from_training_set else batch_indices(loader, ranks.rank, ranks.size)
         self._run = LoggedRun(
             backend=self._backend,
@@ -380,6 +379,10 @@ class PtychoReconLoggingCallback(Callback):
                 backend.close(_INLINE_CLOSE_S if self.worker is None else self.worker.flush_timeout_s)
                 if backend.stats.submitted:
                     rank_zero_info(backend.summary())
+
+
+def _layout_of(numbers: Sequence[int]) -> SnapshotLayout:
+    return SnapshotLayout(**{field.name: n for field, n in zip(fields(SnapshotLayout), numbers, strict=True)})
 
 
 def _check_pictures(pixel_size_m: float | None, arrays: ArraysFormat, log_stitch: bool) -> None:

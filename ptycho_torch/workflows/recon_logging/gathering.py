@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from math import prod
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,6 @@ import torch.distributed as dist
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from torch import Tensor
-
-T = TypeVar("T")
 
 _CHUNK_BYTES = 16 << 20
 """What rank zero receives at a time, from all ranks together."""
@@ -118,24 +116,29 @@ class Ranks:
         for work, _ in sending:
             work.wait()
 
-    def from_zero(self, make: Callable[[], T]) -> T:
-        """What rank zero makes, on all ranks.
+    def from_zero(self, make: Callable[[], Sequence[int] | NDArray[np.int64]]) -> NDArray[np.int64]:
+        """Whole numbers that rank zero makes, on all ranks; (n,).
 
         Raises:
             Exception: On rank zero, what `make` raises.
             RankFailedError: On the others, if it has raised.
         """
-        if self.size == 1:
-            return make()
-        made: list[T | None] = [None]
+        made, count = np.zeros(0, np.int64), torch.tensor(_NOTHING)
         try:
             if self.rank == 0:
-                made = [make()]
+                made = np.array(make(), np.int64)
+                count = torch.tensor(len(made))
         finally:
-            dist.broadcast_object_list(made, 0, self._group)
-        if made[0] is None:
+            self._broadcast(count)
+        if count == _NOTHING:
             raise RankFailedError("rank zero could not do its part.")
-        return made[0]
+        numbers = torch.from_numpy(made) if self.rank == 0 else torch.empty(int(count), dtype=torch.int64)
+        self._broadcast(numbers)
+        return numbers.numpy()
+
+    def _broadcast(self, numbers: Tensor) -> None:
+        if self.size > 1:
+            dist.broadcast(numbers, 0, self._group)
 
     def gather(self, make: Callable[[], Sequence[tuple[Place, Rows]]]) -> list[int]:
         """Every rank makes some rows for each of some places; on rank zero they are put there.
