@@ -4,6 +4,7 @@ import pytest
 
 from tests.faults.servers import FaultyProxy, MlflowServer
 from tests.faults.training import Training
+from tests.leaks import nothing_left
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +20,14 @@ def proxy(server):
     one = FaultyProxy(server.port)
     yield one
     one.close()
+
+
+@pytest.fixture
+def nothing_left_but_the_server(server, proxy, monkeypatch):
+    """Which a test may have started again."""
+    with nothing_left(monkeypatch, allowed=lambda: {server.pid}):
+        yield
+        proxy.close()
 
 
 @pytest.fixture

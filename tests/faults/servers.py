@@ -337,5 +337,5 @@ def new_run(uri, name):
 
 def artifact_names(server, run_id):
     """Paths of a run's artifacts on the server's disk; image cards, whose names are random, as images/<key>/<step>."""
-    (root,) = server.artifacts.glob(f"*/{run_id}/artifacts")
-    return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
+    roots = server.artifacts.glob(f"*/{run_id}/artifacts")  # none before the first is there
+    return sorted(str(p.relative_to(root)) for root in roots for p in root.rglob("*") if p.is_file())

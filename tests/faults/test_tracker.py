@@ -1,5 +1,6 @@
 """What a tracking server can do wrong, and what becomes of the pictures: a real server behind a faulty proxy."""
 
+import json
 import os
 import re
 import subprocess
@@ -19,21 +20,13 @@ from recon_worker.outbox import Outbox
 from recon_worker.settings import WorkerSettings
 from tests.faults.harness import FLUSH_S, soon_s, wait_until
 from tests.faults.servers import Fault, always, artifact_names, first, new_run
-from tests.leaks import nothing_left
 from tests.process.samples import layout_of, log_epoch, make_scan, snapshot
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_but_the_server")]
 EPOCHS = (1, 2)
 ALL, LEFT = 0, 1
 SCAN = make_scan(6, 1, truth=False)
 slow = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind(server, proxy, monkeypatch):
-    with nothing_left(monkeypatch, allowed=lambda: {server.pid}):
-        yield
-        proxy.close()
 
 
 @pytest.fixture(autouse=True)
@@ -138,8 +131,7 @@ LASTING = {
 }
 
 
-@slow
-@pytest.mark.parametrize("how", LASTING)
+@pytest.mark.parametrize("how", [name if name == "hangs" else pytest.param(name, marks=slow) for name in LASTING])
 def test_what_lasts_costs_the_flush_timeout_and_sync_brings_everything_later(
     server, proxy, target, worker, tmp_path, how, capsys
 ):
@@ -153,8 +145,29 @@ def test_what_lasts_costs_the_flush_timeout_and_sync_brings_everything_later(
     assert took_s < 6 + soon_s()
     assert balanced(worker.stats)
     assert spooled(worker, tmp_path, target)
+    assert_status_is_true(tmp_path / "spool" / target.run_id, target.run_id, capsys)
     assert main(["sync", str(tmp_path / "spool")]) == ALL, capsys.readouterr()
     assert expected_files() <= set(artifact_names(server, target.run_id))
+    assert status(tmp_path / "spool", capsys) == []
+
+
+def status(spool, capsys):
+    """What `recon-worker status` says of each run."""
+    capsys.readouterr()
+    assert main(["status", "--json", str(spool)]) == ALL
+    return json.loads(capsys.readouterr().out)
+
+
+def assert_status_is_true(folder, run_id, capsys):
+    """It names the run, and counts the files that lie there."""
+    snapshots = list(folder.glob("raw/*.snapshot"))
+    artifacts = [place for place in (folder / "outbox").rglob("*") if place.is_file()]
+    (said,) = status(folder.parent, capsys)
+
+    assert (said["run_id"], said["in_use"], said["damaged"]) == (run_id, False, 0)
+    assert (said["snapshots"], said["artifacts"]) == (len(snapshots), len(artifacts))
+    assert said["snapshots_bytes"] == sum(place.stat().st_size for place in snapshots)
+    assert said["artifacts_bytes"] == sum(place.stat().st_size for place in artifacts) > 0
 
 
 REFUSED = {

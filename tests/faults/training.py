@@ -7,11 +7,13 @@ import re
 import signal
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 
 from tests.paths import REPOSITORY
 
 FLUSH_S = 40
+Ledger = namedtuple("Ledger", "submitted logged dropped spooled failed")
 
 
 class Training:
@@ -51,13 +53,14 @@ class Training:
             self.submitted.add(int(line.split()[1]))
 
     def assert_ledger(self):
-        """The line at its end counts what it has submitted, and is balanced."""
+        """The line at its end counts what it has submitted, and is balanced; returns the counts."""
         (counts,) = re.findall(
             r"(\d+) submitted = (\d+) logged \+ (\d+) dropped \+ (\d+) spooled \+ (\d+) failed", self.stderr
         )
         submitted, *fates = map(int, counts)
         assert submitted == sum(fates) == len(self.submitted)
         assert fates[1] == fates[3] == 0
+        return Ledger(submitted, *fates)
 
     def ended(self, within_s=150):
         """Its exit code; what it still says is noted."""
