@@ -8,7 +8,6 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -28,7 +27,7 @@ from tests.faults.harness import (
     thaw,
     wait_until,
 )
-from tests.process.samples import fill, layout_of, log_epoch, make_run, make_scan, snapshot
+from tests.process.samples import layout_of, log_epoch, make_run, make_scan
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -186,27 +185,6 @@ def _close_with_a_signal(worker, at, number):
         worker.close(FLUSH_S)
     finally:
         sys.setprofile(None)
-
-
-@pytest.mark.slow
-def test_arrays_that_change_after_submit_do_not_reach_the_pictures(tracking, settings, scan):
-    from recon_worker.rendering import read_png
-
-    worker = started(replace(settings, depth=2), make_run(tracking), scan)
-    freeze(worker)
-    source = torch.rand(1, 16, 16)
-    arrays = worker.acquire(layout_of(scan))
-    fill(arrays, 1)
-    torch.from_numpy(arrays.fixed_amp).copy_(source)
-    worker.submit(snapshot(arrays, 1))
-    expected = source.numpy().copy()
-    source.zero_()
-    thaw(worker)
-    worker.close(FLUSH_S)
-
-    shown = read_png(tracking.path("epoch_01/patch_00/amp_pred.png"))
-    step = (shown.value_range[1] - shown.value_range[0]) / 251
-    np.testing.assert_allclose(shown.values, np.clip(expected[0], *shown.value_range), atol=0.51 * step)
 
 
 class _Numbers(Dataset):

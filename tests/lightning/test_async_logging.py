@@ -39,6 +39,38 @@ def test_inline_and_async_runs_leave_the_same_bytes(tracking, settings, new_trac
     assert all(tracking.path(name).read_bytes() == other.path(name).read_bytes() for name in tracking.files())
 
 
+class _Reusing(ForeignModule):
+    """Its predictions lie in the same memory each time, which is used for something else, like the batch's, at once."""
+
+    def __init__(self):
+        super().__init__(returns_predictions=True)
+        self.memory = {}
+
+    def validation_step(self, batch, batch_idx):
+        predictions = super().validation_step(batch, batch_idx)
+        for name, values in predictions.items():
+            self.memory.setdefault(name, torch.empty(2 * len(values), *values.shape[1:]))[: len(values)] = values
+        return {name: self.memory[name][: len(values)] for name, values in predictions.items()}
+
+    def on_validation_batch_end(self, outputs, batch, batch_idx, dataloader_idx=0):
+        for values in [*self.memory.values(), *batch[0].values()]:
+            values.zero_()
+
+
+def test_memory_that_is_used_again_after_a_batch_changes_no_picture(tracking, settings, new_tracking):
+    other = new_tracking()
+    torch.manual_seed(3)
+    reusing = _Reusing()
+
+    plain, _ = fit(tracking, _callback(None), epochs=2, module=_seeded(returns_predictions=True))
+    fit(other, _callback(settings), epochs=2, module=reusing)
+
+    assert reusing.losses == plain.losses
+    assert all(memory.eq(0).all() for memory in reusing.memory.values())
+    assert tracking.files() | {"recon_log/events.csv"} == other.files()
+    assert all(tracking.path(name).read_bytes() == other.path(name).read_bytes() for name in tracking.files())
+
+
 @pytest.mark.parametrize("returns_predictions", [True, False])
 def test_training_with_the_worker_is_bit_identical_to_training_without_logging(tracking, settings, returns_predictions):
     plain, _ = fit(tracking, None, epochs=3, module=_seeded(returns_predictions=returns_predictions), logger=False)

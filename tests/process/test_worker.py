@@ -25,7 +25,7 @@ from tests.faults.harness import (
     wait_until,
 )
 from tests.paths import REPOSITORY
-from tests.process.samples import fill, layout_of, log_epoch, make_run, make_scan, snapshot
+from tests.process.samples import layout_of, log_epoch, make_run, make_scan, snapshot
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -73,21 +73,6 @@ def test_the_worker_does_not_import_the_users_main(tmp_path):
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "imported\n", "")
-
-
-def test_values_written_after_submit_do_not_reach_the_pictures(tracking, settings, scan):
-    layout, source = layout_of(scan), np.random.default_rng(0).random((2, 16, 16), np.float32)
-    with started(settings, make_run(tracking), scan) as worker:
-        arrays = worker.acquire(layout)
-        fill(arrays, 1)
-        arrays.fixed_amp[:] = source
-        worker.submit(snapshot(arrays, 1))
-        source[:] = 0
-        log_epoch(worker, layout, 2)
-
-    from recon_worker.rendering import read_png
-
-    assert read_png(tracking.path("epoch_01/patch_00/amp_pred.png")).values.std() > 0.1
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(tracking, settings, scan):
