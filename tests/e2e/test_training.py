@@ -183,6 +183,22 @@ def test_a_dry_run_checks_data_and_writes_nothing(raw_scan, tmp_path, capsys):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("damage", ["cut short", "empty", "no archive"])
+def test_a_damaged_file_ends_the_script_before_training_with_exit_code_2(raw_scan, tmp_path, capsys, damage):
+    from ptycho_torch.cli import main
+
+    scan, folder = tmp_path / "scan.npz", tmp_path / "out"
+    whole = raw_scan.read_bytes()
+    scan.write_bytes({"cut short": whole[: len(whole) // 2], "empty": b"", "no archive": b"no archive"}[damage])
+
+    with pytest.raises(SystemExit) as caught:
+        main("raw", "t", ["--train_data_file", str(scan), "--output_dir", str(folder), "--recon-log-async"])
+
+    assert caught.value.code == 2
+    assert "error: scan.npz: " in capsys.readouterr().err
+    assert not (folder / "mlflow.db").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_eight_epochs_reconstruct_the_measured_siemens_star(tmp_path, mlflow_database):

@@ -50,9 +50,9 @@ def artifacts(tmp_path, run_id):
 
 
 def test_a_resumed_training_goes_on_in_the_run_of_its_checkpoint(train, tmp_path, mlflow_database):
-    run_id = train(1)
+    run_id = train(1, recon_log_async=True)
 
-    assert train(2, resume="last") == run_id
+    assert train(2, recon_log_async=True, resume="last") == run_id
 
     client = mlflow.MlflowClient(mlflow_database)
     run = client.get_run(run_id)

@@ -264,6 +264,7 @@ def test_a_raw_scan_knows_its_geometry(raw_arrays, write):
         ({"outer_offset_test": 0}, "outer_offset is 0 px"),
         ({"outer_offset_test": None}, "no whole number for outer_offset_test"),
         ({"outer_offset_test": 2 * N}, "twice the patch side"),
+        ({"outer_offset_test": 2 * N + 2}, "twice the patch side"),
         ({"nimgs_test": 3}, "square"),
     ],
 )
