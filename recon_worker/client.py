@@ -214,14 +214,20 @@ def words_for_what_is_left(outbox: Outbox) -> list[str]:
     """What a user should know of the spool when the training is over; nothing if nothing of ours is left in it."""
     names, epochs, damaged, lines = list(outbox.artifacts()), outbox.epochs(), outbox.damaged(), list[str]()
     if epochs or names:
-        what = f"{len(epochs)} reconstructions" if epochs else f"{len(names)} artifacts ({', '.join(names)})"
+        what = _counted(len(epochs), "reconstruction") if epochs else _counted(len(names), "artifact")
+        which = "" if epochs else f" ({', '.join(names)})"
+        verb = "is" if len(epochs or names) == 1 else "are"
         command = f"recon-worker sync {shlex.quote(str(outbox.folder))}"
-        lines.append(f"{what} are not in MLflow yet. They are kept in {outbox.folder}; upload them with: {command}")
+        lines.append(f"{what}{which} {verb} not in MLflow yet; kept in {outbox.folder}, upload with: {command}")
     if damaged:
         kept = ", ".join(map(str, damaged))
-        what = f"{len(damaged)} snapshots that could not be rendered, or not whole"
-        lines.append(f"{what}, are kept as {kept}. No sync tries them again; remove them when you have looked at them.")
+        what = f"{_counted(len(damaged), 'snapshot')} could not be rendered, or not whole; kept as {kept}"
+        lines.append(f"{what}. No sync tries again; remove what you have looked at.")
     return lines
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def _own_folder(spool_dir: Path, run_id: str) -> tuple[Outbox, int]:

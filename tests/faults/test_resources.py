@@ -172,7 +172,7 @@ def test_a_spool_path_with_spaces_quotes_and_unicode_works_as_the_message_says(t
     log(worker, 1)
     wait_until(lambda: worker.to_render == 0)
     worker.close(0.5)
-    command = re.search(r"upload them with: recon-worker (.*)", caplog.text)[1]
+    command = re.search(r"upload with: recon-worker (.*)", caplog.text)[1]
     words = [sys.executable, "-m", "recon_worker", *shlex.split(command), "--tracking-uri", tracking.uri]
 
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)

@@ -98,7 +98,7 @@ def assert_said(text, how, *, died, lost, noticed):
     elif noticed:
         assert "it is tried again" in text
     else:
-        assert "upload them with: recon-worker sync" in text
+        assert "upload with: recon-worker sync" in text
 
 
 @pytest.mark.parametrize("where", ["start-up", pytest.param("set-up", marks=pytest.mark.slow)])

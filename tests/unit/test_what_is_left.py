@@ -37,22 +37,29 @@ def test_reconstructions_are_counted_by_what_lies_there(outbox):
     outbox.put_raw(3, 3, [b"raw"])
 
     (line,) = words_for_what_is_left(outbox)
-    assert line.startswith("3 reconstructions are not in MLflow yet.")
+    assert line.startswith("3 reconstructions are not in MLflow yet; kept in ")
     assert line.endswith(f"recon-worker sync {outbox.folder}")
+
+
+def test_a_single_one_is_spoken_of_as_one(outbox):
+    outbox.put_raw(3, 3, [b"raw"])
+
+    (line,) = words_for_what_is_left(outbox)
+    assert line.startswith("1 reconstruction is not in MLflow yet;")
 
 
 def test_artifacts_of_the_whole_run_are_named(outbox):
     _put(outbox, "recon_log/events.csv", "recon_log/evolution.gif")
 
     (line,) = words_for_what_is_left(outbox)
-    assert line.startswith("2 artifacts (recon_log/events.csv, recon_log/evolution.gif) are not in MLflow yet.")
+    assert line.startswith("2 artifacts (recon_log/events.csv, recon_log/evolution.gif) are not in MLflow yet;")
 
 
 def test_damaged_snapshots_are_named_apart_and_no_sync_is_advised_for_them(outbox):
     kept = outbox.set_aside(outbox.put_raw(1, 1, [b"poison"]))
 
     (line,) = words_for_what_is_left(outbox)
-    assert line.startswith("1 snapshots that could not be rendered")
+    assert line.startswith("1 snapshot could not be rendered")
     assert str(kept) in line
     assert "recon-worker sync" not in line
 
