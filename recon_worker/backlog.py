@@ -175,7 +175,11 @@ class Backlog:
             return
         assert job.path is not None
         self._stats.failed += 1
-        kept = self._outbox.set_aside(job.path)
+        try:
+            kept = self._outbox.set_aside(job.path)
+        except OSError as error:  # somebody has removed it, or the disk takes no changes
+            _log.warning("%s the snapshot of epoch %d. %s cannot be kept: %s", what, job.epoch, job.path, error)
+            return
         _log.warning("%s the snapshot of epoch %d. It is kept as %s and not tried again.", what, job.epoch, kept)
 
     def rendered(self, message: dict[str, Any]) -> Job | None:

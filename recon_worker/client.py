@@ -38,6 +38,8 @@ from recon_worker.uploads import EVENTS
 _log = logging.getLogger(__name__)
 
 _EVENTS_NAME = "recon_log/events.csv"
+_OPENINGS = 20
+"""How often a folder of the spool is made: another process may remove it, empty, at the same moment."""
 
 
 class ReconWorker:
@@ -123,7 +125,10 @@ class ReconWorker:
             self._supervisor.wake()
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything is logged; False when the time is over, nothing can be done, or the user interrupts."""
+        """Wait until everything is logged that the server takes.
+
+        False when the time is over, nothing can be done, or the user interrupts.
+        """
         deadline = time.monotonic() + timeout_s
         self._supervisor.try_again()
         bar = tqdm(bar_format="Reconstructions: {desc}", disable=not sys.stderr.isatty(), leave=False)
@@ -141,9 +146,11 @@ class ReconWorker:
             if os.getpid() != self._owner or not self._closing.acquire(blocking=False):
                 return  # a forked child's copy; or closed already, and the lock is never given back
             deadline = time.monotonic() + timeout_s
-            if self.flush(timeout_s) and not held.arrived and self._outbox is not None and self.stats.submitted:
-                self._log_events(self._outbox, deadline)
-            self._shut_down()
+            try:
+                if self.flush(timeout_s) and not held.arrived and self._outbox is not None and self.stats.submitted:
+                    self._log_events(self._outbox, deadline)
+            finally:
+                self._shut_down()
             held.forget(signal.SIGINT)
 
     def summary(self) -> str:
@@ -244,9 +251,10 @@ def _own_folder(spool_dir: Path, run_id: str) -> tuple[Outbox, int]:
 
 def _open_shared(folder: Path) -> tuple[Outbox, int]:
     """A folder of the spool, made if need be, and its lock."""
-    while True:
+    for _ in range(_OPENINGS):
         with contextlib.suppress(FileNotFoundError):  # its last user has just removed it
             return Outbox(folder), take_lock(folder, shared=True)
+    return Outbox(folder), take_lock(folder, shared=True)
 
 
 _OPEN: "weakref.WeakSet[ReconWorker]" = weakref.WeakSet()

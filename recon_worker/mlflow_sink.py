@@ -1,11 +1,14 @@
 """Brings what waits in the outbox to an MLflow run: files as artifacts, and what `deliveries` are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from recon_worker.deliveries import Latest, Numbers, card_of, is_description, is_metrics, merged_description
 from recon_worker.image_cards import CardClient, ImageCards
+from recon_worker.uploader import UnacceptableError
+
+T = TypeVar("T")
 
 _DESCRIPTION_TAG = "mlflow.note.content"
 
@@ -43,15 +46,16 @@ class MlflowSink:
         """Bring the file `local` to where its `name` says; blocks. The file must be called as the name ends.
 
         Raises:
+            UnacceptableError: The file is damaged.
             Exception: Whatever the client raises.
         """
         card = card_of(name)
         if card is not None:
             self._cards.log(local, card)
         elif is_metrics(name):
-            self.log_numbers(Numbers.from_json(local.read_bytes()))
+            self.log_numbers(_read(local, name, Numbers.from_json))
         elif is_description(name):
-            self._describe(Latest.from_json(local.read_bytes()))
+            self._describe(_read(local, name, Latest.from_json))
         else:
             self.upload_below("", local, name)
 
@@ -76,3 +80,10 @@ class MlflowSink:
         after = merged_description(before, latest, self._run_id, run.info.experiment_id)
         if after != before:
             self._client.set_tag(self._run_id, _DESCRIPTION_TAG, after)
+
+
+def _read(local: Path, name: str, parse: Callable[[bytes], T]) -> T:
+    try:
+        return parse(local.read_bytes())
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnacceptableError(f"{name} is damaged: {error}") from error

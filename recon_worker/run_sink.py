@@ -13,10 +13,12 @@ from recon_worker.deliveries import Numbers, is_file
 from recon_worker.mlflow_sink import MlflowSink
 from recon_worker.outbox import RunTarget
 from recon_worker.resumes import Resume, folder_of, note_resume
-from recon_worker.uploader import RefusedError
+from recon_worker.uploader import RefusedError, UnacceptableError
 from recon_worker.uris import without_credentials
 
 _REFUSALS = {"RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND", "UNAUTHENTICATED", "PERMISSION_DENIED"}
+_UNACCEPTABLE_STATUS = {413, 415, 422}
+"""Of the 4xx, those that are about the content: too large, of a kind or a form that is not taken."""
 _TEMPORARY_STATUS = {408, 425, 429}
 """Of the 4xx, those that say: try again."""
 
@@ -43,7 +45,7 @@ class RunSink:
         """See `ArtifactSink`.
 
         Raises:
-            RefusedError: The server answers that it does not take it.
+            RefusedError: The server answers that it takes nothing, or (`UnacceptableError`) not this file.
             UploadError: Anything else; it may help to try again.
         """
         taken_unix_s = local.stat().st_mtime
@@ -67,8 +69,7 @@ class RunSink:
             with self._connecting:
                 self._sink = None  # the run may have been deleted: look again
             self.last_error = f"{type(error).__name__}: {without_credentials(str(error))[:300]}"
-            kind = RefusedError if _is_refusal(error) else UploadError
-            raise kind(self.last_error) from None  # the original may quote the URI with its password
+            raise _kind_of(error)(self.last_error) from None  # the original may quote the URI with its password
 
     def _connected(self) -> MlflowSink:
         with self._connecting:
@@ -88,7 +89,7 @@ def connect(target: RunTarget) -> Any:  # noqa: ANN401 - a mlflow.MlflowClient
     """
     import mlflow
 
-    database = Path(target.tracking_uri.removeprefix("sqlite:///"))
+    database = Path(target.tracking_uri.removeprefix("sqlite:///").partition("?")[0])
     if target.tracking_uri.startswith("sqlite:///") and not database.is_file():
         raise RefusedError(f"there is no database {database.absolute()}.")
     return mlflow.MlflowClient(target.tracking_uri)
@@ -101,8 +102,18 @@ def _active_run(client: Any, run_id: str) -> Any:  # noqa: ANN401
     return run
 
 
-def _is_refusal(error: Exception) -> bool:
+def _kind_of(error: Exception) -> type[RuntimeError]:
+    if isinstance(error, UnacceptableError) or _status(error) in _UNACCEPTABLE_STATUS:
+        return UnacceptableError
+    return RefusedError if is_refusal(error) else UploadError
+
+
+def _status(error: BaseException) -> int:
+    return getattr(getattr(error, "response", None), "status_code", 0)
+
+
+def is_refusal(error: BaseException) -> bool:
     """Whether the server has answered, and would answer the same again."""
-    status = getattr(getattr(error, "response", None), "status_code", 0)
+    status = _status(error)
     refused = 400 <= status < 500 and status not in _TEMPORARY_STATUS
     return refused or isinstance(error, RefusedError) or getattr(error, "error_code", "") in _REFUSALS

@@ -241,6 +241,18 @@ class SnapshotQueue:
         with self.changed:
             self._uploads.finished(artifacts, failures)
 
+    def put_aside(self, generation: int) -> None:
+        """The server does not take one of a snapshot's artifacts: it is not waited for."""
+        with self.changed:
+            self._uploads.put_aside(generation)
+            self.changed.notify_all()
+
+    def reconsider(self) -> bool:
+        """Wait for what was refused or put aside too, as it is tried again; whether there is any."""
+        with self.changed:
+            any_aside, refused, self.refused = self._uploads.reconsider(), self.refused, False
+            return any_aside or refused
+
     def logged(self, generation: int) -> None:
         """All artifacts of a snapshot are in MLflow."""
         with self.changed:
@@ -256,7 +268,7 @@ class SnapshotQueue:
 
     @property
     def to_upload(self) -> int:
-        """Snapshots that are rendered and not in MLflow yet, the table of events among them."""
+        """Snapshots that are rendered and may still get into MLflow, the table of events among them."""
         return len(self._uploads)
 
     @property

@@ -103,10 +103,9 @@ class Supervisor:
         self.wake()
 
     def try_again(self) -> None:
-        """Have the worker upload now what the server refused; it may take it by now."""
+        """Have the worker upload now what the server refused or did not take; it may by now."""
         with self._queue.changed:
-            if self._queue.refused and self._ready:
-                self._queue.refused = False
+            if self._ready and self._queue.reconsider():
                 self._to_say.append({"do": "retry"})
         self.wake()
 
@@ -128,6 +127,7 @@ class Supervisor:
 
     def _end(self, process: WorkerProcess, *, kill: bool) -> None:
         """Tell the worker to stop, and hear what it still has to say."""
+        _drain(self._wake_read)
         deadline = time.monotonic() + _LAST_WORDS_S
         if not kill:
             with contextlib.suppress(EOFError, TimeoutError):
@@ -207,6 +207,8 @@ class Supervisor:
             elif kind == "refused":
                 self._queue.refused = message["refused"]
                 self._queue.changed.notify_all()
+            elif kind == "aside":
+                self._queue.put_aside(message["generation"])
             elif kind == "logged":
                 self._deaths = 0
                 self._queue.stats.retries = self._earlier_retries + message["retries"]
@@ -234,7 +236,8 @@ class Supervisor:
         with self._queue.changed:
             if self._ready and time.monotonic() - self._ready_s > _LONG_LIFE_S:
                 self._deaths = 0
-            self._process, self._ready, self._queue.refused, self._to_say = None, False, False, []
+            self._process, self._ready, self._to_say = None, False, []
+            self._queue.reconsider()
             self._deaths += 1
             self._queue.stats.restarts += 1
             self._earlier_retries = self._queue.stats.retries

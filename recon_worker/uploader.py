@@ -4,7 +4,8 @@
 
 A failed upload is tried again, ever more slowly, until it succeeds or `stop` is called; the file stays meanwhile.
 What the server refuses (no such run, no right to write) is tried again too, but rarely, and nobody should wait for it:
-see `Uploader.refused`. `try_again` cuts all waits short.
+see `Uploader.refused`. Where it does not take a single file, as one that is too large, that one is put aside until
+`try_again`, which also cuts all waits short.
 """
 
 import logging
@@ -39,6 +40,10 @@ class RefusedError(RuntimeError):
     """The server answers, but does not take this, and would answer the same again."""
 
 
+class UnacceptableError(RefusedError):
+    """The same of one artifact; others may be taken."""
+
+
 class ArtifactSink(Protocol):
     """Where artifacts go."""
 
@@ -59,6 +64,7 @@ class Uploader:
         threads: How many uploads at a time.
         on_complete: Called from an upload thread, and tried again like an upload if it raises.
         on_refused: Called whenever `refused` has changed, with the new value.
+        on_aside: Called with the generation of an artifact that is put aside.
     """
 
     def __init__(
@@ -68,17 +74,20 @@ class Uploader:
         threads: int,
         on_complete: Callable[[int], None],
         on_refused: Callable[[bool], None] = lambda refused: None,
+        on_aside: Callable[[int], None] = lambda generation: None,
     ) -> None:
         self.retries = 0
         """Uploads that failed and were tried again."""
         self.refused = False
         """Whether all that could be uploaded now was refused by the server; waiting is no use then."""
-        self._threads, self._on_refused = threads, on_refused
+        self._threads, self._on_refused, self._on_aside = threads, on_refused, on_aside
         self._reported = set[bool]()
         self._busy, self._refusals, self._in_line = 0, set[int](), 0
         self._outbox, self._sink, self._on_complete = outbox, sink, on_complete
         self._queue: queue.Queue[tuple[int, str | None]] = queue.Queue()  # bounded by the files of the outbox
         self._left: Counter[int] = Counter()
+        self._aside: list[tuple[int, str]] = []
+        self._unacceptable = set[str]()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._round, self._round_of_try = 0, dict[int, int]()
@@ -98,14 +107,18 @@ class Uploader:
 
     @property
     def idle(self) -> bool:
-        """Whether everything that was added has been uploaded."""
+        """Whether everything that was added has been uploaded, or put aside."""
         with self._lock:
-            return not any(self._left.values())
+            aside = Counter(generation for generation, _ in self._aside)
+            return all(left == (aside[g] + 1 if g in aside else 0) for g, left in self._left.items())
 
     def try_again(self) -> None:
         """Try now what waits for its next try; what is refused may be taken by now."""
         with self._hurry:
             self._refusals.clear()
+            for one in self._aside:
+                self._queue.put(one)
+            self._aside.clear()
             self._look_for_refusals()
             self._round += 1
             self._hurry.notify_all()
@@ -147,8 +160,12 @@ class Uploader:
 
     def _serve(self, generation: int, name: str | None) -> None:
         if name is not None:
-            with self._alone(name):
-                self._upload(name)
+            try:
+                with self._alone(name):
+                    self._upload(name)
+            except UnacceptableError as error:
+                self._put_aside(generation, name, str(error))
+                return
             if self._count_down(generation) > 1:
                 return
         self._retrying()(self._on_complete, generation)
@@ -170,9 +187,19 @@ class Uploader:
         finally:
             self._replaced.release()
 
+    def _put_aside(self, generation: int, name: str, reason: str) -> None:
+        with self._lock:
+            self._aside.append((generation, name))
+            first = name not in self._unacceptable
+            self._unacceptable.add(name)
+        if first:
+            said = without_credentials(reason)[:300]
+            _log.warning("The tracking server does not take %s: %s. It stays in the spool, others go on.", name, said)
+        self._on_aside(generation)
+
     def _upload(self, name: str) -> None:
-        """Upload what lies there."""
-        self._retrying()(self._upload_once, name)
+        """Upload what lies there. Raises UnacceptableError."""
+        self._retrying(tenacity.retry_if_not_exception_type(UnacceptableError))(self._upload_once, name)
 
     def _upload_once(self, name: str) -> None:
         """Nothing if that has happened: a file that was replaced, or rendered by two workers, is queued twice."""
@@ -198,8 +225,9 @@ class Uploader:
             self._left[generation] -= 1
             return self._left[generation]
 
-    def _retrying(self) -> tenacity.Retrying:
+    def _retrying(self, what: tenacity.retry_base | None = None) -> tenacity.Retrying:
         return tenacity.Retrying(
+            retry=what or tenacity.retry_if_exception_type(),
             wait=_wait_s,
             stop=tenacity.stop_when_event_set(self._stopped),
             sleep=self._sleep,

@@ -22,9 +22,11 @@ class Uploads:
     def __init__(self, stats: Ledger) -> None:
         self._stats = stats
         self._jobs: dict[int, Job] = {}
+        self._aside = set[int]()
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        """How many may still arrive."""
+        return len(self._jobs.keys() - self._aside)
 
     def add(self, job: Job) -> None:
         """Its artifacts are in the outbox."""
@@ -40,8 +42,19 @@ class Uploads:
             self._jobs[EVENTS].artifacts += artifacts
             self._jobs[EVENTS].failures += failures
 
+    def put_aside(self, generation: int) -> None:
+        """The server does not take one of its artifacts: it is not waited for."""
+        self._aside.add(generation)
+
+    def reconsider(self) -> bool:
+        """Wait for those that were put aside too; whether there are any."""
+        any_aside = bool(self._aside)
+        self._aside.clear()
+        return any_aside
+
     def logged(self, generation: int) -> None:
         """All artifacts of a snapshot are in MLflow."""
+        self._aside.discard(generation)
         job = self._jobs.pop(generation, None)
         if job is None:
             return

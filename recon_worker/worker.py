@@ -1,7 +1,7 @@
 """The worker process: renders snapshots out of shared slots into the outbox, while an uploader empties that.
 
     pipe: setup, reserve, job, file, retry, finish, stop -> WorkerRun -> outbox -> uploader threads -> MLflow
-          <- ready, reserved, began, alive, rendered, finished, logged, refused, log
+          <- ready, reserved, began, alive, rendered, finished, logged, refused, aside, log
 
 Started by `client.ReconWorker` as `python -m recon_worker.worker`, with its pipe and slots as inherited descriptors.
 It ignores SIGINT and SIGTERM, which a whole process group gets: it obeys the pipe. When the pipe closes without
@@ -218,7 +218,8 @@ def _set_title() -> None:
     """Name the process in `ps` and `top`, where the system has a file for it."""
     title = Path("/proc/self/comm")
     if title.exists():
-        title.write_text("recon-worker")
+        with contextlib.suppress(OSError):  # a container may forbid it
+            title.write_text("recon-worker")
 
 
 def _warm_up() -> None:

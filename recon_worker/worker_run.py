@@ -1,7 +1,7 @@
 """One training run, seen from its worker: its spool, its server, and what has become of its snapshots.
 
 do, do_file -> outbox -> uploader threads -> MLflow
-rendered, logged, refused, alive -> channel
+rendered, logged, refused, aside, alive -> channel
 """
 
 import functools
@@ -57,7 +57,7 @@ class WorkerRun:
         self.outbox.take_scratch()
         self._sink = make_sink(self._target)
         threads = upload_threads(self._target.tracking_uri)
-        self.uploader = Uploader(self.outbox, self._sink, threads, self._on_uploaded, self._on_refused)
+        self.uploader = Uploader(self.outbox, self._sink, threads, self._on_uploaded, self._on_refused, self._on_aside)
         self.done: set[int] = set()
         """Generations of the snapshots that were rendered."""
         self._history: History | None = None
@@ -84,7 +84,10 @@ class WorkerRun:
         One that could not be rendered whole is kept under another name.
         """
         if self.do(generation, lambda: read_snapshot(path)):
-            self.outbox.set_aside(path)
+            try:
+                self.outbox.set_aside(path)
+            except OSError as error:
+                _log.warning("%s cannot be kept under another name: %s", path, error)
 
     def do(self, generation: int, load: Callable[[], Snapshot]) -> bool:
         """Render a snapshot into the outbox and hand its artifacts to the uploader; whether some could not be made.
@@ -153,6 +156,9 @@ class WorkerRun:
 
     def _on_refused(self, refused: bool) -> None:
         self._channel.send(**{"is": "refused", "refused": refused})
+
+    def _on_aside(self, generation: int) -> None:
+        self._channel.send(**{"is": "aside", "generation": generation})
 
     def _tell_rendered(
         self, generation: int, artifacts: int, failures: list[Failure], times: dict[str, float], *, unread: bool

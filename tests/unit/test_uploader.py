@@ -7,9 +7,9 @@ import pytest
 
 from recon_worker.artifacts import Artifact
 from recon_worker.outbox import Outbox
-from recon_worker.uploader import RefusedError, Uploader
+from recon_worker.uploader import RefusedError, UnacceptableError, Uploader
 
-GALLERY = "recon_log/gallery.html"
+GALLERY, TABLE = "recon_log/gallery.html", "recon_log/events.csv"
 NAMES = [f"epoch_01/patch_{number:02d}/amp_pred.png" for number in range(3)]
 
 
@@ -114,3 +114,40 @@ def test_a_version_that_was_not_uploaded_is_not_removed(outbox):
     outbox.remove(GALLERY, outbox.version(GALLERY))
     assert list(outbox.artifacts()) == []
     assert outbox.version(GALLERY) is None
+
+
+class _Narrow:
+    """Takes nothing of some names until it is told otherwise."""
+
+    def __init__(self, *names):
+        self.names, self.uploads = set(names), []
+
+    def upload(self, local, name):
+        if name in self.names:
+            raise UnacceptableError("413: too large")
+        self.uploads.append(name)
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_a_file_that_is_not_taken_holds_no_other_up(outbox, threads, caplog):
+    sink, done, aside = _Narrow(GALLERY), threading.Semaphore(0), queue.SimpleQueue()
+    for name in (GALLERY, TABLE, *NAMES):
+        outbox.put(Artifact(name, b"content"))
+    uploader = Uploader(outbox, sink, threads, lambda generation: done.release(), on_aside=aside.put)
+    for generation in range(1, 13):
+        uploader.add(generation, [GALLERY])
+    uploader.add(13, [TABLE, *NAMES])
+    _wait(done, 1)
+    assert {aside.get(timeout=30) for _ in range(12)} == {*range(1, 13)}
+
+    assert sorted(sink.uploads) == sorted([TABLE, *NAMES])
+    assert list(outbox.artifacts()) == [GALLERY]
+    assert (uploader.idle, uploader.refused) == (True, False)
+    assert caplog.text.count(f"does not take {GALLERY}: 413: too large. It stays in the spool") == 1
+
+    sink.names.clear()
+    uploader.try_again()
+    _wait(done, 12)
+    uploader.stop()
+    assert sink.uploads[-1] == GALLERY
+    assert list(outbox.artifacts()) == []
