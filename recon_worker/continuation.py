@@ -6,11 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import tenacity
+
 from recon_worker.history import HISTORY_FILES, History
 from recon_worker.outbox import Outbox, RunTarget
+from recon_worker.run_sink import is_refusal
 from recon_worker.uris import without_credentials
 
 _log = logging.getLogger(__name__)
+
+_TRIES_S, _LONGEST_WAIT_S = 20, 4
+"""A snapshot waits meanwhile; much shorter than the silence after which a worker is taken to hang."""
 
 
 class ReadingClient(Protocol):
@@ -47,17 +53,27 @@ def history_of_spool(outbox: Outbox) -> History | None:
 
 def earlier_history(target: RunTarget, connect: Callable[[], ReadingClient]) -> History:
     """What the training that this run continues has logged, up to the epoch it goes on from."""
-    if target.earlier_run_id is None:
+    run_id = target.earlier_run_id
+    if run_id is None:
         return History()
     try:
-        files = _download(connect(), target.earlier_run_id)
+        files = _retrying()(lambda: _download(connect(), run_id))
         return History.of_files(files, last_epoch=target.earlier_epoch)
     except Exception as error:  # whatever the server, or an artifact that somebody replaced, makes it raise
         _log.warning(
             "The colour ranges of run %s, which this one continues, cannot be read: %s. They are chosen anew.",
-            target.earlier_run_id, without_credentials(f"{type(error).__name__}: {error}")[:300],
+            run_id, without_credentials(f"{type(error).__name__}: {error}")[:300],
         )  # fmt: skip
         return History()
+
+
+def _retrying() -> tenacity.Retrying:
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: not is_refusal(error)),
+        stop=tenacity.stop_after_delay(_TRIES_S),
+        wait=tenacity.wait_exponential(max=_LONGEST_WAIT_S),
+        reraise=True,
+    )
 
 
 def _download(client: ReadingClient, run_id: str) -> dict[str, bytes]:

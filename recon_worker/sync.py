@@ -126,7 +126,8 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> int:
         OSError: The same of a snapshot.
     """
     raw, rendered = outbox.raw(), 0
-    if not raw:
+    taken_unix_s = max((outbox.local_path(name).stat().st_mtime for name in outbox.artifacts()), default=0.0)
+    if not raw and not (taken_unix_s and outbox.history()):
         return 0
     with SpoolRenderer(outbox.folder, target, lock) as renderer:
         for one in tqdm(raw, "render", unit="snapshot", disable=not sys.stderr.isatty()):
@@ -188,7 +189,8 @@ def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
             uploader.stop()
             bar.update(len(done) - bar.n)
     if len(done) < len(names):
-        why = "trying again does not help" if uploader.refused else "the time is over (--timeout)"
+        over = not (uploader.idle or uploader.refused)
+        why = "the time is over (--timeout)" if over else "trying again does not help"
         server = shown(target.tracking_uri)
         _log.error("Not all is uploaded to %s: %s. Last error: %s", server, why, sink.last_error or "none")
     return len(done)

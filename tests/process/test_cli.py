@@ -226,6 +226,13 @@ def test_a_database_that_is_not_there_is_named_and_not_made(tmp_path, caplog):
     assert not absent.exists()
 
 
+def test_a_database_whose_uri_has_options_is_found(tracking, outbox):
+    done = recon_worker("sync", outbox.folder, "--tracking-uri", f"{tracking.uri}?timeout=30")
+
+    assert done.returncode == DONE, done.stderr
+    assert len(tracking.files()) == 3 * PER_EPOCH + 3
+
+
 def test_files_of_one_folder_are_written_and_removed_by_many_threads(tmp_path):
     outbox = Outbox(tmp_path / "run")
     names = [f"epoch_{n % 3:02d}/patch_00/picture_{n}.png" for n in range(300)]
