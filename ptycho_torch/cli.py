@@ -97,7 +97,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--config: there is no file {str(path)!r}.")
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise ConfigError(f"--config: {path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config: {path} is not YAML: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(
@@ -107,6 +109,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     for section, values in document.items():
         if section not in SECTIONS:
             raise ConfigError(f"--config: {path} has an unknown section {section!r}; {_hint(section, SECTIONS)}")
+        if not isinstance(values, dict | None):
+            raise ConfigError(f"--config: {path}: {section} is {values!r}; it must hold settings, one a line.")
         flat.update(_typed_section(path, section, values or {}))
     return flat
 
@@ -122,15 +126,16 @@ def _typed_section(path: Path, section: str, values: Mapping[str, Any]) -> Itera
         try:
             yield name, _coerced(value, kind, many)
         except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"--config: {section}.{name} is {value!r}; it must be of type {kind.__name__}."
-            ) from error
+            wanted = f"{'a list of' if many else 'of type'} {kind.__name__}"
+            raise ConfigError(f"--config: {section}.{name} is {value!r}; it must be {wanted}.") from error
 
 
 def _coerced(value: Any, kind: type, many: bool) -> Any:  # noqa: ANN401
     if value is None:
         return None
     if many:
+        if not isinstance(value, list | tuple):
+            raise TypeError
         return tuple(_coerced(item, kind, False) for item in value)
     if (kind is bool) != isinstance(value, bool) or (kind is int and not float(value).is_integer()):
         raise ValueError

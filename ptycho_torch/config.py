@@ -67,6 +67,14 @@ def check_directory(name: str, path: Path) -> None:
     require(not path.exists() or path.is_dir(), f"{name} {str(path)!r} is a file; give a directory.")
 
 
+def make_directory(name: str, path: Path) -> None:
+    """Make a directory with its parents, if it is not there. Raises ConfigError if that cannot be done."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{name}: {path} cannot be written: {error.strerror}.") from error
+
+
 def check_pixel_size(name: str, size_m: float | None) -> None:
     """Refuse sides of an object pixel that no microscope has."""
     require(size_m is None or 0 < size_m < 1, f"{name} is {size_m} m; it must be above 0 and below 1 metre.")

@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 from lightning.pytorch.utilities import rank_zero_info
 
 from ptycho_torch.cli import to_yaml
-from ptycho_torch.config import ConfigError, RunConfig
+from ptycho_torch.config import ConfigError, RunConfig, make_directory
 from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.model.lightning_module import PtychoLightningModule
 from ptycho_torch.workflows.checkpoint import Recipe, RecipeInCheckpoint
@@ -85,7 +85,7 @@ def make_logger(config: RunConfig) -> Logger | None:
     """The logger that the settings name."""
     output_dir, execution = config.training.output_dir.absolute(), config.execution
     if execution.logger == "mlflow":
-        output_dir.mkdir(parents=True, exist_ok=True)
+        make_directory("output_dir", output_dir)
         return QueuedMLFlowLogger(
             experiment_name=execution.mlflow_experiment,
             run_name=execution.mlflow_run_name,
@@ -122,7 +122,7 @@ def make_trainer(config: RunConfig, logger: Logger | None) -> Trainer:
             default_root_dir=training.output_dir.absolute(),
             log_every_n_steps=1,
         )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
+    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"the Trainer cannot be set up on this machine: {error}") from error
 
 

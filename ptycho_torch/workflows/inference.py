@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ptycho_torch.config import ConfigError, ScanKind
+from ptycho_torch.config import ConfigError, ScanKind, make_directory
 from ptycho_torch.data.builders import Split, grid_dataset, raw_dataset
 from ptycho_torch.data.dataset import Item, PtychoDataset
 from ptycho_torch.data.npz import DataError, GridLines, RawScan, load_scan
@@ -27,7 +27,7 @@ from ptycho_torch.workflows.recon_logging.copying import copier_for
 from ptycho_torch.workflows.recon_logging.dataset import read_scan
 from ptycho_torch.workflows.recon_logging.extra_pass import Precision, fill_missing
 from ptycho_torch.workflows.recon_logging.gathering import Ranks
-from ptycho_torch.workflows.reconstruction import Reconstruction, make_directory, write
+from ptycho_torch.workflows.reconstruction import Reconstruction, write
 from recon_worker.history import History
 from recon_worker.scales import Scales
 from recon_worker.snapshot import Scan, Snapshot
@@ -47,7 +47,7 @@ def reconstruct(config: InferenceConfig) -> Reconstruction:
     trained = replace(trained, recipe=_changed(trained.recipe, config))
     dataset = _dataset(config, trained)
     scan, plan = _plan(config, trained.recipe, dataset)
-    make_directory(config.output_dir)
+    make_directory("output_dir", config.output_dir)
     snapshot = _predict(config, trained, dataset, plan)
     source = {"checkpoint": str(config.checkpoint), "data_file": str(config.data_file)}
     return write(config.output_dir, scan, snapshot, history, source)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ptycho_torch.config import ConfigError
+from ptycho_torch.config import ConfigError, make_directory
 from recon_worker.artifacts import Failure, render
 from recon_worker.deliveries import Numbers, is_metrics
 from recon_worker.history import SCALES, History
@@ -82,17 +82,9 @@ def write(
     )
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory with its parents, if it is not there. Raises ConfigError if that cannot be done."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"output_dir: {path} cannot be written: {error.strerror}.") from error
-
-
 def _put(output_dir: Path, name: str, data: bytes) -> str:
     path = output_dir / name
-    make_directory(path.parent)
+    make_directory("output_dir", path.parent)
     try:
         path.write_bytes(data)
     except OSError as error:

@@ -43,6 +43,8 @@ class Case:
     validates: bool = True
     fails_on_rank: int = -1
     """Where nothing can be copied in epoch 1."""
+    small: bool = False
+    """The network predicts objects of another size than the dataset's patches."""
     strict: bool = False
     dies_on_rank: int = -1
     """Which rank ends in epoch 2."""
@@ -51,9 +53,14 @@ class Case:
 
 
 class Module(ForeignModule):
-    """With the case's learning rate."""
+    """With the case's learning rate and predictions."""
 
     learning_rate = 0.0
+    small = False
+
+    def forward(self, *inputs):
+        first, *predictions = super().forward(*inputs)
+        return first, *(one[..., ::2, ::2] if self.small else one for one in predictions)
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
@@ -95,7 +102,7 @@ def train(case: Case, folder: Path) -> None:
     """One training; what a rank has learned is written even if it ends in an exception."""
     torch.manual_seed(7)
     module = Module(returns_predictions=case.returns_predictions, supervised=case.supervised)
-    module.learning_rate = case.learning_rate
+    module.learning_rate, module.small = case.learning_rate, case.small
     logger = QueuedMLFlowLogger(
         experiment_name=case.artifacts, tracking_uri=case.uri, artifact_location=Path(case.artifacts).as_uri()
     )

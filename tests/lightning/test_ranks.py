@@ -122,6 +122,14 @@ def test_a_rank_that_cannot_capture_costs_one_event_and_hangs_nobody(launcher, r
     assert [launcher.found("failing", one)["errors"] for one in (0, 1)] == [1, 1]
 
 
+@slow
+def test_predictions_of_another_shape_are_named_and_hang_nobody(launcher):
+    assert launcher.run(2, launcher.case("small", small=True, returns_predictions=False)) == 0, launcher.output
+
+    assert "predictions have the shape (8, 8); (16, 16) was expected" in launcher.output
+    assert [launcher.found("small", rank)["errors"] for rank in (0, 1)] == [3, 3]
+
+
 @pytest.mark.parametrize("rank", [0, pytest.param(1, marks=slow)])
 def test_a_strict_training_ends_on_all_ranks_if_one_cannot_capture(launcher, rank):
     failing = launcher.case("strict", fails_on_rank=rank, strict=True, baseline=False, worker=True)

@@ -112,6 +112,8 @@ def test_the_command_line_overrides_the_file(capsys, scan_file, tmp_path):
         ("training: {nepochs: many}", "training.nepochs is 'many'; it must be of type int"),
         ("training: {nepochs: 2.5}", "training.nepochs is 2.5"),
         ("training: {nepochs: null}", "training.nepochs is empty"),
+        ("training: 3", "training is 3; it must hold settings"),
+        ("execution: {recon_log_fixed_indices: '17'}", "recon_log_fixed_indices is '17'; it must be a list of int"),
         ("[1, 2]", "must hold sections"),
         ("a: [", "is not YAML"),
     ],
@@ -121,6 +123,14 @@ def test_a_wrong_settings_file_is_refused(tmp_path, text, message):
     file.write_text(text)
 
     with pytest.raises(ConfigError, match=message):
+        read_yaml(file)
+
+
+def test_a_settings_file_that_is_no_text_is_refused(tmp_path):
+    file = tmp_path / "scan.npz"
+    file.write_bytes(b"PK\x03\x04\xff\xfe")
+
+    with pytest.raises(ConfigError, match="is not YAML"):
         read_yaml(file)
 
 

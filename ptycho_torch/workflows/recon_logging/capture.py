@@ -6,6 +6,7 @@ Which sample goes to which row (`CapturePlan`, `Shard`) is kept apart from copyi
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,20 +111,27 @@ def choose_indices(length: int, num_patches: int, given: Sequence[int] | None) -
 def batch_indices(loader: object, rank: int = 0, size: int = 1) -> list[range]:
     """Dataset indices of each of a loader's batches, in order; empty if they are not known.
 
-    Without the padding of a DistributedSampler. Of ranks that all go through the whole dataset only rank zero counts.
+    Without the padding of a DistributedSampler, and without what it drops. Of ranks that all go through the whole
+    dataset only rank zero counts.
     """
     if not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
         return []
     sampler, in_batch = loader.batch_sampler.sampler, loader.batch_sampler.batch_size
+    length = len(loader.dataset)  # type: ignore[arg-type]
     if type(sampler) is SequentialSampler and rank == 0:
         first, step = 0, 1
-    elif isinstance(sampler, DistributedSampler) and not sampler.shuffle and sampler.num_replicas == size:
+    elif _goes_in_order(sampler) and sampler.num_replicas == size:
         first, step = sampler.rank, sampler.num_replicas
+        length = min(length, sampler.total_size)
     else:
         return []
-    length = len(loader.dataset)  # type: ignore[arg-type]
     starts = range(first, first + len(loader) * in_batch * step, in_batch * step)
     return [range(start, max(start, min(start + in_batch * step, length)), step) for start in starts]
+
+
+def _goes_in_order(sampler: object) -> TypeGuard[DistributedSampler[Any]]:
+    """Whether it deals out the dataset in order; Lightning's wrapper of another sampler inherits from this class."""
+    return isinstance(sampler, DistributedSampler) and type(sampler) is DistributedSampler and not sampler.shuffle
 
 
 class Capture:

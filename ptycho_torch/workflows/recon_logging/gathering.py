@@ -63,6 +63,12 @@ class Place:
         """Nothing, in the shapes of this place."""
         return Rows(np.zeros(0, np.int64), tuple(one[:0] for one in self.arrays))
 
+    def check(self, rows: Rows) -> None:
+        """Refuse rows of another shape than the place has. Raises ValueError."""
+        for array, values in zip(self.arrays, rows.values, strict=True):
+            if values.shape != (len(rows.numbers), *array.shape[1:]):
+                raise ValueError(f"predictions have the shape {values.shape[1:]}; {array.shape[1:]} was expected.")
+
     def put(self, rows: Rows) -> None:
         """Write rows where they belong."""
         for array, values in zip(self.arrays, rows.values, strict=True):
@@ -157,6 +163,8 @@ class Ranks:
         """
         try:
             parts = make()
+            for place, rows in parts:
+                place.check(rows)
             if self.rank == 0:
                 self._reserve(parts)
         except BaseException:
