@@ -8,10 +8,9 @@ import mlflow
 import pytest
 
 from tests.conftest import Tracking
-from tests.faults.harness import nothing_left_behind  # noqa: F401
 from tests.faults.servers import artifact_names
 
-pytestmark = [pytest.mark.timeout(290), pytest.mark.slow, pytest.mark.usefixtures("nothing_left_behind")]
+pytestmark = [pytest.mark.timeout(290), pytest.mark.slow, pytest.mark.usefixtures("nothing_left_but_the_server")]
 AWAY_S, EPOCHS, STEPS, STEP_S = 60, 30, 5, 0.5
 """A training of about 80 s."""
 

@@ -86,8 +86,8 @@ class _Killer(threading.Thread):
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_200_random_kills_leave_training_bit_identical_and_every_snapshot_logged(tracking, tmp_path):
-    logging.getLogger("recon_worker").setLevel(logging.ERROR)
+def test_200_random_kills_leave_training_bit_identical_and_every_snapshot_logged(tracking, tmp_path, caplog):
+    caplog.set_level(logging.ERROR, "recon_worker")
     settings = WorkerSettings(spool_dir=tmp_path / "spool", depth=4, flush_timeout_s=1200)
     callback = PtychoReconLoggingCallback(1, num_patches=1, log_stitch=True, worker=settings, strict=True)
     killer = _Killer(callback, 200)

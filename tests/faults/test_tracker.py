@@ -147,7 +147,7 @@ def test_what_lasts_costs_the_flush_timeout_and_sync_brings_everything_later(
     assert spooled(worker, tmp_path, target)
     assert_status_is_true(tmp_path / "spool" / target.run_id, target.run_id, capsys)
     assert main(["sync", str(tmp_path / "spool")]) == ALL, capsys.readouterr()
-    assert expected_files() <= set(artifact_names(server, target.run_id))
+    assert expected_files() | {"recon_log/evolution.gif"} <= set(artifact_names(server, target.run_id))
     assert status(tmp_path / "spool", capsys) == []
 
 
@@ -194,6 +194,24 @@ def test_a_refusal_does_not_delay_the_end_and_sync_brings_everything_later(
     assert len(proxy.seen) < 60
     assert spooled(worker, tmp_path, target)
     assert f"recon-worker sync {tmp_path}/spool/{target.run_id}" in caplog.text
+    assert main(["sync", str(tmp_path / "spool")]) == ALL
+    assert expected_files() <= set(artifact_names(server, target.run_id))
+
+
+def test_a_file_that_is_too_large_for_the_server_holds_no_other_up(server, proxy, target, worker, tmp_path, caplog):
+    proxy.rule = always(Fault(status=413), lambda method, path: method == "PUT" and path.endswith("gallery.html"))
+    log(worker)
+    started = time.monotonic()
+    worker.close(FLUSH_S)
+    took_s = time.monotonic() - started
+    there = set(artifact_names(server, target.run_id))
+    proxy.rule = always(None)
+
+    assert took_s < FLUSH_S / 2
+    assert expected_files() - there == {"recon_log/gallery.html"}
+    assert {"recon_log/evolution.gif", "recon_log/events.csv"} <= there
+    assert (worker.stats.spooled, worker.stats.submitted) == (len(EPOCHS), len(EPOCHS))
+    assert caplog.text.count("does not take recon_log/gallery.html") == 1
     assert main(["sync", str(tmp_path / "spool")]) == ALL
     assert expected_files() <= set(artifact_names(server, target.run_id))
 

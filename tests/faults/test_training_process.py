@@ -95,6 +95,7 @@ def test_a_second_signal_ends_the_flush_and_everything_is_kept(tracking, train, 
 def test_leaving_the_interpreter_while_another_thread_trains_loses_nothing(tracking, train):
     training = train(fault="shutdown", flush_timeout_s=5)
 
-    assert training.ended() == 0, training.stderr
+    # CPython ends a thread that is in C++ code at that moment by an abort, with logging or without.
+    assert training.ended() in (0, -signal.SIGABRT), training.stderr
     assert_everything_arrives(training, tracking)
     assert len(training.submitted) >= 3
