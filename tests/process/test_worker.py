@@ -233,7 +233,7 @@ def test_rendering_failures_are_named_the_rest_goes_on_and_a_snapshot_in_a_file_
     assert worker.stats.failed == 1
     assert "epoch_01/stitched/amp_pred.png" in tracking.files()
     assert "epoch_01/patch_00" in caplog.text
-    assert "1 snapshots that could not be rendered" in caplog.text
+    assert "1 snapshot could not be rendered" in caplog.text
     assert "00000001_epoch_1.snapshot.damaged" in caplog.text
     assert "recon-worker sync" not in caplog.text
 
