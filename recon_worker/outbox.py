@@ -281,7 +281,7 @@ def _make_private(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     mode = folder.lstat().st_mode
     if stat.S_ISDIR(mode) and mode & 0o777 != 0o700:  # what a link leads to is not ours to change
-        with contextlib.suppress(PermissionError):  # somebody else's, or of a file system that has no such modes
+        with contextlib.suppress(OSError):  # somebody else's, read-only, or of a file system that has no such modes
             folder.chmod(stat.S_IMODE(mode) & ~0o777 | 0o700)
 
 

@@ -64,7 +64,7 @@ class Uploader:
         threads: How many uploads at a time.
         on_complete: Called from an upload thread, and tried again like an upload if it raises.
         on_refused: Called whenever `refused` has changed, with the new value.
-        on_aside: Called with the generation of an artifact that is put aside.
+        on_aside: Called with a generation of which nothing is left but artifacts that were put aside.
     """
 
     def __init__(
@@ -167,6 +167,7 @@ class Uploader:
                 self._put_aside(generation, name, str(error))
                 return
             if self._count_down(generation) > 1:
+                self._tell_aside(generation)
                 return
         self._retrying()(self._on_complete, generation)
         self._count_down(generation)
@@ -195,7 +196,14 @@ class Uploader:
         if first:
             said = without_credentials(reason)[:300]
             _log.warning("The tracking server does not take %s: %s. It stays in the spool, others go on.", name, said)
-        self._on_aside(generation)
+        self._tell_aside(generation)
+
+    def _tell_aside(self, generation: int) -> None:
+        with self._lock:
+            aside = sum(one == generation for one, _ in self._aside)
+            only_aside = 0 < aside == self._left[generation] - 1
+        if only_aside:
+            self._on_aside(generation)
 
     def _upload(self, name: str) -> None:
         """Upload what lies there. Raises UnacceptableError."""

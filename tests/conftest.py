@@ -17,6 +17,15 @@ import pytest
 
 from tests.paths import REPOSITORY
 
+_BEING_UPLOADED = ".artifact.uploading."
+"""Begins the name of what MLflow is still writing, or would be, had the one who sent it lived."""
+
+
+def artifacts_below(root: Path) -> list[str]:
+    """Paths of the artifacts in a run's folder."""
+    files = (p for p in root.rglob("*") if not p.name.startswith(_BEING_UPLOADED) and p.is_file())
+    return sorted(str(p.relative_to(root)) for p in files)
+
 
 @dataclass(frozen=True)
 class Tracking:
@@ -45,7 +54,7 @@ class Tracking:
     def _all_files(self) -> set[str]:
         roots = list(self.artifacts.glob("*/artifacts"))
         assert len(roots) <= 1
-        return {str(p.relative_to(root)) for root in roots for p in root.rglob("*") if p.is_file()}
+        return {name for root in roots for name in artifacts_below(root)}
 
     def path(self, name: str) -> Path:
         """Where an artifact of the only run lies."""

@@ -20,6 +20,7 @@ from urllib.request import urlopen
 import mlflow
 
 from recon_worker.outbox import RunTarget
+from tests.conftest import artifacts_below
 from tests.leaks import MARK
 
 _START_S = 60
@@ -338,4 +339,4 @@ def new_run(uri, name):
 def artifact_names(server, run_id):
     """Paths of a run's artifacts on the server's disk; image cards, whose names are random, as images/<key>/<step>."""
     roots = server.artifacts.glob(f"*/{run_id}/artifacts")  # none before the first is there
-    return sorted(str(p.relative_to(root)) for root in roots for p in root.rglob("*") if p.is_file())
+    return [name for root in roots for name in artifacts_below(root)]
