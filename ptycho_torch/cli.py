@@ -45,7 +45,7 @@ def main(kind: ScanKind, description: str, argv: Sequence[str] | None = None) ->
     except ConfigError as error:
         arguments.fail(str(error))
     if print_config:
-        print(to_yaml(config), end="")
+        print(config.as_yaml(), end="")
         return 0
     from ptycho_torch.data.npz import DataError
     from ptycho_torch.workflows.components import describe, run_training
@@ -79,14 +79,6 @@ def resolve(kind: ScanKind, given: Mapping[str, Any], config_file: Path | None =
         raise ConfigError("--train_data_file is missing. Name the NPZ file to train on.")
     data = DataConfig(**{f.name: values[f.name] for f in fields(DataConfig) if f.name in values})
     return RunConfig(data=data, **built)
-
-
-def to_yaml(config: RunConfig) -> str:
-    """The resolved settings, in the form that `--config` reads."""
-    import yaml
-
-    text: str = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
-    return text
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

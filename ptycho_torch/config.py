@@ -444,6 +444,13 @@ class RunConfig:
         plain["execution"]["mlflow_tracking_uri"] = without_credentials(uri) if uri else None
         return plain
 
+    def as_yaml(self) -> str:
+        """The same as text, in the form that `--config` reads."""
+        import yaml
+
+        text: str = yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+        return text
+
 
 def _plain(value: object) -> object:
     if isinstance(value, Path):

@@ -1,96 +1,17 @@
-"""The command line of the reconstruction from a checkpoint; its settings. Imports nothing heavy."""
+"""The command line of the reconstruction from a checkpoint. Imports nothing heavy."""
 
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 from ptycho_torch.cli import Arguments
-from ptycho_torch.config import (
-    Accelerator,
-    ConfigError,
-    check_arrays_format,
-    check_choices,
-    check_directory,
-    check_indices,
-    check_pixel_size,
-    check_readable,
-    option,
-    require,
-)
-from recon_worker.choices import ArraysFormat, StitchWeight
+from ptycho_torch.config import ConfigError
+from ptycho_torch.inference_config import InferenceConfig
 
 _INCOMPLETE = 1
 """Exit code if a picture could not be made."""
 _ADVICE = (".*srun. command is available", ".*isinstance.treespec, LeafSpec", ".*does not have many workers")
-_PICTURES = "Pictures and numbers (default: as in the training)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferenceConfig:
-    """Reconstruction"""
-
-    checkpoint: Path = option(
-        None, "checkpoint of a training, such as outputs/checkpoints/last.ckpt (required)", metavar="CKPT"
-    )
-    data_file: Path = option(
-        None,
-        "NPZ file with the scan to reconstruct (required); of the same format, pattern size and units as that of the "
-        "training, whose probe and normalisation are used",
-        metavar="NPZ",
-    )
-    output_dir: Path = option(Path("reconstruction"), "directory for what is made; older files of a name are replaced")
-    arrays: ArraysFormat = option(
-        "npz", "the stitched object as numbers: npz, h5 (HDF5 in CXI's conventions, needs h5py) or none"
-    )
-    accelerator: Accelerator = option("auto", "where to compute")
-    allow_pickled_metadata: bool = option(
-        False, "read the metadata of old files that hold it as a pickled string; nothing else is ever unpickled"
-    )
-    num_patches: int | None = option(None, "sample patches, spread evenly over the scan; 0: none", group=_PICTURES)
-    fixed_indices: tuple[int, ...] | None = option(
-        None, "indices of the sample patches, instead of an even spread", group=_PICTURES, metavar="I"
-    )
-    max_stitch_samples: int | None = option(
-        None,
-        "stitch only the first this many samples; the rest is shown as not scanned (default: all)",
-        group=_PICTURES,
-    )
-    stitch_weight: StitchWeight | None = option(
-        None, "average overlapping patches equally, or by the probe's intensity", group=_PICTURES
-    )
-    ramp: bool | None = option(
-        None, "take a linear phase ramp out of the stitched object before errors are computed", group=_PICTURES
-    )
-    pixel_size: float | None = option(
-        None, "side of an object pixel, metres: for scale bars, resolutions in nm and the arrays", group=_PICTURES
-    )
-    scales: Path | None = option(
-        None,
-        "recon_log/scales.json of a run, for the same colours as its pictures; default: ranges of their own",
-        group=_PICTURES,
-        metavar="JSON",
-    )
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        require(self.checkpoint is not None, "checkpoint is missing. Name the checkpoint of a training: --checkpoint.")
-        require(self.data_file is not None, "data_file is missing. Name the NPZ file to reconstruct: --data_file.")
-        for name in ("checkpoint", "data_file", "scales"):
-            check_readable(name, getattr(self, name))
-        check_directory("output_dir", self.output_dir)
-        check_arrays_format("arrays", self.arrays)
-        require(self.num_patches is None or self.num_patches >= 0, f"num_patches is {self.num_patches}; at least 0.")
-        check_indices("fixed_indices", self.fixed_indices)
-        require(
-            self.num_patches is None or self.fixed_indices is None,
-            "num_patches and fixed_indices are both given; they choose the same patches. Give one of them.",
-        )
-        limit = self.max_stitch_samples
-        require(limit is None or limit >= 1, f"max_stitch_samples is {limit}; it must be at least 1.")
-        check_pixel_size("pixel_size", self.pixel_size)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

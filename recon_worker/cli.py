@@ -7,13 +7,13 @@ import argparse
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
 from recon_worker.exit_code import ExitCode
+from recon_worker.stderr_log import log_on_stderr
 from recon_worker.uris import without_credentials
 
 _log = logging.getLogger(__name__)
@@ -125,19 +125,6 @@ def _seconds(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a time in seconds above 0.")
     return value
-
-
-@contextmanager
-def log_on_stderr() -> Iterator[None]:
-    """Warnings and errors of this program go to stderr; urllib3's do not: the uploader says that it tries again."""
-    handler, package = logging.StreamHandler(), logging.getLogger("recon_worker")
-    handler.setFormatter(logging.Formatter("recon-worker: %(message)s"))
-    package.addHandler(handler)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
 
 
 def _sync(arguments: argparse.Namespace) -> ExitCode:

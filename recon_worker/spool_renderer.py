@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from recon_worker.artifacts import Artifact, Failure, finish
-from recon_worker.cli import log_on_stderr
 from recon_worker.continuation import load_history
 from recon_worker.history import History
 from recon_worker.outbox import Outbox, RunTarget, SpoolError
@@ -27,6 +26,7 @@ from recon_worker.process import child_environment, describe_exit
 from recon_worker.run_sink import connect
 from recon_worker.snapshot import Scan
 from recon_worker.spools import pictures
+from recon_worker.stderr_log import log_on_stderr
 
 _EXIT_WAIT_S = 2.0
 _SILENCE_S = 600.0

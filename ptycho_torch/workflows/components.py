@@ -23,7 +23,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from ptycho_torch.cli import to_yaml
 from ptycho_torch.config import ConfigError, RunConfig, make_directory
 from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.model.lightning_module import PtychoLightningModule
@@ -240,7 +239,7 @@ def _environment_kept(name: str) -> Iterator[None]:
 
 def _log_settings(logger: MLFlowLogger, config: RunConfig) -> None:
     """The resolved settings go to the run; the terminal says where to look."""
-    prepare_run(logger, config.as_dict(), to_yaml(config))
+    prepare_run(logger, config.as_dict(), config.as_yaml())
     uri = without_credentials(config.tracking_uri)
     if urlsplit(uri).scheme not in ("http", "https"):
         rank_zero_info(f"To look at this run, start: mlflow ui --backend-store-uri '{uri}' --port {_UI_PORT}")

@@ -20,7 +20,7 @@ from ptycho_torch.config import ConfigError, ScanKind, make_directory
 from ptycho_torch.data.builders import Split, grid_dataset, raw_dataset
 from ptycho_torch.data.dataset import Item, PtychoDataset
 from ptycho_torch.data.npz import DataError, GridLines, RawScan, load_scan
-from ptycho_torch.inference_cli import InferenceConfig
+from ptycho_torch.inference_config import InferenceConfig
 from ptycho_torch.workflows.checkpoint import Recipe, Trained, load_trained
 from ptycho_torch.workflows.recon_logging.capture import Capture, CapturePlan, Shard, batch_indices, choose_indices
 from ptycho_torch.workflows.recon_logging.copying import copier_for
