@@ -185,13 +185,16 @@ class Ranks:
         return [sum(column) for column in columns]
 
     def _exchange_counts(self, own: Sequence[int]) -> list[list[int]]:
-        """How many rows each rank has for each place; none for a rank that has failed."""
+        """How many rows each rank has for each place; none for a rank that has failed.
+
+        Each tells each: gloo's `all_gather` goes round from rank to rank, and waits for each to get a processor.
+        """
         if self.size == 1:
             return [[*own]]
-        padded = [*own, *[_NOTHING] * (_MAX_PLACES - len(own))]
-        found = [torch.zeros(_MAX_PLACES, dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(found, torch.tensor(padded), self._group)
-        return [[int(count) for count in one if count != _NOTHING] for one in found]
+        padded = torch.tensor([*own, *[_NOTHING] * (_MAX_PLACES - len(own))])
+        found = torch.empty(self.size, _MAX_PLACES, dtype=torch.int64)
+        dist.all_to_all_single(found.view(-1), padded.repeat(self.size), group=self._group)
+        return [[count for count in one if count != _NOTHING] for one in found.tolist()]
 
     def _chunk_rows(self, place: Place) -> int:
         """How many rows a rank sends at a time."""
