@@ -62,8 +62,10 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=11, help="epochs, and so events, of the modes off and async")
-    parser.add_argument("--events", type=int, default=4, help="epochs, and so events, of the slow modes")
+    parser.add_argument(
+        "--epochs", type=_two_or_more, default=11, help="epochs, and so events, of the modes off and async"
+    )
+    parser.add_argument("--events", type=_two_or_more, default=4, help="epochs, and so events, of the slow modes")
     parser.add_argument("--repeats", type=int, default=1, help="how often off and async take turns")
     parser.add_argument("--n-filters-scale", type=int, default=2, choices=(1, 2), help="width of the network")
     parser.add_argument("--train-samples", type=int, default=121, help="size of the training set")
@@ -73,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--soak-events", type=int, default=0, help="instead: so many events with a tiny network")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"), help="where JSON and plot go")
     return parser
+
+
+def _two_or_more(text: str) -> int:
+    if int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text} is too few: the first one is not counted. Give 2 or more.")
+    return int(text)
 
 
 def _runner(folder: str, args: argparse.Namespace) -> Callable[..., Run]:
