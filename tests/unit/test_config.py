@@ -121,6 +121,7 @@ def test_credentials_never_appear_in_the_recorded_settings(scan_file):
         ("postgresql://host.example/db?user=me&password=canary", "postgresql://host.example/db"),
         ("mysql://host.example/db?ssl=1&Password=canary&port=3", "mysql://host.example/db?ssl=1&port=3"),
         ("at https://host.example/?token=canary : refused", "at https://host.example/ : refused"),
+        ("Is it up? Set user=me & token=x & go?", "Is it up? Set user=me & token=x & go?"),
         ("https://host.example/p?page=2&x=a@b", "https://host.example/p?page=2&x=a@b"),
     ],
 )
