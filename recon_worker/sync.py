@@ -126,12 +126,12 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> int:
         OSError: The same of a snapshot.
     """
     raw, rendered = outbox.raw(), 0
-    taken_unix_s = max((outbox.local_path(name).stat().st_mtime for name in outbox.artifacts()), default=0.0)
-    if not raw and not (taken_unix_s and outbox.history()):
+    waiting = [*raw, *map(outbox.local_path, outbox.artifacts())]
+    if not raw and not (waiting and outbox.history()):
         return 0
+    taken_unix_s = max(one.stat().st_mtime for one in waiting)
     with SpoolRenderer(outbox.folder, target, lock) as renderer:
         for one in tqdm(raw, "render", unit="snapshot", disable=not sys.stderr.isatty()):
-            taken_unix_s = one.stat().st_mtime
             failures = _render(renderer, one)
             if failures:
                 _log.error(

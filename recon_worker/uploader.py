@@ -11,7 +11,7 @@ see `Uploader.refused`. Where it does not take a single file, as one that is too
 import logging
 import queue
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,7 +86,7 @@ class Uploader:
         self._outbox, self._sink, self._on_complete = outbox, sink, on_complete
         self._queue: queue.Queue[tuple[int, str | None]] = queue.Queue()  # bounded by the files of the outbox
         self._left: Counter[int] = Counter()
-        self._aside: list[tuple[int, str]] = []
+        self._aside: defaultdict[int, list[str]] = defaultdict(list)
         self._unacceptable = set[str]()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -109,15 +109,15 @@ class Uploader:
     def idle(self) -> bool:
         """Whether everything that was added has been uploaded, or put aside."""
         with self._lock:
-            aside = Counter(generation for generation, _ in self._aside)
-            return all(left == (aside[g] + 1 if g in aside else 0) for g, left in self._left.items())
+            return all(map(self._is_settled, self._left))
 
     def try_again(self) -> None:
         """Try now what waits for its next try; what is refused may be taken by now."""
         with self._hurry:
             self._refusals.clear()
-            for one in self._aside:
-                self._queue.put(one)
+            for generation, names in self._aside.items():
+                for name in names:
+                    self._queue.put((generation, name))
             self._aside.clear()
             self._look_for_refusals()
             self._round += 1
@@ -190,7 +190,7 @@ class Uploader:
 
     def _put_aside(self, generation: int, name: str, reason: str) -> None:
         with self._lock:
-            self._aside.append((generation, name))
+            self._aside[generation].append(name)
             first = name not in self._unacceptable
             self._unacceptable.add(name)
         if first:
@@ -200,10 +200,14 @@ class Uploader:
 
     def _tell_aside(self, generation: int) -> None:
         with self._lock:
-            aside = sum(one == generation for one, _ in self._aside)
-            only_aside = 0 < aside == self._left[generation] - 1
+            only_aside = generation in self._aside and self._is_settled(generation)
         if only_aside:
             self._on_aside(generation)
+
+    def _is_settled(self, generation: int) -> bool:
+        """Whether nothing is left of it, or nothing but what was put aside, and its completion; the lock is held."""
+        aside = len(self._aside.get(generation, ()))
+        return self._left[generation] == aside + bool(aside)
 
     def _upload(self, name: str) -> None:
         """Upload what lies there. Raises UnacceptableError."""

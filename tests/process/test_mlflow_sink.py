@@ -12,6 +12,7 @@ from recon_worker.history import History
 from recon_worker.mlflow_sink import MlflowSink
 from recon_worker.outbox import RunTarget
 from recon_worker.scales import Scales
+from recon_worker.uploader import UnacceptableError
 from tests.process.samples import make_run
 
 CARD = card_name("epoch_05", "stitched_amp", 165)
@@ -51,6 +52,15 @@ def card(tmp_path):
 
 def _image_files(tracking):
     return sorted(p.name.rpartition("+")[2] for p in tracking.path("images").iterdir())
+
+
+@pytest.mark.parametrize("name", [metrics_name("epoch_05"), DESCRIPTION_NAME])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}"])
+def test_a_damaged_file_is_named_as_such(target, client, tmp_path, name, content):
+    (tmp_path / "damaged.json").write_bytes(content)
+
+    with pytest.raises(UnacceptableError, match=f"{name} is damaged"):
+        MlflowSink(client, target.run_id).upload(tmp_path / "damaged.json", name)
 
 
 def test_a_card_is_logged_once_per_step_however_often_and_by_whom(tracking, target, client, card):

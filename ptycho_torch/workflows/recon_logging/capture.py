@@ -131,7 +131,7 @@ def batch_indices(loader: object, rank: int = 0, size: int = 1) -> list[range]:
 
 def _goes_in_order(sampler: object) -> TypeGuard[DistributedSampler[Any]]:
     """Whether it deals out the dataset in order; Lightning's wrapper of another sampler inherits from this class."""
-    return isinstance(sampler, DistributedSampler) and type(sampler) is DistributedSampler and not sampler.shuffle
+    return type(sampler) is DistributedSampler and not sampler.shuffle
 
 
 class Capture:
