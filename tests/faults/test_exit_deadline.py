@@ -24,7 +24,7 @@ ENDS = {
 }
 CODES = {"normal": 0, "exception": 1, "SIGTERM": 0, "Ctrl-C": 1}
 CELLS = [
-    pytest.param(tracker, end, marks=() if (tracker, end) == ("hangs", "SIGTERM") else pytest.mark.slow)
+    pytest.param(tracker, end, marks=() if (tracker, end) == ("refuses", "SIGTERM") else pytest.mark.slow)
     for tracker in TRACKERS
     for end in ENDS
 ]
@@ -64,6 +64,7 @@ def test_the_process_ends_within_the_flush_timeout_and_5_s_and_everything_is_kep
     assert_sync_brings_everything(server, proxy, training)
 
 
+@pytest.mark.slow
 def test_what_a_killed_training_had_in_memory_in_the_outbox_and_in_the_spool_is_brought_by_sync(
     server, proxy, train_against
 ):

@@ -130,7 +130,8 @@ def test_predictions_of_another_shape_are_named_and_hang_nobody(launcher):
     assert [launcher.found("small", rank)["errors"] for rank in (0, 1)] == [3, 3]
 
 
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=slow)])
+@slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_strict_training_ends_on_all_ranks_if_one_cannot_capture(launcher, rank):
     failing = launcher.case("strict", fails_on_rank=rank, strict=True, baseline=False, worker=True)
     assert launcher.run(2, failing) != 0

@@ -157,6 +157,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_while_it_captures_leaves_its_waiting_snapshots_and_no_half_one(tracking, tmp_path):
     target, spool = make_run(tracking), tmp_path / "spool"
     words = [sys.executable, "-c", KILLED, spool, target.run_id, target.tracking_uri]
