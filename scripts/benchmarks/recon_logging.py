@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         "--epochs", type=_two_or_more, default=11, help="epochs, and so events, of the modes off and async"
     )
     parser.add_argument("--events", type=_two_or_more, default=4, help="epochs, and so events, of the slow modes")
-    parser.add_argument("--repeats", type=int, default=1, help="how often off and async take turns")
+    parser.add_argument("--repeats", type=int, default=1, help="how often off and the modes with the worker take turns")
     parser.add_argument("--n-filters-scale", type=int, default=2, choices=(1, 2), help="width of the network")
     parser.add_argument("--train-samples", type=int, default=121, help="size of the training set")
     parser.add_argument("--batch-size", type=int, default=24, help="samples per batch")
@@ -134,11 +134,9 @@ def startup_s() -> float:
 def compare(run: Callable[..., Run], args: argparse.Namespace) -> Run:
     """All modes."""
     turns: dict[str, list[Run]] = {"off": [], "async": [], "async every 5": [], "silent server": []}
-    for turn in range(args.repeats):
-        turns["off"].append(run("off", f"off-{turn}", epochs=args.epochs))
-        turns["async"].append(run("async", f"async-{turn}", epochs=args.epochs))
-        turns["async every 5"].append(run("async", f"async5-{turn}", epochs=args.epochs, every=5))
-        turns["silent server"].append(run("silent", f"silent-{turn}", epochs=args.epochs))
+    for mode, turn in _order([*turns], args.repeats):
+        every = 5 if mode == "async every 5" else 1
+        turns[mode].append(run(mode.split()[0], f"{mode.replace(' ', '-')}-{turn}", epochs=args.epochs, every=every))
     for mode in ("inline", "naive-reuse", "naive"):
         turns[mode] = [run(mode, mode, epochs=args.events)]
     rows = [make_row(mode, runs, turns) for mode, runs in turns.items()]
@@ -155,6 +153,14 @@ def compare(run: Callable[..., Run], args: argparse.Namespace) -> Run:
         "losses_identical": same,
         "runs": saved,
     }
+
+
+def _order(modes: Sequence[str], repeats: int) -> Iterator[tuple[str, int]]:
+    """Every mode in every turn; each turn begins with the next mode, as a machine may slow down while it is used."""
+    for turn in range(repeats):
+        first = turn % len(modes)
+        for mode in (*modes[first:], *modes[:first]):
+            yield mode, turn
 
 
 # --- many events -----------------------------------------------------------------------------------------------------

@@ -95,6 +95,7 @@ class FailingCapture(PtychoReconLoggingCallback):
     def on_validation_start(self, trainer, pl_module):
         if self._run is not None and trainer.global_rank == self.fails_on_rank:
             self._run.copier = BrokenCopier() if trainer.current_epoch == 0 else HostCopier()
+            self._run.captures.clear()  # those hold the copier that they were made with
         super().on_validation_start(trainer, pl_module)
 
 

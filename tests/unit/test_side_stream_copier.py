@@ -2,7 +2,6 @@
 
 import contextlib
 
-import numpy as np
 import pytest
 import torch
 
@@ -63,7 +62,7 @@ class FakeGpuTensor(torch.Tensor):
 
 
 def test_a_copy_waits_for_the_computing_and_runs_beside_it():
-    cuda, target = FakeCuda(), np.zeros(2, np.float32)
+    cuda, target = FakeCuda(), torch.zeros(2)
     copier = SideStreamCopier(torch.device("cpu"), cuda)
     source = torch.arange(3, dtype=torch.float16).as_subclass(FakeGpuTensor)
 
@@ -106,7 +105,7 @@ def test_on_a_real_gpu_the_values_arrive():
     source = torch.rand(2, 1, 8, 8, device=device)
 
     copier.prepare(arrays, LAYOUT.nbytes)
-    copier.copy(arrays.stitch_amp, source, (slice(None), slice(None), slice(2, 6), slice(2, 6)))
+    copier.copy(torch.from_numpy(arrays.stitch_amp), source, (slice(None), slice(None), slice(2, 6), slice(2, 6)))
     copier.wait()
 
     assert torch.equal(torch.from_numpy(arrays.stitch_amp), source[:, :, 2:6, 2:6].cpu())

@@ -288,7 +288,6 @@ class PtychoReconLoggingCallback(Callback):
         if self._is_due(completed_epochs(trainer), trainer):
             run.begin_capture()
 
-    @_guarded
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -298,13 +297,16 @@ class PtychoReconLoggingCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Copy the predictions of a batch, if `validation_step` returned them."""
+        """Copy the predictions of a batch, if `validation_step` returned them. What fails is told at the end."""
         run = self._run
-        if run is not None and run.capture is not None and run.shard.routes and dataloader_idx == 0:
-            try:
-                run.capture.add_outputs(batch_idx, outputs)
-            except Exception as error:
-                run.give_up(error)
+        if run is None or run.capture is None or not run.shard.routes or dataloader_idx != 0:
+            return
+        start_s = time.perf_counter()
+        try:
+            run.capture.add_outputs(batch_idx, outputs)
+        except Exception as error:
+            run.give_up(error)
+        self._stall_s += time.perf_counter() - start_s
 
     @_guarded
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -6,17 +6,17 @@ Which sample goes to which row (`CapturePlan`, `Shard`) is kept apart from copyi
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, from_numpy
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, SequentialSampler
 
 from recon_worker.snapshot import SnapshotArrays, SnapshotLayout
 from recon_worker.stitching import crop_start_px
 
-from .copying import Copier
+from .copying import Copier, Part
 from .gathering import Place, Rows
 
 FixedRows = tuple[tuple[int, int], ...]
@@ -134,10 +134,22 @@ def _goes_in_order(sampler: object) -> TypeGuard[DistributedSampler[Any]]:
     return type(sampler) is DistributedSampler and not sampler.shuffle
 
 
+class _Target(NamedTuple):
+    """Where the predictions of a batch go."""
+
+    amp: Tensor
+    """Its rows of the stitch arrays; shares their memory."""
+    phase: Tensor
+    part: Part | None
+    """What of the predictions goes there; None: nothing."""
+    fixed: FixedRows
+
+
 class Capture:
     """Fills the arrays of one snapshot, or of one rank's shard of it, from predictions, batch by batch.
 
-    What runs between two batches finds cold caches, where each line of Python costs: views are made beforehand.
+    What runs between two batches finds cold caches, where each line of Python costs: views are made beforehand, and
+    once for each memory. To give tensors back costs too: other threads may take the interpreter's lock meanwhile.
 
     Args:
         shard: Which samples go where.
@@ -151,41 +163,52 @@ class Capture:
         self._has_diffraction = np.zeros(len(arrays.fixed_filled), bool)
         crop = crop_of(shard.layout)
         self._targets = [
-            (arrays.stitch_amp[route.rows], arrays.stitch_phase[route.rows], (route.samples, *crop))
+            _Target(
+                amp=from_numpy(arrays.stitch_amp[route.rows]),
+                phase=from_numpy(arrays.stitch_phase[route.rows]),
+                part=(route.samples, *crop) if route.samples.stop else None,
+                fixed=route.fixed,
+            )
             for route in shard.routes
         ]
-        self._done: list[slice] = []
+        self._copied: list[int] = []
+
+    def forget(self) -> None:
+        """Begin anew in the same arrays, whose rows are marked as not filled."""
+        self._has_diffraction[:] = False
+        self._copied.clear()
 
     def add_outputs(self, batch_idx: int, outputs: object) -> None:
         """Copy what a validation step returned; ignores what holds no predictions, each (B, C, N, N)."""
         if not isinstance(outputs, Mapping):
             return
-        amp, phase, route = outputs.get("amp"), outputs.get("phase"), self._shard.routes[batch_idx]
+        amp, phase = outputs.get("amp"), outputs.get("phase")
         if not isinstance(amp, Tensor) or not isinstance(phase, Tensor):
             return
-        if route.samples.stop:
-            amp_rows, phase_rows, part = self._targets[batch_idx]
+        amp_rows, phase_rows, part, fixed = self._targets[batch_idx]
+        if part is not None:
             self._copy(amp_rows, amp, part)
             self._copy(phase_rows, phase, part)
-            self._done.append(route.rows)
-        if route.fixed:
-            self._copy_fixed(route.fixed, amp, phase, outputs.get("pred_diffraction"))
+            self._copied.append(batch_idx)
+        if fixed:
+            self._copy_fixed(fixed, amp, phase, outputs.get("pred_diffraction"))
 
     def _copy_fixed(self, fixed: FixedRows, amp: Tensor, phase: Tensor, diffraction: Tensor | None) -> None:
+        arrays = self.arrays
         for row, sample in fixed:
-            self._copy(self.arrays.fixed_amp[row], amp, (sample, 0))
-            self._copy(self.arrays.fixed_phase[row], phase, (sample, 0))
+            self._copy(from_numpy(arrays.fixed_amp[row]), amp, (sample, 0))
+            self._copy(from_numpy(arrays.fixed_phase[row]), phase, (sample, 0))
             if diffraction is not None:
-                self._copy(self.arrays.fixed_diffraction[row], diffraction, (sample, 0))
+                self._copy(from_numpy(arrays.fixed_diffraction[row]), diffraction, (sample, 0))
                 self._has_diffraction[row] = True
-            self.arrays.fixed_filled[row] = True
+            arrays.fixed_filled[row] = True
 
     def finish(self) -> None:
         """Wait until all copies have arrived, and mark the rows that they filled."""
         self._wait()
-        for rows in self._done:
-            self.arrays.stitch_filled[rows] = True
-        self._done.clear()
+        for batch_idx in self._copied:
+            self.arrays.stitch_filled[self._shard.routes[batch_idx].rows] = True
+        self._copied.clear()
 
     @property
     def has_diffraction(self) -> bool:

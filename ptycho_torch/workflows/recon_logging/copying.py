@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recon_worker.snapshot import Float32, SnapshotArrays
+from recon_worker.snapshot import SnapshotArrays
 
 _log = logging.getLogger(__name__)
 
@@ -20,12 +20,9 @@ class HostCopier:
     def prepare(self, arrays: SnapshotArrays, nbytes: int) -> None:
         """Nothing to prepare."""
 
-    def copy(self, target: Float32, source: Tensor, part: Part) -> None:
-        """Copy `source[part]`, converting to float32."""
-        if source.dtype is torch.float32 and source.device.type == "cpu":
-            target[...] = source.detach().numpy()[part]  # with cold caches half the time that torch's own copy takes
-        else:
-            torch.from_numpy(target).copy_(source[part])
+    def copy(self, target: Tensor, source: Tensor, part: Part) -> None:
+        """Copy `source[part]`, converting to the target's dtype."""
+        target.copy_(source.detach()[part])
 
     def wait(self) -> None:
         """Nothing is ever under way."""
@@ -57,11 +54,11 @@ class SideStreamCopier:
         else:
             self._locked[address] = arrays  # keeps the memory while it is locked
 
-    def copy(self, target: Float32, source: Tensor, part: Part) -> None:
-        """Copy `source[part]`, converting to float32; done when `wait` returns."""
+    def copy(self, target: Tensor, source: Tensor, part: Part) -> None:
+        """Copy `source[part]`, converting to the target's dtype; done when `wait` returns."""
         self._stream.wait_stream(self._cuda.current_stream(self._device))  # the prediction must be there
         with self._cuda.stream(self._stream):
-            torch.from_numpy(target).copy_(source[part].to(torch.float32), non_blocking=True)
+            target.copy_(source.detach()[part].to(target.dtype), non_blocking=True)
         source.record_stream(self._stream)  # its memory is not reused before the copy is done
 
     def wait(self) -> None:

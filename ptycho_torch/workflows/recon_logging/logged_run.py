@@ -1,6 +1,6 @@
 """What the callback holds while `fit` lasts, on each rank: among it the capture of an epoch that is due."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,8 @@ class LoggedRun:
     """Of the capture; raised where all ranks come together, else the others would wait there."""
     own_arrays: SnapshotArrays | None = None
     """On the other ranks."""
+    captures: dict[int, Capture] = field(default_factory=dict)
+    """By the address of the memory that they fill, of memory that is used again."""
 
     @property
     def dataset(self) -> Any:  # noqa: ANN401
@@ -44,10 +46,7 @@ class LoggedRun:
         """Take arrays for a snapshot, or for this rank's shard of it."""
         self.is_due, self.capture, self.failure = True, None, None
         try:
-            arrays = self._acquire()
-            if self.backend is None or self.backend.reuses_memory:
-                self.copier.prepare(arrays, self.shard.layout.nbytes)
-            self.capture = Capture(self.shard, arrays, self.copier)
+            self.capture = self._capture_into(self._acquire())
         except Exception as error:
             self.give_up(error)
 
@@ -64,6 +63,17 @@ class LoggedRun:
         self.own_arrays.fixed_filled[:] = False
         self.own_arrays.stitch_filled[:] = False
         return self.own_arrays
+
+    def _capture_into(self, arrays: SnapshotArrays) -> Capture:
+        if self.backend is not None and not self.backend.reuses_memory:
+            return Capture(self.shard, arrays, self.copier)
+        self.copier.prepare(arrays, self.shard.layout.nbytes)
+        address = arrays.fixed_amp.ctypes.data
+        if address not in self.captures:
+            self.captures[address] = Capture(self.shard, arrays, self.copier)
+        capture = self.captures[address]
+        capture.forget()
+        return capture
 
     def end_capture(self) -> tuple[Capture, bool]:
         """Bring what all ranks captured together on rank zero; returns what this rank has, and if rank zero has all."""
