@@ -42,6 +42,7 @@ def main() -> None:
     """Start a training per number of ranks; print and save."""
     if _IN_TRAINING in os.environ:
         measure(json.loads(os.environ[_IN_TRAINING]))
+        dist.destroy_process_group()
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4], help="numbers of ranks on this machine")

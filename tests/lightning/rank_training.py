@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 
 from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
@@ -138,3 +139,4 @@ if __name__ == "__main__":
     path = Path(sys.argv[1])
     for fields in json.loads(path.read_text()):
         train(Case(**fields), path.parent)
+    dist.destroy_process_group()
