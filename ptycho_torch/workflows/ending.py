@@ -3,8 +3,8 @@
 Lightning's own handler broadcasts from within the handler, wherever the process is; if another process is then in some
 other collective, as at the end of the validation, both wait for ever, until Slurm kills them.
 
-Lightning leaves a gloo process group to the end of the process. Its threads free the tensors of the last collective, for
-which they need the interpreter; if that is already going, C++ aborts, and a training that ended well exits with -6.
+Lightning leaves a gloo process group to the end of the process. Its threads free the tensors of the last collective,
+for which they need the interpreter; if that is already going, C++ aborts, and a training that ended well exits with -6.
 """
 
 import atexit
