@@ -152,7 +152,8 @@ def test_close_from_a_signal_handler_in_the_middle_of_submit_neither_hangs_nor_l
     assert_balanced(worker.stats)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_call_of_close_leaves_nothing_behind(tracking, settings, scan, number):
     """The signal comes at the first, tenth, ... call of a function within close."""
     arrived = []
@@ -195,6 +196,7 @@ class _Numbers(Dataset):
         return torch.tensor(float(i))
 
 
+@pytest.mark.slow
 def test_forked_loader_workers_that_live_on_hold_nothing_up(tracking, settings, scan):
     """Persistent workers are forked after the start, and again after a restart; the reconstruction worker dies."""
     worker = started(settings, make_run(tracking), scan)
@@ -240,13 +242,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize(
-    "wait",
-    [
-        pytest.param("while not worker.is_ready: time.sleep(0.01)", id="ready", marks=pytest.mark.slow),
-        pytest.param("pass", id="starting"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("wait", ["while not worker.is_ready: time.sleep(0.01)", "pass"], ids=["ready", "starting"])
 def test_a_killed_training_is_noticed_though_a_forked_child_keeps_its_pipe(tracking, settings, wait):
     target = make_run(tracking)
     code = ORPHANED.format(spool=str(settings.spool_dir), run=target.run_id, uri=target.tracking_uri, wait=wait)
@@ -279,6 +276,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_a_sync_that_is_faster_than_the_worker_of_a_killed_training_takes_nothing_from_it(tracking, settings):
     """The worker was still starting: two snapshots are in memory; the sync uploads the third and removes the folder."""
     target = make_run(tracking)

@@ -14,7 +14,7 @@ from tests.faults.servers import AuthServer, Fault, FaultyProxy, always, artifac
 from tests.faults.test_security import files_with, watched_titles
 from tests.process.samples import layout_of, log_epoch, make_scan
 
-pytestmark = [pytest.mark.timeout(150), pytest.mark.usefixtures("nothing_left_behind")]
+pytestmark = [pytest.mark.timeout(150), pytest.mark.usefixtures("nothing_left_behind"), pytest.mark.slow]
 CANARY = "canary4610password"
 TOKEN = "canary4610token"
 DELAY_S = 0.04
@@ -96,7 +96,7 @@ HOW = {
 }
 
 
-@pytest.mark.parametrize("how", ["password", pytest.param("token", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["password", "token"])
 def test_a_training_brings_everything_to_a_distant_server_with_accounts(
     train, auth_server, proxy, tmp_path, monkeypatch, capfd, caplog, how
 ):
@@ -155,7 +155,6 @@ def epochs_there(server, run_id):
     return {name.split("/")[0] for name in artifact_names(server, run_id)} & {"epoch_01", "epoch_02"}
 
 
-@pytest.mark.slow
 def test_after_a_change_of_password_the_rest_is_spooled_and_a_sync_with_the_new_one_brings_it(
     auth_server, proxy, admin, monkeypatch, tmp_path
 ):
@@ -174,7 +173,6 @@ def test_after_a_change_of_password_the_rest_is_spooled_and_a_sync_with_the_new_
     assert epochs_there(auth_server, target.run_id) == {"epoch_01", "epoch_02"}
 
 
-@pytest.mark.slow
 def test_a_token_that_is_refused_for_a_while_costs_no_picture(auth_server, proxy, monkeypatch, tmp_path, caplog):
     accepted = {TOKEN: f"admin:{CANARY}"}
     proxy.tokens = accepted

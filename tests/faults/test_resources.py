@@ -166,6 +166,7 @@ def test_the_queue_does_not_need_dev_shm(tracking, tmp_path):
     assert queue_mib > 64
 
 
+@pytest.mark.slow
 def test_a_spool_path_with_spaces_quotes_and_unicode_works_as_the_message_says(tracking, tmp_path, caplog):
     target = make_run(tracking)
     worker = started(tmp_path / "Ordner 'α' und ©", replace(target, tracking_uri="http://127.0.0.1:9"))

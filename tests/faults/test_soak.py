@@ -17,7 +17,7 @@ from tests.faults.soak import soak
 from tests.lightning.foreign import ForeignModule
 from tests.lightning.test_recon_logging import fit, weights
 
-pytestmark = pytest.mark.usefixtures("nothing_left_behind")
+pytestmark = [pytest.mark.usefixtures("nothing_left_behind"), pytest.mark.slow]
 
 
 @pytest.mark.timeout(400)
@@ -28,7 +28,6 @@ def test_random_faults_of_the_worker_violate_nothing(tmp_path):
     assert_counted(tally)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_random_faults_of_worker_and_server_violate_nothing(server, tmp_path):
     tally, violations = soak(60, seed=60, folder=tmp_path, server=server)
@@ -84,7 +83,6 @@ class _Killer(threading.Thread):
             time.sleep(0.01)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_200_random_kills_leave_training_bit_identical_and_every_snapshot_logged(tracking, tmp_path, caplog):
     caplog.set_level(logging.ERROR, "recon_worker")

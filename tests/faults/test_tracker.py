@@ -131,7 +131,8 @@ LASTING = {
 }
 
 
-@pytest.mark.parametrize("how", [name if name == "hangs" else pytest.param(name, marks=slow) for name in LASTING])
+@slow
+@pytest.mark.parametrize("how", LASTING)
 def test_what_lasts_costs_the_flush_timeout_and_sync_brings_everything_later(
     server, proxy, target, worker, tmp_path, how, capsys
 ):

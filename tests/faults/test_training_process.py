@@ -49,17 +49,9 @@ def test_an_exception_in_setup_ends_the_worker_at_once(train):
     assert not training.spool.exists()
 
 
-@pytest.mark.parametrize(
-    ("number", "to_group", "code"),
-    [
-        pytest.param(signal.SIGINT, False, 1, marks=slow),
-        pytest.param(signal.SIGINT, True, 1, marks=slow),
-        pytest.param(signal.SIGTERM, False, 0, marks=slow),
-        pytest.param(signal.SIGTERM, True, 0),
-        pytest.param(signal.SIGKILL, False, -9),
-        pytest.param(signal.SIGKILL, True, -9, marks=slow),
-    ],
-)
+@slow
+@pytest.mark.parametrize("to_group", [False, True])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
 def test_a_signal_loses_nothing_that_was_submitted(tracking, train, number, to_group, code):
     """The exit codes are Lightning's: after SIGTERM it ends the fit in good order and leaves with 0."""
     training = train()

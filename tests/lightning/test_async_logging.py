@@ -32,10 +32,11 @@ def _seeded(**more):
 def test_inline_and_async_runs_leave_the_same_bytes(tracking, settings, new_tracking):
     other = new_tracking()
 
-    fit(tracking, _callback(None), epochs=3, module=_seeded(returns_predictions=True))
-    fit(other, _callback(settings), epochs=3, module=_seeded(returns_predictions=True))
+    fit(tracking, _callback(None, arrays="npz"), epochs=3, module=_seeded(returns_predictions=True))
+    fit(other, _callback(settings, arrays="npz"), epochs=3, module=_seeded(returns_predictions=True))
 
     assert tracking.files() | {"recon_log/events.csv"} == other.files()
+    assert tracking.cards() == other.cards()
     assert all(tracking.path(name).read_bytes() == other.path(name).read_bytes() for name in tracking.files())
 
 
@@ -71,7 +72,7 @@ def test_memory_that_is_used_again_after_a_batch_changes_no_picture(tracking, se
     assert all(tracking.path(name).read_bytes() == other.path(name).read_bytes() for name in tracking.files())
 
 
-@pytest.mark.parametrize("returns_predictions", [True, False])
+@pytest.mark.parametrize("returns_predictions", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_training_with_the_worker_is_bit_identical_to_training_without_logging(tracking, settings, returns_predictions):
     plain, _ = fit(tracking, None, epochs=3, module=_seeded(returns_predictions=returns_predictions), logger=False)
 
@@ -97,7 +98,11 @@ class _FailAtStep(Callback):
             raise self.error
 
 
-@pytest.mark.parametrize("error", [RuntimeError("bad batch"), SystemExit(3)], ids=["exception", "sys.exit"])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("bad batch"), pytest.param(SystemExit(3), marks=pytest.mark.slow)],
+    ids=["exception", "sys.exit"],
+)
 def test_an_exception_in_training_still_flushes_what_was_submitted(tracking, settings, error):
     with pytest.raises(type(error)):
         fit(tracking, _callback(settings), epochs=3, callbacks=[_FailAtStep(5, error)])
@@ -114,6 +119,7 @@ def test_a_failure_before_the_first_step_ends_the_worker(tracking, settings):
     assert child_processes() == before
 
 
+@pytest.mark.slow
 def test_one_callback_serves_two_fits(tracking, new_tracking, settings):
     other = new_tracking()
     callback = _callback(settings)

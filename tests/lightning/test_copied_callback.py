@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from tests.paths import REPOSITORY
 
 SCRIPT = """
@@ -28,6 +30,7 @@ assert not any(name.split(".")[0] == "ptycho_torch" for name in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_the_folder_serves_another_package(tmp_path, tracking):
     package = tmp_path / "other_torch" / "workflows"
     shutil.copytree(REPOSITORY / "ptycho_torch" / "workflows" / "recon_logging", package / "recon_logging")

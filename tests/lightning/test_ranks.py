@@ -60,12 +60,10 @@ def same_pixels(one, other):
     return bool(names) and all(one.path(name).read_bytes() == other.path(name).read_bytes() for name in names)
 
 
-SHAPES = {
-    "predictions": {},
-    "no_predictions": {"returns_predictions": False, "length": 40},
-    "one_sample": {"length": 1},
-}
+SHAPES = {"predictions": {}}
 MORE_SHAPES = {
+    "one_sample": {"length": 1},
+    "no_predictions": {"returns_predictions": False, "length": 40},
     "supervised": {"supervised": True},
     "training_set": {"validates": False},
     "all_on_each": {"use_distributed_sampler": False},
@@ -75,7 +73,7 @@ slow = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("ranks", "shapes"),
-    [(2, SHAPES), pytest.param(2, MORE_SHAPES, marks=slow), pytest.param(4, SHAPES, marks=slow)],
+    [(2, SHAPES), pytest.param(2, MORE_SHAPES, marks=slow), pytest.param(4, SHAPES | MORE_SHAPES, marks=slow)],
     ids=["2", "2-more", "4"],
 )
 def test_the_artifacts_are_those_of_a_single_process(launcher, ranks, shapes):
@@ -91,6 +89,7 @@ def test_the_artifacts_are_those_of_a_single_process(launcher, ranks, shapes):
         assert [launcher.found(f"{name}_{ranks}", rank)["errors"] for rank in range(ranks)] == [0] * ranks
 
 
+@slow
 def test_training_is_bit_identical_on_every_rank_and_needs_no_extra_pass(launcher):
     settings = {"learning_rate": 1e-2, "epochs": 3, "baseline": False}
     cases = [launcher.case("on", worker=True, **settings), launcher.case("off", logs=False, **settings)]
@@ -113,7 +112,8 @@ def test_a_limited_validation_is_stitched_as_far_as_it_goes_on_all_ranks(launche
     assert len(positions) == 2 * 5  # a batch on each rank
 
 
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=slow)])
+@slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_cannot_capture_costs_one_event_and_hangs_nobody(launcher, rank):
     assert launcher.run(2, launcher.case("failing", fails_on_rank=rank, baseline=False)) == 0, launcher.output
 
@@ -141,13 +141,9 @@ def test_a_strict_training_ends_on_all_ranks_if_one_cannot_capture(launcher, ran
     assert [launcher.found("strict", one)["losses"] != [] for one in (0, 1)] == [True, True]
 
 
-@pytest.mark.parametrize(
-    ("rank", "how"),
-    [
-        (1, "exception"),
-        *(pytest.param(*cell, marks=slow) for cell in [(0, "exception"), (1, "SIGKILL"), (0, "SIGKILL")]),
-    ],
-)
+@slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("how", ["exception", "SIGKILL"])
 def test_when_a_rank_dies_the_others_end_and_what_was_submitted_is_logged_or_spooled(launcher, rank, how):
     dying = launcher.case("dying", dies_on_rank=rank, dies_by=how, worker=True, epochs=3)
     assert launcher.run(2, dying) != 0

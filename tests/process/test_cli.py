@@ -120,6 +120,7 @@ def test_sync_renders_and_uploads_everything_and_removes_the_folder(tracking, ou
     assert f"2 snapshots rendered, {3 * WAITING + 3} artifacts uploaded; nothing is left" in done.stdout
 
 
+@pytest.mark.slow
 def test_sync_of_an_emptied_spool_says_that_nothing_is_left(outbox):
     spool = outbox.folder.parent
     first, second, seen = (recon_worker(*words, spool) for words in (["sync"], ["sync"], ["status"]))
@@ -152,6 +153,7 @@ def test_synced_pictures_are_those_that_the_worker_would_have_made(tracking, out
     assert {name: tracking.path(name).read_bytes() for name in expected} == expected
 
 
+@pytest.mark.slow
 def test_sync_uploads_all_runs_of_a_spool(tracking, target, outbox, mlflow_database, tmp_path):
     other = type(tracking)(mlflow_database, tracking.experiment + "b", tmp_path / "other")
     make_spool(tmp_path / "spool", make_run(other))
@@ -160,6 +162,7 @@ def test_sync_uploads_all_runs_of_a_spool(tracking, target, outbox, mlflow_datab
     assert len(tracking.files()) == len(other.files()) == 3 * PER_EPOCH + 3
 
 
+@pytest.mark.slow
 def test_a_dead_server_costs_the_timeout_and_nothing_is_lost(tracking, target, tmp_path, dead_server):
     outbox = make_spool(tmp_path, replace(target, tracking_uri=dead_server))
     started = time.monotonic()
@@ -226,6 +229,7 @@ def test_a_database_that_is_not_there_is_named_and_not_made(tmp_path, caplog):
     assert not absent.exists()
 
 
+@pytest.mark.slow
 def test_a_database_whose_uri_has_options_is_found(tracking, outbox):
     done = recon_worker("sync", outbox.folder, "--tracking-uri", f"{tracking.uri}?timeout=30")
 
@@ -248,6 +252,7 @@ def test_files_of_one_folder_are_written_and_removed_by_many_threads(tmp_path):
     assert not outbox.folder.exists()
 
 
+@pytest.mark.slow
 def test_a_second_sync_says_that_another_process_is_at_work(outbox):
     code = "import sys; from pathlib import Path; from recon_worker.spool_lock import take_lock\n"
     code += "take_lock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"

@@ -71,7 +71,14 @@ def test_no_more_slots_are_made_than_the_memory_allows(tracking, settings, caplo
     assert caplog.text.count("1 of its 3 places are in memory, the others are files") == 1
 
 
-@pytest.mark.parametrize(("overflow", "spilled", "dropped"), [("spill", 3, 0), ("drop-oldest", 0, 3), ("block", 0, 0)])
+@pytest.mark.parametrize(
+    ("overflow", "spilled", "dropped"),
+    [
+        ("drop-oldest", 0, 3),
+        pytest.param("spill", 3, 0, marks=pytest.mark.slow),
+        pytest.param("block", 0, 0, marks=pytest.mark.slow),
+    ],
+)
 def test_the_overflow_policy_holds_for_places_in_files(tracking, settings, overflow, spilled, dropped):
     with started(replace(settings, overflow=overflow), make_run(tracking), SCAN) as worker:
         freeze(worker)
@@ -102,6 +109,7 @@ def test_files_that_are_captured_into_are_bounded_as_spilled_ones_are(tracking, 
     assert max(epochs(tracking)) == 7
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_over_a_file_is_replaced_and_nothing_is_lost(tracking, settings):
     with started(settings, make_run(tracking), SCAN) as worker:
         freeze(worker)

@@ -66,6 +66,7 @@ def test_a_process_that_a_training_starts_knows_that_the_user_set_nothing(tmp_pa
     assert worker_environment(tmp_path)[RETRIES] == "1"
 
 
+@pytest.mark.slow
 def test_a_training_sets_these_when_it_is_imported():
     code = "import os, ptycho_torch.workflows.components\n"
     code += f"print(*(os.environ[name] for name in {NAMES}))"

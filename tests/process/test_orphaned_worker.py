@@ -14,7 +14,7 @@ from tests.faults.harness import ALWAYS, busyness, epochs, inject, sync, wait_un
 from tests.paths import REPOSITORY
 from tests.process.samples import make_run
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind"), pytest.mark.slow]
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -49,9 +49,9 @@ def killed_training(target, tmp_path, when, linger_s):
 @pytest.mark.parametrize(
     ("when", "how", "linger_s"),
     [
-        pytest.param("at work", "hang", 1, marks=pytest.mark.slow),
-        pytest.param("starting", "hang", 15, marks=pytest.mark.slow),
-        pytest.param("starting", "segv", 15, marks=pytest.mark.slow),
+        ("at work", "hang", 1),
+        ("starting", "hang", 15),
+        ("starting", "segv", 15),
         ("starting", "kill", 15),
     ],
 )
@@ -78,7 +78,6 @@ def test_a_worker_that_hangs_or_dies_after_its_training_leaves_all_snapshots_and
     assert epochs(tracking) == {1, 2, 3}
 
 
-@pytest.mark.slow
 def test_a_sync_that_does_not_give_the_spool_back_in_time_costs_no_snapshot(tracking, tmp_path):
     target = make_run(tracking)
     folder = tmp_path / "spool" / target.run_id

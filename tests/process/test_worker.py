@@ -265,6 +265,7 @@ def test_the_advised_depth_avoids_what_a_late_worker_and_a_full_queue_cost(
     assert burst(other, advised, tmp_path / "b")[0] == 0
 
 
+@pytest.mark.slow
 def test_automatic_depth_grows_within_its_budget(tracking, settings, scan):
     budget = 3 * layout_of(scan).nbytes
     with started(replace(settings, depth=None, queue_bytes=budget), make_run(tracking), scan) as worker:
