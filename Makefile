@@ -6,8 +6,6 @@ READY := $(VENV)/.ready
 DEMO_DIR ?= demo_output
 PORT ?= 5000
 SEED ?= 1
-# The tests start some hundred processes, each of which would otherwise compile the sources anew.
-export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo ui test test-slow test-browser test-faults soak check format bench bench-large clean
 

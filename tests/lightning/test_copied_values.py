@@ -83,7 +83,7 @@ def copied(tracking, epochs, labels, worker):
     return spy.copied
 
 
-@settings(max_examples=2, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(epochs=st.lists(EPOCHS, min_size=3, max_size=3), labels=st.sampled_from(["real", None]))
 def test_predictions_of_every_type_and_layout_are_copied_and_drawn_alike_inline_and_by_the_worker(
     new_tracking, tmp_path, epochs, labels

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(90)
 STEPS_PER_EPOCH = 4
 
 
-@pytest.fixture(params=["inline", "async"])
+@pytest.fixture(params=["inline", pytest.param("async", marks=pytest.mark.slow)])
 def worker(request, tmp_path):
     return None if request.param == "inline" else WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=60)
 
@@ -62,16 +62,16 @@ def test_the_untrained_network_is_what_epoch_0_shows(tracking):
     np.testing.assert_allclose(shown.values, np.clip(amp[0, 0].numpy(), low, high), atol=0.51 * (high - low) / 251)
 
 
-def test_the_untrained_epoch_can_be_left_out(tracking):
-    fit(tracking, _callback(None, baseline=False), epochs=1)
+def test_the_untrained_epoch_can_be_left_out(tracking, worker):
+    fit(tracking, _callback(worker, baseline=False), epochs=1)
 
     assert not any(name.startswith("epoch_00") for name in tracking.files())
     assert {step for _, step in tracking.cards()} == {STEPS_PER_EPOCH}
 
 
 @pytest.mark.parametrize("kind", ["npz", "h5"])
-def test_arrays_are_logged_as_predicted(tracking, kind):
-    fit(tracking, _callback(None, arrays=kind, pixel_size_m=1e-8), epochs=1)
+def test_arrays_are_logged_as_predicted(tracking, worker, kind):
+    fit(tracking, _callback(worker, arrays=kind, pixel_size_m=1e-8), epochs=1)
 
     names = {name for name in tracking.files() if "arrays" in name}
     assert names == {f"epoch_0{epoch}/stitched/arrays.{kind}" for epoch in (0, 1)}

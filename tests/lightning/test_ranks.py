@@ -60,10 +60,12 @@ def same_pixels(one, other):
     return bool(names) and all(one.path(name).read_bytes() == other.path(name).read_bytes() for name in names)
 
 
-SHAPES = {"predictions": {}}
-MORE_SHAPES = {
-    "one_sample": {"length": 1},
+ONE_SHAPE = {"predictions": {}}
+SHAPES = ONE_SHAPE | {
     "no_predictions": {"returns_predictions": False, "length": 40},
+    "one_sample": {"length": 1},
+}
+MORE_SHAPES = {
     "supervised": {"supervised": True},
     "training_set": {"validates": False},
     "all_on_each": {"use_distributed_sampler": False},
@@ -73,8 +75,8 @@ slow = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("ranks", "shapes"),
-    [(2, SHAPES), pytest.param(2, MORE_SHAPES, marks=slow), pytest.param(4, SHAPES, marks=slow)],
-    ids=["2", "2-more", "4"],
+    [(2, ONE_SHAPE), *(pytest.param(*cell, marks=slow) for cell in [(2, SHAPES), (2, MORE_SHAPES), (4, SHAPES)])],
+    ids=["2-one", "2", "2-more", "4"],
 )
 def test_the_artifacts_are_those_of_a_single_process(launcher, ranks, shapes):
     for count in (1, ranks):

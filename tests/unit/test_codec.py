@@ -86,7 +86,7 @@ def _crossed(scan, snapshot, layout, buffer):
     return load_scan(dump_scan(scan)), load_snapshot(b"".join(parts))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(cases())
 def test_pictures_are_the_same_bytes_on_both_sides(case):
     scan, snapshot, _, _ = case
