@@ -16,7 +16,7 @@ _DESCRIPTION_TAG = "mlflow.note.content"
 class ArtifactClient(CardClient, Protocol):
     """The part of `mlflow.MlflowClient` that is used."""
 
-    def log_batch(self, run_id: str, metrics: Sequence[Any]) -> object:
+    def log_batch(self, run_id: str, metrics: Sequence[Any], *, synchronous: bool) -> object:
         """Log several metrics at once."""
 
     def get_run(self, run_id: str) -> Any:  # noqa: ANN401
@@ -25,7 +25,7 @@ class ArtifactClient(CardClient, Protocol):
     def download_artifacts(self, run_id: str, path: str, dst_path: str | None = None) -> str:
         """Copy an artifact to a local folder; returns where it lies."""
 
-    def set_tag(self, run_id: str, key: str, value: Any) -> object:  # noqa: ANN401
+    def set_tag(self, run_id: str, key: str, value: Any, *, synchronous: bool) -> object:  # noqa: ANN401
         """Set a tag of the run."""
 
 
@@ -72,14 +72,14 @@ class MlflowSink:
         from mlflow.entities import Metric
 
         metrics = [Metric(name, value, numbers.time_ms, numbers.step) for name, value in numbers.values.items()]
-        self._client.log_batch(self._run_id, metrics=metrics)
+        self._client.log_batch(self._run_id, metrics=metrics, synchronous=True)
 
     def _describe(self, latest: Latest) -> None:
         run = self._client.get_run(self._run_id)
         before = run.data.tags.get(_DESCRIPTION_TAG, "")
         after = merged_description(before, latest, self._run_id, run.info.experiment_id)
         if after != before:
-            self._client.set_tag(self._run_id, _DESCRIPTION_TAG, after)
+            self._client.set_tag(self._run_id, _DESCRIPTION_TAG, after, synchronous=True)
 
 
 def _read(local: Path, name: str, parse: Callable[[bytes], T]) -> T:

@@ -21,7 +21,7 @@ class TagClient(Protocol):
     def get_run(self, run_id: str) -> Any:  # noqa: ANN401
         """The run, with its tags."""
 
-    def set_tag(self, run_id: str, key: str, value: Any) -> object:  # noqa: ANN401
+    def set_tag(self, run_id: str, key: str, value: Any, *, synchronous: bool) -> object:  # noqa: ANN401
         """Set a tag of the run."""
 
 
@@ -46,7 +46,8 @@ def note_resume(client: TagClient, target: RunTarget, tags: dict[str, str]) -> l
     own = Resume(target.started_unix_s, target.earlier_epoch)
     if target.earlier_run_id == target.run_id and own not in resumes:
         resumes = sorted([*resumes, own])
-        client.set_tag(target.run_id, TAG, json.dumps([[one.epoch, one.unix_s] for one in resumes]))
+        text = json.dumps([[one.epoch, one.unix_s] for one in resumes])
+        client.set_tag(target.run_id, TAG, text, synchronous=True)
     return resumes
 
 

@@ -94,14 +94,14 @@ class QueuedMLFlowLogger(MLFlowLogger):
         """At once, as this is before training; as tags (docs/decisions/0013)."""
         values = params if isinstance(params, dict) else vars(params)
         tags = [RunTag(name, str(value)[:_TAG_CHARACTERS]) for name, value in _flat(values)]
-        self.experiment.log_batch(str(self.run_id), tags=tags)
+        self.experiment.log_batch(str(self.run_id), tags=tags, synchronous=True)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Queue the metrics; returns at once. The oldest are given up if the server is away for hours."""
         self._last_metrics_s = time.monotonic()
         batch = _batch(metrics, step or 0, self._prefix)
-        self._enqueue(lambda: self.experiment.log_batch(str(self.run_id), metrics=batch))
+        self._enqueue(lambda: self.experiment.log_batch(str(self.run_id), metrics=batch, synchronous=True))
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:

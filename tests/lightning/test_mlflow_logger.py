@@ -7,9 +7,10 @@ import time
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
-from tests.faults.harness import soon_s
+from tests.faults.harness import soon_s, wait_until
 from tests.lightning.foreign import ForeignModule
 from tests.lightning.test_recon_logging import fit
 
@@ -88,6 +89,17 @@ def test_a_server_that_comes_back_gets_every_metric(logger, monkeypatch):
     logger.finalize("success")
 
     assert [m.value for m in logger.experiment.get_metric_history(logger.run_id, "loss")] == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_metrics_that_fail_are_known_to_even_where_the_user_logs_asynchronously(tracking, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_LOGGING", "true")
+    logger = make_logger(tracking, finish_timeout_s=0)
+    logger.experiment.delete_run(logger.run_id)
+    logger.log_metrics({"loss": 1.0}, 1)
+    wait_until(lambda: "did not take metrics" in caplog.text, 30)
+    with pytest.raises(MlflowException):
+        logger.log_hyperparams({"nepochs": 1})
+    logger.finalize("success")
 
 
 def test_it_can_be_used_again_after_finalize(logger):

@@ -11,6 +11,7 @@ from recon_worker.deliveries import DESCRIPTION_NAME, Latest, Numbers, card_name
 from recon_worker.history import History
 from recon_worker.mlflow_sink import MlflowSink
 from recon_worker.outbox import RunTarget
+from recon_worker.resumes import note_resume
 from recon_worker.scales import Scales
 from recon_worker.uploader import UnacceptableError
 from tests.process.samples import make_run
@@ -99,6 +100,16 @@ def test_metrics_that_are_logged_twice_are_there_once(tracking, target, client, 
 
     (logged,) = client.get_metric_history(target.run_id, "recon/a")
     assert (logged.value, logged.step, logged.timestamp) == (0.5, 165, 10**12)
+
+
+def test_numbers_and_tags_that_fail_are_known_to_even_where_the_user_logs_asynchronously(tracking, client, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_LOGGING", "true")
+    nowhere = RunTarget(run_id="0" * 32, tracking_uri=tracking.uri, earlier_run_id="0" * 32, started_unix_s=1.0)
+
+    with pytest.raises(mlflow.MlflowException, match="not found"):
+        MlflowSink(client, nowhere.run_id).log_numbers(Numbers(step=1, time_ms=10**12, values={"recon/a": 0.5}))
+    with pytest.raises(mlflow.MlflowException, match="not found"):
+        note_resume(client, nowhere, {})
 
 
 def test_the_description_shows_the_latest_summary_and_keeps_the_users_text(target, client, tmp_path):
