@@ -135,8 +135,9 @@ def _sync(arguments: argparse.Namespace) -> ExitCode:
         print(_NOTHING)
         return ExitCode.DONE
     if arguments.dry_run:
-        found, code = _each(folders, status)
+        found, code = _each(folders, lambda folder: status(folder, arguments.tracking_uri))
         for one in found:
+            code = max(code, ExitCode.ERROR if one.refusal else ExitCode.DONE)
             print(f"{describe(one)}\n  to: {arguments.tracking_uri or one.tracking_uri} (dry run: nothing was done)")
         return code
     from recon_worker.sync import sync

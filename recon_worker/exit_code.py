@@ -20,6 +20,6 @@ class ExitCode(IntEnum):
 _MEANINGS = {
     ExitCode.DONE: "all done",
     ExitCode.LEFT: "something is left or damaged; nothing is lost, try again",
-    ExitCode.ERROR: "wrong usage, or a spool that cannot be read",
+    ExitCode.ERROR: "wrong usage, or a spool that cannot be read, or that names a server that you must agree to",
     ExitCode.BUSY: "another process is at work on the spool",
 }

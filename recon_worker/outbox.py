@@ -1,6 +1,6 @@
 """The spool: a directory in which everything waits that is not yet in MLflow. It survives every process.
 
-    <spool>/<run id>/run.json              which run, on which server (never credentials)
+    <spool>/<run id>/run.json              which run, on which server (never credentials); signed
                     /scan.npz              what the run's snapshots have in common
                     /raw/<generation>_epoch_<n>.snapshot     snapshots that wait to be rendered
                     /raw/.capture_<place>.<process>          what large ones are captured in (`raw_file`)
@@ -32,6 +32,7 @@ from recon_worker.codec import CodecError, dump_scan, load_scan
 from recon_worker.history import HISTORY_FILES
 from recon_worker.raw_file import RawFile
 from recon_worker.snapshot import Scan
+from recon_worker.trust import is_own, signed
 from recon_worker.uris import without_credentials
 
 _VERSION = 1
@@ -104,11 +105,15 @@ class Outbox:
     def describe(self, target: RunTarget, scan: Scan) -> None:
         """Write what a later `sync` needs to know."""
         record = {"version": _VERSION, **asdict(target), "tracking_uri": without_credentials(target.tracking_uri)}
-        _write(self.folder / "run.json", [json.dumps(record, indent=1).encode()])
+        _write(self.folder / "run.json", [json.dumps(signed(record), indent=1).encode()])
         _write(self.folder / "scan.npz", [dump_scan(scan)])
 
     def target(self) -> RunTarget:
         """The run that the spool is for."""
+        return self.target_and_owner()[0]
+
+    def target_and_owner(self) -> tuple[RunTarget, bool]:
+        """The run that the spool is for, and whether a training of this user wrote that (`trust`)."""
         try:
             record = json.loads((self.folder / "run.json").read_bytes())
             version, run_id, uri = record["version"], record["run_id"], record["tracking_uri"]
@@ -121,7 +126,7 @@ class Outbox:
             )
         if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id) or not isinstance(uri, str):
             raise SpoolError(f"{self.folder}/run.json does not name an MLflow run.")
-        return RunTarget(run_id=run_id, tracking_uri=uri, **_resumed(record))
+        return RunTarget(run_id=run_id, tracking_uri=uri, **_resumed(record)), is_own(record)
 
     def scan(self) -> Scan:
         """What the run's snapshots have in common."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from recon_worker.databases import is_sqlite, why_not_mlflows
 from recon_worker.deliveries import Numbers, is_file
 from recon_worker.mlflow_sink import MlflowSink
 from recon_worker.outbox import RunTarget
@@ -84,14 +85,14 @@ def connect(target: RunTarget) -> Any:  # noqa: ANN401 - a mlflow.MlflowClient
     """A client of the server that has the run.
 
     Raises:
-        RefusedError: There is no such database.
+        RefusedError: There is no such database, or it is not one of MLflow's: that would make its tables in it.
         Exception: Whatever the client raises.
     """
     import mlflow
 
-    database = Path(target.tracking_uri.removeprefix("sqlite:///").partition("?")[0])
-    if target.tracking_uri.startswith("sqlite:///") and not database.is_file():
-        raise RefusedError(f"there is no database {database.absolute()}.")
+    refusal = why_not_mlflows(target.tracking_uri) if is_sqlite(target.tracking_uri) else None
+    if refusal:
+        raise RefusedError(refusal)
     return mlflow.MlflowClient(target.tracking_uri)
 
 

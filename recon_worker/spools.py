@@ -5,6 +5,7 @@ Only reads, so it may be used while a training writes to the spool: files that v
 
 import contextlib
 import shlex
+import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from pathlib import Path
 from recon_worker.artifacts import Artifact, Failure, render
 from recon_worker.codec import read_snapshot
 from recon_worker.continuation import history_of_spool
+from recon_worker.databases import is_sqlite, why_not_mlflows
 from recon_worker.deliveries import is_file
 from recon_worker.history import History
 from recon_worker.outbox import Outbox, RunTarget, SpoolError, is_artifact_name, total_bytes
 from recon_worker.queueing import size_text
 from recon_worker.snapshot import Scan
 from recon_worker.spool_lock import is_locked
-from recon_worker.uris import without_credentials
+from recon_worker.trust import why_refused
+from recon_worker.uris import shown
 
 _PARTS = ("run.json", "raw", "outbox")
 _UNITS = {"d": 86400, "h": 3600, "min": 60}
@@ -59,15 +62,15 @@ def _is_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in _PARTS)
 
 
-def checked(folder: Path) -> tuple[Outbox, RunTarget]:
-    """A run's spool, unchanged, and its target.
+def checked(folder: Path) -> tuple[Outbox, RunTarget, bool]:
+    """A run's spool, unchanged, its target, and whether this user's training wrote that (`trust`).
 
     Raises:
         SpoolError: It holds links, is of another version, or does not say which run it is for.
     """
     outbox = Outbox(folder, create=False)
     outbox.refuse_links()
-    return outbox, outbox.target()
+    return outbox, *outbox.target_and_owner()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,8 @@ class SpoolStatus:
     """Snapshot files that cannot be rendered and were moved aside."""
     oldest_s: float
     """Age of the oldest of all these, seconds; 0 if there is none."""
+    refusal: str
+    """Why a sync would not go to the server, and what to do; empty: it would."""
 
     @property
     def left(self) -> bool:
@@ -97,13 +102,17 @@ class SpoolStatus:
         return bool(self.snapshots or self.artifacts or self.damaged)
 
 
-def status(folder: Path) -> SpoolStatus:
+def status(folder: Path, tracking_uri: str | None = None) -> SpoolStatus:
     """Look at one run's spool.
+
+    Args:
+        folder: The run's folder.
+        tracking_uri: The server that a sync would use instead of the one that the spool names.
 
     Raises:
         SpoolError: See `checked`.
     """
-    outbox, target = checked(folder)
+    outbox, target, own = checked(folder)
     raw, damaged = outbox.raw(), outbox.damaged()
     artifacts = [outbox.local_path(name) for name in outbox.artifacts()]
     born = list(_times([*raw, *damaged, *artifacts]))
@@ -118,18 +127,22 @@ def status(folder: Path) -> SpoolStatus:
         artifacts_bytes=total_bytes(artifacts),
         damaged=len(damaged),
         oldest_s=max(0.0, time.time() - min(born)) if born else 0.0,
+        refusal=_refusal(tracking_uri or target.tracking_uri, own=own or tracking_uri is not None),
     )
+
+
+def _refusal(uri: str, *, own: bool) -> str:
+    """Why a sync would not go there, or empty."""
+    try:
+        return (why_not_mlflows(uri) if is_sqlite(uri) else why_refused(uri, own=own)) or ""
+    except sqlite3.OperationalError as error:
+        return f"{shown(uri)} cannot be looked at now: {error}."
 
 
 def _times(files: list[Path]) -> Iterator[float]:
     for file in files:
         with contextlib.suppress(FileNotFoundError):
             yield file.lstat().st_mtime
-
-
-def shown(uri: str) -> str:
-    """A URI from a spool as it may be printed: no credentials, no control characters."""
-    return "".join(c if c.isprintable() else "?" for c in without_credentials(uri))
 
 
 def describe(one: SpoolStatus) -> str:
@@ -144,6 +157,8 @@ def describe(one: SpoolStatus) -> str:
     )
     if one.snapshots or one.artifacts:
         lines += [waiting, f"upload with: recon-worker sync {shlex.quote(one.folder)}"]
+    if one.refusal:
+        lines += [f"sync refuses: {one.refusal}"]
     if one.damaged:
         lines += [f"{one.damaged} damaged snapshots, which sync does not try again: raw/*.damaged"]
     return "\n  ".join(lines)
@@ -181,7 +196,7 @@ def render_to(folder: Path, out: Path) -> tuple[int, list[Failure]]:
     Raises:
         SpoolError: See `checked`, or the scan cannot be read.
     """
-    outbox, _ = checked(folder)
+    outbox, _, _ = checked(folder)
     names, failures, history = set[str](), list[Failure](), history_of_spool(outbox) or History()
     for name in filter(is_file, outbox.artifacts()):
         with contextlib.suppress(FileNotFoundError):

@@ -25,9 +25,10 @@ from recon_worker.outbox import Outbox, RunTarget, SpoolError
 from recon_worker.run_sink import RunSink
 from recon_worker.spool_lock import SpoolBusyError, take_lock
 from recon_worker.spool_renderer import CrashError, SpoolRenderer
-from recon_worker.spools import checked, shown
+from recon_worker.spools import checked
+from recon_worker.trust import why_refused
 from recon_worker.uploader import Uploader, upload_threads
-from recon_worker.uris import without_credentials
+from recon_worker.uris import shown, without_credentials
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +79,10 @@ def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget) -> ExitCod
         _log.error("%s cannot be locked, so nothing is uploaded from it: %s", folder, error)
         return ExitCode.ERROR
     try:
-        outbox, target = checked(folder)
+        outbox, target, own = checked(folder)
+        refusal = why_refused(target.tracking_uri, own=own or tracking_uri is not None)
+        if refusal:
+            raise SpoolError(f"Nothing is uploaded from {folder}: {refusal}")
         outbox.sweep()
         outbox.take_scratch()
         target = replace(target, tracking_uri=_uri(tracking_uri or target.tracking_uri))
