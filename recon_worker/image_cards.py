@@ -7,11 +7,13 @@ worker that died, would show it twice. What a run has already is asked for once,
 import re
 import tempfile
 import threading
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
 
+from recon_worker.answers import forbids_listing
 from recon_worker.deliveries import Card
 
 _FILE = re.compile(
@@ -19,6 +21,8 @@ _FILE = re.compile(
     r"(?P<small>(?P=mark)compressed)?\.\w+"
 )
 """What `log_image` calls its two files, the picture and a small version; older MLflow separates with %."""
+FOLDER = "images"
+"""Where MLflow keeps them."""
 _SLASHES = str.maketrans("~#", "//")
 _SMALL_PX = 256
 
@@ -59,7 +63,7 @@ class ImageCards:
             found = self._find() if self._found is None else self._found
             files = found.setdefault(card, {})
             self._found = None  # until this has succeeded
-            if not files:
+            if False not in files:
                 with Image.open(local) as image:
                     self._client.log_image(self._run_id, image, key=card.key, step=card.step, synchronous=True)
             elif True not in files:
@@ -67,15 +71,24 @@ class ImageCards:
             found[card] = {False: "", True: ""}
             self._found = found
 
+    def missing(self, files: Sequence[Any], cards: Collection[Card]) -> set[Card]:
+        """Which cards are not among what a listing of `FOLDER` has found, or not whole; `log` logs them again."""
+        found = _cards_of(files)
+        gone = {card for card in cards if len(found.get(card, {})) < 2}
+        with self._lock:
+            if self._found is not None:
+                for card in gone:
+                    self._found[card] = found.get(card, {})
+        return gone
+
     def _find(self) -> dict[Card, dict[bool, str]]:
-        """Per card: its files by whether they are the small version."""
-        found: dict[Card, dict[bool, str]] = {}
-        for file in self._client.list_artifacts(self._run_id, "images"):
-            match = _FILE.fullmatch(file.path)
-            if match:
-                card = Card(key=match["key"].translate(_SLASHES), step=int(match["step"]))
-                found.setdefault(card, {})[match["small"] is not None] = file.path
-        return found
+        """What is there; nothing where the store does not let this user look, and a card may be there twice then."""
+        try:
+            return _cards_of(self._client.list_artifacts(self._run_id, FOLDER))
+        except Exception as error:
+            if forbids_listing(error):
+                return {}
+            raise
 
     def _add_small(self, local: Path, name: str) -> None:
         """What `log_image` did not come to: the small version, named after the picture."""
@@ -85,7 +98,18 @@ class ImageCards:
         with tempfile.TemporaryDirectory(prefix="recon-log-") as folder, Image.open(local) as image:
             place = Path(folder, small)
             image.convert("RGB").resize(_small_size(image.size)).save(place)
-            self._client.log_artifact(self._run_id, str(place), "images")
+            self._client.log_artifact(self._run_id, str(place), FOLDER)
+
+
+def _cards_of(files: Sequence[Any]) -> dict[Card, dict[bool, str]]:
+    """Per card: its files by whether they are the small version."""
+    found: dict[Card, dict[bool, str]] = {}
+    for file in files:
+        match = _FILE.fullmatch(file.path)
+        if match:
+            card = Card(key=match["key"].translate(_SLASHES), step=int(match["step"]))
+            found.setdefault(card, {})[match["small"] is not None] = file.path
+    return found
 
 
 def _small_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 _OURS = "RECON_LOG_MLFLOW_DEFAULTS"
 """Names of the variables that `for_training` has added."""
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-_EVERYWHERE = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+_REDIRECTS = "MLFLOW_ALLOW_HTTP_REDIRECTS"
+"""A redirected upload becomes a download of, say, a sign-in page, which the client takes for success."""
+_EVERYWHERE = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20", _REDIRECTS: "false"}
 _TRAINING = {**_EVERYWHERE, _RETRIES: "3"}
 """A server that is not there costs seconds, not four minutes."""
 _UPLOADS = {**_EVERYWHERE, _RETRIES: "1"}

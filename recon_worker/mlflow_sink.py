@@ -1,12 +1,12 @@
 """Brings what waits in the outbox to an MLflow run: files as artifacts, and what `deliveries` are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
-from recon_worker.deliveries import Latest, Numbers, card_of, is_description, is_metrics, merged_description
-from recon_worker.image_cards import CardClient, ImageCards
-from recon_worker.uploader import UnacceptableError
+from recon_worker.answers import UnacceptableError, UnlistableError, check_answers_to_uploads, forbids_listing
+from recon_worker.deliveries import Latest, Numbers, card_of, is_description, is_file, is_metrics, merged_description
+from recon_worker.image_cards import FOLDER, CardClient, ImageCards
 
 T = TypeVar("T")
 
@@ -15,6 +15,10 @@ _DESCRIPTION_TAG = "mlflow.note.content"
 
 class ArtifactClient(CardClient, Protocol):
     """The part of `mlflow.MlflowClient` that is used."""
+
+    @property
+    def tracking_uri(self) -> str:
+        """Of the server."""
 
     def log_batch(self, run_id: str, metrics: Sequence[Any], *, synchronous: bool) -> object:
         """Log several metrics at once."""
@@ -41,6 +45,8 @@ class MlflowSink:
         self._client = client
         self._run_id = run_id
         self._cards = ImageCards(client, run_id)
+        self._repository: Any = None
+        check_answers_to_uploads()
 
     def upload(self, local: Path, name: str) -> None:
         """Bring the file `local` to where its `name` says; blocks. The file must be called as the name ends.
@@ -63,6 +69,38 @@ class MlflowSink:
         """Like `upload`, of a file, to the artifact `folder`/`name`."""
         self._client.log_artifact(self._run_id, str(local), str(PurePosixPath(folder, name).parent))
 
+    def missing(self, sizes: Mapping[str, int], folder: str = "") -> set[str]:
+        """Which uploaded files and cards are not there as they were sent. Lists each of their folders once; blocks.
+
+        Numbers and the description are not looked for: the tracking server acknowledges those itself.
+
+        Args:
+            sizes: Bytes by name.
+            folder: What `upload_below` got.
+
+        Raises:
+            UnlistableError: The store does not let this user look.
+            Exception: Whatever the client raises.
+        """
+        cards = {name: card for name in sizes if (card := card_of(name)) is not None}
+        gone = self._cards.missing(self._listing(FOLDER), cards.values()) if cards else set()
+        places = {name: str(PurePosixPath(folder, name)) for name in sizes if is_file(name)}
+        folders = {_parent(place) for place in places.values()}
+        found = {file.path: file for one in folders for file in self._listing(one)}
+        lost = {name for name, place in places.items() if not _is_whole(found.get(place), sizes[name])}
+        return lost | {name for name, card in cards.items() if card in gone}
+
+    def _listing(self, folder: str) -> list[Any]:
+        """One request, where `MlflowClient.list_artifacts` makes four."""
+        try:
+            if self._repository is None:
+                self._repository = _repository(self._client, self._run_id)
+            return list(self._repository.list_artifacts(folder or None))
+        except Exception as error:
+            if forbids_listing(error):
+                raise UnlistableError(f"{type(error).__name__}: {error}") from error
+            raise
+
     def log_numbers(self, numbers: Numbers) -> None:
         """Log metrics of a step; blocks. Logging the same ones again changes nothing.
 
@@ -80,6 +118,25 @@ class MlflowSink:
         after = merged_description(before, latest, self._run_id, run.info.experiment_id)
         if after != before:
             self._client.set_tag(self._run_id, _DESCRIPTION_TAG, after, synchronous=True)
+
+
+def _repository(client: ArtifactClient, run_id: str) -> Any:  # noqa: ANN401 - an mlflow ArtifactRepository
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
+
+    with_profile: Any = add_databricks_profile_info_to_artifact_uri
+    place = with_profile(client.get_run(run_id).info.artifact_uri, client.tracking_uri)
+    return get_artifact_repository(place, tracking_uri=client.tracking_uri)
+
+
+def _parent(place: str) -> str:
+    folder = str(PurePosixPath(place).parent)
+    return "" if folder == "." else folder
+
+
+def _is_whole(file: Any, size: int) -> bool:  # noqa: ANN401
+    """Whether a listing has the file, with all its bytes where the store says how many there are."""
+    return file is not None and file.file_size in (None, size)
 
 
 def _read(local: Path, name: str, parse: Callable[[bytes], T]) -> T:

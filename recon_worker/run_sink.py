@@ -4,18 +4,28 @@ Says which failures it is no use to repeat (`RefusedError`), and keeps what a re
 overwriting newer pictures.
 """
 
+import logging
 import threading
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from recon_worker.answers import (
+    RefusedError,
+    UnacceptableError,
+    UnlistableError,
+    is_no_answer_of_mlflow,
+    status_of,
+)
 from recon_worker.databases import is_sqlite, why_not_mlflows
 from recon_worker.deliveries import Numbers, is_file
 from recon_worker.mlflow_sink import MlflowSink
-from recon_worker.outbox import RunTarget
+from recon_worker.outbox import RunTarget, Version
 from recon_worker.resumes import Resume, folder_of, note_resume
-from recon_worker.uploader import RefusedError, UnacceptableError
 from recon_worker.uris import without_credentials
+
+_log = logging.getLogger(__name__)
 
 _REFUSALS = {"RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND", "UNAUTHENTICATED", "PERMISSION_DENIED"}
 _UNACCEPTABLE_STATUS = {413, 415, 422}
@@ -41,6 +51,7 @@ class RunSink:
         self._target, self._connecting = target, threading.Lock()
         self._sink: MlflowSink | None = None
         self._resumes: list[Resume] = []
+        self._lists = True
 
     def upload(self, local: Path, name: str) -> None:
         """See `ArtifactSink`.
@@ -51,6 +62,29 @@ class RunSink:
         """
         taken_unix_s = local.stat().st_mtime
         self._attempt(lambda sink: self._upload(sink, local, name, taken_unix_s))
+
+    def missing(self, sent: Mapping[str, Version]) -> set[str]:
+        """See `ArtifactSink`; where the store does not let this user look, all count as there. Raises like `upload`."""
+        found = set[str]()
+        self._attempt(lambda sink: found.update(self._missing(sink, sent)))
+        if found:
+            names = sorted(found)
+            self.last_error = f"{len(names)} artifacts were acknowledged and are not there; the first: {names[0]}"
+        return found
+
+    def _missing(self, sink: MlflowSink, sent: Mapping[str, Version]) -> set[str]:
+        below: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        for name, (_, taken_unix_ns, size) in sent.items():
+            folder = folder_of(name, taken_unix_ns / 1e9, self._resumes)
+            if folder is None or is_file(name):
+                below[folder or ""][name] = size
+        try:
+            return {name for folder, sizes in below.items() for name in sink.missing(sizes, folder)}
+        except UnlistableError as error:
+            if self._lists:
+                self._lists = False
+                warn_of_no_listing(error)
+            return set()
 
     def log_numbers(self, numbers: Numbers) -> None:
         """Log metrics of a step; logging the same ones again changes nothing. Raises like `upload`."""
@@ -81,6 +115,15 @@ class RunSink:
             return self._sink
 
 
+def warn_of_no_listing(error: UnlistableError) -> None:
+    """Say what "logged" means where nobody can look."""
+    _log.warning(
+        'The artifacts cannot be listed (%s). So "logged" means that the server has acknowledged each upload, not '
+        "that somebody has seen it there.",
+        without_credentials(str(error))[:300],
+    )
+
+
 def connect(target: RunTarget) -> Any:  # noqa: ANN401 - a mlflow.MlflowClient
     """A client of the server that has the run.
 
@@ -104,17 +147,14 @@ def _active_run(client: Any, run_id: str) -> Any:  # noqa: ANN401
 
 
 def _kind_of(error: Exception) -> type[RuntimeError]:
-    if isinstance(error, UnacceptableError) or _status(error) in _UNACCEPTABLE_STATUS:
+    if isinstance(error, UnacceptableError) or status_of(error) in _UNACCEPTABLE_STATUS:
         return UnacceptableError
     return RefusedError if is_refusal(error) else UploadError
 
 
-def _status(error: BaseException) -> int:
-    return getattr(getattr(error, "response", None), "status_code", 0)
-
-
 def is_refusal(error: BaseException) -> bool:
     """Whether the server has answered, and would answer the same again."""
-    status = _status(error)
+    status = status_of(error)
     refused = 400 <= status < 500 and status not in _TEMPORARY_STATUS
-    return refused or isinstance(error, RefusedError) or getattr(error, "error_code", "") in _REFUSALS
+    named = refused or isinstance(error, RefusedError) or getattr(error, "error_code", "") in _REFUSALS
+    return named or is_no_answer_of_mlflow(error)

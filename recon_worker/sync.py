@@ -173,7 +173,7 @@ def _render_end(renderer: SpoolRenderer, taken_unix_s: float) -> None:
 
 def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
     """Upload the artifacts until all are, the time is over or nothing can be done; returns how many were."""
-    names, done = list(outbox.artifacts()), list[int]()
+    names = list(outbox.artifacts())
     if not names:
         return 0
     import mlflow  # noqa: F401  # here, so that the seconds it takes do not count
@@ -182,19 +182,27 @@ def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
     threads = upload_threads(target.tracking_uri)
     bar = tqdm(total=len(names), desc="upload", unit="file", disable=not sys.stderr.isatty())
     with bar, budget.spend() as deadline:
-        uploader = Uploader(outbox, sink, threads, done.append)
+        uploader = Uploader(outbox, sink, threads, lambda generation: None)
         try:
-            for number, name in enumerate(names):
-                uploader.add(number, [name])
+            for number, together in enumerate(_by_folder(names)):
+                uploader.add(number, together)
             while not (uploader.idle or uploader.refused) and time.monotonic() < deadline:
-                bar.update(len(done) - bar.n)
+                bar.update(uploader.arrived - bar.n)
                 time.sleep(_POLL_S)
         finally:
             uploader.stop()
-            bar.update(len(done) - bar.n)
-    if len(done) < len(names):
+            bar.update(uploader.arrived - bar.n)
+    if uploader.arrived < len(names):
         over = not (uploader.idle or uploader.refused)
         why = "the time is over (--timeout)" if over else "trying again does not help"
         server = shown(target.tracking_uri)
         _log.error("Not all is uploaded to %s: %s. Last error: %s", server, why, sink.last_error or "none")
-    return len(done)
+    return uploader.arrived
+
+
+def _by_folder(names: Sequence[str]) -> list[list[str]]:
+    """What is uploaded, and then looked for, together."""
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folders.setdefault(name.rpartition("/")[0], []).append(name)
+    return list(folders.values())

@@ -1,24 +1,26 @@
 """Empties the outbox into MLflow, with retries, beside the rendering.
 
-    outbox -> queue of names -> 1 thread (local store) or up to 8 (http) -> MLflow; then the file is removed
+    outbox -> queue of names -> 1 thread (local store) or up to 8 (http) -> MLflow -> read back -> the file is removed
 
-A failed upload is tried again, ever more slowly, until it succeeds or `stop` is called; the file stays meanwhile.
-What the server refuses (no such run, no right to write) is tried again too, but rarely, and nobody should wait for it:
-see `Uploader.refused`. Where it does not take a single file, as one that is too large, that one is put aside until
-`try_again`, which also cuts all waits short.
+When all files of a folder of a snapshot are sent, that folder is listed, and what is not there is sent again: a proxy
+may acknowledge what it throws away. A failed upload is tried again, ever more slowly, until it succeeds or `stop` is
+called; the file stays meanwhile. What the server refuses (no such run, no right to write) is tried again too, but
+rarely, and nobody should wait for it: see `Uploader.refused`. Where it does not take, or keep, a single file, as one
+that is too large, that one is put aside until `try_again`, which also cuts all waits short.
 """
 
 import logging
 import queue
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import tenacity
 
+from recon_worker.answers import LostError, RefusedError, UnacceptableError
 from recon_worker.outbox import Outbox, Version
 from recon_worker.uris import without_credentials
 
@@ -29,6 +31,8 @@ _REMOTE_THREADS = 8
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
 _REFUSED_WAIT_S = 30.0
 _POLL_S = 0.2
+_SENT_AGAIN = 2
+"""How often what is not there after its upload is sent once more."""
 
 
 def upload_threads(tracking_uri: str) -> int:
@@ -36,19 +40,14 @@ def upload_threads(tracking_uri: str) -> int:
     return _REMOTE_THREADS if tracking_uri.startswith(_REMOTE) else 1
 
 
-class RefusedError(RuntimeError):
-    """The server answers, but does not take this, and would answer the same again."""
-
-
-class UnacceptableError(RefusedError):
-    """The same of one artifact; others may be taken."""
-
-
 class ArtifactSink(Protocol):
     """Where artifacts go."""
 
     def upload(self, local: Path, name: str) -> None:
         """Upload a file as the artifact `name`; raises when it fails."""
+
+    def missing(self, sent: Mapping[str, Version]) -> set[str]:
+        """Which of the artifacts that were uploaded from these versions are not there; raises when it fails."""
 
 
 class _StoppedError(Exception):
@@ -78,6 +77,8 @@ class Uploader:
     ) -> None:
         self.retries = 0
         """Uploads that failed and were tried again."""
+        self.arrived = 0
+        """Files that were uploaded and seen there."""
         self.refused = False
         """Whether all that could be uploaded now was refused by the server; waiting is no use then."""
         self._threads, self._on_refused, self._on_aside = threads, on_refused, on_aside
@@ -86,8 +87,11 @@ class Uploader:
         self._outbox, self._sink, self._on_complete = outbox, sink, on_complete
         self._queue: queue.Queue[tuple[int, str | None]] = queue.Queue()  # bounded by the files of the outbox
         self._left: Counter[int] = Counter()
+        self._unsent: Counter[tuple[int, str]] = Counter()
+        self._sent: defaultdict[tuple[int, str], dict[str, Version | None]] = defaultdict(dict)
+        self._sent_version = dict[str, Version]()
         self._aside: defaultdict[int, list[str]] = defaultdict(list)
-        self._unacceptable = set[str]()
+        self._unacceptable, self._lost_any = set[str](), False
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._round, self._round_of_try = 0, dict[int, int]()
@@ -100,6 +104,7 @@ class Uploader:
         """Upload the files `names` of the outbox."""
         with self._lock:
             self._left[generation] += len(names) + 1  # one more for the completion itself
+            self._unsent.update((generation, _folder(name)) for name in names)
         for name in names:
             self._queue.put((generation, name))
         if not names:
@@ -107,7 +112,7 @@ class Uploader:
 
     @property
     def idle(self) -> bool:
-        """Whether everything that was added has been uploaded, or put aside."""
+        """Whether everything that was added has arrived, or was put aside."""
         with self._lock:
             return all(map(self._is_settled, self._left))
 
@@ -116,6 +121,7 @@ class Uploader:
         with self._hurry:
             self._refusals.clear()
             for generation, names in self._aside.items():
+                self._unsent.update((generation, _folder(name)) for name in names)
                 for name in names:
                     self._queue.put((generation, name))
             self._aside.clear()
@@ -160,17 +166,67 @@ class Uploader:
 
     def _serve(self, generation: int, name: str | None) -> None:
         if name is not None:
-            try:
-                with self._alone(name):
-                    self._upload(name)
-            except UnacceptableError as error:
-                self._put_aside(generation, name, str(error))
-                return
-            if self._count_down(generation) > 1:
+            self._send(generation, name)
+            with self._lock:
+                self._unsent[generation, _folder(name)] -= 1
+                last = not self._unsent[generation, _folder(name)]
+                sent = self._sent.pop((generation, _folder(name)), {}) if last else {}
+            if not last or self._count_down(generation, self._read_back(generation, sent)) > 1:
                 self._tell_aside(generation)
                 return
         self._retrying()(self._on_complete, generation)
         self._count_down(generation)
+
+    def _send(self, generation: int, name: str) -> None:
+        """Upload a file, to be looked for later; or put it aside."""
+        try:
+            with self._alone(name):
+                version = self._upload(name)
+        except UnacceptableError as error:
+            self._put_aside(generation, name, error)
+            return
+        with self._lock:
+            self._sent[generation, _folder(name)][name] = version
+
+    def _read_back(self, generation: int, sent: Mapping[str, Version | None]) -> int:
+        """Look for what was sent, send again what is not there, at last put that aside; returns how many arrived."""
+        left, aside = {name: version for name, version in sent.items() if version is not None}, 0
+        for repeat in range(_SENT_AGAIN + 1):
+            lost = self._lost(left) if left else set()
+            for name in left.keys() - lost:
+                self._remove(name, left[name])
+            if not lost:
+                break
+            if repeat == _SENT_AGAIN:
+                for name in lost:
+                    self._sent_version.pop(name, None)
+                    self._put_aside(generation, name, LostError(name))
+                aside += len(lost)
+            else:
+                again = self._send_again(generation, lost, _FIRST_WAIT_S * 2**repeat)
+                aside += len(lost) - len(again)
+                left = {name: version for name, version in again.items() if version is not None}
+        with self._lock:
+            self.arrived += len(sent) - aside
+        return len(sent) - aside
+
+    def _lost(self, sent: Mapping[str, Version]) -> set[str]:
+        """Which are not there, and have no newer version that is sent later."""
+        missing = self._retrying()(self._sink.missing, sent)
+        return {name for name in missing if self._outbox.version(name) == sent[name]}
+
+    def _send_again(self, generation: int, names: set[str], wait_s: float) -> dict[str, Version | None]:
+        """As `_send`, of several; leaves out those that were put aside."""
+        self._sleep(wait_s)
+        if self._stopped.is_set():
+            raise _StoppedError
+        for name in names:
+            with self._lock:
+                self.retries += 1
+            self._sent_version.pop(name, None)
+            self._send(generation, name)
+        with self._lock:
+            return self._sent.pop((generation, _folder(next(iter(names)))), {})
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:
@@ -188,15 +244,22 @@ class Uploader:
         finally:
             self._replaced.release()
 
-    def _put_aside(self, generation: int, name: str, reason: str) -> None:
+    def _put_aside(self, generation: int, name: str, error: UnacceptableError) -> None:
+        lost = isinstance(error, LostError)
         with self._lock:
             self._aside[generation].append(name)
-            first = name not in self._unacceptable
+            first = not self._lost_any if lost else name not in self._unacceptable
+            self._lost_any |= lost
             self._unacceptable.add(name)
-        if first:
-            said = without_credentials(reason)[:300]
+        if first and lost:
+            _log.warning(
+                "The tracking server has acknowledged %s %d times, and it is not there. What is lost like this stays "
+                "in the spool; a proxy in front of the artifacts may be at fault.",
+                name, 1 + _SENT_AGAIN,
+            )  # fmt: skip
+        elif first:
+            said = without_credentials(str(error))[:300]
             _log.warning("The tracking server does not take %s: %s. It stays in the spool, others go on.", name, said)
-        self._tell_aside(generation)
 
     def _tell_aside(self, generation: int) -> None:
         with self._lock:
@@ -209,32 +272,34 @@ class Uploader:
         aside = len(self._aside.get(generation, ()))
         return self._left[generation] == aside + bool(aside)
 
-    def _upload(self, name: str) -> None:
-        """Upload what lies there. Raises UnacceptableError."""
-        self._retrying(tenacity.retry_if_not_exception_type(UnacceptableError))(self._upload_once, name)
+    def _upload(self, name: str) -> Version | None:
+        """Upload what lies there; returns which version that was. Raises UnacceptableError."""
+        return self._retrying(tenacity.retry_if_not_exception_type(UnacceptableError))(self._upload_once, name)
 
-    def _upload_once(self, name: str) -> None:
+    def _upload_once(self, name: str) -> Version | None:
         """Nothing if that has happened: a file that was replaced, or rendered by two workers, is queued twice."""
         version = self._outbox.version(name)
-        if version is None:
-            return
+        if version is None or self._sent_version.get(name) == version:
+            return version
         try:
             self._sink.upload(self._outbox.local_path(name), name)
         except Exception:
             if self._outbox.version(name) is None:
-                return  # another thread was faster
+                return None  # another thread was faster
             raise
-        self._remove(name, version)
+        self._sent_version[name] = version
+        return version
 
     def _remove(self, name: str, version: Version) -> None:
+        self._sent_version.pop(name, None)
         try:
             self._outbox.remove(name, version)
         except OSError as error:  # it is uploaded; a copy that stays does no harm
             _log.warning("%s was uploaded, but cannot be removed from the spool: %s", name, error)
 
-    def _count_down(self, generation: int) -> int:
+    def _count_down(self, generation: int, by: int = 1) -> int:
         with self._lock:
-            self._left[generation] -= 1
+            self._left[generation] -= by
             return self._left[generation]
 
     def _retrying(self, what: tenacity.retry_base | None = None) -> tenacity.Retrying:
@@ -271,6 +336,10 @@ class Uploader:
         said = f"{type(error).__name__}: {without_credentials(str(error))[:300]}"
         what = "refuses artifacts; they stay in the spool" if refused else "did not take an artifact; it is tried again"
         _log.log(level, "The tracking server %s. %s", what, said)
+
+
+def _folder(name: str) -> str:
+    return str(PurePosixPath(name).parent)
 
 
 _backoff = tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S)

@@ -153,6 +153,7 @@ class Fault:
     status: int = 0
     """Answer this; 0: pass the request on."""
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b"no"
     delay_s: float = 0.0
     hang: bool = False
     """Answer only when the proxy is closed."""
@@ -271,7 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.hang or fault.reset:
             self._break()
         elif fault.status:
-            self._answer(fault.status, fault.headers, b"no")
+            self._answer(fault.status, fault.headers, fault.body)
         else:
             answer = self._pass_on(body)
             self._break() if fault.lose_answer else self._answer(*answer)

@@ -6,6 +6,7 @@ import mlflow
 import pytest
 from PIL import Image
 
+from recon_worker.answers import UnacceptableError
 from recon_worker.continuation import earlier_history
 from recon_worker.deliveries import DESCRIPTION_NAME, Latest, Numbers, card_name, metrics_name
 from recon_worker.history import History
@@ -13,7 +14,6 @@ from recon_worker.mlflow_sink import MlflowSink
 from recon_worker.outbox import RunTarget
 from recon_worker.resumes import note_resume
 from recon_worker.scales import Scales
-from recon_worker.uploader import UnacceptableError
 from tests.process.samples import make_run
 
 CARD = card_name("epoch_05", "stitched_amp", 165)

@@ -2,18 +2,27 @@
 
 import queue
 import threading
+from collections import Counter
 
 import pytest
 
+from recon_worker.answers import RefusedError, UnacceptableError
 from recon_worker.artifacts import Artifact
 from recon_worker.outbox import Outbox
-from recon_worker.uploader import RefusedError, UnacceptableError, Uploader
+from recon_worker.uploader import Uploader
 
 GALLERY, TABLE = "recon_log/gallery.html", "recon_log/events.csv"
 NAMES = [f"epoch_01/patch_{number:02d}/amp_pred.png" for number in range(3)]
 
 
-class _Unwilling:
+class _Keeping:
+    """All that was uploaded is there."""
+
+    def missing(self, sent):
+        return set()
+
+
+class _Unwilling(_Keeping):
     """Refuses until it is told otherwise."""
 
     def __init__(self):
@@ -25,7 +34,7 @@ class _Unwilling:
             raise RefusedError("not now")
 
 
-class _Sink:
+class _Sink(_Keeping):
     """Remembers what it is given; the first upload waits for `go`."""
 
     def __init__(self):
@@ -116,7 +125,7 @@ def test_a_version_that_was_not_uploaded_is_not_removed(outbox):
     assert outbox.version(GALLERY) is None
 
 
-class _Narrow:
+class _Narrow(_Keeping):
     """Takes nothing of some names until it is told otherwise."""
 
     def __init__(self, *names):
@@ -151,3 +160,41 @@ def test_a_file_that_is_not_taken_holds_no_other_up(outbox, threads, caplog):
     uploader.stop()
     assert sink.uploads[-1] == GALLERY
     assert list(outbox.artifacts()) == []
+
+
+class _Forgetful:
+    """Acknowledges everything, and keeps a file from its nth upload on; never: None."""
+
+    def __init__(self, kept_from):
+        self.kept_from, self.uploads = kept_from, Counter()
+
+    def upload(self, local, name):
+        self.uploads[name] += 1
+
+    def missing(self, sent):
+        kept_from = self.kept_from
+        return {name for name in sent if kept_from is None or self.uploads[name] < kept_from}
+
+
+def test_what_is_not_there_after_its_upload_is_sent_again_and_at_last_kept(outbox, monkeypatch, caplog):
+    monkeypatch.setattr("recon_worker.uploader._FIRST_WAIT_S", 0.01)
+    sink, done, aside = _Forgetful(2), threading.Semaphore(0), queue.SimpleQueue()
+    uploader = Uploader(outbox, sink, 8, lambda generation: done.release(), on_aside=aside.put)
+    for name in (GALLERY, *NAMES):
+        outbox.put(Artifact(name, b"content"))
+    uploader.add(1, NAMES)
+    _wait(done, 1)
+    assert set(sink.uploads.values()) == {2}
+    assert list(outbox.artifacts()) == [GALLERY]
+
+    sink.kept_from = None
+    uploader.add(2, [GALLERY])
+    assert aside.get(timeout=30) == 2
+    assert (sink.uploads[GALLERY], list(outbox.artifacts()), uploader.idle) == (3, [GALLERY], True)
+    assert caplog.text.count(f"has acknowledged {GALLERY} 3 times, and it is not there") == 1
+
+    sink.kept_from = 0
+    uploader.try_again()
+    _wait(done, 1)
+    uploader.stop()
+    assert (list(outbox.artifacts()), uploader.arrived) == ([], 4)
