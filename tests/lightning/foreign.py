@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 from tensordict import TensorDict
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 N_PX = 16
 
@@ -45,6 +45,16 @@ class ForeignDataset(Dataset):
             fields |= {"label_amp": self.amp[i] * keep, "label_phase": self.phase[i] * keep}
         probe = self.probe
         return (TensorDict(fields) if self.as_tensordict else fields), probe, torch.tensor(4.0)
+
+
+class Stream(IterableDataset):
+    """The same samples, one after the other: without an index, and without a length."""
+
+    def __init__(self, length=12):
+        self._samples = ForeignDataset(length)
+
+    def __iter__(self):
+        return (self._samples[i] for i in range(len(self._samples)))
 
 
 def collate(items):

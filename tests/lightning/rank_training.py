@@ -19,7 +19,7 @@ from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from ptycho_torch.workflows.recon_logging.copying import HostCopier
 from recon_worker.settings import WorkerSettings
-from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
+from tests.lightning.foreign import ForeignDataset, ForeignModule, Stream, loader
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Case:
     limit_val_batches: int | None = None
     use_distributed_sampler: bool = True
     validates: bool = True
+    streams: bool = False
+    """The validation set has no index."""
     fails_on_rank: int = -1
     """Where nothing can be copied in epoch 1."""
     small: bool = False
@@ -120,7 +122,8 @@ def train(case: Case, folder: Path) -> None:
         limit_val_batches=case.limit_val_batches, use_distributed_sampler=case.use_distributed_sampler,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    validation = loader(ForeignDataset(case.length)) if case.validates else None
+    data = Stream(case.length) if case.streams else ForeignDataset(case.length)
+    validation = loader(data) if case.validates else None
     try:
         trainer.fit(module, loader(ForeignDataset(16), shuffle=True), validation)
     finally:

@@ -125,6 +125,15 @@ def test_a_rank_that_cannot_capture_costs_one_event_and_hangs_nobody(launcher, r
 
 
 @slow
+def test_a_validation_set_without_an_index_leaves_all_ranks_with_the_training_set(launcher):
+    assert launcher.run(2, launcher.case("stream", streams=True)) == 0, launcher.output
+
+    assert launcher.output.count("Reconstructions are logged from the training set") == 1
+    assert [launcher.found("stream", rank)["errors"] for rank in (0, 1)] == [0, 0]
+    assert "epoch_02/stitched/amp_pred.png" in launcher.tracking("stream").files()
+
+
+@slow
 def test_predictions_of_another_shape_are_named_and_hang_nobody(launcher):
     assert launcher.run(2, launcher.case("small", small=True, returns_predictions=False)) == 0, launcher.output
 

@@ -29,7 +29,7 @@ def fit(tracking, callback, *, epochs=2, module=None, train=None, val="default",
         **settings,
     )
     val = loader(ForeignDataset(12)) if isinstance(val, str) else val
-    trainer.fit(module, train or loader(ForeignDataset(20), shuffle=True), val)
+    trainer.fit(module, loader(ForeignDataset(20), shuffle=True) if train is None else train, val)
     return module, trainer
 
 

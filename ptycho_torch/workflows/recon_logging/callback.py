@@ -17,7 +17,7 @@ that goes wrong in here reaches `fit`, unless `strict`; wrong settings do, befor
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, fields, replace
 from importlib.util import find_spec
 from typing import Any, Concatenate, ParamSpec, get_args
@@ -33,15 +33,15 @@ from recon_worker.outbox import RunTarget
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot import Snapshot, SnapshotLayout
 
-from .capture import CapturePlan, batch_indices, choose_indices
+from .capture import CapturePlan, WrongSettingError, batch_indices, choose_indices
 from .copying import copier_for
-from .dataset import read_scan
+from .dataset import UnusableDataError, dataset_length, read_scan
 from .extra_pass import Precision, fill_missing, random_state_kept
 from .gathering import Ranks
 from .logged_run import LoggedRun
 from .trainer_state import (
+    choose_data,
     completed_epochs,
-    dataset_length,
     logged_loader,
     mlflow_logger,
     set_up_validation_data,
@@ -70,12 +70,14 @@ def _guarded(
         self._hook_started_s = time.perf_counter()
         try:
             hook(self, *args, **kwargs)
+        except WrongSettingError:
+            raise
         except Exception as error:  # whatever fails here must not cost the training
             if self.strict:
                 raise
             self.errors += 1
             if self.errors == 1:
-                _log.warning("Reconstruction logging failed in %s; training goes on.", name, exc_info=error)
+                self._warn(name, error)
         finally:
             self._stall_s += time.perf_counter() - self._hook_started_s
 
@@ -152,6 +154,13 @@ class PtychoReconLoggingCallback(Callback):
         self._hook_started_s = 0.0
         self._stall_s = 0.0  # time on the training thread since the last snapshot was submitted
 
+    def _warn(self, hook: str, error: Exception) -> None:
+        cost = "No reconstructions are logged" if self._run is None else "A reconstruction is not logged"
+        if isinstance(error, UnusableDataError):
+            _log.warning("%s: %s The training goes on.", cost, error)
+        else:
+            _log.warning("Reconstruction logging failed in %s; training goes on.", hook, exc_info=error)
+
     def __getstate__(self) -> dict[str, Any]:
         """Settings only: a running backend stays in its process."""
         return {**self.__dict__, "_run": None, "_backend": None}
@@ -161,8 +170,9 @@ class PtychoReconLoggingCallback(Callback):
         return {"run_id": self._run_id} if self._run_id is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See `state_dict`."""
-        self._earlier_run_id = state_dict.get("run_id")
+        """See `state_dict`. What somebody else has put there counts as absent."""
+        run_id = state_dict.get("run_id") if isinstance(state_dict, Mapping) else None
+        self._earlier_run_id = run_id if isinstance(run_id, str) else None
 
     @_guarded
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -180,69 +190,66 @@ class PtychoReconLoggingCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the samples and start the backend. Wrong indices raise here, before the first step."""
-        set_up_validation_data(trainer)
-        loader, from_training_set = logged_loader(trainer)
-        if mlflow_logger(trainer) is None or not self._has_samples(loader, trainer):
-            return
-        indices = choose_indices(dataset_length(loader), self.num_patches, self.fixed_indices)
-        self._start(trainer, pl_module, loader, from_training_set, indices)
+        self._start(trainer, pl_module)
         if self.baseline and trainer.global_step == 0:
             self._log_baseline(trainer, pl_module)
 
-    def _has_samples(self, loader: object, trainer: Trainer) -> bool:
-        found = dataset_length(loader) > 0
-        if not found and trainer.is_global_zero:
-            _log.warning("No reconstructions are logged: the dataset has no samples or no length.")
-        return found
-
     @_guarded
-    def _start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        loader: object,
-        from_training_set: bool,
-        indices: tuple[int, ...],
-    ) -> None:
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if mlflow_logger(trainer) is None:
+            return
         ranks = Ranks.of(trainer)
+        try:
+            self._run = self._begin(trainer, pl_module, ranks)
+        except BaseException:
+            ranks.close()
+            raise
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule, ranks: Ranks) -> LoggedRun:
+        """Rank zero chooses what is logged; a rank that cannot follow says so, and then none logs."""
         may_predict = not isinstance(trainer.strategy, _SHARDING)
         if not may_predict:
             rank_zero_warn(
                 f"{type(trainer.strategy).__name__} shards the network: reconstructions are logged from what "
                 "validation predicts, and not before training or from the training set."
             )
-        numbers = ranks.from_zero(lambda: astuple(self._start_backend(trainer, loader, from_training_set, indices)))
+        ranks.together(lambda: set_up_validation_data(trainer))
+        chosen, length = ranks.from_zero(lambda: choose_data(trainer)).tolist()
+        from_training_set = bool(chosen)
+        indices = choose_indices(length, self.num_patches, self.fixed_indices)
+        numbers = ranks.from_zero(lambda: astuple(self._start_backend(trainer, from_training_set, indices)))
         plan = CapturePlan(fixed_indices=indices, layout=_layout_of(numbers.tolist()))
-        batches = [] if from_training_set else batch_indices(loader, ranks.rank, ranks.size)
-        self._run = LoggedRun(
-            backend=self._backend,
-            ranks=ranks,
-            plan=plan,
-            shard=plan.whole(batches) if ranks.rank == 0 else plan.part(batches),
-            copier=copier_for(pl_module.device),
-            loader=loader,
-            from_training_set=from_training_set,
-            may_predict=may_predict,
-            next_due=(trainer.current_epoch // self.every_n_epochs + 1) * self.every_n_epochs,
-        )
 
-    def _start_backend(
-        self, trainer: Trainer, loader: object, from_training_set: bool, indices: tuple[int, ...]
-    ) -> SnapshotLayout:
+        def make() -> LoggedRun:
+            loader = logged_loader(trainer, from_training_set=from_training_set)
+            batches = [] if from_training_set else batch_indices(loader, ranks.rank, ranks.size)
+            return LoggedRun(
+                backend=self._backend,
+                ranks=ranks,
+                plan=plan,
+                shard=plan.whole(batches) if ranks.rank == 0 else plan.part(batches),
+                copier=copier_for(pl_module.device),
+                loader=loader,
+                from_training_set=from_training_set,
+                may_predict=may_predict,
+                next_due=(trainer.current_epoch // self.every_n_epochs + 1) * self.every_n_epochs,
+            )
+
+        return ranks.together(make)
+
+    def _start_backend(self, trainer: Trainer, from_training_set: bool, indices: tuple[int, ...]) -> SnapshotLayout:
         """On rank zero: hand over what does not change; returns the layout of snapshots."""
         if self._backend is None:
             raise RuntimeError("the backend could not be launched.")
-        if from_training_set:
-            _log.warning("There is no validation set: reconstructions are logged from the training set.")
-        dataset = loader.dataset  # type: ignore[attr-defined]
+        loader = logged_loader(trainer, from_training_set=from_training_set)
+        dataset, length = loader.dataset, dataset_length(loader)  # type: ignore[attr-defined]
+        reach = length if from_training_set else validation_reach(trainer, loader, length)
         with random_state_kept():
             scan, layout = read_scan(
                 dataset,
                 indices,
                 stitch=self.log_stitch,
-                max_stitch_samples=min(
-                    self.max_stitch_samples or len(dataset), validation_reach(trainer, loader, from_training_set)
-                ),
+                max_stitch_samples=min(self.max_stitch_samples or length, reach),
                 stitch_weight=self.stitch_weight,
                 epoch_digits=max(2, len(str(trainer.max_epochs))),
             )

@@ -54,7 +54,7 @@ class CapturePlan:
         self, batches: Sequence[range], places: Sequence[slice], numbers: NDArray[np.int64], layout: SnapshotLayout
     ) -> "Shard":
         routes = [
-            Route(place, slice(len(self._rows(indices))), self._fixed(indices))
+            Route(place, slice(len(self._rows(indices))), self._fixed(indices), len(indices))
             for indices, place in zip(batches, places, strict=True)
         ]
         return Shard(tuple(routes), numbers, layout)
@@ -72,6 +72,8 @@ class Route:
     samples: slice
     """Those samples of the batch."""
     fixed: FixedRows
+    size: int
+    """Samples of the batch, at least."""
 
 
 @dataclass(frozen=True)
@@ -86,23 +88,27 @@ class Shard:
     """Of its own arrays."""
 
 
+class WrongSettingError(ValueError):
+    """A setting does not fit the data. The message says what is allowed."""
+
+
 def choose_indices(length: int, num_patches: int, given: Sequence[int] | None) -> tuple[int, ...]:
     """The fixed samples: `given`, or `num_patches` of them, `length // num_patches` apart.
 
     Raises:
-        ValueError: An index is out of range, negative or repeated.
+        WrongSettingError: An index is out of range, negative or repeated.
     """
     if given is None:
         count = min(num_patches, length)
         return tuple(i * (length // count) for i in range(count))
     outside = [i for i in given if not 0 <= i < length]
     if outside:
-        raise ValueError(
+        raise WrongSettingError(
             f"fixed_indices has {outside}, but the logged dataset has {length} samples; allowed: 0 to {length - 1}."
         )
     repeated = sorted({i for i in given if list(given).count(i) > 1})
     if repeated:
-        raise ValueError(
+        raise WrongSettingError(
             f"fixed_indices has {repeated} more than once, for a dataset of {length} samples; name each sample once."
         )
     return tuple(given)
@@ -117,7 +123,10 @@ def batch_indices(loader: object, rank: int = 0, size: int = 1) -> list[range]:
     if not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
         return []
     sampler, in_batch = loader.batch_sampler.sampler, loader.batch_sampler.batch_size
-    length = len(loader.dataset)  # type: ignore[arg-type]
+    try:
+        length, batches = len(loader.dataset), len(loader)  # type: ignore[arg-type]
+    except Exception:  # a dataset, or a loader of another class, may raise whatever it likes
+        return []
     if type(sampler) is SequentialSampler and rank == 0:
         first, step = 0, 1
     elif _goes_in_order(sampler) and sampler.num_replicas == size:
@@ -125,7 +134,7 @@ def batch_indices(loader: object, rank: int = 0, size: int = 1) -> list[range]:
         length = min(length, sampler.total_size)
     else:
         return []
-    starts = range(first, first + len(loader) * in_batch * step, in_batch * step)
+    starts = range(first, first + batches * in_batch * step, in_batch * step)
     return [range(start, max(start, min(start + in_batch * step, length)), step) for start in starts]
 
 
@@ -143,6 +152,7 @@ class _Target(NamedTuple):
     part: Part | None
     """What of the predictions goes there; None: nothing."""
     fixed: FixedRows
+    size: int
 
 
 class Capture:
@@ -168,6 +178,7 @@ class Capture:
                 phase=from_numpy(arrays.stitch_phase[route.rows]),
                 part=(route.samples, *crop) if route.samples.stop else None,
                 fixed=route.fixed,
+                size=route.size,
             )
             for route in shard.routes
         ]
@@ -179,13 +190,21 @@ class Capture:
         self._copied.clear()
 
     def add_outputs(self, batch_idx: int, outputs: object) -> None:
-        """Copy what a validation step returned; ignores what holds no predictions, each (B, C, N, N)."""
+        """Copy what a validation step returned; ignores what holds no predictions, each (B, C, N, N).
+
+        And batches that have lost samples on the way (a collate function may leave out bad ones), or that the dataset
+        had no samples for: which sample is which is not known.
+        """
         if not isinstance(outputs, Mapping):
             return
         amp, phase = outputs.get("amp"), outputs.get("phase")
         if not isinstance(amp, Tensor) or not isinstance(phase, Tensor):
             return
-        amp_rows, phase_rows, part, fixed = self._targets[batch_idx]
+        if batch_idx >= len(self._targets):
+            return
+        amp_rows, phase_rows, part, fixed, size = self._targets[batch_idx]
+        if min(len(amp), len(phase)) < size:
+            return
         if part is not None:
             self._copy(amp_rows, amp, part)
             self._copy(phase_rows, phase, part)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .capture import Capture, CapturePlan, crop_of
-from .dataset import item_field, item_probe, to_float32
+from .dataset import item_field, item_probe, read_item, to_float32
 from .gathering import Place, Ranks, Rows
 
 _EXTRA_PASS_BATCH = 32
@@ -101,7 +101,7 @@ class _Inputs:
 
 
 def _collate(dataset: Any, indices: Sequence[int], module: LightningModule, precision: Precision) -> _Inputs:  # noqa: ANN401
-    items = [dataset[i] for i in indices]
+    items = [read_item(dataset, i) for i in indices]
     images = torch.stack([item_field(item, "images") for item in items])
     scale_names = ("rms_scaling_constant", "rms_input_scale")
     ids = [item[0]["experiment_id"] if "experiment_id" in item[0].keys() else 0 for item in items]  # noqa: SIM118

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ _CHUNK_BYTES = 16 << 20
 """What rank zero receives at a time, from all ranks together."""
 _MAX_PLACES = 3
 _NOTHING = -1
+
+T = TypeVar("T")
 
 
 class RankFailedError(RuntimeError):
@@ -142,6 +144,21 @@ class Ranks:
         self._broadcast(numbers)
         return numbers.numpy()
 
+    def together(self, make: Callable[[], T]) -> T:
+        """What every rank makes for itself; none goes on with it if one could not make it.
+
+        Raises:
+            Exception: What `make` raises.
+            RankFailedError: It has raised on another rank.
+        """
+        try:
+            made = make()
+        except BaseException:
+            self._exchange_counts([])
+            raise
+        _check_all(self._exchange_counts([0]))
+        return made
+
     def _broadcast(self, numbers: Tensor) -> None:
         if self.size > 1:
             dist.broadcast(numbers, 0, self._group)
@@ -174,9 +191,7 @@ class Ranks:
         counts = self._exchange_counts(
             [before + len(rows.numbers) for before, (_, rows) in zip(held, parts, strict=True)]
         )
-        failed = [rank for rank, found in enumerate(counts) if not found]
-        if failed:
-            raise RankFailedError(f"rank {failed[0]} could not do its part.")
+        _check_all(counts)
         columns = [*zip(*counts, strict=True)]
         if self.rank == 0:
             self._put(parts, columns)
@@ -246,6 +261,13 @@ class Ranks:
         numbers, values = torch.empty(count, dtype=torch.int64), _as_arrays(memory, count, place)
         works = [_started(dist.irecv(one, rank, self._group)) for one in (numbers, *values)]
         return works, Rows(numbers.numpy(), tuple(one.numpy() for one in values))
+
+
+def _check_all(counts: Sequence[Sequence[int]]) -> None:
+    """Raise if a rank has told that it failed: it has counted nothing."""
+    failed = [rank for rank, found in enumerate(counts) if not found]
+    if failed:
+        raise RankFailedError(f"rank {failed[0]} could not do its part.")
 
 
 def _as_arrays(memory: Tensor, rows: int, place: Place) -> list[Tensor]:

@@ -1,10 +1,15 @@
 """What a Lightning Trainer says about the data that is logged and how far the training is."""
 
+import logging
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import CombinedLoader
+
+from .dataset import NoSamplesError, UnusableDataError, dataset_length
+
+_log = logging.getLogger(__name__)
 
 
 def mlflow_logger(trainer: Trainer) -> MLFlowLogger | None:
@@ -20,28 +25,58 @@ def completed_epochs(trainer: Trainer) -> int:
 def set_up_validation_data(trainer: Trainer) -> None:
     """Make the validation loaders, on every rank: Lightning makes them late if the first epoch has no validation."""
     if trainer.enable_validation and trainer.val_dataloaders is None:
+        loop = trainer.fit_loop.epoch_loop.val_loop
         trainer.validating = True
-        trainer.fit_loop.epoch_loop.val_loop.setup_data()
-        trainer.training = True
+        try:
+            loop.setup_data()
+        except BaseException:
+            loop._combined_loader = None  # when a validation is due, Lightning makes them again, and raises this itself
+            raise
+        finally:
+            trainer.training = True
 
 
-def logged_loader(trainer: Trainer) -> tuple[object, bool]:
-    """The loader whose dataset is logged, and whether that is the training set."""
-    validation = CombinedLoader(trainer.val_dataloaders or []).flattened if trainer.enable_validation else []
-    if validation and dataset_length(validation[0]) > 0:
-        return validation[0], False
-    return next(iter(CombinedLoader(trainer.train_dataloader or []).flattened), None), True
+def choose_data(trainer: Trainer) -> tuple[bool, int]:
+    """Whether the training set is logged, else the first validation set, and how many samples it has.
+
+    Raises:
+        UnusableDataError: Neither can be logged.
+    """
+    reason = ""
+    if trainer.enable_validation:
+        try:
+            return False, dataset_length(logged_loader(trainer, from_training_set=False))
+        except NoSamplesError:
+            pass
+        except UnusableDataError as error:
+            reason = str(error)
+    try:
+        length = dataset_length(logged_loader(trainer, from_training_set=True))
+    except UnusableDataError as error:
+        raise UnusableDataError(f"validation: {reason or 'no samples.'} Training: {error}") from error
+    found = f"The validation set cannot be logged: {reason}" if reason else "There is no validation set:"
+    _log.warning("%s %seconstructions are logged from the training set.", found, "R" if reason else "r")
+    return True, length
 
 
-def dataset_length(loader: object) -> int:
-    """Samples in the loader's dataset; 0 if there is none that is addressed by index."""
-    dataset: Any = getattr(loader, "dataset", None)
-    return len(dataset) if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") else 0
+def logged_loader(trainer: Trainer, *, from_training_set: bool) -> object:
+    """The first loader; None: there is none."""
+    loaders = trainer.train_dataloader if from_training_set else trainer.val_dataloaders
+    if loaders is None or (isinstance(loaders, (list, tuple, dict)) and not loaders):
+        return None
+    return next(iter(CombinedLoader(loaders).flattened), None)
 
 
-def validation_reach(trainer: Trainer, loader: Any, from_training_set: bool) -> int:  # noqa: ANN401
-    """How many samples, counted from the first, a validation limited by `limit_val_batches` predicts."""
-    batches = float("inf") if from_training_set else trainer.num_val_batches[0]
-    if batches >= len(loader):
-        return len(loader.dataset)
-    return int(batches) * (loader.batch_size or 1) * trainer.world_size
+def validation_reach(trainer: Trainer, loader: object, length: int) -> int:
+    """How many samples, counted from the first of `length`, a validation limited by `limit_val_batches` predicts."""
+    batches = trainer.num_val_batches[0]
+    if batches == float("inf") or batches >= _batches_of(loader):
+        return length
+    return min(length, int(batches) * (getattr(loader, "batch_size", None) or 1) * trainer.world_size)
+
+
+def _batches_of(loader: Any) -> float:  # noqa: ANN401
+    try:
+        return len(loader)
+    except Exception:  # whatever a loader of unknown length raises
+        return float("inf")
