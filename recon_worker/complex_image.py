@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from recon_worker.blocks import row_blocks
+from recon_worker.matplotlib_module import load_matplotlib
 from recon_worker.rendering import NEGATIVE_INFINITY, NOT_A_NUMBER, NOT_SCANNED, POSITIVE_INFINITY, RESERVED_COLOURS
 from recon_worker.snapshot import Bool, Complex64, Float32, Float64
 
@@ -167,9 +168,7 @@ def _wheel() -> Image.Image:
 
 def load_font(size_px: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib."""
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size_px)
+    return ImageFont.truetype(Path(load_matplotlib().get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size_px)
 
 
 def _facts(width: int, height: int, low: float, high: float) -> PngInfo:

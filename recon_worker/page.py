@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from recon_worker.matplotlib_module import load_matplotlib
+
 Align: TypeAlias = Literal["left", "center", "right"]
 INK, GREY, WHITE = "#202020", "#5f5f5f", "#ffffff"
 _DPI = 100
@@ -74,6 +76,7 @@ class Page:
 def _with_text(canvas: NDArray[np.uint8], texts: list[_Text]) -> NDArray[np.uint8]:
     """Draws with the renderer alone: a Figure and its texts refer to each other, and so would keep the memory of each
     page, 10 MB, until the garbage collector comes."""
+    load_matplotlib()
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties
 

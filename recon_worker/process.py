@@ -1,7 +1,7 @@
 """One worker process, seen from the training process: start it, talk to it, end it.
 
-The child is `python -m recon_worker.worker` with inherited descriptors. It does not import the user's `__main__`, sees
-no GPU, has a session of its own, and dies with nothing of the training process's.
+The child is `recon_worker.worker` with inherited descriptors. It does not import the user's `__main__`, sees no GPU,
+has an environment (`child_environment`) and a session of its own, and dies with nothing of the training process's.
 """
 
 import json
@@ -14,27 +14,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
-from recon_worker.mlflow_environment import for_uploads
+from recon_worker.child_environment import child_command, child_environment
 from recon_worker.slots import create_memory, read_all
 
 _STDERR_CHARACTERS = 600
 _EXIT_WAIT_S = 2.0
 _MESSAGE_WAIT_S = 1.5
 """A message that has begun must be over after this time, in either direction: a stopped process must stop nobody."""
-_DEFAULTS = {
-    "MALLOC_ARENA_MAX": "1",  # glibc gives memory back to the system when it is free, not when the process ends
-    "MALLOC_MMAP_THRESHOLD_": str(2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(2**20),
-}
-_OVERRIDES = {
-    "CUDA_VISIBLE_DEVICES": "",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
 
 
 class WorkerProcess:
@@ -53,17 +41,11 @@ class WorkerProcess:
         self._connection, child_end = Pipe()
         _bound(self._connection)
         self._stderr = create_memory("recon-log-stderr")
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "recon_worker.worker",
-            *map(str, (os.getpid(), child_end.fileno(), brief, linger_s, *slots)),
-        ]
+        arguments = map(str, (os.getpid(), child_end.fileno(), brief, linger_s, *slots))
         try:
             self._process = subprocess.Popen(
-                command,
-                env=child_environment(os.environ),
+                child_command("recon_worker.worker", *arguments),
+                env=child_environment(os.environ, sys.path),
                 pass_fds=(child_end.fileno(), brief, *slots),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -149,10 +131,3 @@ def describe_exit(status: int) -> str:
         return f"exit code {status}"
     name = signal.Signals(-status).name
     return f"killed by {name}" + (", often out of memory" if name == "SIGKILL" else "")
-
-
-def child_environment(parent: Mapping[str, str]) -> dict[str, str]:
-    """The parent's environment for a process that renders or uploads: one thread, no GPU, this package importable."""
-    package = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join([package, *filter(None, [parent.get("PYTHONPATH")])])
-    return {**_DEFAULTS, **for_uploads(parent), **_OVERRIDES, "PYTHONPATH": path}

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
+from recon_worker.matplotlib_module import load_matplotlib
 from recon_worker.snapshot import Bool, Float32, Float64
 from recon_worker.views import Panel
 
@@ -163,8 +164,7 @@ def palette(colormap: str) -> NDArray[np.uint8]:
     Raises:
         ValueError: The colour map is not known, or holds a colour that is kept for special values.
     """
-    import matplotlib
-
+    matplotlib = load_matplotlib()
     if colormap not in matplotlib.colormaps:
         raise ValueError(f"colour map {colormap!r} is not one of matplotlib's.")
     colours = matplotlib.colormaps[colormap](np.linspace(0, 1, LEVELS), bytes=True)[:, :3]

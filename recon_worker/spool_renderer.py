@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from recon_worker.artifacts import Artifact, Failure, finish
+from recon_worker.child_environment import child_command, child_environment
 from recon_worker.continuation import load_history
 from recon_worker.history import History
 from recon_worker.outbox import Outbox, RunTarget, SpoolError
-from recon_worker.process import child_environment, describe_exit
+from recon_worker.process import describe_exit
 from recon_worker.run_sink import connect
 from recon_worker.snapshot import Scan
 from recon_worker.spools import pictures
@@ -84,9 +85,9 @@ class SpoolRenderer:
     def _start(self) -> None:
         """A process that knows the spool. It is no snapshot's fault if there is none."""
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "recon_worker.spool_renderer"],
+            child_command("recon_worker.spool_renderer"),
             bufsize=0,
-            env=child_environment(os.environ),
+            env=child_environment(os.environ, sys.path),
             pass_fds=(self._lock,),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -191,7 +192,3 @@ def _listen(messages: "queue.SimpleQueue[Message]") -> None:
     for line in sys.stdin:
         messages.put(json.loads(line))
     os._exit(0)  # in the middle of whatever it is: files appear by rename, and the sync alone removes snapshots
-
-
-if __name__ == "__main__":
-    main()

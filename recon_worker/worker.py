@@ -3,7 +3,7 @@
     pipe: setup, reserve, job, file, retry, finish, stop -> WorkerRun -> outbox -> uploader threads -> MLflow
           <- ready, reserved, began, alive, rendered, finished, logged, refused, aside, log
 
-Started by `client.ReconWorker` as `python -m recon_worker.worker`, with its pipe and slots as inherited descriptors.
+Started by `client.ReconWorker` through `launcher`, with its pipe and slots as inherited descriptors.
 It ignores SIGINT and SIGTERM, which a whole process group gets: it obeys the pipe. When the pipe closes without
 `stop` the training process is dead; then it writes what lies in the slots to the spool, renders and uploads what it
 can within the flush timeout, and exits: `Watchdog` sees to that if it hangs. What it must know for that lies in shared
@@ -224,12 +224,6 @@ def _set_title() -> None:
 
 def _warm_up() -> None:
     """Import what the first snapshot needs while the training process is still loading its data."""
-    import matplotlib  # noqa: F401
-
     from recon_worker.rendering import encode_png
 
     encode_png([[0.0]], value_range=(0, 1), colormap="gray", quantity="", unit="")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

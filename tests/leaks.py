@@ -10,8 +10,10 @@ import uuid
 from collections import Counter
 from pathlib import Path
 
-MARK = "RECON_TEST"
-"""In the environment of every process that a test starts, and of those that these start: also of orphans."""
+MARK = "RECON_LOG_TEST"
+"""In the environment of every process that a test starts, and of those that these start: also of orphans.
+
+Workers inherit what begins with RECON_LOG_."""
 _END_S = 10.0
 _MAY_GROW = {"socket:": 3, "anon_inode:": 3}
 """Connections that sqlite and mlflow keep. Pipes and anonymous memory are the worker's: none may stay."""

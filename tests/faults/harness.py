@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tests.leaks import nothing_left
 from tests.paths import REPOSITORY
 from tests.process.samples import layout_of
 
+PYTHON = sys.executable
 INJECT = Path(__file__).with_name("inject")
 FLUSH_S = 240
 ALWAYS = 10**6
@@ -41,11 +43,21 @@ def inject(monkeypatch, tmp_path):
         counter = tmp_path / "faults"
         fault = {"where": where, "how": how, "times": times, "epoch": epoch, "counter": str(counter)}
         fault["program"] = program
-        monkeypatch.setenv("RECON_FAULT", json.dumps(fault))
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(INJECT), str(REPOSITORY)]))
+        path = os.pathsep.join([str(INJECT), str(REPOSITORY)])
+        interpreter_with(monkeypatch, tmp_path, RECON_FAULT=json.dumps(fault), PYTHONPATH=path)
         return lambda: counter.stat().st_size if counter.exists() else 0
 
     return put
+
+
+def interpreter_with(monkeypatch, folder, **variables):
+    """Have Python be started with more variables from now on: in workers too, which inherit few of this process's."""
+    program = folder / "python"
+    variables["RECON_INTERPRETER"] = str(program)
+    words = [f"{name}={value}" for name, value in variables.items()]
+    program.write_text(f'#!/bin/sh\nexec env {shlex.join([*words, PYTHON])} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
 
 
 def started(settings, target, scan):

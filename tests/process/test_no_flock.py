@@ -12,7 +12,7 @@ from recon_worker.exit_code import ExitCode
 from recon_worker.outbox import Outbox
 from recon_worker.settings import WorkerSettings
 from recon_worker.spool_lock import is_alone, is_locked, take_lock
-from tests.faults.harness import epochs, started
+from tests.faults.harness import epochs, interpreter_with, started
 from tests.process.samples import layout_of, log_epoch, make_run, make_scan
 
 pytestmark = pytest.mark.timeout(200)
@@ -69,7 +69,7 @@ def test_a_worker_logs_everything_where_neither_it_nor_the_training_can_lock(tra
     (tmp_path / "sitecustomize.py").write_text(
         "import errno, fcntl\ndef flock(*_): raise OSError(errno.ENOSYS, 'none')\nfcntl.flock = flock\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    interpreter_with(monkeypatch, tmp_path, PYTHONPATH=str(tmp_path))
     monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSYS, "none")))
     scan = make_scan(n_samples=12, n_fixed=1)
     settings = WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=120)

@@ -8,7 +8,7 @@ import pytest
 
 from recon_worker.settings import WorkerSettings
 from recon_worker.slots import read_all
-from tests.faults.harness import FLUSH_S, epochs, started, wait_until
+from tests.faults.harness import FLUSH_S, epochs, interpreter_with, started, wait_until
 from tests.paths import REPOSITORY
 from tests.process.samples import layout_of, log_epoch, make_run, make_scan
 
@@ -41,7 +41,7 @@ asyncio.run(cell())
 @pytest.fixture
 def busy_worker(tracking, tmp_path, monkeypatch):
     """A worker that has logged a snapshot, and tells what it imports."""
-    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    interpreter_with(monkeypatch, tmp_path, PYTHONPROFILEIMPORTTIME="1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     scan = make_scan(n_samples=12, n_fixed=1)

@@ -1,5 +1,7 @@
 """Python imports this at its start, where the folder is on PYTHONPATH: puts a fault into a process of recon_worker.
 
+Workers have no PYTHONPATH: tests.faults.harness.interpreter_with makes a program that starts Python with it.
+
 RECON_FAULT is JSON: in which program, where in it, how, how often at most (counted in a file, over all processes), and,
 for faults of one snapshot, its epoch.
 """
@@ -65,6 +67,7 @@ def _inject(fault):
     _before(*places[fault["where"]], fault)
 
 
+sys.executable = os.environ.get("RECON_INTERPRETER", sys.executable)  # for what this process starts
 FAULT = json.loads(os.environ.get("RECON_FAULT", "null"))
 if FAULT is not None and f"recon_worker.{FAULT['program']}" in sys.orig_argv:
     _inject(FAULT)
