@@ -28,6 +28,7 @@ from recon_worker.labels import metric_label, metric_value
 from recon_worker.panels import Panels, Shown
 from recon_worker.rendering import encode_panel
 from recon_worker.resizing import block_to_fit, shrunk
+from recon_worker.shortages import is_shortage
 from recon_worker.snapshot import Scan, Snapshot
 from recon_worker.stitching import canvas_positions
 from recon_worker.summary import summary_png
@@ -68,6 +69,9 @@ def render(
         snapshot: What to render.
         history: What earlier epochs left; this one is added to it.
         on_computed: Called with "stitched", or a patch's folder, when that is computed and only its pictures are left.
+
+    Raises:
+        Exception: The machine is short of something (`shortages`): the snapshot is to be rendered again, as a whole.
     """
     folder = f"epoch_{snapshot.epoch:0{scan.epoch_digits}d}"
     shown: list[Shown] = []
@@ -87,7 +91,7 @@ def render(
 
 
 def finish(history: History) -> Iterator[Artifact | Failure]:
-    """What is made once, when no more snapshots come."""
+    """What is made once, when no more snapshots come. Raises like `render`."""
     animation = _attempt("recon_log/evolution.gif", history.evolution)
     if isinstance(animation, Failure):
         yield animation
@@ -100,6 +104,8 @@ def _attempt(path: str, make: Callable[[], _T]) -> _T | Failure:
         with np.errstate(all="ignore"):  # NaN and infinity are shown, not warned about
             return make()
     except Exception as error:  # one picture must not cost the others
+        if is_shortage(error):
+            raise
         return Failure(path, f"{type(error).__name__}: {error}")
 
 

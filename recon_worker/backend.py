@@ -109,11 +109,14 @@ class InlineBackend:
         """Upload until the tracker fails once: each further try could block for minutes."""
         failures: list[Failure] = []
         tracker_error = ""
-        for made in everything:
-            if isinstance(made, Artifact) and not tracker_error:
-                tracker_error = self._upload_error(made)
-            if isinstance(made, Failure) or tracker_error:
-                failures.append(made if isinstance(made, Failure) else Failure(made.path, tracker_error))
+        try:
+            for made in everything:
+                if isinstance(made, Artifact) and not tracker_error:
+                    tracker_error = self._upload_error(made)
+                if isinstance(made, Failure) or tracker_error:
+                    failures.append(made if isinstance(made, Failure) else Failure(made.path, tracker_error))
+        except Exception as error:  # the machine is short of something, and there is no place to keep the snapshot
+            failures.append(Failure("the rest", f"{type(error).__name__}: {error}"))
         self.stats.artifacts_failed += len(failures)
         return failures
 

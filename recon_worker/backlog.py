@@ -1,12 +1,14 @@
 """Snapshots that are not rendered yet: which of them wait, which one the worker has, and which ones cost it its life.
 
     wait_in_memory, wait_in_file -> waiting -> take -> in flight -> rendered, or it could not be read: waiting
-                                                            `-----> give_back: the worker died
+                                                            |-----> give_back: the worker died
+                                                            `-----> the machine is short of something: postponed
 
 Keeps them in their place, moves them to files, gives them up. No lock of its own: `SnapshotQueue` guards it.
 """
 
 import logging
+import time
 from collections import deque
 from typing import Any
 
@@ -21,6 +23,9 @@ _log = logging.getLogger(__name__)
 
 _ATTEMPTS_BEFORE_OTHERS, _MAX_ATTEMPTS = 2, 3
 """So often may a snapshot cost a worker before all others go first, and before it is not tried again."""
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 60.0
+_LAST_TRIES = 4
+"""So often is a snapshot tried during a flush while the machine is short of something (`shortages`)."""
 
 
 class Backlog:
@@ -36,11 +41,12 @@ class Backlog:
         self._places, self._stats, self._spill_bytes = places, stats, spill_bytes
         self._waiting: deque[Job] = deque()
         self._parked: deque[Job] = deque()
+        self._postponed: deque[Job] = deque()
         self._in_flight: Job | None = None
         self._outbox: Outbox | None = None
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._parked) + self.in_flight
+        return len(self._waiting) + len(self._parked) + len(self._postponed) + self.in_flight
 
     @property
     def n_waiting(self) -> int:
@@ -51,6 +57,17 @@ class Backlog:
     def in_flight(self) -> bool:
         """Whether the worker holds a snapshot."""
         return self._in_flight is not None
+
+    @property
+    def worth_waiting(self) -> bool:
+        """Whether any may be rendered soon: not only those that were often enough tried on a machine that is short."""
+        hopeful = any(job.shortages < _LAST_TRIES for job in self._postponed)
+        return bool(self._waiting or self._parked or hopeful or self.in_flight)
+
+    def try_again(self) -> None:
+        """A flush begins: those that the machine was too short for are tried now, and some times more."""
+        for job in self._postponed:
+            job.shortages, job.due_s = 0, 0.0
 
     def open(self, outbox: Outbox) -> None:
         """Say where files go."""
@@ -73,10 +90,10 @@ class Backlog:
         """
         assert self._outbox is not None
         while self._outbox.raw_bytes() + FILE_HEADER_BYTES + job.nbytes > self._spill_bytes:
-            older = next((one for one in self._waiting if one.path is not None), None)
+            older = next((one for one in (*self._postponed, *self._waiting) if one.path is not None), None)
             if older is None:
                 break
-            self._waiting.remove(older)
+            (self._postponed if older in self._postponed else self._waiting).remove(older)
             self._drop(older)
         if file is not None:
             job.path = self._outbox.publish_raw(file, job.generation, job.epoch, job.header)
@@ -87,8 +104,8 @@ class Backlog:
 
     def drop_oldest(self) -> None:
         """Give up the snapshot that has waited longest, if there is one."""
-        if self._waiting:
-            self._drop(self._waiting.popleft())
+        if self._postponed or self._waiting:
+            self._drop((self._postponed or self._waiting).popleft())
 
     def _drop(self, job: Job) -> None:
         self._stats.dropped += 1
@@ -132,14 +149,27 @@ class Backlog:
     def take(self, *, last_chance: bool) -> Job | None:
         """The oldest waiting snapshot, now in flight; None while another one is, or if none waits.
 
+        Those that were postponed come after all others, when their time has come.
+
         Args:
             last_chance: Whether nothing else will come: then those that have cost two workers get their third.
         """
         if self._in_flight is not None:
             return None
+        if not self._waiting:
+            self._resume_postponed(last_chance=last_chance)
         source = self._waiting or (self._parked if last_chance else None)
         self._in_flight = source.popleft() if source else None
         return self._in_flight
+
+    def _resume_postponed(self, *, last_chance: bool) -> None:
+        """Have the first one wait whose time has come; during a flush, not one that was tried often enough."""
+        now_s = time.monotonic()
+        for job in self._postponed:
+            if job.due_s <= now_s and not (last_chance and job.shortages >= _LAST_TRIES):
+                self._postponed.remove(job)
+                self._waiting.append(job)
+                return
 
     def began(self) -> None:
         """The worker has begun with the snapshot in flight: if it dies now, that may be the snapshot's fault."""
@@ -168,6 +198,17 @@ class Backlog:
         else:
             self._set_aside(job, f"{job.attempts} times {reason} came of reading")
 
+    def _postpone(self, job: Job, reason: str) -> None:
+        """The machine is to blame, not the snapshot: it keeps its place or file and waits, behind all others."""
+        if not job.shortages:
+            _log.warning(
+                "The snapshot of epoch %d cannot be rendered now (%s); it is kept and tried again.", job.epoch, reason
+            )
+        job.attempts -= 1
+        job.due_s = time.monotonic() + min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**job.shortages)
+        job.shortages += 1
+        self._postponed.append(job)
+
     def _set_aside(self, job: Job, what: str) -> None:
         """Keep a snapshot that fails each time, under a name that nobody tries again."""
         assert self._outbox is not None
@@ -185,12 +226,15 @@ class Backlog:
     def rendered(self, message: dict[str, Any]) -> Job | None:
         """The snapshot in flight: its artifacts are in the outbox, as the worker's message says. Its place is free.
 
-        None, and it waits again, if it could not be read.
+        None, and it waits again, if it could not be read, or if the machine was short of something.
         """
         job = self._in_flight
         if job is None or job.generation != message["generation"]:
             return None
         self._in_flight = None
+        if message["short"]:
+            self._postpone(job, message["failures"][-1][1])
+            return None
         if message["unread"]:
             self._try_again(job, message["failures"][0][1])
             return None
@@ -207,12 +251,15 @@ class Backlog:
 
     def move_to_files(self) -> None:
         """No worker will come: what waits is kept on disk."""
-        self._waiting = deque([job for job in self._waiting if self._write(job)])
+        rest = [*self._waiting, *self._postponed]
+        self._postponed.clear()
+        self._waiting = deque([job for job in rest if self._write(job)])
 
     def leave(self) -> None:
         """What is left stays on disk."""
-        rest = [*([self._in_flight] if self._in_flight else []), *self._waiting, *self._parked]
+        rest = [*([self._in_flight] if self._in_flight else []), *self._waiting, *self._parked, *self._postponed]
         self._in_flight = None
         self._waiting.clear()
         self._parked.clear()
+        self._postponed.clear()
         self._stats.spooled += sum(self._write(job) for job in rest)

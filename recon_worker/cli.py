@@ -98,6 +98,9 @@ def _add_sync(parser: argparse.ArgumentParser) -> None:
         default=_TIMEOUT_S,
         help="give up uploading after so long, all runs together; what is left stays (default: %(default).0f)",
     )
+    how.add_argument(
+        "--retry-damaged", action="store_true", help="render once more what was set aside because it could not be"
+    )
     how.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
 
@@ -142,7 +145,7 @@ def _sync(arguments: argparse.Namespace) -> ExitCode:
         return code
     from recon_worker.sync import sync
 
-    return sync(folders, arguments.tracking_uri, arguments.timeout)
+    return sync(folders, arguments.tracking_uri, arguments.timeout, retry_damaged=arguments.retry_damaged)
 
 
 def _status(arguments: argparse.Namespace) -> ExitCode:

@@ -13,7 +13,6 @@ import contextlib
 import itertools
 import logging
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -33,6 +32,7 @@ from recon_worker.snapshot import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.snapshot_queue import SnapshotQueue
 from recon_worker.spool_lock import SpoolBusyError, is_alone, take_lock
 from recon_worker.supervisor import Supervisor
+from recon_worker.sync_command import sync_command
 from recon_worker.uploads import EVENTS
 
 _log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class ReconWorker:
         queue, words = self._queue, f"Reconstructions: {self.stats}."
         if queue.abandoned:
             return words
-        return f"{words} {advice(queue.history, queue.depth, self.stats, self.settings.queue_bytes)}"
+        return f"{words} {advice(queue.history, queue.depth, self.stats, self.settings.queue_bytes)}".rstrip()
 
     def _log_events(self, outbox: Outbox, deadline: float) -> None:
         """The table of events is the last artifact."""
@@ -224,12 +224,12 @@ def words_for_what_is_left(outbox: Outbox) -> list[str]:
         what = _counted(len(epochs), "reconstruction") if epochs else _counted(len(names), "artifact")
         which = "" if epochs else f" ({', '.join(names)})"
         verb = "is" if len(epochs or names) == 1 else "are"
-        command = f"recon-worker sync {shlex.quote(str(outbox.folder))}"
-        lines.append(f"{what}{which} {verb} not in MLflow yet; kept in {outbox.folder}, upload with: {command}")
+        kept = f"kept in {outbox.folder}, upload with: {sync_command(outbox.folder)}"
+        lines.append(f"{what}{which} {verb} not in MLflow yet; {kept}")
     if damaged:
         kept = ", ".join(map(str, damaged))
         what = f"{_counted(len(damaged), 'snapshot')} could not be rendered, or not whole; kept as {kept}"
-        lines.append(f"{what}. No sync tries again; remove what you have looked at.")
+        lines.append(f"{what}. A sync tries again only with --retry-damaged; remove what you have looked at.")
     return lines
 
 

@@ -39,6 +39,10 @@ class History:
         self._published = content
         return content
 
+    def publish_again(self) -> None:
+        """Have `unpublished_scales` give what it gave last: that got lost."""
+        self._published = b""
+
     def add(self, sheet: Sheet) -> None:
         """Remember an epoch; one that is logged again replaces the earlier one."""
         self._gallery = None

@@ -17,6 +17,8 @@ class Ledger:
     """Snapshots kept on disk, to be uploaded later."""
     failed: int = 0
     """Snapshots of which at least one artifact could not be made or uploaded."""
+    failed_in_part: int = 0
+    """Of those that failed: the ones whose other artifacts are kept on disk, to be uploaded later."""
     artifacts_logged: int = 0
     """Single artifacts uploaded."""
     artifacts_failed: int = 0
@@ -38,8 +40,14 @@ class Ledger:
         """Snapshots submitted and not yet accounted for."""
         return self.submitted - self.logged - self.dropped - self.spooled - self.failed
 
+    @property
+    def _in_part(self) -> str:
+        if not self.failed_in_part:
+            return ""
+        return f"; of {self.failed_in_part} failed, the artifacts that could be made are spooled"
+
     def __str__(self) -> str:
         return (
             f"{self.submitted} submitted = {self.logged} logged + {self.dropped} dropped + {self.spooled} spooled + "
-            f"{self.failed} failed ({self.artifacts_logged} artifacts, {self.artifacts_failed} failed)"
+            f"{self.failed} failed ({self.artifacts_logged} artifacts, {self.artifacts_failed} failed{self._in_part})"
         )

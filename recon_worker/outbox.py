@@ -260,6 +260,13 @@ class Outbox:
         """Keep a snapshot file that cannot be rendered, under a name that is not tried again."""
         return raw.rename(raw.with_name(raw.name + _DAMAGED))
 
+    def take_back_damaged(self) -> None:
+        """Have the snapshot files that were set aside wait again, beside those of the same name, if there are any."""
+        for one in self.damaged():
+            place = one.with_name(one.name.removesuffix(_DAMAGED))
+            if not place.exists():
+                one.rename(place)
+
     def damaged(self) -> list[Path]:
         """Snapshot files that were set aside."""
         return sorted(self._raw.glob(f"*{_DAMAGED}"))

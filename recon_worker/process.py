@@ -6,6 +6,7 @@ has an environment (`child_environment`) and a session of its own, and dies with
 
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -20,6 +21,8 @@ from recon_worker.child_environment import child_command, child_environment
 from recon_worker.slots import create_memory, read_all
 
 _STDERR_CHARACTERS = 600
+"""Of what led to the exception."""
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Warning)\b")
 _EXIT_WAIT_S = 2.0
 _MESSAGE_WAIT_S = 1.5
 """A message that has begun must be over after this time, in either direction: a stopped process must stop nobody."""
@@ -98,16 +101,10 @@ class WorkerProcess:
 
     def end(self, *, kill: bool = False) -> str:
         """Wait for the worker's end, briefly, then kill it; says how it ended and what it wrote to stderr."""
-        if kill:
-            self._process.kill()
-        try:
-            status = self._process.wait(_EXIT_WAIT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            status = self._process.wait()
-        said = read_all(self._stderr)[-_STDERR_CHARACTERS:].decode(errors="replace").strip()
+        how = end_process(self._process, 0.0 if kill else _EXIT_WAIT_S)
+        said = last_words(read_all(self._stderr).decode(errors="replace"))
         self.close_descriptors()
-        return f"{describe_exit(status)}{'; it said: ' + said if said else ''}"
+        return f"{how}{'; it said: ' + said if said else ''}"
 
     def close_descriptors(self) -> None:
         """Close this process's ends; also in a forked child, which must not keep the pipe open."""
@@ -125,9 +122,31 @@ def _bound(connection: Connection) -> None:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
-def describe_exit(status: int) -> str:
-    """An exit status in words."""
+def end_process(process: "subprocess.Popen[bytes]", patience_s: float) -> str:
+    """Wait for a process, then kill it; says how it ended. A SIGKILL that is not ours is often the kernel's."""
+    try:
+        return _describe_exit(process.wait(patience_s))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return "ended by this program"
+
+
+def _describe_exit(status: int) -> str:
     if status >= 0:
         return f"exit code {status}"
-    name = signal.Signals(-status).name
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:  # a real-time signal
+        name = f"signal {-status}"
     return f"killed by {name}" + (", often out of memory" if name == "SIGKILL" else "")
+
+
+def last_words(text: str) -> str:
+    """What a process wrote last, from the beginning of a line: the exception first, then what led to it."""
+    lines = text.strip().splitlines()
+    number = next((n for n in reversed(range(len(lines))) if _EXCEPTION.match(lines[n])), len(lines) - 1)
+    said, rest = lines[number:], lines[:number]
+    while rest and sum(map(len, rest)) > _STDERR_CHARACTERS:
+        del rest[0]
+    return "\n".join([*said, *rest])

@@ -32,6 +32,10 @@ class Job:
     """The file that holds it, if one does."""
     attempts: int = 0
     """How often a worker has been given it."""
+    shortages: int = 0
+    """How often the machine was too short of something to render it, since the last flush began."""
+    due_s: float = 0.0
+    """When (monotonic) it may be tried again after that."""
     artifacts: int = 0
     """Artifacts that were made."""
     failures: int = 0
@@ -106,6 +110,8 @@ def _turns(times: Sequence[Times]) -> list[float]:
 def advice(times: Sequence[Times], depth: int, stats: Ledger, memory_bytes: int) -> str:
     """In words: how often the queue was full, and which queue would have kept everything in memory.
 
+    Nothing where it was never full and all of it in memory.
+
     Args:
         times: Of all snapshots.
         depth: Places of the queue.
@@ -116,19 +122,21 @@ def advice(times: Sequence[Times], depth: int, stats: Ledger, memory_bytes: int)
     full = [what for what, number in counts.items() if number]
     needed, nbytes = depth_without_overflow(times), max((one.nbytes for one in times), default=0)
     needed = max(needed, depth + 1) if full else min(needed, depth)  # whatever the clocks say
-    words = f"{_and(f'{counts[what]} {what}' for what in full) or '0 spilled'} with queue depth {depth}; "
+    if not full and needed * nbytes <= memory_bytes:
+        return ""
+    words = f"{_and(f'{counts[what]} {what}' for what in full)} with queue depth {depth}; " if full else ""
     if needed > MAX_DEPTH:
         return (
             f"{words}no depth up to {MAX_DEPTH} would have been enough: the worker needs longer for a snapshot than "
             "passes until the next. Log more rarely, or stitch fewer samples."
         )
     if needed * nbytes <= memory_bytes:
-        avoided = _and(f"every {_NOUNS[what]}" for what in full or ["spilled"])
+        avoided = _and(f"every {_NOUNS[what]}" for what in full)
         return f"{words}a depth of {needed} would have avoided {avoided}."
     return (
-        f"{words}at {size_text(nbytes)} each, {min(depth, memory_bytes // nbytes)} of these places were in memory, the "
-        f"others on disk. A depth of {needed} and {size_text(needed * nbytes)} of memory (--recon-log-queue-gib) would "
-        "have avoided the disk."
+        f"{words}at {size_text(nbytes)} each, {min(depth, memory_bytes // nbytes)} of {depth} places were in memory, "
+        f"the others on disk. A depth of {needed} and {size_text(needed * nbytes)} of memory (--recon-log-queue-gib) "
+        "would have avoided the disk."
     )
 
 

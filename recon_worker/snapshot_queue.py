@@ -295,6 +295,7 @@ class SnapshotQueue:
         """Wait until nothing is left; False when the time (monotonic) is over or nobody works on it."""
         with self.changed:
             self._draining = True
+            self._backlog.try_again()
             while self._worth_waiting() and time.monotonic() < deadline and not interrupted():
                 report(f"{self.to_render} to render, {self.to_upload} to upload to the tracking server")
                 self.changed.wait(min(_POLL_S, max(0.0, deadline - time.monotonic())))
@@ -302,7 +303,7 @@ class SnapshotQueue:
             return not (self.to_render or self.to_upload)
 
     def _worth_waiting(self) -> bool:
-        return not self.abandoned and bool(self.to_render or (self.to_upload and not self.refused))
+        return not self.abandoned and bool(self._backlog.worth_waiting or (self.to_upload and not self.refused))
 
     # --- the end ---------------------------------------------------------------------------------------------------
 

@@ -23,8 +23,9 @@ from recon_worker.child_environment import child_command, child_environment
 from recon_worker.continuation import load_history
 from recon_worker.history import History
 from recon_worker.outbox import Outbox, RunTarget, SpoolError
-from recon_worker.process import describe_exit
+from recon_worker.process import end_process
 from recon_worker.run_sink import connect
+from recon_worker.shortages import is_shortage
 from recon_worker.snapshot import Scan
 from recon_worker.spools import pictures
 from recon_worker.stderr_log import log_on_stderr
@@ -38,6 +39,10 @@ Message = dict[str, Any]
 
 class CrashError(RuntimeError):
     """The process died. The message says how."""
+
+
+class ShortageError(RuntimeError):
+    """The machine is short of something (`shortages`); the message says of what. It may help to try again."""
 
 
 class SpoolRenderer:
@@ -65,6 +70,7 @@ class SpoolRenderer:
 
         Raises:
             CrashError: The process died over it.
+            ShortageError: It cannot be rendered now.
             SpoolError: No snapshot of this spool can be rendered now.
         """
         return self._ask({"raw": str(raw)})
@@ -95,7 +101,7 @@ class SpoolRenderer:
         )
         try:
             self._tell(self._spool)
-        except CrashError as error:
+        except (CrashError, ShortageError) as error:
             raise SpoolError(f"{self._spool['folder']}: the process that renders cannot start ({error}).") from error
 
     def _tell(self, message: Message) -> list[Failure]:
@@ -108,17 +114,18 @@ class SpoolRenderer:
         except BrokenPipeError:
             raise CrashError(self._end()) from None
         if not wait([self._process.stdout.fileno()], _SILENCE_S):
-            self._process.kill()
-            raise CrashError(f"it said nothing for {_SILENCE_S:.0f} s and was ended: {self._end()}")
+            raise CrashError(f"it said nothing for {_SILENCE_S:.0f} s: {self._end(patience_s=0.0)}")
         line = self._process.stdout.readline()
         if not line.endswith(b"\n"):
             raise CrashError(self._end())
         answer = json.loads(line)
+        if "short" in answer:
+            raise ShortageError(answer["short"])
         if "error" in answer:
             raise SpoolError(answer["error"])
         return [Failure(*one) for one in answer["failures"]]
 
-    def _end(self) -> str:
+    def _end(self, patience_s: float = _EXIT_WAIT_S) -> str:
         """Have the process go, if there is one; says how it ended."""
         process, self._process = self._process, None
         if process is None:
@@ -126,11 +133,7 @@ class SpoolRenderer:
         with process:  # closes the pipes
             assert process.stdin is not None
             process.stdin.close()
-            try:
-                return describe_exit(process.wait(_EXIT_WAIT_S))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                return describe_exit(process.wait())
+            return end_process(process, patience_s)
 
 
 # --- the process itself --------------------------------------------------------------------------------------------
@@ -151,8 +154,12 @@ class _Renderer:
                 self._outbox = self._open(Path(message["folder"]), RunTarget(**message["target"]))
                 return {"failures": []}
             return {"failures": [[one.path, one.reason] for one in self._make(self._outbox, message)]}
-        except (SpoolError, OSError) as error:
-            return {"error": str(error)}
+        except Exception as error:
+            if is_shortage(error):
+                return {"short": f"{type(error).__name__}: {error}"}
+            if isinstance(error, SpoolError | OSError):
+                return {"error": str(error)}
+            raise
 
     def _open(self, folder: Path, target: RunTarget) -> Outbox:
         outbox = Outbox(folder, create=False)
@@ -169,9 +176,13 @@ class _Renderer:
             made, taken_unix_s = pictures(self._scan, raw, self._history), raw.stat().st_mtime
         else:
             made, taken_unix_s = list(finish(self._history)), message["finish"]
-        for one in made:
-            if isinstance(one, Artifact):
-                outbox.put(one, taken_unix_s)
+        try:
+            for one in made:
+                if isinstance(one, Artifact):
+                    outbox.put(one, taken_unix_s)
+        except OSError:
+            self._history.publish_again()
+            raise
         outbox.keep_history(self._history.files())
         return [one for one in made if isinstance(one, Failure)]
 

@@ -4,7 +4,6 @@ Only reads, so it may be used while a training writes to the spool: files that v
 """
 
 import contextlib
-import shlex
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -19,8 +18,10 @@ from recon_worker.deliveries import is_file
 from recon_worker.history import History
 from recon_worker.outbox import Outbox, RunTarget, SpoolError, is_artifact_name, total_bytes
 from recon_worker.queueing import size_text
+from recon_worker.shortages import is_shortage
 from recon_worker.snapshot import Scan
 from recon_worker.spool_lock import is_locked
+from recon_worker.sync_command import sync_command
 from recon_worker.trust import why_refused
 from recon_worker.uris import shown
 
@@ -156,11 +157,11 @@ def describe(one: SpoolStatus) -> str:
         f"{one.artifacts} artifacts to upload ({size_text(one.artifacts_bytes)}), the oldest {_age(one.oldest_s)} old"
     )
     if one.snapshots or one.artifacts:
-        lines += [waiting, f"upload with: recon-worker sync {shlex.quote(one.folder)}"]
+        lines += [waiting, f"upload with: {sync_command(one.folder)}"]
     if one.refusal:
         lines += [f"sync refuses: {one.refusal}"]
     if one.damaged:
-        lines += [f"{one.damaged} damaged snapshots, which sync does not try again: raw/*.damaged"]
+        lines += [f"{one.damaged} damaged snapshots, raw/*.damaged, which sync tries again only with --retry-damaged"]
     return "\n  ".join(lines)
 
 
@@ -176,12 +177,15 @@ def pictures(scan: Scan, raw: Path, history: History) -> list[Artifact | Failure
 
     Raises:
         OSError: The file cannot be read.
+        Exception: The machine is short of something (`shortages`): the file can be rendered later.
     """
     try:
         return [_named_well(made) for made in render(scan, read_snapshot(raw), history)]
     except OSError:
         raise
     except Exception as error:  # whatever a damaged or foreign file makes the codec, numpy or rendering raise
+        if is_shortage(error):
+            raise
         return [Failure(f"raw/{raw.name}", f"{type(error).__name__}: {error}")]
 
 
@@ -202,13 +206,22 @@ def render_to(folder: Path, out: Path) -> tuple[int, list[Failure]]:
         with contextlib.suppress(FileNotFoundError):
             names.add(_write(out, Artifact(name, outbox.local_path(name).read_bytes())))
     for raw in outbox.raw():
-        with contextlib.suppress(FileNotFoundError):
-            for made in pictures(outbox.scan(), raw, history):
-                if isinstance(made, Failure):
-                    failures.append(made)
-                elif is_file(made.path):
-                    names.add(_write(out, made))
+        for made in _pictures_or_shortage(outbox.scan(), raw, history):
+            if isinstance(made, Failure):
+                failures.append(made)
+            elif is_file(made.path):
+                names.add(_write(out, made))
     return len(names), failures
+
+
+def _pictures_or_shortage(scan: Scan, raw: Path, history: History) -> list[Artifact | Failure]:
+    """As `pictures`; what the machine is to blame for is a failure too: the file stays where it is."""
+    try:
+        return pictures(scan, raw, history)
+    except FileNotFoundError:
+        return []  # it was rendered meanwhile
+    except (OSError, MemoryError, RuntimeError) as error:
+        return [Failure(f"raw/{raw.name}", f"{type(error).__name__}: {error}")]
 
 
 def _write(out: Path, artifact: Artifact) -> str:

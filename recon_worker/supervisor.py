@@ -171,7 +171,7 @@ class Supervisor:
         except EOFError:
             self._bury(process.end())
         except (TimeoutError, ValueError) as error:  # ValueError: what it said is not JSON
-            self._bury(f"{error} and was ended ({process.end(kill=True)})")
+            self._bury(f"{error}: {process.end(kill=True)}")
 
     def _next_words(self) -> list[dict[str, Any]]:
         """What the worker must hear, and the next snapshot if it has none."""

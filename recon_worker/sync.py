@@ -24,7 +24,7 @@ from recon_worker.mlflow_environment import for_uploads
 from recon_worker.outbox import Outbox, RunTarget, SpoolError
 from recon_worker.run_sink import RunSink
 from recon_worker.spool_lock import SpoolBusyError, take_lock
-from recon_worker.spool_renderer import CrashError, SpoolRenderer
+from recon_worker.spool_renderer import CrashError, ShortageError, SpoolRenderer
 from recon_worker.spools import checked
 from recon_worker.trust import why_refused
 from recon_worker.uploader import Uploader, upload_threads
@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 _POLL_S = 0.05
 _TRIES = 2
 """Processes that a snapshot may cost."""
+_WAITS_S = (0.0, 1.0, 4.0)
+"""Before each round over the snapshots; there is another one if the machine was short of something in the last."""
 
 
 @dataclass
@@ -53,20 +55,26 @@ class Budget:
             self.left_s = max(0.0, self.left_s - (time.monotonic() - began))
 
 
-def sync(folders: Sequence[Path], tracking_uri: str | None, timeout_s: float) -> ExitCode:
+def sync(
+    folders: Sequence[Path], tracking_uri: str | None, timeout_s: float, *, retry_damaged: bool = False
+) -> ExitCode:
     """Render and upload what waits, run after run.
 
     Args:
         folders: The runs' folders.
         tracking_uri: The server to use instead of the one that the spool names.
         timeout_s: Bounds the uploading of all runs together.
+        retry_damaged: Render once more what could not be rendered, and was set aside as damaged.
     """
     os.environ.update(for_uploads(os.environ))
     budget = Budget(timeout_s)
-    return max((_sync_run(folder, tracking_uri, budget) for folder in folders), default=ExitCode.DONE)
+    return max(
+        (_sync_run(folder, tracking_uri, budget, retry_damaged=retry_damaged) for folder in folders),
+        default=ExitCode.DONE,
+    )
 
 
-def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget) -> ExitCode:
+def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget, *, retry_damaged: bool) -> ExitCode:
     try:
         lock = take_lock(folder)
     except FileNotFoundError:
@@ -85,6 +93,8 @@ def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget) -> ExitCod
             raise SpoolError(f"Nothing is uploaded from {folder}: {refusal}")
         outbox.sweep()
         outbox.take_scratch()
+        if retry_damaged:
+            outbox.take_back_damaged()
         target = replace(target, tracking_uri=_uri(tracking_uri or target.tracking_uri))
         return _empty(outbox, target, lock, budget)
     except (SpoolError, OSError) as error:
@@ -103,13 +113,19 @@ def _uri(uri: str) -> str:
 
 def _empty(outbox: Outbox, target: RunTarget, lock: int, budget: Budget) -> ExitCode:
     """Render, upload, remove, and say what became of it."""
-    code, rendered = ExitCode.DONE, 0
-    try:
-        rendered = _render_all(outbox, target, lock)
-    except (SpoolError, OSError) as error:  # what is rendered already can be uploaded all the same
-        _log.error("%s", error)
-        code = ExitCode.ERROR
-    uploaded = _upload_all(outbox, target, budget)
+    code, rendered, uploaded = ExitCode.DONE, 0, 0
+    for wait_s in _WAITS_S:
+        time.sleep(wait_s)
+        short = False
+        try:
+            done, short = _render_all(outbox, target, lock)
+            rendered += done
+        except (SpoolError, OSError) as error:  # what is rendered already can be uploaded all the same
+            _log.error("%s", error)
+            code = ExitCode.ERROR
+        uploaded += _upload_all(outbox, target, budget)  # which may make room for what is left
+        if not short:
+            break
     left = f"{len(outbox.raw())} snapshots, {len(list(outbox.artifacts()))} artifacts and "
     left += f"{len(outbox.damaged())} damaged snapshots are left in {outbox.folder}"
     outbox.sweep()
@@ -122,21 +138,29 @@ def _empty(outbox: Outbox, target: RunTarget, lock: int, budget: Budget) -> Exit
     return max(code, ExitCode.DONE if empty else ExitCode.LEFT)
 
 
-def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> int:
-    """Render the snapshots, oldest first; returns how many were. Each is removed once its pictures are in the outbox.
+def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool]:
+    """Render the snapshots, oldest first. Each is removed once its pictures are in the outbox.
+
+    Returns:
+        How many were rendered, and whether the machine was short of something for others, which stay.
 
     Raises:
-        SpoolError: The scan cannot be read, or the pictures cannot be written, as on a full disk; the snapshots stay.
+        SpoolError: The scan cannot be read, or no snapshot of this spool can be rendered; the snapshots stay.
         OSError: The same of a snapshot.
     """
-    raw, rendered = outbox.raw(), 0
+    raw, rendered, short = outbox.raw(), 0, False
     waiting = [*raw, *map(outbox.local_path, outbox.artifacts())]
     if not raw and not (waiting and outbox.history()):
-        return 0
+        return 0, False
     taken_unix_s = max(one.stat().st_mtime for one in waiting)
     with SpoolRenderer(outbox.folder, target, lock) as renderer:
         for one in tqdm(raw, "render", unit="snapshot", disable=not sys.stderr.isatty()):
-            failures = _render(renderer, one)
+            try:
+                failures = _render(renderer, one)
+            except ShortageError as error:
+                _log.error("%s cannot be rendered now (%s); it is kept, and tried again.", one.name, error)
+                short = True
+                continue
             if failures:
                 _log.error(
                     "%s: %d pictures cannot be made; the first: %s: %s. The snapshot is kept as raw/%s.",
@@ -146,7 +170,7 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> int:
                 one.unlink()
                 rendered += 1
         _render_end(renderer, taken_unix_s)
-    return rendered
+    return rendered, short
 
 
 def _render(renderer: SpoolRenderer, raw: Path) -> list[Failure]:
@@ -167,6 +191,8 @@ def _render_end(renderer: SpoolRenderer, taken_unix_s: float) -> None:
         failures = renderer.finish(taken_unix_s)
     except CrashError as error:
         failures = [Failure("what comes last", f"the process that rendered it died ({error})")]
+    except ShortageError as error:
+        failures = [Failure("what comes last", str(error))]
     for failure in failures:
         _log.error("%s cannot be made: %s", failure.path, failure.reason)
 

@@ -77,4 +77,5 @@ class Uploads:
             if generation != EVENTS:
                 self._stats.spooled += not job.failures
                 self._stats.failed += bool(job.failures)
+                self._stats.failed_in_part += bool(job.failures and job.artifacts)
         self._jobs.clear()

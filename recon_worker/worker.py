@@ -34,6 +34,8 @@ from recon_worker.worker_run import Sink, WorkerRun
 
 _NICENESS = 10
 _POLL_S = 0.1
+_TRIES_AFTER_S = (0.0, 1.0, 2.0, 4.0)
+"""When a worker without its training tries again what the machine was too short of something for."""
 
 
 class Worker:
@@ -98,8 +100,9 @@ class Worker:
     def _reserve(self, slots: list[int], files: list[Path], nbytes: int) -> None:
         """Have the memory and the files of the queue ready before the first snapshot needs them."""
         for number in slots:
-            self._slots[number].reserve(nbytes)
-            self._slots[number].fault_in()
+            with contextlib.suppress(OSError):
+                self._slots[number].reserve(nbytes)
+                self._slots[number].fault_in()
             self._say_alive()
         for file in files:
             with contextlib.suppress(OSError):  # whoever captures into it will say what is wrong
@@ -126,6 +129,20 @@ class Worker:
             self._set_up().upload_again({})
         if (run := self._run) is None:
             return  # no training had begun
+        for wait_s in _TRIES_AFTER_S:
+            time.sleep(max(0.0, min(wait_s, deadline - time.monotonic())))
+            self._render_rest(run, deadline)
+            if not run.short:
+                break
+        if run.done and time.monotonic() < deadline:
+            run.finish_alone()
+        run.uploader.try_again()
+        while not (run.uploader.idle or run.uploader.refused) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        run.leave()
+
+    def _render_rest(self, run: WorkerRun, deadline: float) -> None:
+        """Render what lies in the spool, and what lies in memory because it could not be written there."""
         self._keep_slots()
         on_disk = run.outbox.raw_generations()
         in_memory = {c.generation: n for n, slot in enumerate(self._slots) if (c := slot.content()) is not None}
@@ -134,16 +151,10 @@ class Worker:
                 break
             if generation in on_disk:
                 run.do_file(generation, on_disk[generation])
-            else:  # it could not be written to disk
+            else:
                 self._do_slot(run, in_memory[generation], generation)
         for generation in on_disk.keys() & run.done:
             on_disk[generation].unlink(missing_ok=True)
-        if run.done and time.monotonic() < deadline:
-            run.finish_alone()
-        run.uploader.try_again()
-        while not (run.uploader.idle or run.uploader.refused) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
-        run.leave()
 
     def _do_slot(self, run: WorkerRun, number: int, generation: int) -> None:
         run.do(generation, lambda: self._from_slot(number, generation))

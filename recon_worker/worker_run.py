@@ -19,6 +19,7 @@ from recon_worker.deliveries import Numbers
 from recon_worker.history import History
 from recon_worker.outbox import Outbox, RunTarget, epoch_of
 from recon_worker.run_sink import connect
+from recon_worker.shortages import is_shortage
 from recon_worker.snapshot import Snapshot
 from recon_worker.spool_lock import SpoolBusyError, is_alone, take_lock
 from recon_worker.uploader import ArtifactSink, Uploader, upload_threads
@@ -60,6 +61,8 @@ class WorkerRun:
         self.uploader = Uploader(self.outbox, self._sink, threads, self._on_uploaded, self._on_refused, self._on_aside)
         self.done: set[int] = set()
         """Generations of the snapshots that were rendered."""
+        self.short: set[int] = set()
+        """Generations of those that the machine was too short of something for, when last tried."""
         self._history: History | None = None
         self._last_taken_unix_s: float | None = None
         self._metrics: dict[int, tuple[dict[str, float], int, float]] = {}
@@ -81,7 +84,7 @@ class WorkerRun:
     def do_file(self, generation: int, path: Path) -> None:
         """Render a snapshot from the spool; the training process then frees the file.
 
-        One that could not be rendered whole is kept under another name.
+        One that could not be rendered whole is kept under another name, unless the machine is to blame.
         """
         if self.do(generation, lambda: read_snapshot(path)):
             try:
@@ -92,18 +95,23 @@ class WorkerRun:
     def do(self, generation: int, load: Callable[[], Snapshot]) -> bool:
         """Render a snapshot into the outbox and hand its artifacts to the uploader; whether some could not be made.
 
-        One that cannot be read stays where it is: it may be tried again.
+        One that cannot be read, or that the machine is to blame for, stays where it is: it may be tried again. What was
+        made of the last is uploaded all the same, which may make room; it counts for nothing.
         """
         self._channel.send(**{"is": "began"})
+        self.short.discard(generation)
         times = {"started_unix_s": time.time(), "stitched_unix_s": 0.0}
         try:
             snapshot = load()
         except Exception as error:  # whatever is wrong with it
-            self._tell_rendered(generation, 0, [_failure_of_all(error)], times, unread=True)
+            self._tell_rendered(generation, 0, [_failure_of_all(error)], times, unread=True, short=is_shortage(error))
             return False
-        names, failures = self._render(snapshot, times)
+        names, failures, short = self._render(snapshot, times)
+        self._tell_rendered(generation, len(names), failures, times, unread=False, short=short)
+        if short:
+            self.uploader.add(_OF_NO_SNAPSHOT, names)
+            return False
         self.done.add(generation)
-        self._tell_rendered(generation, len(names), failures, times, unread=False)
         self.uploader.add(generation, names)
         return bool(failures)
 
@@ -131,13 +139,17 @@ class WorkerRun:
     def _finish(self) -> tuple[list[str], int]:
         """Names of what is in the outbox now, and how many could not be made."""
         names, failures = list[str](), 0
-        for made in finish(self._remembered()):
-            failure = made if isinstance(made, Failure) else self._keep(made, self._last_taken_unix_s)
-            if failure is not None:
-                _log.warning("%s could not be made: %s", failure.path, failure.reason)
-                failures += 1
-            else:
-                names.append(made.path)
+        try:
+            for made in finish(self._remembered()):
+                failure = made if isinstance(made, Failure) else self._keep(made, self._last_taken_unix_s)
+                if failure is not None:
+                    _log.warning("%s could not be made: %s", failure.path, failure.reason)
+                    failures += 1
+                else:
+                    names.append(made.path)
+        except Exception as error:  # a shortage: what is made of all snapshots must not cost any of them
+            _log.warning("What comes last could not be made: %s: %s", type(error).__name__, error)
+            failures += 1
         return names, failures
 
     def _on_uploaded(self, generation: int) -> None:
@@ -161,17 +173,29 @@ class WorkerRun:
         self._channel.send(**{"is": "aside", "generation": generation})
 
     def _tell_rendered(
-        self, generation: int, artifacts: int, failures: list[Failure], times: dict[str, float], *, unread: bool
+        self,
+        generation: int,
+        artifacts: int,
+        failures: list[Failure],
+        times: dict[str, float],
+        *,
+        unread: bool,
+        short: bool,
     ) -> None:
+        if short:
+            self.short.add(generation)
         self._channel.send(
-            **{"is": "rendered", "generation": generation, "artifacts": artifacts, "unread": unread},
+            **{"is": "rendered", "generation": generation, "artifacts": artifacts, "unread": unread, "short": short},
             failures=[[f.path, f.reason] for f in failures],
             **times,
             rendered_unix_s=time.time(),
         )
 
-    def _render(self, snapshot: Snapshot, times: dict[str, float]) -> tuple[list[str], list[Failure]]:
-        """What was made of a snapshot, and what could not be; notes in `times` when it was stitched."""
+    def _render(self, snapshot: Snapshot, times: dict[str, float]) -> tuple[list[str], list[Failure], bool]:
+        """What was made of a snapshot, what could not be, and whether the machine is to blame, which ends it at once.
+
+        Notes in `times` when it was stitched.
+        """
 
         def computed(what: str) -> None:
             self._channel.send(**{"is": "alive"})
@@ -191,7 +215,11 @@ class WorkerRun:
             self._keep_history()
         except Exception as error:  # a snapshot that cannot be rendered must not cost the others
             failures.append(_failure_of_all(error))
-        return names, failures
+            if is_shortage(error):
+                if self._history is not None:
+                    self._history.publish_again()
+                return names, failures, True
+        return names, failures, False
 
     def _remembered(self) -> History:
         """What earlier epochs left; read when it is first needed."""
@@ -209,9 +237,11 @@ class WorkerRun:
     def _keep(self, artifact: Artifact, taken_unix_s: float | None = None) -> Failure | None:
         try:
             self.outbox.put(artifact, taken_unix_s)
-        except OSError as error:
-            return Failure(artifact.path, f"{self.outbox.folder} cannot be written: {error}")
         except Exception as error:  # one picture must not cost the others
+            if is_shortage(error):
+                raise
+            if isinstance(error, OSError):
+                return Failure(artifact.path, f"{self.outbox.folder} cannot be written: {error}")
             return Failure(artifact.path, f"{type(error).__name__}: {error}")
         return None
 

@@ -309,7 +309,7 @@ def test_a_damaged_snapshot_is_moved_aside_and_the_rest_goes_on(tracking, outbox
     assert len(tracking.files()) == 2 * PER_EPOCH + 3
     assert main(["sync", str(outbox.folder)]) == LEFT
     assert main(["status", str(outbox.folder)]) == DONE
-    assert "1 damaged snapshots, which sync does not try again" in (words := capsys.readouterr().out)
+    assert "1 damaged snapshots, raw/*.damaged, which sync tries again only" in (words := capsys.readouterr().out)
     assert "upload with" not in words
 
 

@@ -51,10 +51,10 @@ def test_the_table_has_a_header_and_a_line_per_event():
             2**20, Ledger(spilled=1, dropped=2),
             "1 spilled and 2 dropped with queue depth 2; a depth of 3 would have avoided every spill and every drop.",
         ),
-        (2**20, Ledger(), "0 spilled with queue depth 2; a depth of 2 would have avoided every spill."),
+        (2**20, Ledger(), ""),
         (
             2**30, Ledger(spilled=1),
-            "1 spilled with queue depth 2; at 1.0 GiB each, 1 of these places were in memory, the others on disk. A "
+            "1 spilled with queue depth 2; at 1.0 GiB each, 1 of 2 places were in memory, the others on disk. A "
             "depth of 3 and 3.0 GiB of memory (--recon-log-queue-gib) would have avoided the disk.",
         ),
     ],

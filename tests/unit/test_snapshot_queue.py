@@ -27,10 +27,11 @@ def make_queue(tmp_path):
         queue.close()
 
 
-def _render(queue, job, *, unread=False):
+def _render(queue, job, *, unread=False, short=False):
     times = {f"{name}_unix_s": time.time() for name in ("started", "stitched", "rendered")}
-    failures = [["snapshot", "no memory"]] if unread else []
-    queue.rendered({"generation": job.generation, "artifacts": 1, "failures": failures, "unread": unread, **times})
+    failures = [["snapshot", "no memory"]] if unread or short else []
+    how = {"failures": failures, "unread": unread, "short": short}
+    queue.rendered({"generation": job.generation, "artifacts": 1, **how, **times})
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -92,3 +93,21 @@ def test_a_snapshot_that_cannot_be_read_is_tried_twice_more_after_the_others_and
     assert [p.name for p in (tmp_path / "run" / "raw").glob("0*")] == ["00000001_epoch_1.snapshot.damaged"]
     assert "The snapshot of epoch 1 cannot be read (no memory); it is tried again." in caplog.text
     assert "3 times no memory came of reading the snapshot of epoch 1. It is kept as" in caplog.text
+
+
+def test_a_snapshot_that_the_machine_is_too_short_for_keeps_its_place_and_comes_after_the_others(make_queue, tmp_path):
+    queue = make_queue(depth=3)
+    for epoch in (1, 2):
+        log_epoch(queue, LAYOUT, epoch)
+    order = []
+    while (job := queue.take()) is not None:
+        order.append(job.epoch)
+        queue.began()
+        _render(queue, job, short=job.epoch == 1)
+
+    assert order == [1, 2]  # the next try of the first has to wait
+    assert (queue.to_render, queue.stats.failed) == (1, 0)
+    assert Outbox(tmp_path / "run").raw() == []
+    queue.spool_rest()
+    assert queue.stats.spooled == 2  # epoch 2 was rendered, but never logged
+    assert [raw.name for raw in Outbox(tmp_path / "run").raw()] == ["00000001_epoch_1.snapshot"]

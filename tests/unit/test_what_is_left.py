@@ -38,7 +38,7 @@ def test_reconstructions_are_counted_by_what_lies_there(outbox):
 
     (line,) = words_for_what_is_left(outbox)
     assert line.startswith("3 reconstructions are not in MLflow yet; kept in ")
-    assert line.endswith(f"recon-worker sync {outbox.folder}")
+    assert line.endswith(f" sync {outbox.folder}")
 
 
 def test_a_single_one_is_spoken_of_as_one(outbox):
@@ -73,11 +73,13 @@ def test_a_snapshot_with_failed_pictures_counts_as_failed_though_the_others_are_
 
     assert (stats.spooled, stats.failed, stats.artifacts_failed) == (1, 1, 3)
     assert stats.pending == 0
+    assert "of 1 failed, the artifacts that could be made are spooled" in str(stats)
 
 
 @pytest.mark.parametrize("abandoned", [True, False])
 def test_a_depth_is_advised_only_if_workers_lived(tmp_path, abandoned):
     worker = ReconWorker(WorkerSettings(spool_dir=tmp_path))
+    worker.stats.spilled = 1
     if abandoned:
         worker._queue.abandon()
     summary = worker.summary()

@@ -6,6 +6,7 @@ RECON_FAULT is JSON: in which program, where in it, how, how often at most (coun
 for faults of one snapshot, its epoch.
 """
 
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,9 @@ from pathlib import Path
 
 HOW = {
     "raise": lambda: (_ for _ in ()).throw(RuntimeError("a fault of the test")),
+    "memory": lambda: (_ for _ in ()).throw(MemoryError("a shortage of the test")),
+    "disk": lambda: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")),
+    "descriptors": lambda: (_ for _ in ()).throw(OSError(errno.EMFILE, "Too many open files")),
     "hang": lambda: time.sleep(3600),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "segv": lambda: os.kill(os.getpid(), signal.SIGSEGV),
