@@ -106,7 +106,7 @@ class ReconWorker:
         self._outbox, self._lock = _own_folder(self.settings.spool_dir.absolute(), target.run_id)
         self._outbox.describe(target, scan)
         self._queue.open(self._outbox, layout)
-        self._supervisor.introduce(target, self._outbox, scan, layout)
+        self._supervisor.introduce(target, self._outbox, self._lock, scan, layout)
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
         """See `ReconBackend`. Never waits."""

@@ -4,6 +4,7 @@ The child is `recon_worker.worker` with inherited descriptors. It does not impor
 has an environment (`child_environment`) and a session of its own, and dies with nothing of the training process's.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -35,21 +36,26 @@ class WorkerProcess:
         brief: Descriptor of the memory with what there is to know about the run.
         slots: Descriptors of the slots.
         linger_s: How long it may go on when this process is dead.
+        lock: See `hand_over`; none before there is a spool.
 
     Raises:
         OSError: The process cannot be started.
     """
 
-    def __init__(self, brief: int, slots: Sequence[int], linger_s: float) -> None:
+    def __init__(self, brief: int, slots: Sequence[int], linger_s: float, lock: int | None = None) -> None:
         self._connection, child_end = Pipe()
         _bound(self._connection)
+        self._handover, child_handover = socket.socketpair()
         self._stderr = create_memory("recon-log-stderr")
-        arguments = map(str, (os.getpid(), child_end.fileno(), brief, linger_s, *slots))
+        if lock is not None:
+            self.hand_over(lock)
+        inherited = (child_end.fileno(), child_handover.fileno(), brief)
+        arguments = map(str, (os.getpid(), *inherited, linger_s, *slots))
         try:
             self._process = subprocess.Popen(
                 child_command("recon_worker.worker", *arguments),
                 env=child_environment(os.environ, sys.path),
-                pass_fds=(child_end.fileno(), brief, *slots),
+                pass_fds=(*inherited, *slots),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
@@ -60,11 +66,17 @@ class WorkerProcess:
             raise
         finally:
             child_end.close()
+            child_handover.close()
 
     @property
     def pid(self) -> int:
         """Of the worker."""
         return self._process.pid
+
+    def hand_over(self, lock: int) -> None:
+        """Have the worker hold a lock, by its descriptor, from now on: even if it is stopped, and never looks at it."""
+        with contextlib.suppress(OSError):  # it is dead
+            socket.send_fds(self._handover, [b"lock"], [lock])  # what is on its way is held like an open file
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Tell the worker. A dead one is noticed by `receive`.
@@ -109,6 +121,7 @@ class WorkerProcess:
     def close_descriptors(self) -> None:
         """Close this process's ends; also in a forked child, which must not keep the pipe open."""
         self._connection.close()
+        self._handover.close()
         if self._stderr >= 0:
             os.close(self._stderr)
             self._stderr = -1

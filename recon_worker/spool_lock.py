@@ -7,6 +7,7 @@ On file systems that cannot lock (Lustre mounted without flock, NFS without its 
 it, as each run has a folder of its own; a `sync`, which could then meet a training at work, refuses.
 """
 
+import contextlib
 import errno
 import fcntl
 import functools
@@ -20,6 +21,7 @@ _log = logging.getLogger(__name__)
 _CANNOT_LOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _WAIT_S, _POLL_S = 0.5, 0.05
 """Waits longer than `is_locked` holds the lock."""
+_SOMEBODY = "a training run or by another sync. Wait until that has ended"
 
 
 class SpoolBusyError(RuntimeError):
@@ -66,11 +68,33 @@ def _warn(spool: Path, reason: str) -> None:
     )  # fmt: skip
 
 
+def note_worker(descriptor: int, pid: int) -> None:
+    """Note in the lock's file which worker holds it beside its training, for messages: it may outlive that."""
+    with contextlib.suppress(OSError):  # the disk is full
+        os.ftruncate(descriptor, os.pwrite(descriptor, str(pid).encode(), 0))
+
+
+def _worker(descriptor: int) -> str:
+    """The worker that holds the lock, in words; empty where there is none, or on another machine."""
+    try:
+        pid = int(os.pread(descriptor, 20, 0))
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, ValueError, IndexError):
+        return ""
+    if b"recon_worker.worker" not in command:
+        return ""
+    what = f"the worker of a training run, process {pid}"
+    if state in "Tt":
+        return f"{what}, which is stopped and may hold snapshots in memory. To have it go on: kill -CONT {pid}"
+    return f"{what}. Wait until it has ended"
+
+
 def _wait_for(descriptor: int, folder: Path, kind: int) -> None:
     deadline = time.monotonic() + _WAIT_S
     while not _try(descriptor, kind):
         if time.monotonic() > deadline:
-            raise SpoolBusyError(f"{folder} is in use by a training run or by another sync. Wait until that has ended.")
+            raise SpoolBusyError(f"{folder} is in use by {_worker(descriptor) or _SOMEBODY}.")
         time.sleep(_POLL_S)
 
 

@@ -23,6 +23,7 @@ from recon_worker.process import WorkerProcess
 from recon_worker.slots import create_memory, write_all
 from recon_worker.snapshot import Scan, SnapshotLayout
 from recon_worker.snapshot_queue import SnapshotQueue
+from recon_worker.spool_lock import note_worker
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Supervisor:
         self._queue, self._silence_s, self._linger_s = queue, silence_s, linger_s
         self._brief = create_memory("recon-log-brief")
         self._wake_read, self._wake_write = _pipe()
-        self._introduced = False
+        self._lock: int | None = None
         self._to_say: list[dict[str, Any]] = []
         self._last: dict[str, Any] | None = None
         self._nbytes = 0
@@ -79,12 +80,18 @@ class Supervisor:
             _log.warning("Reconstructions go to the spool: no thread can be started for the worker (%s).", error)
             self._queue.abandon()
 
-    def introduce(self, target: RunTarget, outbox: Outbox, scan: Scan, layout: SnapshotLayout) -> None:
-        """Say which run the snapshots belong to; workers that are started later hear it too."""
-        write_all(self._brief, dump_brief({"target": asdict(target), "folder": str(outbox.folder)}, scan))
+    def introduce(self, target: RunTarget, outbox: Outbox, lock: int, scan: Scan, layout: SnapshotLayout) -> None:
+        """Say which run the snapshots belong to; workers that are started later hear it too.
+
+        From now on each worker holds the outbox's lock: no `sync` goes to work while a worker has snapshots in memory.
+        """
+        brief = dump_brief({"target": asdict(target), "folder": str(outbox.folder)}, scan)
         with self._queue.changed:
-            self._nbytes = layout.nbytes
-            self._introduced = True
+            self._nbytes, self._lock = layout.nbytes, lock
+            if self._process is not None:
+                self._process.hand_over(lock)
+                note_worker(lock, self._process.pid)
+            write_all(self._brief, brief)
             if self._ready:
                 self._say_setup()
         self.wake()
@@ -177,7 +184,7 @@ class Supervisor:
         """What the worker must hear, and the next snapshot if it has none."""
         with self._queue.changed:
             words, self._to_say = self._to_say, []
-            job = self._queue.take() if self._ready and self._introduced else None
+            job = self._queue.take() if self._ready and self._lock is not None else None
             if job is not None:
                 self._heard_s = time.monotonic()
                 place = {"do": "job", "slot": job.place} if job.path is None else {"do": "file", "path": str(job.path)}
@@ -195,7 +202,7 @@ class Supervisor:
             self._heard_s = time.monotonic()
             if kind == "ready":
                 self._ready, self._ready_s = True, self._heard_s
-                if self._introduced:
+                if self._lock is not None:
                     self._say_setup()
             elif kind == "began":
                 self._deaths = 0
@@ -254,13 +261,18 @@ class Supervisor:
             self._start_process()
 
     def _start_process(self) -> None:
+        lock, slots = self._lock, [slot.descriptor for slot in self._queue.slots]
         try:
-            process = WorkerProcess(self._brief, [slot.descriptor for slot in self._queue.slots], self._linger_s)
+            process = WorkerProcess(self._brief, slots, self._linger_s, lock)
         except OSError as error:
             self._bury(f"it cannot be started: {error}")
             return
         with self._queue.changed:
             self._process, self._heard_s = process, time.monotonic()
+            if self._lock is not None:
+                if lock is None:  # introduced meanwhile
+                    process.hand_over(self._lock)
+                note_worker(self._lock, process.pid)
 
 
 def allowed_silence_s(silence_s: float, nbytes: int) -> float:

@@ -43,6 +43,8 @@ class Worker:
 
     Args:
         channel: The pipe.
+        handover: Descriptor of a socket in which the spool's lock comes. Until this process takes the lock itself, that
+            is enough to hold it.
         brief: Shared memory with what there is to know about the run (`codec.dump_brief`).
         slots: The queue's memory.
         make_sink: Makes what uploads; called before it is needed, so it should not connect yet.
@@ -52,12 +54,14 @@ class Worker:
     def __init__(
         self,
         channel: Channel,
+        handover: int,
         brief: int,
         slots: list[Slot],
         make_sink: Callable[[RunTarget], Sink],
         watchdog: Watchdog,
     ) -> None:
         self._channel, self._brief, self._slots, self._make_sink = channel, brief, slots, make_sink
+        self._handover = handover
         self._watchdog, self._keeping = watchdog, threading.Lock()
         watchdog.keep = self._keep_slots
         self._run: WorkerRun | None = None
@@ -113,7 +117,8 @@ class Worker:
         self._channel.send(**{"is": "alive"})
 
     def _set_up(self) -> WorkerRun:
-        self._run = WorkerRun(read_all(self._brief), self._channel, self._make_sink, lambda: self._watchdog.deadline)
+        self._run = WorkerRun(read_all(self._brief), self._channel, self._make_sink)
+        os.close(self._handover)
         return self._run
 
     def _from_slot(self, number: int, generation: int) -> Snapshot:
@@ -167,7 +172,6 @@ class Worker:
         with self._keeping:
             if self._run is None:
                 return
-            self._run.make_sure_of_folder()
             kept = self._run.outbox.raw_generations().keys() | self._run.done
             for slot in self._slots:
                 content = slot.content()
@@ -190,6 +194,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Started by the training process; not meant to be called by hand.")
     parser.add_argument("parent", type=int)
     parser.add_argument("pipe", type=int)
+    parser.add_argument("handover", type=int)
     parser.add_argument("brief", type=int)
     parser.add_argument("linger_s", type=float)
     parser.add_argument("slots", type=int, nargs="+")
@@ -204,7 +209,7 @@ def main() -> int:
     logging.getLogger("recon_worker.spool_lock").setLevel(logging.ERROR)  # the training process has said it
     _warm_up()
     channel.send(**{"is": "ready"})
-    Worker(channel, arguments.brief, [Slot(d) for d in arguments.slots], RunSink, watchdog).serve()
+    Worker(channel, arguments.handover, arguments.brief, [Slot(d) for d in arguments.slots], RunSink, watchdog).serve()
     logging.shutdown()
     sys.stdout.flush()
     os._exit(0)  # an upload that hangs, or mlflow's own threads, must not keep the process

@@ -21,12 +21,11 @@ from recon_worker.outbox import Outbox, RunTarget, epoch_of
 from recon_worker.run_sink import connect
 from recon_worker.shortages import is_shortage
 from recon_worker.snapshot import Snapshot
-from recon_worker.spool_lock import SpoolBusyError, is_alone, take_lock
+from recon_worker.spool_lock import is_alone, take_lock
 from recon_worker.uploader import ArtifactSink, Uploader, upload_threads
 
 _log = logging.getLogger(__name__)
 
-_POLL_S = 0.1
 _OF_NO_SNAPSHOT = -1
 """Generation of artifacts that belong to none, or to one of an earlier run."""
 
@@ -45,16 +44,14 @@ class WorkerRun:
         brief: What there is to know about the run (`codec.dump_brief`).
         channel: The pipe.
         make_sink: Makes what uploads; it should not connect before it is used.
-        deadline: Until when (monotonic) to wait for a sync that has the spool.
     """
 
-    def __init__(
-        self, brief: bytes, channel: Channel, make_sink: Callable[[RunTarget], Sink], deadline: Callable[[], float]
-    ) -> None:
+    def __init__(self, brief: bytes, channel: Channel, make_sink: Callable[[RunTarget], Sink]) -> None:
         self._channel = channel
         record, self._scan = load_brief(brief)
         self._target = RunTarget(**record["target"])
-        self.outbox, self._lock = _open(Path(record["folder"]), deadline)
+        self.outbox = Outbox(Path(record["folder"]))
+        self._lock = take_lock(self.outbox.folder, shared=True)
         self.outbox.take_scratch()
         self._sink = make_sink(self._target)
         threads = upload_threads(self._target.tracking_uri)
@@ -124,11 +121,6 @@ class WorkerRun:
     def finish_alone(self) -> None:
         """The same, where nobody is left to be told."""
         self.uploader.add(_OF_NO_SNAPSHOT, self._finish()[0])
-
-    def make_sure_of_folder(self) -> None:
-        """Where the training process is dead, a sync may have removed the folder before this process took it."""
-        if not (self.outbox.folder / "run.json").exists():
-            self.outbox.describe(self._target, self._scan)
 
     def leave(self) -> None:
         """Remove the spool if nothing is in it, unless a training that was resumed meanwhile uses the same folder."""
@@ -244,21 +236,6 @@ class WorkerRun:
                 return Failure(artifact.path, f"{self.outbox.folder} cannot be written: {error}")
             return Failure(artifact.path, f"{type(error).__name__}: {error}")
         return None
-
-
-def _open(folder: Path, deadline: Callable[[], float]) -> tuple[Outbox, int]:
-    """The spool and its lock. Where the training is dead already, a sync may have it first, and remove it.
-
-    That is waited for; where it takes too long, a folder beside it keeps what lies in memory.
-    """
-    while True:
-        try:
-            outbox = Outbox(folder)
-            return outbox, take_lock(folder, shared=True)
-        except (SpoolBusyError, FileNotFoundError):
-            if time.monotonic() > deadline():
-                folder = folder.with_name(f"{folder.name}_2")
-            time.sleep(_POLL_S)
 
 
 def _failure_of_all(error: Exception) -> Failure:

@@ -256,44 +256,6 @@ def test_a_killed_training_is_noticed_though_a_forked_child_keeps_its_pipe(track
     assert list(settings.spool_dir.iterdir()) == []
 
 
-ABANDONED = """
-import os, signal
-from pathlib import Path
-from recon_worker.client import ReconWorker
-from recon_worker.outbox import RunTarget
-from recon_worker.settings import WorkerSettings
-from tests.process.samples import layout_of, log_epoch, make_scan
-
-scan = make_scan(n_samples=12, n_fixed=1)
-worker = ReconWorker(WorkerSettings(spool_dir=Path({spool!r}), depth=2))
-worker.launch()
-os.kill(worker.pid, signal.SIGSTOP)
-worker.start(RunTarget(run_id={run!r}, tracking_uri={uri!r}), scan, layout_of(scan))
-for epoch in (1, 2, 3):
-    log_epoch(worker, layout_of(scan), epoch)
-print(worker.pid, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@pytest.mark.slow
-def test_a_sync_that_is_faster_than_the_worker_of_a_killed_training_takes_nothing_from_it(tracking, settings):
-    """The worker was still starting: two snapshots are in memory; the sync uploads the third and removes the folder."""
-    target = make_run(tracking)
-    code = ABANDONED.format(spool=str(settings.spool_dir), run=target.run_id, uri=target.tracking_uri)
-    with python(code) as training:
-        pid = int(training.stdout.readline())
-        training.wait()
-        assert sync(settings.spool_dir) == 0
-        assert list(settings.spool_dir.iterdir()) == []
-        assert epochs(tracking) == {3}
-        os.kill(pid, signal.SIGCONT)
-        wait_until(lambda: not Path(f"/proc/{pid}").exists())
-
-    assert epochs(tracking) == {1, 2, 3}
-    assert list(settings.spool_dir.iterdir()) == []
-
-
 @pytest.mark.slow
 def test_a_folder_that_another_process_uses_is_not_removed(tracking, settings, scan):
     """As when a requeued training goes on in the run whose worker of before is still uploading."""

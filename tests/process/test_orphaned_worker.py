@@ -1,6 +1,7 @@
 """The training process is killed, and then its worker hangs or dies: nothing is lost, and nothing runs on."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -8,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from recon_worker.exit_code import ExitCode
 from recon_worker.outbox import Outbox
-from recon_worker.spool_lock import take_lock
-from tests.faults.harness import ALWAYS, busyness, epochs, inject, sync, wait_until  # noqa: F401
+from tests.faults.harness import ALWAYS, PYTHON, busyness, epochs, inject, sync, wait_until  # noqa: F401
 from tests.paths import REPOSITORY
 from tests.process.samples import make_run
 
@@ -26,19 +27,27 @@ from tests.process.samples import layout_of, log_epoch, make_scan
 scan = make_scan(n_samples=12, n_fixed=1)
 worker = ReconWorker(WorkerSettings(spool_dir=Path({spool!r}), depth=3, flush_timeout_s={linger_s}))
 worker.launch()
+if {stopped} and {when!r} == "starting": os.kill(worker.pid, signal.SIGSTOP)
 while {when!r} == "at work" and not worker.is_ready: pass
 worker.start(RunTarget(run_id={run_id!r}, tracking_uri={uri!r}), scan, layout_of(scan))
 for epoch in (1, 2, 3):
     log_epoch(worker, layout_of(scan), epoch)
-while {when!r} == "at work" and not Path({faults!r}).exists(): pass
+while {when!r} == "at work" and not ({stopped} or Path({faults!r}).exists()): pass
+if {stopped}: os.kill(worker.pid, signal.SIGSTOP)
 print(worker.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def killed_training(target, tmp_path, when, linger_s):
-    """Log three snapshots with a worker that is `at work` or `starting`, and die; returns the worker's pid."""
-    words = {"repository": str(REPOSITORY), "spool": str(tmp_path / "spool"), "linger_s": linger_s, "when": when}
+def killed_training(target, tmp_path, when, linger_s, *, stopped=False):
+    """Log three snapshots with a worker that is `at work` or `starting`, or stopped then, and die; returns its pid."""
+    words = {
+        "repository": str(REPOSITORY),
+        "spool": str(tmp_path / "spool"),
+        "linger_s": linger_s,
+        "when": when,
+        "stopped": stopped,
+    }
     more = {"run_id": target.run_id, "uri": target.tracking_uri, "faults": str(tmp_path / "faults")}
     code = KILLED.format(**words, **more)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90)
@@ -73,20 +82,24 @@ def test_a_worker_that_hangs_or_dies_after_its_training_leaves_all_snapshots_and
     assert time.monotonic() - began < linger_s + 5 * busyness()
     assert committed() == 1
     assert len(Outbox(tmp_path / "spool" / target.run_id).raw()) == 3
-    monkeypatch.delenv("RECON_FAULT")
+    monkeypatch.setattr("sys.executable", PYTHON)
     assert sync(tmp_path / "spool") == 0
     assert epochs(tracking) == {1, 2, 3}
 
 
-def test_a_sync_that_does_not_give_the_spool_back_in_time_costs_no_snapshot(tracking, tmp_path):
+@pytest.mark.parametrize("when", ["starting", "at work"])
+def test_a_stopped_worker_without_its_training_keeps_its_snapshots_from_a_sync_which_names_it(
+    tracking, tmp_path, capsys, caplog, when
+):
     target = make_run(tracking)
-    folder = tmp_path / "spool" / target.run_id
-    pid = killed_training(target, tmp_path, "starting", linger_s=1)
-    lock = take_lock(folder)
+    pid = killed_training(target, tmp_path, when, linger_s=30, stopped=True)
+    try:
+        assert sync(tmp_path / "spool") == ExitCode.BUSY
+        assert f"kill -CONT {pid}" in caplog.text
+        assert "nothing is left" not in capsys.readouterr().out
+    finally:
+        os.kill(pid, signal.SIGCONT)
     wait_until(lambda: not Path(f"/proc/{pid}").exists())
-    os.close(lock)
 
-    beside = folder.with_name(f"{folder.name}_2")
-    assert (len(Outbox(folder).raw()), len(Outbox(beside).raw())) == (0, 3)
-    assert sync(tmp_path / "spool") == 0
+    sync(tmp_path / "spool")
     assert epochs(tracking) == {1, 2, 3}
