@@ -10,6 +10,7 @@ from recon_worker.artifacts import Artifact, Failure, finish, render
 from recon_worker.continuation import earlier_history
 from recon_worker.history import History
 from recon_worker.ledger import Ledger
+from recon_worker.mlflow_log import without_its_tracebacks
 from recon_worker.mlflow_sink import ArtifactClient, MlflowSink
 from recon_worker.outbox import RunTarget
 from recon_worker.resumes import note_resume
@@ -126,7 +127,8 @@ class InlineBackend:
             with tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
                 local = Path(folder, PurePosixPath(artifact.path).name)
                 local.write_bytes(artifact.data)
-                self._sink.upload(local, artifact.path)
+                with without_its_tracebacks():
+                    self._sink.upload(local, artifact.path)
         except Exception as error:  # whatever the tracker does, the training goes on
             return f"{type(error).__name__}: {error}"
         self.stats.artifacts_logged += 1

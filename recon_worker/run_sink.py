@@ -20,6 +20,7 @@ from recon_worker.answers import (
 )
 from recon_worker.databases import is_sqlite, why_not_mlflows
 from recon_worker.deliveries import Numbers, is_file
+from recon_worker.mlflow_log import without_its_tracebacks
 from recon_worker.mlflow_sink import MlflowSink
 from recon_worker.outbox import RunTarget, Version
 from recon_worker.resumes import Resume, folder_of, note_resume
@@ -99,7 +100,8 @@ class RunSink:
 
     def _attempt(self, action: Callable[[MlflowSink], None]) -> None:
         try:
-            action(self._connected())
+            with without_its_tracebacks():
+                action(self._connected())
         except Exception as error:
             with self._connecting:
                 self._sink = None  # the run may have been deleted: look again

@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 
+from recon_worker.mlflow_log import without_its_tracebacks
 from recon_worker.uris import without_credentials
 
 _log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
         self._hurry = threading.Event()
-        self._failing = False
+        self._error: BaseException | None = None
         self._last_metrics_s = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -111,7 +112,14 @@ class QueuedMLFlowLogger(MLFlowLogger):
         self._hurry.set()  # a server that has just come back must not be found out only after the longest wait
         self._stopped.wait(self._patience_s())
         if not self._stopped.is_set():
-            _log.warning("%d metrics were not sent: the MLflow server does not answer.", self._calls.qsize())
+            batches = self._calls.qsize() - 1  # and one is being sent; status and end are none
+            what = (
+                f"{batches} batch{'' if batches == 1 else 'es'} of metrics and the run's status"
+                if batches > 0
+                else "the run's status"
+            )
+            why = _shown(self._error) if self._error else "The MLflow server does not answer."
+            _log.warning("Not sent to MLflow: %s. %s", what, why)
             self._stopped.set()
         if self._thread is not None:
             self._thread.join(_LAST_CALL_S)
@@ -120,9 +128,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
     def _patience_s(self) -> float:
         """How long to wait for what is left; a server that has not answered until now gets no more than the least."""
         left_s = self._last_metrics_s + self._finish_timeout_s - time.monotonic()
-        return (
-            _FINALIZE_WITHOUT_SERVER_S if self._failing else min(_FINALIZE_S, max(_FINALIZE_WITHOUT_SERVER_S, left_s))
-        )
+        return _FINALIZE_WITHOUT_SERVER_S if self._error else min(_FINALIZE_S, max(_FINALIZE_WITHOUT_SERVER_S, left_s))
 
     def _enqueue(self, call: Callable[[], None]) -> None:
         if self._thread is None:
@@ -147,10 +153,11 @@ class QueuedMLFlowLogger(MLFlowLogger):
         )
         while not stopped.is_set():
             try:
-                retrying(self._calls.get())
+                with without_its_tracebacks():
+                    retrying(self._calls.get())
             except tenacity.RetryError:
                 return
-            self._failing = False
+            self._error = None
 
     def _sleep(self, seconds: float) -> None:
         """Wait before the next try; shorter when everything is about to end."""
@@ -159,9 +166,9 @@ class QueuedMLFlowLogger(MLFlowLogger):
 
     def _report(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
-        if not self._failing:
+        if self._error is None:
             _log.warning("The MLflow server did not take metrics; they are sent again later. %s", _shown(error))
-        self._failing = True
+        self._error = error
 
 
 def _batch(metrics: Mapping[str, float], step: int, prefix: str) -> list[Metric]:

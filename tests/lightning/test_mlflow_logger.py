@@ -1,6 +1,8 @@
 """Metrics reach MLflow without the training waiting for it."""
 
+import contextlib
 import pickle
+import sqlite3
 import threading
 import time
 
@@ -68,7 +70,9 @@ def test_a_server_that_does_not_answer_holds_nothing_up(tracking, monkeypatch, c
     logger.finalize("success")
 
     assert time.monotonic() - started < soon_s()
-    assert "does not answer" in caplog.text
+    assert "Not sent to MLflow: 1000 batches of metrics and the run's status. The MLflow server does not answer." in (
+        caplog.text
+    )
     release.set()
 
 
@@ -85,7 +89,7 @@ def test_a_server_that_comes_back_gets_every_metric(logger, monkeypatch):
     for step in range(5):
         logger.log_metrics({"loss": float(step)}, step)
     time.sleep(0.1)
-    logger._failing = False
+    logger._error = None
     logger.finalize("success")
 
     assert [m.value for m in logger.experiment.get_metric_history(logger.run_id, "loss")] == [0.0, 1.0, 2.0, 3.0, 4.0]
@@ -100,6 +104,23 @@ def test_metrics_that_fail_are_known_to_even_where_the_user_logs_asynchronously(
     with pytest.raises(MlflowException):
         logger.log_hyperparams({"nepochs": 1})
     logger.finalize("success")
+
+
+def test_errors_of_a_database_are_said_in_one_line_without_a_traceback(tracking, caplog):
+    logger = make_logger(tracking, finish_timeout_s=0)
+    assert logger.experiment.get_run(logger.run_id)
+    with contextlib.closing(sqlite3.connect(tracking.uri.removeprefix("sqlite:///"))) as database:
+        database.execute("ALTER TABLE metrics RENAME TO gone")
+        try:
+            logger.log_metrics({"loss": 1.0}, 1)
+            wait_until(lambda: "did not take metrics" in caplog.text, 30)
+            logger.finalize("success")
+        finally:
+            database.execute("ALTER TABLE gone RENAME TO metrics")
+
+    assert "Not sent to MLflow: 1 batch of metrics and the run's status. " in caplog.text
+    assert caplog.text.count("no such table: metrics") >= 2  # when it began, and at the end
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_it_can_be_used_again_after_finalize(logger):
