@@ -13,6 +13,7 @@ from recon_worker.ledger import Ledger
 from recon_worker.mlflow_log import without_its_tracebacks
 from recon_worker.mlflow_sink import ArtifactClient, MlflowSink
 from recon_worker.outbox import RunTarget
+from recon_worker.reasons import reason
 from recon_worker.resumes import note_resume
 from recon_worker.snapshot import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 
@@ -130,7 +131,7 @@ class InlineBackend:
                 with without_its_tracebacks():
                     self._sink.upload(local, artifact.path)
         except Exception as error:  # whatever the tracker does, the training goes on
-            return f"{type(error).__name__}: {error}"
+            return reason(error)
         self.stats.artifacts_logged += 1
         return ""
 

@@ -117,8 +117,9 @@ def _add_render(parser: argparse.ArgumentParser) -> None:
 def _plain_uri(text: str) -> str:
     if without_credentials(text) != text:
         raise argparse.ArgumentTypeError(
-            "it holds a password, which others could see in the list of processes. Give the URI without it here, and "
-            "user and password in MLFLOW_TRACKING_USERNAME and _PASSWORD, or all of it in MLFLOW_TRACKING_URI."
+            "it holds a password, or options that may be one, which others could see in the list of processes. Give "
+            "the URI without them here, and user and password in MLFLOW_TRACKING_USERNAME and _PASSWORD, or all of it "
+            "in MLFLOW_TRACKING_URI."
         )
     return text
 

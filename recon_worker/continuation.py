@@ -10,8 +10,8 @@ import tenacity
 
 from recon_worker.history import HISTORY_FILES, History
 from recon_worker.outbox import Outbox, RunTarget
+from recon_worker.reasons import reason
 from recon_worker.run_sink import is_refusal
-from recon_worker.uris import without_credentials
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def earlier_history(target: RunTarget, connect: Callable[[], ReadingClient]) -> 
     except Exception as error:  # whatever the server, or an artifact that somebody replaced, makes it raise
         _log.warning(
             "The colour ranges of run %s, which this one continues, cannot be read: %s. They are chosen anew.",
-            run_id, without_credentials(f"{type(error).__name__}: {error}")[:300],
+            run_id, reason(error),
         )  # fmt: skip
         return History()
 

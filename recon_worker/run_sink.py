@@ -23,8 +23,8 @@ from recon_worker.deliveries import Numbers, is_file
 from recon_worker.mlflow_log import without_its_tracebacks
 from recon_worker.mlflow_sink import MlflowSink
 from recon_worker.outbox import RunTarget, Version
+from recon_worker.reasons import reason
 from recon_worker.resumes import Resume, folder_of, note_resume
-from recon_worker.uris import without_credentials
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class RunSink:
         except Exception as error:
             with self._connecting:
                 self._sink = None  # the run may have been deleted: look again
-            self.last_error = f"{type(error).__name__}: {without_credentials(str(error))[:300]}"
+            self.last_error = reason(error)
             raise _kind_of(error)(self.last_error) from None  # the original may quote the URI with its password
 
     def _connected(self) -> MlflowSink:
@@ -122,7 +122,7 @@ def warn_of_no_listing(error: UnlistableError) -> None:
     _log.warning(
         'The artifacts cannot be listed (%s). So "logged" means that the server has acknowledged each upload, not '
         "that somebody has seen it there.",
-        without_credentials(str(error))[:300],
+        reason(error),
     )
 
 

@@ -22,7 +22,7 @@ import tenacity
 
 from recon_worker.answers import LostError, RefusedError, UnacceptableError
 from recon_worker.outbox import Outbox, Version
-from recon_worker.uris import without_credentials
+from recon_worker.reasons import failure_of
 
 _log = logging.getLogger(__name__)
 
@@ -258,8 +258,7 @@ class Uploader:
                 name, 1 + _SENT_AGAIN,
             )  # fmt: skip
         elif first:
-            said = without_credentials(str(error))[:300]
-            _log.warning("The tracking server does not take %s: %s. It stays in the spool, others go on.", name, said)
+            _log.warning("The tracking server does not take %s: %s. It stays in the spool, others go on.", name, error)
 
     def _tell_aside(self, generation: int) -> None:
         with self._lock:
@@ -325,7 +324,7 @@ class Uploader:
             self._hurry.wait_for(lambda: self._stopped.is_set() or self._round > tried, seconds)
 
     def _report(self, state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome is not None else None
+        error = failure_of(state)
         refused = isinstance(error, RefusedError)
         with self._lock:
             self.retries += 1
@@ -333,9 +332,8 @@ class Uploader:
             self._reported.add(refused)
         self._note(refused=refused)
         level = logging.WARNING if first else logging.DEBUG
-        said = f"{type(error).__name__}: {without_credentials(str(error))[:300]}"
         what = "refuses artifacts; they stay in the spool" if refused else "did not take an artifact; it is tried again"
-        _log.log(level, "The tracking server %s. %s", what, said)
+        _log.log(level, "The tracking server %s. %s", what, error)
 
 
 def _folder(name: str) -> str:

@@ -23,7 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 
 from recon_worker.mlflow_log import without_its_tracebacks
-from recon_worker.uris import without_credentials
+from recon_worker.reasons import failure_of, reason
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
                 if batches > 0
                 else "the run's status"
             )
-            why = _shown(self._error) if self._error else "The MLflow server does not answer."
+            why = f"{reason(self._error)}." if self._error else "The MLflow server does not answer."
             _log.warning("Not sent to MLflow: %s. %s", what, why)
             self._stopped.set()
         if self._thread is not None:
@@ -165,9 +165,9 @@ class QueuedMLFlowLogger(MLFlowLogger):
             self._stopped.wait(_HURRIED_WAIT_S)
 
     def _report(self, state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome is not None else None
+        error = failure_of(state)
         if self._error is None:
-            _log.warning("The MLflow server did not take metrics; they are sent again later. %s", _shown(error))
+            _log.warning("The MLflow server did not take metrics; they are sent again later. %s", reason(error))
         self._error = error
 
 
@@ -185,7 +185,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{name}/")
         else:
             yield f"{prefix}{name}", value
-
-
-def _shown(error: BaseException | None) -> str:
-    return without_credentials(str(error))[:300]

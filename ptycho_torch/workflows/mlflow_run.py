@@ -13,6 +13,7 @@ from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
 from ptycho_torch.config import ConfigError, RunConfig, credentials_found
 from ptycho_torch.workflows.checkpoint import read_checkpoint
+from recon_worker.reasons import reason
 from recon_worker.uris import without_credentials
 
 _log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def _reason(error: Exception, uri: str) -> str:
             "it answers 403, this user may not write there. Have the permission EDIT given on the experiment, choose "
             "another with --mlflow-experiment"
         )
-    return f"{without_credentials(str(error))[:300]} Start it, correct --mlflow-tracking-uri"
+    return f"{reason(error)}. Start it, correct --mlflow-tracking-uri"
 
 
 def _free_name(names: list[str]) -> str:

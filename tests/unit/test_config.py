@@ -10,7 +10,6 @@ from ptycho_torch.config import (
     RunConfig,
     TrainingConfig,
 )
-from recon_worker.uris import without_credentials
 
 
 @pytest.fixture
@@ -112,18 +111,3 @@ def test_credentials_never_appear_in_the_recorded_settings(scan_file):
     recorded = RunConfig(data=DataConfig(train_data_file=scan_file), execution=execution).as_dict()
 
     assert "canary" not in str(recorded)
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("https://me:canary@host.example/p", "https://host.example/p"),
-        ("postgresql://host.example/db?user=me&password=canary", "postgresql://host.example/db"),
-        ("mysql://host.example/db?ssl=1&Password=canary&port=3", "mysql://host.example/db?ssl=1&port=3"),
-        ("at https://host.example/?token=canary : refused", "at https://host.example/ : refused"),
-        ("Is it up? Set user=me & token=x & go?", "Is it up? Set user=me & token=x & go?"),
-        ("https://host.example/p?page=2&x=a@b", "https://host.example/p?page=2&x=a@b"),
-    ],
-)
-def test_credentials_are_left_out_of_what_is_shown_of_a_uri(uri, shown):
-    assert without_credentials(uri) == shown
