@@ -14,7 +14,6 @@ import itertools
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 import weakref
@@ -31,6 +30,7 @@ from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.snapshot_queue import SnapshotQueue
 from recon_worker.spool_lock import SpoolBusyError, is_alone, take_lock
+from recon_worker.standard_streams import occupy_descriptors, shows_progress
 from recon_worker.supervisor import Supervisor
 from recon_worker.sync_command import sync_command
 from recon_worker.uploads import EVENTS
@@ -50,6 +50,7 @@ class ReconWorker:
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
+        occupy_descriptors()
         self.settings = settings
         self._owner = os.getpid()
         self._queue = SnapshotQueue(settings)
@@ -131,7 +132,7 @@ class ReconWorker:
         """
         deadline = time.monotonic() + timeout_s
         self._supervisor.try_again()
-        bar = tqdm(bar_format="Reconstructions: {desc}", disable=not sys.stderr.isatty(), leave=False)
+        bar = tqdm(bar_format="Reconstructions: {desc}", disable=not shows_progress(), leave=False)
         with bar, HeldSignals() as held:
             done = self._queue.wait_empty(deadline, bar.set_description_str, lambda: bool(held.arrived))
             held.forget(signal.SIGINT)

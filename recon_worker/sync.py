@@ -8,7 +8,6 @@ meanwhile. It may be stopped at any moment and started again: what is not upload
 
 import logging
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from recon_worker.run_sink import RunSink
 from recon_worker.spool_lock import SpoolBusyError, take_lock
 from recon_worker.spool_renderer import CrashError, ShortageError, SpoolRenderer
 from recon_worker.spools import checked
+from recon_worker.standard_streams import shows_progress
 from recon_worker.trust import why_refused
 from recon_worker.uploader import Uploader, upload_threads
 from recon_worker.uris import shown, without_credentials
@@ -154,7 +154,7 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool
         return 0, False
     taken_unix_s = max(one.stat().st_mtime for one in waiting)
     with SpoolRenderer(outbox.folder, target, lock) as renderer:
-        for one in tqdm(raw, "render", unit="snapshot", disable=not sys.stderr.isatty()):
+        for one in tqdm(raw, "render", unit="snapshot", disable=not shows_progress()):
             try:
                 failures = _render(renderer, one)
             except ShortageError as error:
@@ -206,7 +206,7 @@ def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
 
     sink = RunSink(target)
     threads = upload_threads(target.tracking_uri)
-    bar = tqdm(total=len(names), desc="upload", unit="file", disable=not sys.stderr.isatty())
+    bar = tqdm(total=len(names), desc="upload", unit="file", disable=not shows_progress())
     with bar, budget.spend() as deadline:
         uploader = Uploader(outbox, sink, threads, lambda generation: None)
         try:

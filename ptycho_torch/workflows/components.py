@@ -5,6 +5,7 @@ wrong setting costs seconds, not the loading time of a large scan.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,6 +119,7 @@ def make_trainer(config: RunConfig, logger: Logger | None) -> Trainer:
             limit_val_batches=None if config.data.test_data_file is not None else 0,
             logger=logger or False,
             callbacks=_callbacks(config),
+            enable_progress_bar=sys.stdout is not None,
             default_root_dir=training.output_dir.absolute(),
             log_every_n_steps=1,
         )
@@ -130,9 +132,10 @@ def _callbacks(config: RunConfig) -> list[Callback]:
     callbacks: list[Callback] = [
         EndTogether(),
         ModelCheckpoint(config.training.checkpoint_dir, filename="best", monitor=monitored, save_last=True),
-        TQDMProgressBar(leave=False),
         RecipeInCheckpoint(Recipe.of(config)),
     ]
+    if sys.stdout is not None:  # `>&-`: Lightning's bar would end the training
+        callbacks.append(TQDMProgressBar(leave=False))
     if config.execution.logger == "mlflow":
         callbacks.append(RunInCheckpoint())
     if config.execution.recon_log_enabled:

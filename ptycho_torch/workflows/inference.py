@@ -31,6 +31,7 @@ from ptycho_torch.workflows.reconstruction import Reconstruction, write
 from recon_worker.history import History
 from recon_worker.scales import Scales
 from recon_worker.snapshot import Scan, Snapshot
+from recon_worker.standard_streams import shows_progress
 
 _FORMATS: Mapping[ScanKind, str] = {"raw": "raw scans (diff3d, xcoords, ycoords)", "grid_lines": "grid-lines files"}
 
@@ -163,7 +164,7 @@ def _predict(config: InferenceConfig, trained: Trained, dataset: PtychoDataset, 
     taking = _TakePredictions()
     trainer = _trainer(config, trained.recipe, taking)
     device, plugin = trainer.strategy.root_device, trainer.precision_plugin
-    with tqdm(desc="Predicting", total=len(dataset), unit="sample", leave=False, disable=None) as bar:
+    with tqdm(desc="Predicting", total=len(dataset), unit="sample", leave=False, disable=not shows_progress()) as bar:
         loader = DataLoader(_Watched(dataset, bar), batch_size=trained.recipe.batch_size)
         with _capturing(plan.whole(batch_indices(loader)), device) as capture:
             if trained.recipe.validated:

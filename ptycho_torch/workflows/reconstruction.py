@@ -20,6 +20,7 @@ from recon_worker.deliveries import Numbers, is_metrics
 from recon_worker.history import SCALES, History
 from recon_worker.labels import metric_label, metric_value
 from recon_worker.snapshot import Scan, Snapshot
+from recon_worker.standard_streams import shows_progress
 from recon_worker.views import METRICS
 
 
@@ -62,7 +63,9 @@ def write(
         ConfigError: The directory cannot be written.
     """
     files, failures, metrics = list[str](), list[Failure](), dict[str, float]()
-    for made in tqdm(render(scan, snapshot, history), desc="Drawing", unit="file", leave=False, disable=None):
+    for made in tqdm(
+        render(scan, snapshot, history), desc="Drawing", unit="file", leave=False, disable=not shows_progress()
+    ):
         if isinstance(made, Failure):
             failures.append(made)
         elif is_metrics(made.path):

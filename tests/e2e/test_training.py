@@ -57,6 +57,21 @@ def test_the_command_line_leaves_every_artifact_under_mlruns(raw_scan, tmp_path,
     assert re.search(r"http://127.0.0.1:5000/#/experiments/\d+/runs/\w{32}\?workflowType=machine_learning", done.stderr)
 
 
+@pytest.mark.slow
+def test_the_scripts_work_without_standard_streams(raw_scan, tmp_path, mlflow_database):
+    """As a daemon does: `<&- >&- 2>&-`."""
+    more = ["--nepochs", "1", "--n_filters_scale", "1", "--mlflow-tracking-uri", mlflow_database, "--recon-log-async"]
+    words = ["--train_data_file", raw_scan, "--test_data_file", raw_scan, "--output_dir", tmp_path, *more]
+    checkpoint = ["--checkpoint", tmp_path / "checkpoints/last.ckpt", "--data_file", raw_scan]
+    for script in (["training/train.py", *words], ["inference.py", *checkpoint, "--output_dir", tmp_path / "made"]):
+        command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, REPOSITORY / "scripts" / script[0]]
+        subprocess.run([*map(str, command), *map(str, script[1:])], check=True, timeout=150)
+
+    assert "epoch_01/summary.png" in _artifacts(tmp_path)[1]
+    assert (tmp_path / "made" / "metrics.json").exists()
+    assert not list(tmp_path.glob("recon_spool/*"))
+
+
 def test_pictures_hold_the_values_that_were_measured_and_predicted(raw_scan, tmp_path, mlflow_database):
     settings = _settings(raw_scan, raw_scan, tmp_path, mlflow_database, recon_log_fixed_indices=(3,), nepochs=1)
     result = run_training(resolve("raw", {**settings, "recon_log_stitch": True}))
