@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 from recon_worker.choices import ArraysFormat, StitchWeight
+from recon_worker.databases import with_absolute_path
 from recon_worker.settings import MAX_AUTO_DEPTH, MAX_DEPTH, Overflow
 from recon_worker.uris import without_credentials
 
@@ -425,9 +426,7 @@ class RunConfig:
         uri = self.execution.mlflow_tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         if not uri:
             return f"sqlite:///{self.training.output_dir.absolute()}/mlflow.db"
-        if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-            return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
-        return uri
+        return with_absolute_path(uri)
 
     @property
     def artifact_location(self) -> str | None:

@@ -104,7 +104,7 @@ class ReconWorker:
     def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
         """Say what the run is, what stays the same, and how large its snapshots are."""
         self.launch()
-        self._outbox, self._lock = _own_folder(self.settings.spool_dir.absolute(), target.run_id)
+        self._outbox, self._lock = _own_folder(self.settings.spool_dir, target.run_id)
         self._outbox.describe(target, scan)
         self._queue.open(self._outbox, layout)
         self._supervisor.introduce(target, self._outbox, self._lock, scan, layout)

@@ -1,9 +1,10 @@
-"""SQLite databases that tracking URIs name: a look at one before MLflow opens it, and makes its tables in it."""
+"""SQLite databases that tracking URIs name: where they lie, and whether they are those of MLflow."""
 
 import contextlib
 import re
 import sqlite3
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 _SQLITE = re.compile(r"sqlite(\+\w+)?:")
@@ -18,6 +19,26 @@ _AS_IT_LIES = "mode=ro&immutable=1"
 def is_sqlite(uri: str) -> bool:
     """Whether a tracking URI names an SQLite database."""
     return _SQLITE.match(uri) is not None
+
+
+def with_absolute_path(uri: str) -> str:
+    """The same database in whatever working directory; other tracking URIs as they are."""
+    beginning, found, rest = uri.partition(":///")
+    name, mark, options = rest.partition("?")
+    kind, path = ("file:", name.removeprefix("file:")) if name.startswith("file:") else ("", name)
+    if not is_sqlite(uri) or not found or path in ("", ":memory:"):
+        return uri
+    return f"{beginning}:///{kind}{Path(path).absolute()}{mark}{options}"
+
+
+def as_opened_by(client: Any, uri: str) -> str:  # noqa: ANN401 - a mlflow.MlflowClient
+    """Like `with_absolute_path`, of what a client was made with: SQLite took a relative path from where it was then."""
+    engine = getattr(client._tracking_client.store, "engine", None)
+    if engine is None or with_absolute_path(uri) == uri:
+        return uri
+    with engine.connect() as connection:
+        file = connection.exec_driver_sql("PRAGMA database_list").fetchone()[2]
+    return f"{uri.partition(':///')[0]}:///{file}{''.join(uri.partition('?')[1:])}"
 
 
 def why_not_mlflows(uri: str) -> str | None:

@@ -91,6 +91,7 @@ class WorkerSettings:
     def __post_init__(self) -> None:
         if self.depth is not None and not 1 <= self.depth <= MAX_DEPTH:
             raise ValueError(f"depth is {self.depth}; allowed: 1 to {MAX_DEPTH}, or None to let it adapt.")
+        object.__setattr__(self, "spool_dir", self.spool_dir.absolute())  # whatever the working directory is later
 
     @property
     def min_depth(self) -> int:

@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 
+from recon_worker.databases import with_absolute_path
 from recon_worker.mlflow_log import without_its_tracebacks
 from recon_worker.reasons import failure_of, reason
 
@@ -53,7 +54,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
 
     def __init__(self, *, tracking_uri: str, finish_timeout_s: float = _FINALIZE_S, **settings: Any) -> None:  # noqa: ANN401
         super().__init__(tracking_uri=_NO_SERVER, **settings)
-        self._tracking_uri = tracking_uri
+        self._tracking_uri = with_absolute_path(tracking_uri)
         self._finish_timeout_s = finish_timeout_s
         self._forget()
 

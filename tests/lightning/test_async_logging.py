@@ -1,11 +1,15 @@
 """With the worker process the callback leaves the same artifacts, and training notices even less."""
 
+import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import MLFlowLogger
 
+from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.settings import WorkerSettings
 from tests.leaks import child_processes
@@ -143,3 +147,37 @@ def test_a_callback_with_a_running_worker_can_be_pickled(tracking, settings):
 
     assert copies[0].every_n_epochs == 1
     assert "epoch_01/stitched/amp_pred.png" in tracking.files()
+
+
+class _ChangesDirectory(Callback):
+    """As Hydra's users do, and some launchers."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_fit_start(self, trainer, pl_module):
+        os.chdir(self.folder)
+
+
+@pytest.mark.parametrize("make_logger", [MLFlowLogger, QueuedMLFlowLogger])
+@pytest.mark.parametrize("inside", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_relative_database_and_spool_are_where_the_logger_was_made(
+    tracking, tmp_path, monkeypatch, caplog, make_logger, inside
+):
+    database, elsewhere = Path(tracking.uri.removeprefix("sqlite:///")), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(database.parent)
+    logger = make_logger(
+        experiment_name=tracking.experiment,
+        tracking_uri=f"sqlite:///{database.name}?timeout=20",
+        artifact_location=tracking.artifacts.as_uri(),
+    )
+    callback = _callback(WorkerSettings(spool_dir=Path("spool"), flush_timeout_s=60))
+    if not inside:
+        os.chdir(elsewhere)
+
+    fit(tracking, callback, epochs=1, logger=logger, callbacks=[_ChangesDirectory(elsewhere)] if inside else [])
+
+    assert epochs_logged(tracking) == ["epoch_01"]
+    assert "died" not in caplog.text
+    assert (list(elsewhere.iterdir()), (database.parent / "spool").is_dir()) == ([], True)

@@ -29,6 +29,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from recon_worker.backend import InlineBackend, ReconBackend
 from recon_worker.choices import ArraysFormat, StitchWeight
 from recon_worker.client import ReconWorker
+from recon_worker.databases import as_opened_by
 from recon_worker.outbox import RunTarget
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot import Snapshot, SnapshotLayout
@@ -270,7 +271,7 @@ class PtychoReconLoggingCallback(Callback):
         self._run_id = str(logger.run_id)
         return RunTarget(
             run_id=self._run_id,
-            tracking_uri=str(logger._tracking_uri),
+            tracking_uri=as_opened_by(logger.experiment, str(logger._tracking_uri)),
             earlier_run_id=(self._earlier_run_id or self._run_id) if trainer.global_step > 0 else None,
             earlier_epoch=trainer.current_epoch,
             started_unix_s=time.time(),
