@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from recon_worker.exit_code import ExitCode
-from recon_worker.standard_streams import occupy_descriptors
+from recon_worker.standard_streams import occupy_descriptors, print_whatever_it_is
 from recon_worker.stderr_log import log_on_stderr
 from recon_worker.uris import without_credentials
 
@@ -37,6 +37,7 @@ _EPILOG = "\n".join(
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     occupy_descriptors()
+    print_whatever_it_is()
     arguments = _parser().parse_args(argv)
     with log_on_stderr():
         return _run(arguments)

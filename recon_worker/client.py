@@ -32,7 +32,7 @@ from recon_worker.snapshot_queue import SnapshotQueue
 from recon_worker.spool_lock import SpoolBusyError, is_alone, take_lock
 from recon_worker.standard_streams import occupy_descriptors, shows_progress
 from recon_worker.supervisor import Supervisor
-from recon_worker.sync_command import sync_command
+from recon_worker.sync_command import quoted, sync_command
 from recon_worker.uploads import EVENTS
 
 _log = logging.getLogger(__name__)
@@ -225,10 +225,10 @@ def words_for_what_is_left(outbox: Outbox) -> list[str]:
         what = _counted(len(epochs), "reconstruction") if epochs else _counted(len(names), "artifact")
         which = "" if epochs else f" ({', '.join(names)})"
         verb = "is" if len(epochs or names) == 1 else "are"
-        kept = f"kept in {outbox.folder}, upload with: {sync_command(outbox.folder)}"
+        kept = f"kept in {quoted(outbox.folder)}, upload with: {sync_command(outbox.folder)}"
         lines.append(f"{what}{which} {verb} not in MLflow yet; {kept}")
     if damaged:
-        kept = ", ".join(map(str, damaged))
+        kept = ", ".join(map(quoted, damaged))
         what = f"{_counted(len(damaged), 'snapshot')} could not be rendered, or not whole; kept as {kept}"
         lines.append(f"{what}. A sync tries again only with --retry-damaged; remove what you have looked at.")
     return lines

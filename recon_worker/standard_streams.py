@@ -1,5 +1,6 @@
 """Standard streams that are closed or replaced: a daemon's, `2>&-`, an application that logs what goes to stderr."""
 
+import contextlib
 import os
 import sys
 
@@ -10,6 +11,12 @@ def shows_progress() -> bool:
         return sys.stderr.isatty()
     except Exception:  # None, closed, or an object of the user's that has no such method, or one that raises
         return False
+
+
+def print_whatever_it_is() -> None:
+    """Have stdout escape what it cannot encode, as stderr does: a path may be any bytes, an encoding ASCII."""
+    with contextlib.suppress(AttributeError, ValueError):  # it is closed, or not Python's own
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def occupy_descriptors() -> None:

@@ -17,7 +17,19 @@ def sync_command(folder: str | Path) -> str:
     Args:
         folder: The spool, or one run's folder in it.
     """
-    return f"{_program()} sync {shlex.quote(str(folder))}"
+    return f"{_program()} sync {quoted(folder)}"
+
+
+def quoted(folder: str | Path) -> str:
+    """As a word of a shell; bytes that are no text, or that a terminal would obey, as in `$'...'` of bash and zsh."""
+    path = str(folder)
+    return shlex.quote(path) if path.isprintable() else f"$'{''.join(map(_escaped, path))}'"
+
+
+def _escaped(letter: str) -> str:
+    if letter in "\\'":
+        return f"\\{letter}"
+    return letter if letter.isprintable() else "".join(f"\\{byte:03o}" for byte in os.fsencode(letter))
 
 
 def _program() -> str:

@@ -1,5 +1,6 @@
 """What is said at the end: how a process ended, what it said last, which command uploads the rest."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,9 @@ import pytest
 import recon_worker
 from recon_worker.process import end_process, last_words
 from recon_worker.sync_command import sync_command
+from tests.faults.harness import epochs
+from tests.process.samples import make_run
+from tests.process.test_cli import make_spool
 
 pytestmark = pytest.mark.timeout(60)
 NOTHING_LEFT = "Nothing is left"
@@ -69,6 +73,25 @@ def test_the_printed_command_works_without_a_console_script(tmp_path):
 
 def test_the_printed_command_is_the_console_script_where_there_is_one():
     assert sync_command("/spool").endswith("recon-worker sync /spool")
+
+
+@pytest.mark.parametrize("name", [b"sp\xff ool", b"it's\n\\ \x1b[2J \xc3\xa9\xff"])
+@pytest.mark.parametrize("stdout", ["utf-8:strict", "ascii:strict"])
+def test_a_path_of_any_bytes_is_printed_and_the_command_can_be_pasted(tracking, tmp_path, monkeypatch, name, stdout):
+    spool = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    folder = make_spool(spool, make_run(tracking)).folder
+    monkeypatch.setenv("PYTHONIOENCODING", stdout)
+
+    def said(*words):
+        command = [sys.executable, "-m", "recon_worker", *map(str, words)]
+        return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+
+    assert b"2 snapshots to render" in said("status", spool)
+    assert json.loads(said("status", spool, "--json"))[0]["folder"] == str(folder)
+    assert b"pictures written" in said("render", spool, "--out", f"{spool}.out")
+    subprocess.run(["bash", "-c", sync_command(folder)], check=True, capture_output=True, timeout=60)
+
+    assert epochs(tracking) == {1, 2, 3}
 
 
 def _without_script(tmp_path):
