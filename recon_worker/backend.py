@@ -10,11 +10,9 @@ from recon_worker.artifacts import Artifact, Failure, finish, render
 from recon_worker.continuation import earlier_history
 from recon_worker.history import History
 from recon_worker.ledger import Ledger
-from recon_worker.mlflow_log import without_its_tracebacks
-from recon_worker.mlflow_sink import ArtifactClient, MlflowSink
-from recon_worker.outbox import RunTarget
+from recon_worker.outbox import RunTarget, Version, version_of
 from recon_worker.reasons import reason
-from recon_worker.resumes import note_resume
+from recon_worker.run_sink import RunSink, connect
 from recon_worker.snapshot import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 
 _log = logging.getLogger(__name__)
@@ -58,17 +56,12 @@ class ReconBackend(Protocol):
 
 
 class InlineBackend:
-    """Stitches, renders and uploads within `submit`, on the caller's thread. Reuses one set of arrays.
+    """Stitches, renders and uploads within `submit`, on the caller's thread. Reuses one set of arrays."""
 
-    Args:
-        client: Connected to the tracking server, such as the Lightning logger's own.
-    """
-
-    def __init__(self, client: ArtifactClient) -> None:
+    def __init__(self) -> None:
         self.stats = Ledger()
         self.reuses_memory = True
-        self._client = client
-        self._sink: MlflowSink | None = None
+        self._sink: RunSink | None = None
         self._scan: Scan | None = None
         self._history = History()
         self._layout: SnapshotLayout | None = None
@@ -79,10 +72,8 @@ class InlineBackend:
 
     def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
         """See `ReconBackend`."""
-        self._sink, self._scan = MlflowSink(self._client, target.run_id), scan
-        if target.earlier_run_id == target.run_id:
-            note_resume(self._client, target, self._client.get_run(target.run_id).data.tags)
-        self._history = earlier_history(target, lambda: self._client)
+        self._sink, self._scan = RunSink(target), scan
+        self._history = earlier_history(target, lambda: connect(target))
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
         """See `ReconBackend`."""
@@ -110,30 +101,42 @@ class InlineBackend:
     def _log_all(self, everything: Iterator[Artifact | Failure]) -> list[Failure]:
         """Upload until the tracker fails once: each further try could block for minutes."""
         failures: list[Failure] = []
+        sent: dict[str, Version] = {}
         tracker_error = ""
         try:
             for made in everything:
                 if isinstance(made, Artifact) and not tracker_error:
-                    tracker_error = self._upload_error(made)
+                    tracker_error = self._upload_error(made, sent)
                 if isinstance(made, Failure) or tracker_error:
                     failures.append(made if isinstance(made, Failure) else Failure(made.path, tracker_error))
+            failures += self._lost(sent)
         except Exception as error:  # the machine is short of something, and there is no place to keep the snapshot
             failures.append(Failure("the rest", f"{type(error).__name__}: {error}"))
         self.stats.artifacts_failed += len(failures)
         return failures
 
-    def _upload_error(self, artifact: Artifact) -> str:
+    def _upload_error(self, artifact: Artifact, sent: dict[str, Version]) -> str:
         assert self._sink is not None
         try:
             with tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
                 local = Path(folder, PurePosixPath(artifact.path).name)
                 local.write_bytes(artifact.data)
-                with without_its_tracebacks():
-                    self._sink.upload(local, artifact.path)
+                self._sink.upload(local, artifact.path)
+                sent[artifact.path] = version_of(local)
         except Exception as error:  # whatever the tracker does, the training goes on
             return reason(error)
         self.stats.artifacts_logged += 1
         return ""
+
+    def _lost(self, sent: dict[str, Version]) -> list[Failure]:
+        """What was acknowledged and is not there; or cannot be looked for, as the tracker has gone."""
+        assert self._sink is not None
+        try:
+            lost = dict.fromkeys(self._sink.missing(sent), "it was acknowledged, and is not there")
+        except Exception as error:
+            lost = dict.fromkeys(sent, reason(error))
+        self.stats.artifacts_logged -= len(lost)
+        return [Failure(name, why) for name, why in lost.items()]
 
     def flush(self, timeout_s: float) -> bool:
         """See `ReconBackend`; nothing is ever left over."""

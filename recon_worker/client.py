@@ -104,7 +104,7 @@ class ReconWorker:
     def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
         """Say what the run is, what stays the same, and how large its snapshots are."""
         self.launch()
-        self._outbox, self._lock = _own_folder(self.settings.spool_dir, target.run_id)
+        self._outbox, self._lock = _own_folder(self.settings.spool_dir, target)
         self._outbox.describe(target, scan)
         self._queue.open(self._outbox, layout)
         self._supervisor.introduce(target, self._outbox, self._lock, scan, layout)
@@ -238,13 +238,17 @@ def _counted(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
-def _own_folder(spool_dir: Path, run_id: str) -> tuple[Outbox, int]:
-    """A folder of the spool with no snapshots of an earlier process, which another scan may belong to, and its lock."""
+def _own_folder(spool_dir: Path, target: RunTarget) -> tuple[Outbox, int]:
+    """A folder of the spool with nothing that this training must not touch, and its lock.
+
+    Snapshots of an earlier process may belong to another scan. What else it has left may have the names of what this
+    one will make, which is right only where this one continues it.
+    """
     for number in itertools.count(1):
-        folder = spool_dir / (run_id if number == 1 else f"{run_id}_{number}")
+        folder = spool_dir / (target.run_id if number == 1 else f"{target.run_id}_{number}")
         with contextlib.suppress(SpoolBusyError):
             outbox, lock = _open_shared(folder)
-            if not outbox.raw():
+            if not outbox.raw() and (target.continues or not (outbox.history() or any(outbox.artifacts()))):
                 return outbox, lock
             os.close(lock)
     raise AssertionError("unreachable")

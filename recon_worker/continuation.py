@@ -3,7 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import tenacity
@@ -11,6 +11,7 @@ import tenacity
 from recon_worker.history import HISTORY_FILES, History
 from recon_worker.outbox import Outbox, RunTarget
 from recon_worker.reasons import reason
+from recon_worker.resumes import folder_of_fit
 from recon_worker.run_sink import is_refusal
 
 _log = logging.getLogger(__name__)
@@ -21,6 +22,9 @@ _TRIES_S, _LONGEST_WAIT_S = 20, 4
 
 class ReadingClient(Protocol):
     """The part of `mlflow.MlflowClient` that is used."""
+
+    def get_run(self, run_id: str) -> Any:  # noqa: ANN401
+        """The run, with its tags."""
 
     def list_artifacts(self, run_id: str, path: str | None = None) -> list[Any]:
         """The files in a folder."""
@@ -57,7 +61,7 @@ def earlier_history(target: RunTarget, connect: Callable[[], ReadingClient]) -> 
     if run_id is None:
         return History()
     try:
-        files = _retrying()(lambda: _download(connect(), run_id))
+        files = _retrying()(lambda: _download(connect(), run_id, target.earlier_fit_unix_s))
         return History.of_files(files, last_epoch=target.earlier_epoch)
     except Exception as error:  # whatever the server, or an artifact that somebody replaced, makes it raise
         _log.warning(
@@ -76,11 +80,12 @@ def _retrying() -> tenacity.Retrying:
     )
 
 
-def _download(client: ReadingClient, run_id: str) -> dict[str, bytes]:
-    there = {file.path for file in client.list_artifacts(run_id, "recon_log")}
+def _download(client: ReadingClient, run_id: str, fit_unix_s: float) -> dict[str, bytes]:
+    place = PurePosixPath(folder_of_fit(client.get_run(run_id).data.tags, fit_unix_s), "recon_log")
+    there = {file.path for file in client.list_artifacts(run_id, str(place))}
     with tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
         return {
-            name: Path(client.download_artifacts(run_id, f"recon_log/{name}", folder)).read_bytes()
+            name: Path(client.download_artifacts(run_id, str(place / name), folder)).read_bytes()
             for name in HISTORY_FILES
-            if f"recon_log/{name}" in there
+            if str(place / name) in there
         }

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
 from urllib.parse import quote
 
 _CARD = re.compile(r"cards/epoch_\d+/(?P<name>[A-Za-z0-9_]+)\.step_(?P<step>\d+)\.png")
@@ -100,7 +101,7 @@ def card_of(name: str) -> Card | None:
     return Card(key=f"recon/{match['name']}", step=int(match["step"])) if match else None
 
 
-def merged_description(text: str, latest: Latest, run_id: str, experiment_id: str) -> str:
+def merged_description(text: str, latest: Latest, run_id: str, experiment_id: str, folder: str = "") -> str:
     """A run's description with our part brought up to date, and everything else as it was.
 
     Args:
@@ -108,11 +109,13 @@ def merged_description(text: str, latest: Latest, run_id: str, experiment_id: st
         latest: What to show.
         run_id: The run.
         experiment_id: Its experiment.
+        folder: Below which the training's artifacts lie; empty: in the run's own.
     """
-    picture = f"get-artifact?path={quote(latest.summary, safe='')}&run_uuid={run_id}"
+    place = PurePosixPath(folder)
+    picture = f"get-artifact?path={quote(str(place / latest.summary), safe='')}&run_uuid={run_id}"
     page = f"#/experiments/{experiment_id}/runs/{run_id}"
     numbers = " · ".join(f"{label} **{value}**" for label, value in latest.values.items())
-    links = f"[gallery]({page}/artifacts/recon_log/gallery.html) · [image cards]({page}/model-metrics)"
+    links = f"[gallery]({page}/artifacts/{place / 'recon_log/gallery.html'}) · [image cards]({page}/model-metrics)"
     lines = [f"**{latest.title}** · {links}", numbers, f"![{latest.title}]({picture})"]  # MLflow folds what is below
     own = "\n\n".join([_BEGIN, *filter(None, lines), _END])
     begin, end = text.find(_BEGIN), text.find(_END)

@@ -1,11 +1,21 @@
 """Brings what waits in the outbox to an MLflow run: files as artifacts, and what `deliveries` are."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 from recon_worker.answers import UnacceptableError, UnlistableError, check_answers_to_uploads, forbids_listing
-from recon_worker.deliveries import Latest, Numbers, card_of, is_description, is_file, is_metrics, merged_description
+from recon_worker.deliveries import (
+    Card,
+    Latest,
+    Numbers,
+    card_of,
+    is_description,
+    is_file,
+    is_metrics,
+    merged_description,
+)
 from recon_worker.image_cards import FOLDER, CardClient, ImageCards
 
 T = TypeVar("T")
@@ -39,11 +49,13 @@ class MlflowSink:
     Args:
         client: A client that is connected to the tracking server.
         run_id: The run.
+        folder: Below which everything goes, as of a second training in the same run; empty: as it is named.
     """
 
-    def __init__(self, client: ArtifactClient, run_id: str) -> None:
+    def __init__(self, client: ArtifactClient, run_id: str, folder: str = "") -> None:
         self._client = client
         self._run_id = run_id
+        self._folder = folder
         self._cards = ImageCards(client, run_id)
         self._repository: Any = None
         check_answers_to_uploads()
@@ -57,7 +69,7 @@ class MlflowSink:
         """
         card = card_of(name)
         if card is not None:
-            self._cards.log(local, card)
+            self._cards.log(local, self._below(card))
         elif is_metrics(name):
             self.log_numbers(_read(local, name, Numbers.from_json))
         elif is_description(name):
@@ -67,7 +79,10 @@ class MlflowSink:
 
     def upload_below(self, folder: str, local: Path, name: str) -> None:
         """Like `upload`, of a file, to the artifact `folder`/`name`."""
-        self._client.log_artifact(self._run_id, str(local), str(PurePosixPath(folder, name).parent))
+        self._client.log_artifact(self._run_id, str(local), str(PurePosixPath(self._folder, folder, name).parent))
+
+    def _below(self, card: Card) -> Card:
+        return replace(card, key=str(PurePosixPath(self._folder, card.key)))
 
     def missing(self, sizes: Mapping[str, int], folder: str = "") -> set[str]:
         """Which uploaded files and cards are not there as they were sent. Lists each of their folders once; blocks.
@@ -82,9 +97,9 @@ class MlflowSink:
             UnlistableError: The store does not let this user look.
             Exception: Whatever the client raises.
         """
-        cards = {name: card for name in sizes if (card := card_of(name)) is not None}
+        cards = {name: self._below(card) for name in sizes if (card := card_of(name)) is not None}
         gone = self._cards.missing(self._listing(FOLDER), cards.values()) if cards else set()
-        places = {name: str(PurePosixPath(folder, name)) for name in sizes if is_file(name)}
+        places = {name: str(PurePosixPath(self._folder, folder, name)) for name in sizes if is_file(name)}
         folders = {_parent(place) for place in places.values()}
         found = {file.path: file for one in folders for file in self._listing(one)}
         lost = {name for name, place in places.items() if not _is_whole(found.get(place), sizes[name])}
@@ -109,13 +124,14 @@ class MlflowSink:
         """
         from mlflow.entities import Metric
 
-        metrics = [Metric(name, value, numbers.time_ms, numbers.step) for name, value in numbers.values.items()]
+        values = {str(PurePosixPath(self._folder, name)): value for name, value in numbers.values.items()}
+        metrics = [Metric(name, value, numbers.time_ms, numbers.step) for name, value in values.items()]
         self._client.log_batch(self._run_id, metrics=metrics, synchronous=True)
 
     def _describe(self, latest: Latest) -> None:
         run = self._client.get_run(self._run_id)
         before = run.data.tags.get(_DESCRIPTION_TAG, "")
-        after = merged_description(before, latest, self._run_id, run.info.experiment_id)
+        after = merged_description(before, latest, self._run_id, run.info.experiment_id, self._folder)
         if after != before:
             self._client.set_tag(self._run_id, _DESCRIPTION_TAG, after, synchronous=True)
 

@@ -69,8 +69,20 @@ class RunTarget:
     """The run that a resumed training continues, which may be the same one; None: it began with this run."""
     earlier_epoch: int = 0
     """Completed epochs when it was resumed."""
+    earlier_fit_unix_s: float = 0.0
+    """When the training that this one continues, from nothing, began to log; 0: not known."""
     started_unix_s: float = 0.0
     """When this training began to log, by which older pictures in the run are told."""
+
+    @property
+    def continues(self) -> bool:
+        """Whether it goes on with what is in this run."""
+        return self.earlier_run_id == self.run_id
+
+    @property
+    def fit_unix_s(self) -> float:
+        """When the training that logs to this run began from nothing there; 0: not known."""
+        return self.earlier_fit_unix_s if self.continues else self.started_unix_s
 
 
 class Outbox:
@@ -161,10 +173,9 @@ class Outbox:
     def version(self, name: str) -> Version | None:
         """Which file lies under a name now; None: there is none."""
         try:
-            found = self.local_path(name).stat()
+            return version_of(self.local_path(name))
         except FileNotFoundError:
             return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def remove(self, name: str, uploaded: Version) -> None:
         """Forget an artifact that has been uploaded, unless a newer one has taken its place, and empty folders."""
@@ -298,12 +309,19 @@ def _make_private(folder: Path) -> None:
 
 
 def _resumed(record: dict[str, Any]) -> dict[str, Any]:
-    """What run.json says about the run that this one continues; nothing if that is not all there."""
-    run_id, epoch, started = (record.get(name) for name in ("earlier_run_id", "earlier_epoch", "started_unix_s"))
-    named = isinstance(run_id, str) and _RUN_ID.fullmatch(run_id) is not None
-    if not named or type(epoch) is not int or type(started) is not float:
+    """When the training began, and which one it continues, by run.json; nothing if that is not all there."""
+    names = ("earlier_run_id", "earlier_epoch", "earlier_fit_unix_s", "started_unix_s")
+    run_id, epoch, fit, started = (record.get(name, 0.0) for name in names)
+    named = run_id is None or (isinstance(run_id, str) and _RUN_ID.fullmatch(run_id) is not None)
+    if not named or type(epoch) is not int or type(fit) is not float or type(started) is not float:
         return {}
-    return {"earlier_run_id": run_id, "earlier_epoch": epoch, "started_unix_s": started}
+    return dict(zip(names, (run_id, epoch, fit, started), strict=True))
+
+
+def version_of(file: Path) -> Version:
+    """Which file lies there now."""
+    found = file.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def is_artifact_name(path: str) -> bool:

@@ -7,7 +7,7 @@ overwriting newer pictures.
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from recon_worker.mlflow_log import without_its_tracebacks
 from recon_worker.mlflow_sink import MlflowSink
 from recon_worker.outbox import RunTarget, Version
 from recon_worker.reasons import reason
-from recon_worker.resumes import Resume, folder_of, note_resume
+from recon_worker.resumes import Resume, folder_of, note_training
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class RunSink:
         """Why the last failed upload failed."""
         self._target, self._connecting = target, threading.Lock()
         self._sink: MlflowSink | None = None
-        self._resumes: list[Resume] = []
+        self._resumes: Sequence[Resume] = ()
         self._lists = True
 
     def upload(self, local: Path, name: str) -> None:
@@ -112,8 +112,9 @@ class RunSink:
         with self._connecting:
             if self._sink is None:
                 client = connect(self._target)
-                self._resumes = note_resume(client, self._target, _active_run(client, self._target.run_id).data.tags)
-                self._sink = MlflowSink(client, self._target.run_id)
+                part = note_training(client, self._target, _active_run(client, self._target.run_id).data.tags)
+                self._resumes = part.resumes
+                self._sink = MlflowSink(client, self._target.run_id, part.folder)
             return self._sink
 
 

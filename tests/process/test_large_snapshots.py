@@ -8,7 +8,6 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import mlflow
 import pytest
 
 from recon_worker.backend import InlineBackend
@@ -42,7 +41,7 @@ def _slot_bytes(worker):
 
 def test_a_snapshot_that_went_through_a_file_gives_the_same_pictures(tracking, settings, mlflow_database, tmp_path):
     other = type(tracking)(mlflow_database, f"{tracking.experiment}-inline", tmp_path / "inline")
-    inline = InlineBackend(mlflow.MlflowClient(other.uri))
+    inline = InlineBackend()
     inline.start(make_run(other), SCAN, LAYOUT)
     with started(settings, make_run(tracking), SCAN) as worker:
         for epoch in (1, 2):

@@ -12,7 +12,7 @@ from recon_worker.deliveries import DESCRIPTION_NAME, Latest, Numbers, card_name
 from recon_worker.history import History
 from recon_worker.mlflow_sink import MlflowSink
 from recon_worker.outbox import RunTarget
-from recon_worker.resumes import note_resume
+from recon_worker.resumes import note_training
 from recon_worker.scales import Scales
 from tests.process.samples import make_run
 
@@ -109,7 +109,7 @@ def test_numbers_and_tags_that_fail_are_known_to_even_where_the_user_logs_asynch
     with pytest.raises(mlflow.MlflowException, match="not found"):
         MlflowSink(client, nowhere.run_id).log_numbers(Numbers(step=1, time_ms=10**12, values={"recon/a": 0.5}))
     with pytest.raises(mlflow.MlflowException, match="not found"):
-        note_resume(client, nowhere, {})
+        note_training(client, nowhere, {})
 
 
 def test_the_description_shows_the_latest_summary_and_keeps_the_users_text(target, client, tmp_path):

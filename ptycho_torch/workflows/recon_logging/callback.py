@@ -151,7 +151,9 @@ class PtychoReconLoggingCallback(Callback):
         self._backend: ReconBackend | None = None
         self._run: LoggedRun | None = None
         self._run_id: str | None = None
+        self._fit_unix_s = 0.0  # when the training that goes on here from nothing began to log
         self._earlier_run_id: str | None = None
+        self._earlier_fit_unix_s = 0.0
         self._hook_started_s = 0.0
         self._stall_s = 0.0  # time on the training thread since the last snapshot was submitted
 
@@ -168,12 +170,14 @@ class PtychoReconLoggingCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Goes into checkpoints: a resumed training keeps the colour ranges and the gallery of the run it continues."""
-        return {"run_id": self._run_id} if self._run_id is not None else {}
+        return {"run_id": self._run_id, "fit_unix_s": self._fit_unix_s} if self._run_id is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See `state_dict`. What somebody else has put there counts as absent."""
-        run_id = state_dict.get("run_id") if isinstance(state_dict, Mapping) else None
+        state = state_dict if isinstance(state_dict, Mapping) else {}
+        run_id, fit_unix_s = state.get("run_id"), state.get("fit_unix_s")
         self._earlier_run_id = run_id if isinstance(run_id, str) else None
+        self._earlier_fit_unix_s = fit_unix_s if isinstance(fit_unix_s, float) else 0.0
 
     @_guarded
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -181,12 +185,12 @@ class PtychoReconLoggingCallback(Callback):
         if stage != "fit" or not trainer.is_global_zero:
             return
         self._finish()
-        self._earlier_run_id = None
+        self._earlier_run_id, self._earlier_fit_unix_s = None, 0.0
         logger = mlflow_logger(trainer)
         if logger is None:
             _log.warning("No reconstructions are logged: the Trainer has no MLFlowLogger.")
             return
-        self._backend = InlineBackend(logger.experiment) if self.worker is None else ReconWorker(self.worker)
+        self._backend = InlineBackend() if self.worker is None else ReconWorker(self.worker)
         self._backend.launch()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -268,14 +272,19 @@ class PtychoReconLoggingCallback(Callback):
         """This run, and, if the training is resumed, the one it continues; that may be this one."""
         logger = mlflow_logger(trainer)
         assert logger is not None
+        if self._earlier_run_id is None:  # no checkpoint was loaded: what goes on is what this callback has logged
+            self._earlier_run_id, self._earlier_fit_unix_s = self._run_id, self._fit_unix_s
         self._run_id = str(logger.run_id)
-        return RunTarget(
+        target = RunTarget(
             run_id=self._run_id,
             tracking_uri=as_opened_by(logger.experiment, str(logger._tracking_uri)),
             earlier_run_id=(self._earlier_run_id or self._run_id) if trainer.global_step > 0 else None,
             earlier_epoch=trainer.current_epoch,
+            earlier_fit_unix_s=self._earlier_fit_unix_s if trainer.global_step > 0 else 0.0,
             started_unix_s=time.time(),
         )
+        self._fit_unix_s = target.fit_unix_s
+        return target
 
     @_guarded
     def _log_baseline(self, trainer: Trainer, pl_module: LightningModule) -> None:
