@@ -67,7 +67,7 @@ def fill(disk):
 
 def make_read_only(disk):
     """Where files are open for writing, as the lock is, the kernel refuses that: one more is mounted above."""
-    in_use = list(disk.glob("spool/*/outbox"))
+    in_use = [place for place in disk.glob("spool/*/*") if place.is_dir()]
     for place in in_use:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", place], check=True)
     if not in_use:
