@@ -3,10 +3,10 @@
     <spool>/<run id>/run.json              which run, on which server (never credentials); signed
                     /scan.npz              what the run's snapshots have in common
                     /raw/<generation>_epoch_<n>.snapshot     snapshots that wait to be rendered
-                    /raw/.capture_<place>.<process>          what large ones are captured in (`raw_file`)
+                    /raw/.recon-log-capture_<place>.<process>          what large ones are captured in (`raw_file`)
                     /outbox/epoch_05/stitched/amp_pred.png   artifacts that wait to be uploaded
                     /history/{scales.json,gallery.html}      what the pictures of later epochs need
-                    /.scratch.<process>/                     temporary files of who uploads, as MLflow makes them
+                    /.recon-log-scratch.<process>/           temporary files of who uploads, as MLflow makes them
                     /lock                                    held (flock) by whoever may empty the spool
 
 Files appear by rename, so a file that is there is whole. All is readable by the owner only. What is found in a spool
@@ -44,10 +44,11 @@ _ARTIFACT = re.compile(
 _EPOCH = re.compile(r"(?:^|/)epoch_(\d+)[/.]")
 _RAW = re.compile(r"\d{8}_epoch_(\d+)\.snapshot")
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_TEMPORARY = re.compile(r"\..+\.\d+")
+_PREFIX = ".recon-log-"
+_TEMPORARY = re.compile(rf"{re.escape(_PREFIX)}.+\.\d+")
 """A file that is not complete, with the process that writes it."""
-_OWN = re.compile(rf"run\.json|scan\.npz|lock|{_TEMPORARY.pattern}")
-"""Files that are not worth keeping once nothing waits: the last are what a killed process was writing."""
+_OWN = re.compile(r"run\.json|scan\.npz|lock")
+"""Files that are not worth keeping once nothing waits."""
 _DAMAGED = ".damaged"
 
 Version = tuple[int, int, int]
@@ -242,9 +243,9 @@ class Outbox:
     def sweep(self) -> None:
         """Remove what other processes were writing, and all scratch; only for who holds the spool's lock alone."""
         for place in _below(self.folder):
-            if not _TEMPORARY.fullmatch(place.name):
+            if not _is_temporary(place.name):
                 continue
-            if place.is_dir():
+            if place.is_dir() and not place.is_symlink():
                 shutil.rmtree(place)
             else:
                 place.unlink(missing_ok=True)
@@ -288,13 +289,13 @@ class Outbox:
         return not any(self._is_wanted(p.relative_to(self.folder)) for p in _below(self.folder) if not p.is_dir())
 
     def _is_wanted(self, file: Path) -> bool:
-        known = file.parts[0] == self._history.name or _OWN.fullmatch(file.name)
-        return not known and not _TEMPORARY.fullmatch(file.parts[0])
+        known = file.parts[0] == self._history.name or _OWN.fullmatch(file.name) or _is_temporary(file.name)
+        return not known and not _is_temporary(file.parts[0])
 
     def discard(self) -> None:
         """Remove the spool if nothing is left in it. Who opens it at that moment finds all of it or nothing."""
         if self.folder.is_dir() and self.is_empty:
-            doomed = self.folder.with_name(f".{self.folder.name}.{os.getpid()}")
+            doomed = _temporary(self.folder)
             self.folder.rename(doomed)
             shutil.rmtree(doomed)
 
@@ -357,7 +358,12 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def _temporary(place: Path) -> Path:
     """What a file is called until it is complete."""
-    return place.with_name(f".{place.name}.{os.getpid()}")
+    return place.with_name(f"{_PREFIX}{place.name}.{os.getpid()}")
+
+
+def _is_temporary(name: str) -> bool:
+    """Whether this program calls files so that are not complete; nothing else is swept."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def _write(place: Path, parts: Sequence[bytes | memoryview], time_s: float | None = None) -> None:

@@ -15,7 +15,7 @@ SCRIPT = REPOSITORY / "scripts" / "hpc" / "train.sbatch"
 HEAD = '#!/usr/bin/env bash\necho "$@" >> "$TRIAL/${0##*/}.said"\n'
 STAND_INS = {
     # The training: leaves something in the spool when it is told to end.
-    "srun": 'trap \'mkdir -p "$SLURM_TMPDIR/recon_spool_7"; touch "$SLURM_TMPDIR/recon_spool_7/left"; exit 0\' TERM\n'
+    "srun": "trap 'cd \"$SLURM_TMPDIR\"/recon_spool_7_*; touch left; exit 0' TERM\n"
     'echo $$ > "$TRIAL/new"; mv "$TRIAL/new" "$TRIAL/training"; while :; do sleep 0.02; done\n',
     "scancel": 'kill -TERM "$(cat "$TRIAL/training")"\n',
     "scontrol": "kill -KILL $PPID\n",  # Slurm ends a job that it queues again
@@ -29,6 +29,7 @@ class Job:
         self.folder, self.output = folder, folder / "out"
         commands = folder / "bin"
         commands.mkdir()
+        (folder / "node").mkdir()
         for name, text in STAND_INS.items():
             (commands / name).write_text(HEAD + text)
             (commands / name).chmod(0o755)
@@ -69,7 +70,7 @@ def test_when_the_time_is_over_the_training_ends_its_spool_is_kept_and_the_job_i
     assert one.said("scancel") == ["--signal=TERM 7"]
     assert one.said("scontrol") == ["requeue 7"]
     assert (one.output / "recon_spool_7_0" / "left").exists()
-    assert not (one.folder / "node" / "recon_spool_7").exists()
+    assert list((one.folder / "node").iterdir()) == []
 
 
 def test_a_cancelled_job_keeps_its_spool_and_is_not_queued_again(job):

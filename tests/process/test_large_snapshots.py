@@ -188,7 +188,7 @@ def test_sync_removes_what_a_dead_process_was_capturing(tracking, settings):
     left = {p.name for p in settings.spool_dir.rglob("*") if p.is_file() and p.stat().st_size > LAYOUT.nbytes}
 
     # Those at least: the worker of this test, too, may have been stopped while it wrote one.
-    assert left >= {f".capture.{os.getpid()}", being_written.name, "00000001_epoch_1.snapshot"}
+    assert left >= {f".recon-log-capture.{os.getpid()}", being_written.name, "00000001_epoch_1.snapshot"}
     assert sync(settings.spool_dir) == 0
     assert epochs(tracking) == {1}
     assert not any(settings.spool_dir.iterdir())

@@ -71,6 +71,19 @@ def test_temporary_files_that_a_dead_process_left_are_swept_and_what_waits_stays
     assert not outbox.is_empty
 
 
+def test_what_only_looks_like_a_temporary_file_is_not_swept(tmp_path):
+    outbox = Outbox(tmp_path / "run")
+    others = [outbox.folder / name for name in (".notes.2024", "raw/.cache.1/model", ".backup.7")]
+    ours = [outbox.folder / name for name in (".recon-log-run.json.7", "raw/.recon-log-capture_0.7")]
+    for place in (*others, *ours):
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(b"x")
+    outbox.sweep()
+
+    assert [place.exists() for place in (*others, *ours)] == 3 * [True] + 2 * [False]
+    assert not outbox.is_empty
+
+
 def test_where_the_spool_cannot_be_written_the_systems_own_place_stays(tmp_path, scratch):
     (tmp_path / "run").write_text("not a folder")
 
