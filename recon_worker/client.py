@@ -29,7 +29,7 @@ from recon_worker.queueing import advice, events_csv
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.snapshot_queue import SnapshotQueue
-from recon_worker.spool_lock import SpoolBusyError, is_alone, take_lock
+from recon_worker.spool_lock import SpoolBusyError, is_alone
 from recon_worker.standard_streams import occupy_descriptors, shows_progress
 from recon_worker.supervisor import Supervisor
 from recon_worker.sync_command import quoted, sync_command
@@ -188,6 +188,8 @@ class ReconWorker:
                 _log.warning("The end of the reconstruction logging was not as it should be.", exc_info=True)
         if self._lock >= 0:
             os.close(self._lock)
+        if self._outbox is not None:
+            self._outbox.close()
         _OPEN.discard(self)
         atexit.unregister(self.close)
 
@@ -258,8 +260,10 @@ def _open_shared(folder: Path) -> tuple[Outbox, int]:
     """A folder of the spool, made if need be, and its lock."""
     for _ in range(_OPENINGS):
         with contextlib.suppress(FileNotFoundError):  # its last user has just removed it
-            return Outbox(folder), take_lock(folder, shared=True)
-    return Outbox(folder), take_lock(folder, shared=True)
+            outbox = Outbox(folder)
+            return outbox, outbox.take_lock(shared=True)
+    outbox = Outbox(folder)
+    return outbox, outbox.take_lock(shared=True)
 
 
 _OPEN: "weakref.WeakSet[ReconWorker]" = weakref.WeakSet()

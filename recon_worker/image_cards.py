@@ -25,6 +25,8 @@ FOLDER = "images"
 """Where MLflow keeps them."""
 _SLASHES = str.maketrans("~#", "//")
 _SMALL_PX = 256
+_BOTH: dict[bool, str] = {False: "", True: ""}
+"""The files of a card that is whole, whatever they are called: a long training has many."""
 
 
 class CardClient(Protocol):
@@ -68,7 +70,7 @@ class ImageCards:
                     self._client.log_image(self._run_id, image, key=card.key, step=card.step, synchronous=True)
             elif True not in files:
                 self._add_small(local, files[False])
-            found[card] = {False: "", True: ""}
+            found[card] = _BOTH
             self._found = found
 
     def missing(self, files: Sequence[Any], cards: Collection[Card]) -> set[Card]:

@@ -22,16 +22,18 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from recon_worker.artifacts import Artifact
 from recon_worker.codec import CodecError, dump_scan, load_scan
+from recon_worker.folder_owner import why_not_ours
 from recon_worker.history import HISTORY_FILES
 from recon_worker.raw_file import RawFile
 from recon_worker.snapshot import Scan
+from recon_worker.spool_lock import take_lock
 from recon_worker.trust import is_own, signed
 from recon_worker.uris import without_credentials
 
@@ -50,6 +52,7 @@ _TEMPORARY = re.compile(rf"{re.escape(_PREFIX)}.+\.\d+")
 _OWN = re.compile(r"run\.json|scan\.npz|lock")
 """Files that are not worth keeping once nothing waits."""
 _DAMAGED = ".damaged"
+_DESCRIPTORS = Path("/proc/self/fd")
 
 Version = tuple[int, int, int]
 """Tells a file from another that has taken its name."""
@@ -57,6 +60,10 @@ Version = tuple[int, int, int]
 
 class SpoolError(ValueError):
     """A spool directory cannot be used. The message says why and what to do."""
+
+
+class SpoolGoneError(SpoolError, FileNotFoundError):
+    """There is no such folder, or not any more: another process has emptied it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,39 +94,91 @@ class RunTarget:
 
 
 class Outbox:
-    """One run's part of the spool.
+    """One run's part of the spool. It is held by a descriptor: whatever takes its name later is not written to.
 
     Args:
         folder: `<spool>/<run id>`.
         create: Make the folder if it is not there, and have it be for its owner only; else nothing is changed. Of
             `<spool>`, which may be there for other things too, nothing is changed if it is there.
+
+    Raises:
+        SpoolGoneError: It is not there.
+        SpoolError: It is a link, or somebody else's.
+        OSError: It cannot be made or opened.
     """
 
     def __init__(self, folder: Path, *, create: bool = True) -> None:
-        self.folder = folder
-        self._files, self._raw, self._history = folder / "outbox", folder / "raw", folder / "history"
+        self.folder, self._descriptor = folder, -1
         self._folders_change = threading.Lock()
         if create:
-            self._make_folders(self._files, self._raw)
+            self._make_folders("outbox", "raw")
+        else:
+            self._hold()
 
-    def _make_folders(self, *folders: Path) -> None:
-        self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for one in (self.folder, *folders):
-            _make_private(one)
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the folder; it cannot be used any more."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._use(-1)
+
+    def _hold(self) -> None:
+        """Open the folder, whose files are named by way of its descriptor from now on, where the system can do that."""
+        try:
+            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError as error:
+            raise SpoolGoneError(f"{self.folder} is not a spool: it is not there.") from error
+        except NotADirectoryError as error:
+            raise SpoolError(f"{self.folder} is a link or no folder; a spool holds files and folders.") from error
+        self.close()
+        self._use(descriptor)
+        refusal = why_not_ours(self._place)
+        if refusal:
+            raise SpoolError(f"{self.folder} cannot be used: {refusal}. Choose another spool directory.")
+
+    def _use(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._place = _DESCRIPTORS / str(descriptor) if _DESCRIPTORS.is_dir() else self.folder
+        self._files, self._raw, self._history = (self._place / name for name in ("outbox", "raw", "history"))
+
+    def _make_folders(self, *names: str) -> None:
+        """Have folders of the run be there, and the run's own, even if somebody has removed it."""
+        if self._descriptor < 0 or not os.fstat(self._descriptor).st_nlink:
+            self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            self._hold()
+        _close(os.fstat(self._descriptor).st_mode, lambda mode: os.fchmod(self._descriptor, mode))
+        for name in names:
+            _make_private(self._place / name)
+
+    def held(self, place: Path) -> Path:
+        """The name by which to open, change or remove what `place` in this folder names."""
+        return self._place / place.relative_to(self.folder)
+
+    def take_lock(self, *, shared: bool = False) -> int:
+        """See `spool_lock.take_lock`."""
+        return take_lock(self.folder, shared=shared, held=self._place)
 
     def refuse_links(self) -> None:
         """Raise SpoolError if the spool holds anything but files and folders: it could lead elsewhere."""
-        for place in (self.folder, *_below(self.folder)):
+        for place in _below(self._place):
             with contextlib.suppress(FileNotFoundError):  # another process has just uploaded it
                 mode = place.lstat().st_mode
                 if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                    raise SpoolError(f"{place} is a link or a device; a spool holds files and folders. Remove it.")
+                    named = self._named(place)
+                    raise SpoolError(f"{named} is a link or a device; a spool holds files and folders. Remove it.")
+
+    def _named(self, held: Path) -> Path:
+        """What `held` is for, as the user knows it."""
+        return self.folder / held.relative_to(self._place)
 
     def describe(self, target: RunTarget, scan: Scan) -> None:
         """Write what a later `sync` needs to know."""
         record = {"version": _VERSION, **asdict(target), "tracking_uri": without_credentials(target.tracking_uri)}
-        _write(self.folder / "run.json", [json.dumps(signed(record), indent=1).encode()])
-        _write(self.folder / "scan.npz", [dump_scan(scan)])
+        _write(self._place / "run.json", [json.dumps(signed(record), indent=1).encode()])
+        _write(self._place / "scan.npz", [dump_scan(scan)])
 
     def target(self) -> RunTarget:
         """The run that the spool is for."""
@@ -128,7 +187,7 @@ class Outbox:
     def target_and_owner(self) -> tuple[RunTarget, bool]:
         """The run that the spool is for, and whether a training of this user wrote that (`trust`)."""
         try:
-            record = json.loads((self.folder / "run.json").read_bytes())
+            record = json.loads((self._place / "run.json").read_bytes())
             version, run_id, uri = record["version"], record["run_id"], record["tracking_uri"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SpoolError(f"{self.folder} is not a spool: run.json cannot be read ({error}).") from error
@@ -144,7 +203,7 @@ class Outbox:
     def scan(self) -> Scan:
         """What the run's snapshots have in common."""
         try:
-            return load_scan((self.folder / "scan.npz").read_bytes())
+            return load_scan((self._place / "scan.npz").read_bytes())
         except (OSError, CodecError) as error:
             raise SpoolError(f"{self.folder}/scan.npz cannot be read: {error}") from error
 
@@ -157,10 +216,9 @@ class Outbox:
         """
         if not is_artifact_name(artifact.path):
             raise ValueError(f"{artifact.path!r} is not an artifact name of this program.")
-        place = self._files / artifact.path
         with self._folders_change:
-            self._make_folders(self._files, *reversed(place.parents[: len(Path(artifact.path).parents) - 1]))
-            _write(place, [artifact.data], taken_unix_s)
+            self._make_folders("outbox", *(f"outbox/{one}" for one in reversed(Path(artifact.path).parents[:-1])))
+            _write(self._files / artifact.path, [artifact.data], taken_unix_s)
 
     def artifacts(self) -> Iterator[str]:
         """Names of the artifacts that wait, oldest epoch first; what belongs to no single epoch is last."""
@@ -191,7 +249,7 @@ class Outbox:
 
     def keep_history(self, files: Mapping[str, bytes]) -> None:
         """Keep what the pictures of later epochs need (`history.History.files`)."""
-        _make_private(self._history)
+        self._make_folders("history")
         for name, content in files.items():
             _write(self._history / name, [content])
 
@@ -203,29 +261,32 @@ class Outbox:
         """Keep a snapshot (`codec.dump_snapshot`) until it is rendered."""
         place = self._raw_place(generation, epoch)
         _write(place, parts)
-        return place
+        return self._named(place)
 
     def new_raw(self, place: int | None, nbytes: int) -> RawFile:
         """A file for a snapshot whose arrays, of `nbytes`, are written in place, until `publish_raw`."""
-        return RawFile(self.capture_file(place), nbytes)
+        return RawFile(self._capture_place(place), nbytes)
 
     def capture_file(self, place: int | None) -> Path:
         """What the file of a place of the queue is called while no snapshot waits in it; None: of no place."""
+        return self._named(self._capture_place(place))
+
+    def _capture_place(self, place: int | None) -> Path:
         return _temporary(self._raw / ("capture" if place is None else f"capture_{place}"))
 
     def publish_raw(self, file: RawFile, generation: int, epoch: int, header: bytes) -> Path:
         """As `put_raw`, of a file whose arrays are complete; `header`: of `codec.snapshot_header`."""
         place = self._raw_place(generation, epoch)
         file.publish(place, header)
-        return place
+        return self._named(place)
 
     def free_raw(self, raw: Path, place: int | None) -> None:
         """A snapshot file is not needed any more: it is removed, or the place's to capture into."""
         with contextlib.suppress(FileNotFoundError):
             if place is None:
-                raw.unlink()
+                self.held(raw).unlink()
             else:
-                raw.rename(self.capture_file(place))
+                self.held(raw).rename(self._capture_place(place))
 
     def _raw_place(self, generation: int, epoch: int) -> Path:
         return self._raw / f"{generation:08d}_epoch_{epoch}.snapshot"
@@ -235,14 +296,14 @@ class Outbox:
 
         On a full disk the system's own place stays.
         """
-        folder = _temporary(self.folder / "scratch")
+        folder = _temporary(self._place / "scratch")
         with contextlib.suppress(OSError):
             _make_private(folder)
             tempfile.tempdir = str(folder)
 
     def sweep(self) -> None:
         """Remove what other processes were writing, and all scratch; only for who holds the spool's lock alone."""
-        for place in _below(self.folder):
+        for place in _below(self._place):
             if not _is_temporary(place.name):
                 continue
             if place.is_dir() and not place.is_symlink():
@@ -253,7 +314,7 @@ class Outbox:
     def raw(self) -> list[Path]:
         """Snapshot files that wait to be rendered, oldest first."""
         found = self._raw.glob("*.snapshot")
-        return sorted(p for p in found if _RAW.fullmatch(p.name) and p.is_file() and not p.is_symlink())
+        return sorted(self._named(p) for p in found if _RAW.fullmatch(p.name) and p.is_file() and not p.is_symlink())
 
     def raw_generations(self) -> dict[int, Path]:
         """The same by generation."""
@@ -270,23 +331,25 @@ class Outbox:
 
     def set_aside(self, raw: Path) -> Path:
         """Keep a snapshot file that cannot be rendered, under a name that is not tried again."""
-        return raw.rename(raw.with_name(raw.name + _DAMAGED))
+        kept = raw.with_name(raw.name + _DAMAGED)
+        self.held(raw).rename(self.held(kept))
+        return kept
 
     def take_back_damaged(self) -> None:
         """Have the snapshot files that were set aside wait again, beside those of the same name, if there are any."""
         for one in self.damaged():
-            place = one.with_name(one.name.removesuffix(_DAMAGED))
+            place = self.held(one.with_name(one.name.removesuffix(_DAMAGED)))
             if not place.exists():
-                one.rename(place)
+                self.held(one).rename(place)
 
     def damaged(self) -> list[Path]:
         """Snapshot files that were set aside."""
-        return sorted(self._raw.glob(f"*{_DAMAGED}"))
+        return sorted(map(self._named, self._raw.glob(f"*{_DAMAGED}")))
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is left that anyone could want."""
-        return not any(self._is_wanted(p.relative_to(self.folder)) for p in _below(self.folder) if not p.is_dir())
+        return not any(self._is_wanted(p.relative_to(self._place)) for p in _below(self._place) if not p.is_dir())
 
     def _is_wanted(self, file: Path) -> bool:
         known = file.parts[0] == self._history.name or _OWN.fullmatch(file.name) or _is_temporary(file.name)
@@ -294,19 +357,32 @@ class Outbox:
 
     def discard(self) -> None:
         """Remove the spool if nothing is left in it. Who opens it at that moment finds all of it or nothing."""
-        if self.folder.is_dir() and self.is_empty:
+        if self._has_its_name() and self.is_empty:
             doomed = _temporary(self.folder)
             self.folder.rename(doomed)
-            shutil.rmtree(doomed)
+            for place in self._place.iterdir():
+                shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
+            doomed.rmdir()
+
+    def _has_its_name(self) -> bool:
+        """Whether its name still names this folder: it may have been removed, or something else put there."""
+        with contextlib.suppress(OSError):
+            return os.path.samestat(self.folder.lstat(), os.fstat(self._descriptor))
+        return False
 
 
 def _make_private(folder: Path) -> None:
     """Have a folder be there, for its owner only, whatever the umask says."""
     folder.mkdir(mode=0o700, exist_ok=True)
     mode = folder.lstat().st_mode
-    if stat.S_ISDIR(mode) and mode & 0o777 != 0o700:  # what a link leads to is not ours to change
+    if stat.S_ISDIR(mode):  # what a link leads to is not ours to change
+        _close(mode, folder.chmod)
+
+
+def _close(mode: int, change: Callable[[int], None]) -> None:
+    if mode & 0o777 != 0o700:
         with contextlib.suppress(OSError):  # somebody else's, read-only, or of a file system that has no such modes
-            folder.chmod(stat.S_IMODE(mode) & ~0o777 | 0o700)
+            change(stat.S_IMODE(mode) & ~0o777 | 0o700)
 
 
 def _resumed(record: dict[str, Any]) -> dict[str, Any]:

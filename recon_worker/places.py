@@ -180,4 +180,4 @@ class Places:
             slot.close()
         if self._outbox is not None:
             for place in (None, *range(self.depth)):
-                self._outbox.capture_file(place).unlink(missing_ok=True)
+                self._outbox.held(self._outbox.capture_file(place)).unlink(missing_ok=True)

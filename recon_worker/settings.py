@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from recon_worker.folder_owner import why_not_ours
+
 MAX_DEPTH = 64
 """Places of the queue at most: a worker that is so far behind does not catch up. Each takes a descriptor."""
 MAX_AUTO_DEPTH = 16
@@ -92,6 +94,9 @@ class WorkerSettings:
         if self.depth is not None and not 1 <= self.depth <= MAX_DEPTH:
             raise ValueError(f"depth is {self.depth}; allowed: 1 to {MAX_DEPTH}, or None to let it adapt.")
         object.__setattr__(self, "spool_dir", self.spool_dir.absolute())  # whatever the working directory is later
+        refusal = why_not_ours(self.spool_dir, shared=True) if self.spool_dir.is_dir() else None
+        if refusal:
+            raise ValueError(f"spool_dir {self.spool_dir} cannot be used: {refusal}. Choose a folder of your own.")
 
     @property
     def min_depth(self) -> int:

@@ -28,20 +28,21 @@ class SpoolBusyError(RuntimeError):
     """Another process is at work on the spool."""
 
 
-def take_lock(folder: Path, *, shared: bool = False) -> int:
+def take_lock(folder: Path, *, shared: bool = False, held: Path | None = None) -> int:
     """Take the spool; closing the descriptor gives it back.
 
     Args:
         folder: `<spool>/<run id>`.
         shared: Take it beside others that share it; else alone. Where the file system cannot lock, a warning is logged
             once, and nothing is locked.
+        held: Another name of the folder, by which to open it.
 
     Raises:
         SpoolBusyError: Another process has it.
         OSError: The file system cannot lock, and it was to be taken alone.
         FileNotFoundError: The spool is gone: another process has emptied it.
     """
-    place = folder / "lock"
+    place = (held or folder) / "lock"
     descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         try:

@@ -172,7 +172,7 @@ class _Renderer:
         """Render the snapshot that is named, or what comes last."""
         assert self._scan is not None
         if "raw" in message:
-            raw = Path(message["raw"])
+            raw = outbox.held(Path(message["raw"]))
             made, taken_unix_s = pictures(self._scan, raw, self._history), raw.stat().st_mtime
         else:
             made, taken_unix_s = list(finish(self._history)), message["finish"]

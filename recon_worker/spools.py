@@ -63,15 +63,14 @@ def _is_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in _PARTS)
 
 
-def checked(folder: Path) -> tuple[Outbox, RunTarget, bool]:
-    """A run's spool, unchanged, its target, and whether this user's training wrote that (`trust`).
+def checked(outbox: Outbox) -> tuple[RunTarget, bool]:
+    """A spool's target, and whether this user's training wrote that (`trust`). The spool is not changed.
 
     Raises:
         SpoolError: It holds links, is of another version, or does not say which run it is for.
     """
-    outbox = Outbox(folder, create=False)
     outbox.refuse_links()
-    return outbox, *outbox.target_and_owner()
+    return outbox.target_and_owner()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +112,8 @@ def status(folder: Path, tracking_uri: str | None = None) -> SpoolStatus:
     Raises:
         SpoolError: See `checked`.
     """
-    outbox, target, own = checked(folder)
+    outbox = Outbox(folder, create=False)
+    target, own = checked(outbox)
     raw, damaged = outbox.raw(), outbox.damaged()
     artifacts = [outbox.local_path(name) for name in outbox.artifacts()]
     born = list(_times([*raw, *damaged, *artifacts]))
@@ -200,13 +200,14 @@ def render_to(folder: Path, out: Path) -> tuple[int, list[Failure]]:
     Raises:
         SpoolError: See `checked`, or the scan cannot be read.
     """
-    outbox, _, _ = checked(folder)
+    outbox = Outbox(folder, create=False)
+    checked(outbox)
     names, failures, history = set[str](), list[Failure](), history_of_spool(outbox) or History()
     for name in filter(is_file, outbox.artifacts()):
         with contextlib.suppress(FileNotFoundError):
             names.add(_write(out, Artifact(name, outbox.local_path(name).read_bytes())))
     for raw in outbox.raw():
-        for made in _pictures_or_shortage(outbox.scan(), raw, history):
+        for made in _pictures_or_shortage(outbox.scan(), outbox.held(raw), history):
             if isinstance(made, Failure):
                 failures.append(made)
             elif is_file(made.path):

@@ -22,7 +22,7 @@ from recon_worker.exit_code import ExitCode
 from recon_worker.mlflow_environment import for_uploads
 from recon_worker.outbox import Outbox, RunTarget, SpoolError
 from recon_worker.run_sink import RunSink
-from recon_worker.spool_lock import SpoolBusyError, take_lock
+from recon_worker.spool_lock import SpoolBusyError
 from recon_worker.spool_renderer import CrashError, ShortageError, SpoolRenderer
 from recon_worker.spools import checked
 from recon_worker.standard_streams import shows_progress
@@ -76,10 +76,14 @@ def sync(
 
 def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget, *, retry_damaged: bool) -> ExitCode:
     try:
-        lock = take_lock(folder)
+        outbox = Outbox(folder, create=False)
+        lock = outbox.take_lock()
     except FileNotFoundError:
         print(f"{folder}: another process has just finished it; nothing is left")
         return ExitCode.DONE
+    except SpoolError as error:
+        _log.error("%s", error)
+        return ExitCode.ERROR
     except SpoolBusyError as error:
         _log.error("%s", error)
         return ExitCode.BUSY
@@ -87,7 +91,7 @@ def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget, *, retry_d
         _log.error("%s cannot be locked, so nothing is uploaded from it: %s", folder, error)
         return ExitCode.ERROR
     try:
-        outbox, target, own = checked(folder)
+        target, own = checked(outbox)
         refusal = why_refused(target.tracking_uri, own=own or tracking_uri is not None)
         if refusal:
             raise SpoolError(f"Nothing is uploaded from {folder}: {refusal}")
@@ -167,7 +171,7 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool
                     one.name, len(failures), failures[0].path, failures[0].reason, outbox.set_aside(one).name,
                 )  # fmt: skip
             else:
-                one.unlink()
+                outbox.held(one).unlink()
                 rendered += 1
         _render_end(renderer, taken_unix_s)
     return rendered, short

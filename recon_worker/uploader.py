@@ -170,6 +170,8 @@ class Uploader:
             with self._lock:
                 self._unsent[generation, _folder(name)] -= 1
                 last = not self._unsent[generation, _folder(name)]
+                if last:
+                    del self._unsent[generation, _folder(name)]
                 sent = self._sent.pop((generation, _folder(name)), {}) if last else {}
             if not last or self._count_down(generation, self._read_back(generation, sent)) > 1:
                 self._tell_aside(generation)
@@ -299,7 +301,10 @@ class Uploader:
     def _count_down(self, generation: int, by: int = 1) -> int:
         with self._lock:
             self._left[generation] -= by
-            return self._left[generation]
+            left = self._left[generation]
+            if not left:
+                del self._left[generation]  # a long training has many
+            return left
 
     def _retrying(self, what: tenacity.retry_base | None = None) -> tenacity.Retrying:
         return tenacity.Retrying(

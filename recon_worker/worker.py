@@ -81,16 +81,16 @@ class Worker:
                 self._run.uploader.stop()
 
     def _handle(self, message: Message) -> None:
-        if message["do"] == "reserve":
-            self._reserve(message["slots"], [Path(name) for name in message["files"]], message["nbytes"])
-        elif message["do"] == "setup":
+        if message["do"] == "setup":
             self._set_up().upload_again(message["unlogged"])
         else:
             assert self._run is not None
             self._handle_of_run(self._run, message)
 
     def _handle_of_run(self, run: WorkerRun, message: Message) -> None:
-        if message["do"] == "finish":
+        if message["do"] == "reserve":
+            self._reserve(run, message["slots"], [Path(name) for name in message["files"]], message["nbytes"])
+        elif message["do"] == "finish":
             run.finish_for(message["generation"], message["names"])
         elif message["do"] == "retry":
             run.uploader.try_again()
@@ -101,7 +101,7 @@ class Worker:
             run.remember(message)
             run.do_file(message["generation"], Path(message["path"]))
 
-    def _reserve(self, slots: list[int], files: list[Path], nbytes: int) -> None:
+    def _reserve(self, run: WorkerRun, slots: list[int], files: list[Path], nbytes: int) -> None:
         """Have the memory and the files of the queue ready before the first snapshot needs them."""
         for number in slots:
             with contextlib.suppress(OSError):
@@ -110,7 +110,7 @@ class Worker:
             self._say_alive()
         for file in files:
             with contextlib.suppress(OSError):  # whoever captures into it will say what is wrong
-                make_ready(file, nbytes, self._say_alive)
+                make_ready(run.outbox.held(file), nbytes, self._say_alive)
         self._channel.send(**{"is": "reserved"})
 
     def _say_alive(self) -> None:
@@ -159,7 +159,7 @@ class Worker:
             else:
                 self._do_slot(run, in_memory[generation], generation)
         for generation in on_disk.keys() & run.done:
-            on_disk[generation].unlink(missing_ok=True)
+            run.outbox.held(on_disk[generation]).unlink(missing_ok=True)
 
     def _do_slot(self, run: WorkerRun, number: int, generation: int) -> None:
         run.do(generation, lambda: self._from_slot(number, generation))

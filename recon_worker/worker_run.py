@@ -21,7 +21,7 @@ from recon_worker.outbox import Outbox, RunTarget, epoch_of
 from recon_worker.run_sink import connect
 from recon_worker.shortages import is_shortage
 from recon_worker.snapshot import Snapshot
-from recon_worker.spool_lock import is_alone, take_lock
+from recon_worker.spool_lock import is_alone
 from recon_worker.uploader import ArtifactSink, Uploader, upload_threads
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class WorkerRun:
         record, self._scan = load_brief(brief)
         self._target = RunTarget(**record["target"])
         self.outbox = Outbox(Path(record["folder"]))
-        self._lock = take_lock(self.outbox.folder, shared=True)
+        self._lock = self.outbox.take_lock(shared=True)
         self.outbox.take_scratch()
         self._sink = make_sink(self._target)
         threads = upload_threads(self._target.tracking_uri)
@@ -83,7 +83,7 @@ class WorkerRun:
 
         One that could not be rendered whole is kept under another name, unless the machine is to blame.
         """
-        if self.do(generation, lambda: read_snapshot(path)):
+        if self.do(generation, lambda: read_snapshot(self.outbox.held(path))):
             try:
                 self.outbox.set_aside(path)
             except OSError as error:

@@ -166,6 +166,13 @@ def make_recon_callback(config: RunConfig) -> PtychoReconLoggingCallback:
 
 
 def _worker_settings(config: RunConfig) -> WorkerSettings:
+    try:
+        return _as_worker_settings(config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _as_worker_settings(config: RunConfig) -> WorkerSettings:
     execution, depth = config.execution, config.execution.recon_log_queue_depth
     gib = execution.recon_log_queue_gib
     return WorkerSettings(

@@ -359,7 +359,7 @@ def test_other_files_in_a_spool_are_neither_uploaded_nor_removed(tracking, outbo
 
 
 def test_what_a_killed_writer_left_half_written_goes_with_the_folder(outbox):
-    (outbox.folder / "raw" / ".00000007_epoch_7.snapshot.4711").write_bytes(b"half")
+    (outbox.folder / "raw" / ".recon-log-00000007_epoch_7.snapshot.4711").write_bytes(b"half")
 
     assert main(["sync", str(outbox.folder)]) == DONE
 

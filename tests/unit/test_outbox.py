@@ -1,13 +1,14 @@
 """Who may look into a spool, and what is not worth keeping in it."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from recon_worker.artifacts import Artifact
-from recon_worker.outbox import Outbox
+from recon_worker.outbox import Outbox, SpoolError
 
 
 @pytest.fixture(params=[0, 0o002, 0o277], ids=oct)
@@ -55,7 +56,7 @@ def test_temporary_files_lie_in_the_spool_and_keep_nobody_from_removing_it(tmp_p
     (place / "image").mkdir()
     (place / "image" / "summary.png").write_bytes(b"x")
 
-    assert place.parent == outbox.folder
+    assert place.parent.samefile(outbox.folder)
     assert outbox.is_empty
     outbox.discard()
     assert not outbox.folder.exists()
@@ -85,6 +86,49 @@ def test_what_only_looks_like_a_temporary_file_is_not_swept(tmp_path):
 
 
 def test_where_the_spool_cannot_be_written_the_systems_own_place_stays(tmp_path, scratch):
-    (tmp_path / "run").write_text("not a folder")
+    outbox = Outbox(tmp_path / "run")
+    shutil.rmtree(outbox.folder)
 
-    assert scratch(Outbox(tmp_path / "run", create=False)) == Path(os.environ.get("TMPDIR", "/tmp"))
+    assert scratch(outbox) == Path(os.environ.get("TMPDIR", "/tmp"))
+
+
+@pytest.fixture
+def swapped(tmp_path):
+    """An outbox whose folder was renamed, and a link put in its place; where the link leads."""
+    outbox, stranger = Outbox(tmp_path / "run"), tmp_path / "stranger"
+    outbox.put(Artifact("epoch_01/summary.png", b"ours"))
+    for name in ("outbox/epoch_01/summary.png", "raw/00000001_epoch_1.snapshot", ".recon-log-x.7", "run.json"):
+        (stranger / name).parent.mkdir(parents=True, exist_ok=True)
+        (stranger / name).write_bytes(b"precious")
+    outbox.folder.rename(tmp_path / "moved")
+    outbox.folder.symlink_to(stranger)
+    return outbox, stranger
+
+
+def test_what_takes_the_name_of_a_spool_is_neither_written_to_nor_removed(swapped, tmp_path):
+    outbox, stranger = swapped
+    before = {p: p.read_bytes() for p in stranger.rglob("*") if p.is_file()}
+
+    outbox.put(Artifact("epoch_02/summary.png", b"ours"))
+    raw = outbox.put_raw(1, 1, [b"ours"])
+    outbox.free_raw(raw, None)
+    outbox.set_aside(outbox.put_raw(2, 2, [b"ours"]))
+    outbox.new_raw(0, 100).discard()
+    os.close(outbox.take_lock())
+    outbox.sweep()
+    for name in list(outbox.artifacts()):
+        outbox.remove(name, outbox.version(name))
+    outbox.discard()
+
+    assert {p: p.read_bytes() for p in stranger.rglob("*") if p.is_file()} == before
+    assert [p.name for p in (tmp_path / "moved" / "raw").iterdir()] == ["00000002_epoch_2.snapshot.damaged"]
+    with pytest.raises(SpoolError, match="is a link"):
+        Outbox(outbox.folder)
+
+
+def test_a_spool_that_somebody_has_removed_is_made_again(tmp_path):
+    outbox = Outbox(tmp_path / "run")
+    shutil.rmtree(outbox.folder)
+    outbox.put(Artifact("epoch_01/summary.png", b"x"))
+
+    assert [p.name for p in outbox.folder.rglob("*.png")] == ["summary.png"]

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -198,3 +199,26 @@ def test_what_is_not_there_after_its_upload_is_sent_again_and_at_last_kept(outbo
     _wait(done, 1)
     uploader.stop()
     assert (list(outbox.artifacts()), uploader.arrived) == ([], 4)
+
+
+def _entries(uploader):
+    """How much it has noted, whatever about."""
+    return sum(len(value) for value in vars(uploader).values() if hasattr(value, "__len__"))
+
+
+def test_what_is_uploaded_is_forgotten(outbox):
+    done = threading.Semaphore(0)
+    uploader = Uploader(outbox, _Keeping(), 2, lambda generation: done.release())
+
+    def upload(generations):
+        for generation in generations:
+            name = f"epoch_{generation:02d}/summary.png"
+            outbox.put(Artifact(name, b"png"))
+            uploader.add(generation, [name])
+        _wait(done, len(generations))
+        while not uploader.idle:
+            time.sleep(0.01)
+        return _entries(uploader)
+
+    assert upload(range(10, 20)) == upload(range(20, 60))
+    uploader.stop()

@@ -1,0 +1,112 @@
+"""Does the worker's memory grow? A real worker renders and uploads many events of a small network, to MLflow on SQLite.
+
+    python scripts/benchmarks/worker_memory.py [--events 500]
+
+Every few events, when all of them are in MLflow: what the worker has of its own (anonymous memory, by the kernel's
+count), what the training process has, and how large the gallery is, whose pictures the worker keeps in memory.
+The last lines say by how much both grew in the second half, in which the gallery has reached its limit.
+"""
+
+import argparse
+import re
+import tempfile
+import time
+from pathlib import Path
+
+import mlflow
+import numpy as np
+
+from recon_worker.client import ReconWorker
+from recon_worker.outbox import RunTarget
+from recon_worker.settings import WorkerSettings
+from recon_worker.snapshot import PositionGeometry, Scan, Snapshot, SnapshotLayout
+from recon_worker.stitching import crop_to_footprint
+
+N_PX, CROP_PX, STEP_PX, PER_AXIS, FIXED = 64, 32, 9.3, 6, 2
+SAMPLES = PER_AXIS**2
+FLUSH_S = 600.0
+
+
+def make_scan() -> Scan:
+    """A raster of positions over an object of random values."""
+    rng = np.random.default_rng(0)
+    line = N_PX / 2 + 4 + STEP_PX * np.arange(PER_AXIS)
+    geometry = PositionGeometry(
+        patch_px=N_PX, crop_px=CROP_PX, positions_px=np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 1, 2)
+    )
+    side = int(line[-1]) + N_PX
+    true = (rng.uniform(0.5, 1, (side, side)) * np.exp(1j * rng.uniform(-1, 1, (side, side)))).astype(np.complex64)
+    patches = rng.uniform(0.1, 1, (3, FIXED, N_PX, N_PX)).astype(np.float32)
+    return Scan(
+        fixed_indices=tuple(range(FIXED)),
+        observed_diffraction=patches[0],
+        label_amp=patches[1],
+        label_phase=patches[2],
+        geometry=geometry,
+        ground_truth=(crop_to_footprint(geometry, true),),
+    )
+
+
+def log(worker: ReconWorker, layout: SnapshotLayout, epoch: int) -> None:
+    """Predictions that differ from epoch to epoch, so that no picture is like another."""
+    arrays, rng = worker.acquire(layout), np.random.default_rng(epoch)
+    for values in (
+        arrays.fixed_amp,
+        arrays.fixed_phase,
+        arrays.fixed_diffraction,
+        arrays.stitch_amp,
+        arrays.stitch_phase,
+    ):
+        values[...] = rng.uniform(0.1, 1, values.shape)
+    arrays.fixed_filled[:] = arrays.stitch_filled[:] = True
+    now_s = time.time()
+    worker.submit(
+        Snapshot(epoch=epoch, step=epoch, arrays=arrays, has_diffraction=True, created_unix_s=now_s, stall_s=0.0)
+    )
+
+
+def anonymous_mib(pid: int | str) -> float:
+    """Memory that a process has of its own, without files and what it shares."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    found = re.search(r"^Pss_Anon:\s+(\d+)", text, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def measure(events: int, every: int) -> list[tuple[int, float, float]]:
+    """(events, MiB of the worker, MiB of this process), every few events."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
+        uri = f"sqlite:///{folder}/mlflow.db"
+        client = mlflow.MlflowClient(uri)
+        experiment = client.create_experiment("memory", artifact_location=Path(folder, "artifacts").as_uri())
+        target = RunTarget(run_id=client.create_run(experiment).info.run_id, tracking_uri=uri)
+        scan = make_scan()
+        layout = SnapshotLayout(n_fixed=FIXED, patch_px=N_PX, n_stitch=SAMPLES, channels=1, crop_px=CROP_PX)
+        settings = WorkerSettings(spool_dir=Path(folder, "spool"), overflow="block", flush_timeout_s=FLUSH_S)
+        with ReconWorker(settings) as worker:
+            worker.start(target, scan, layout)
+            for epoch in range(1, events + 1):
+                log(worker, layout, epoch)
+                if epoch % every == 0 and worker.flush(FLUSH_S):
+                    gallery = Path(folder, "spool", target.run_id, "history", "gallery.html").stat().st_size / 2**20
+                    rows.append((epoch, anonymous_mib(worker.pid), anonymous_mib("self")))
+                    print(f"| {epoch:6} | {rows[-1][1]:10.1f} | {rows[-1][2]:12.1f} | {gallery:11.2f} |", flush=True)
+    return rows
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--events", type=int, default=500, help="default: %(default)s")
+    parser.add_argument("--every", type=int, default=25, help="events between two rows (default: %(default)s)")
+    arguments = parser.parse_args()
+    print("| events | worker MiB | training MiB | gallery MiB |\n|---|---|---|---|")
+    rows = measure(arguments.events, arguments.every)
+    half = [row for row in rows if row[0] >= arguments.events / 2]
+    print(f"\nFrom event {half[0][0]} to {half[-1][0]}: worker {half[-1][1] - half[0][1]:+.1f} MiB, ", end="")
+    print(f"training {half[-1][2] - half[0][2]:+.1f} MiB.")
+
+
+if __name__ == "__main__":
+    main()

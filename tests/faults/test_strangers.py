@@ -1,0 +1,61 @@
+"""A second user, whom the folders above the spool belong to, or the spool itself."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from recon_worker.settings import WorkerSettings
+from tests.faults.harness import FLUSH_S, epochs, nothing_left_behind, started, wait_until  # noqa: F401
+from tests.process.samples import layout_of, log_epoch, make_run, make_scan
+
+STRANGER = 65534
+pytestmark = [
+    pytest.mark.timeout(200),
+    pytest.mark.usefixtures("nothing_left_behind"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users"),
+]
+SWAP = 'mv "$1" "$1-moved" && ln -s "$2" "$1"'
+
+
+@pytest.fixture
+def place():
+    """A folder of the stranger's that both can reach."""
+    folder = Path(tempfile.mkdtemp(prefix="recon-log-test-", dir="/tmp"))  # which both can reach
+    folder.chmod(0o755)
+    os.chown(folder, STRANGER, STRANGER)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_spool_directory_of_somebody_else_is_refused_before_training(place):
+    with pytest.raises(ValueError, match=r"spool_dir .* cannot be used: it belongs to the user .*Choose a folder of"):
+        WorkerSettings(spool_dir=place)
+
+
+def test_a_directory_like_tmp_is_no_danger_and_one_that_is_not_there_yet_neither(place):
+    WorkerSettings(spool_dir=place / "spool")
+    place.chmod(0o1777)
+    WorkerSettings(spool_dir=place)
+
+
+def test_a_link_that_the_owner_of_the_parent_puts_in_the_spools_place_leads_nowhere(place, tracking):
+    scan, spool, precious = make_scan(6, 1, truth=False), place / "spool", place.with_name(place.name + "-precious")
+    target = make_run(tracking)
+    (precious / target.run_id / "outbox").mkdir(parents=True)
+    (precious / target.run_id / "outbox" / ".recon-log-notes.2024").write_text("mine")
+    worker = started(WorkerSettings(spool_dir=spool, flush_timeout_s=FLUSH_S), target, scan)
+    try:
+        log_epoch(worker, layout_of(scan), 1)
+        wait_until(lambda: worker.stats.logged == 1)
+        subprocess.run(["sh", "-c", SWAP, "sh", spool, precious], cwd="/", user=STRANGER, group=STRANGER, check=True)
+        log_epoch(worker, layout_of(scan), 2)
+        worker.close(FLUSH_S)
+
+        assert (worker.stats.logged, worker.stats.restarts, epochs(tracking)) == (2, 0, {1, 2})
+        assert [p.name for p in precious.rglob("*") if p.is_file()] == [".recon-log-notes.2024"]
+    finally:
+        shutil.rmtree(precious)
