@@ -24,6 +24,8 @@ from recon_worker.slots import create_memory, read_all
 _STDERR_CHARACTERS = 600
 """Of what led to the exception."""
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Warning)\b")
+LOCK, HURRY = b"L", b"!"
+"""What the worker is told beside its pipe, which it does not read while it works."""
 _EXIT_WAIT_S = 2.0
 _MESSAGE_WAIT_S = 1.5
 """A message that has begun must be over after this time, in either direction: a stopped process must stop nobody."""
@@ -76,7 +78,12 @@ class WorkerProcess:
     def hand_over(self, lock: int) -> None:
         """Have the worker hold a lock, by its descriptor, from now on: even if it is stopped, and never looks at it."""
         with contextlib.suppress(OSError):  # it is dead
-            socket.send_fds(self._handover, [b"lock"], [lock])  # what is on its way is held like an open file
+            socket.send_fds(self._handover, [LOCK], [lock])  # what is on its way is held like an open file
+
+    def hurry(self) -> None:
+        """Have the worker no longer step back for other processes."""
+        with contextlib.suppress(OSError):
+            self._handover.send(HURRY, socket.MSG_DONTWAIT)
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Tell the worker. A dead one is noticed by `receive`.

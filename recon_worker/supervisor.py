@@ -58,7 +58,7 @@ class Supervisor:
         self._heard_s = self._ready_s = 0.0
         self._deaths = 0
         self._earlier_retries = 0
-        self._stopping = False
+        self._stopping = self._hurried = False
         self._thread = threading.Thread(target=self._serve, name="recon-log-dispatcher", daemon=True)
 
     @property
@@ -115,6 +115,13 @@ class Supervisor:
             if self._ready and self._queue.reconsider():
                 self._to_say.append({"do": "retry"})
         self.wake()
+
+    def hurry(self) -> None:
+        """The training is over, and waits: have this worker, and those to come, not step back for other processes."""
+        with self._queue.changed:
+            self._hurried = True
+            if self._process is not None:
+                self._process.hurry()
 
     def stop(self) -> None:
         """End the thread and the worker; what the worker has not uploaded stays in the outbox."""
@@ -273,6 +280,8 @@ class Supervisor:
                 if lock is None:  # introduced meanwhile
                     process.hand_over(self._lock)
                 note_worker(self._lock, process.pid)
+            if self._hurried:
+                process.hurry()
 
 
 def allowed_silence_s(silence_s: float, nbytes: int) -> float:
