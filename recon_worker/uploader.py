@@ -27,8 +27,8 @@ from recon_worker.reasons import failure_of
 _log = logging.getLogger(__name__)
 
 _REMOTE = ("http://", "https://", "databricks")
-MAX_UPLOAD_THREADS = 8
-"""At a time."""
+MAX_UPLOAD_THREADS = 9
+"""At a time: eight, and one more for the looks at what has arrived, which are every tenth request."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
 _REFUSED_WAIT_S = 30.0
 _POLL_S = 0.2
