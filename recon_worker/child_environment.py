@@ -75,4 +75,5 @@ def child_environment(parent: Mapping[str, str], path: Sequence[str]) -> dict[st
         if name in _PASSED or name in more or name.startswith(_PASSED_PREFIXES)
     }
     folders = [str(folder) for folder in path if os.path.isabs(folder)]  # noqa: PTH117 - entries are text
-    return {**_DEFAULTS, **passed, **_SET, PATH: json.dumps(folders)}
+    mode = {"PYTHONUTF8": "1"} if sys.flags.utf8_mode else {}  # -X utf8 is not in the environment
+    return {**_DEFAULTS, **passed, **mode, **_SET, PATH: json.dumps(folders)}

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
+from recon_worker.databases import with_absolute_path
 from recon_worker.exit_code import ExitCode
 from recon_worker.messages import message_log
 from recon_worker.standard_streams import occupy_descriptors, print_whatever_it_is
@@ -124,7 +125,7 @@ def _plain_uri(text: str) -> str:
             "the URI without them here, and user and password in MLFLOW_TRACKING_USERNAME and _PASSWORD, or all of it "
             "in MLFLOW_TRACKING_URI."
         )
-    return text
+    return with_absolute_path(text)
 
 
 def _seconds(text: str) -> float:

@@ -17,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from recon_worker.artifacts import Failure
+from recon_worker.databases import with_absolute_path
 from recon_worker.exit_code import ExitCode
 from recon_worker.messages import message_log
 from recon_worker.mlflow_environment import for_uploads
@@ -111,7 +112,7 @@ def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget, *, retry_d
 
 def _uri(uri: str) -> str:
     """With the credentials that MLFLOW_TRACKING_URI gives for that server, if it does."""
-    from_environment = os.environ.get("MLFLOW_TRACKING_URI", "")
+    from_environment = with_absolute_path(os.environ.get("MLFLOW_TRACKING_URI", ""))
     return from_environment if without_credentials(from_environment) == uri else uri
 
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recon_worker.databases import is_sqlite
+from recon_worker.databases import is_sqlite, with_absolute_path
 from recon_worker.messages import message_log
 from recon_worker.uris import shown, without_credentials
 
@@ -144,7 +144,7 @@ def why_refused(uri: str, *, own: bool) -> str | None:
 
 def _is_named_by_user(uri: str) -> bool:
     """Whether it is the server of MLFLOW_TRACKING_URI."""
-    named = without_credentials(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    named = without_credentials(with_absolute_path(os.environ.get("MLFLOW_TRACKING_URI", "")))
     server = _server(uri)
     return uri == named or (server is not None and server == _server(named))
 
