@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ from pathlib import Path
 from recon_worker.channel import Channel, Message, PipeHandler
 from recon_worker.codec import CodecError, dump_snapshot, parse_header
 from recon_worker.outbox import Outbox, RunTarget
+from recon_worker.process import take_over
 from recon_worker.raw_file import make_ready
 from recon_worker.run_sink import RunSink
 from recon_worker.slots import Slot, SlotContent, read_all
@@ -43,8 +45,8 @@ class Worker:
 
     Args:
         channel: The pipe.
-        handover: Descriptor of a socket in which the spool's lock comes. Until this process takes the lock itself, that
-            is enough to hold it.
+        handover: Descriptor of a socket in which the spool's lock and folder come. Until this process takes the lock
+            itself, that is enough to hold it.
         brief: Shared memory with what there is to know about the run (`codec.dump_brief`).
         slots: The queue's memory.
         make_sink: Makes what uploads; called before it is needed, so it should not connect yet.
@@ -117,8 +119,11 @@ class Worker:
         self._channel.send(**{"is": "alive"})
 
     def _set_up(self) -> WorkerRun:
-        self._run = WorkerRun(read_all(self._brief), self._channel, self._make_sink)
-        os.close(self._handover)
+        with socket.socket(fileno=self._handover) as handover:
+            lock, folder = take_over(handover) or (None, None)
+        self._run = WorkerRun(read_all(self._brief), self._channel, self._make_sink, folder)
+        if lock is not None:
+            os.close(lock)
         return self._run
 
     def _from_slot(self, number: int, generation: int) -> Snapshot:

@@ -44,13 +44,16 @@ class WorkerRun:
         brief: What there is to know about the run (`codec.dump_brief`).
         channel: The pipe.
         make_sink: Makes what uploads; it should not connect before it is used.
+        folder: Descriptor of the spool's folder, of this object from now on; None: the folder is opened by its name.
     """
 
-    def __init__(self, brief: bytes, channel: Channel, make_sink: Callable[[RunTarget], Sink]) -> None:
+    def __init__(
+        self, brief: bytes, channel: Channel, make_sink: Callable[[RunTarget], Sink], folder: int | None = None
+    ) -> None:
         self._channel = channel
         record, self._scan = load_brief(brief)
         self._target = RunTarget(**record["target"])
-        self.outbox = Outbox(Path(record["folder"]))
+        self.outbox = Outbox(Path(record["folder"]), descriptor=folder)
         self._lock = self.outbox.take_lock(shared=True)
         self.outbox.take_scratch()
         self._sink = make_sink(self._target)
