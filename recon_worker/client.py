@@ -147,6 +147,7 @@ class ReconWorker:
             if os.getpid() != self._owner or not self._closing.acquire(blocking=False):
                 return  # a forked child's copy; or closed already, and the lock is never given back
             deadline = time.monotonic() + timeout_s
+            self._supervisor.hurry()
             try:
                 if self.flush(timeout_s) and not held.arrived and self._outbox is not None and self.stats.submitted:
                     self._log_events(self._outbox, deadline)

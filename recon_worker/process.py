@@ -24,8 +24,8 @@ from recon_worker.slots import create_memory, read_all
 _STDERR_CHARACTERS = 600
 """Of what led to the exception."""
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Warning)\b")
-_SPOOL = b"spool"
-"""What the message says that carries the descriptors."""
+SPOOL, HURRY = b"S", b"!"
+"""What the worker is told beside its pipe, which it does not read while it works."""
 _EXIT_WAIT_S = 2.0
 _MESSAGE_WAIT_S = 1.5
 """A message that has begun must be over after this time, in either direction: a stopped process must stop nobody."""
@@ -83,7 +83,12 @@ class WorkerProcess:
             folder: Of its folder: the name may lead elsewhere when a worker comes to it.
         """
         with contextlib.suppress(OSError):  # it is dead
-            socket.send_fds(self._handover, [_SPOOL], [lock, folder])  # what is on its way is held like an open file
+            socket.send_fds(self._handover, [SPOOL], [lock, folder])  # what is on its way is held like an open file
+
+    def hurry(self) -> None:
+        """Have the worker no longer step back for other processes."""
+        with contextlib.suppress(OSError):
+            self._handover.send(HURRY, socket.MSG_DONTWAIT)
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Tell the worker. A dead one is noticed by `receive`.
@@ -134,13 +139,13 @@ class WorkerProcess:
             self._stderr = -1
 
 
-def take_over(handover: socket.socket) -> tuple[int, int] | None:
-    """In the worker: what it was given by `hand_over`; None if the training was killed before it came to that."""
+def take_over(handover: socket.socket) -> tuple[bytes, tuple[int, int] | None]:
+    """In the worker: what it was told by now, and given by `hand_over`; None if the training was killed before that."""
     try:
-        _, descriptors, _, _ = socket.recv_fds(handover, len(_SPOOL), 2, socket.MSG_DONTWAIT)
+        said, descriptors, *_ = socket.recv_fds(handover, 64, 2, socket.MSG_DONTWAIT)
     except BlockingIOError:
-        return None
-    return (descriptors[0], descriptors[1]) if len(descriptors) == 2 else None
+        return b"", None
+    return said, (descriptors[0], descriptors[1]) if len(descriptors) == 2 else None
 
 
 def _bound(connection: Connection) -> None:

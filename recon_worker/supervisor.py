@@ -59,7 +59,7 @@ class Supervisor:
         self._heard_s = self._ready_s = 0.0
         self._deaths = 0
         self._earlier_retries = 0
-        self._stopping = False
+        self._stopping = self._hurried = False
         self._thread = threading.Thread(target=self._serve, name="recon-log-dispatcher", daemon=True)
 
     @property
@@ -117,6 +117,13 @@ class Supervisor:
             if self._ready and self._queue.reconsider():
                 self._to_say.append({"do": "retry"})
         self.wake()
+
+    def hurry(self) -> None:
+        """The training is over, and waits: have this worker, and those to come, not step back for other processes."""
+        with self._queue.changed:
+            self._hurried = True
+            if self._process is not None:
+                self._process.hurry()
 
     def stop(self) -> None:
         """End the thread and the worker; what the worker has not uploaded stays in the outbox."""
@@ -275,6 +282,8 @@ class Supervisor:
                 if spool is None:  # introduced meanwhile
                     process.hand_over(*self._spool)
                 note_worker(self._spool[0], process.pid)
+            if self._hurried:
+                process.hurry()
 
     @property
     def _spool(self) -> tuple[int, int] | None:

@@ -27,7 +27,8 @@ from recon_worker.reasons import failure_of
 _log = logging.getLogger(__name__)
 
 _REMOTE = ("http://", "https://", "databricks")
-_REMOTE_THREADS = 8
+MAX_UPLOAD_THREADS = 9
+"""At a time: eight, and one more for the looks at what has arrived, which are every tenth request."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
 _REFUSED_WAIT_S = 30.0
 _POLL_S = 0.2
@@ -37,7 +38,7 @@ _SENT_AGAIN = 2
 
 def upload_threads(tracking_uri: str) -> int:
     """How many uploads at a time: over http each is a round trip; a local store is faster with one."""
-    return _REMOTE_THREADS if tracking_uri.startswith(_REMOTE) else 1
+    return MAX_UPLOAD_THREADS if tracking_uri.startswith(_REMOTE) else 1
 
 
 class ArtifactSink(Protocol):

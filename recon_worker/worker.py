@@ -12,6 +12,7 @@ memory too: the training process may die before it has said anything.
 
 import argparse
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -26,15 +27,16 @@ from pathlib import Path
 from recon_worker.channel import Channel, Message, PipeHandler
 from recon_worker.codec import CodecError, dump_snapshot, parse_header
 from recon_worker.outbox import Outbox, RunTarget
-from recon_worker.process import take_over
+from recon_worker.pace import Pace
+from recon_worker.process import HURRY, take_over
 from recon_worker.raw_file import make_ready
 from recon_worker.run_sink import RunSink
 from recon_worker.slots import Slot, SlotContent, read_all
 from recon_worker.snapshot import Snapshot
+from recon_worker.uploader import MAX_UPLOAD_THREADS
 from recon_worker.watchdog import Watchdog
 from recon_worker.worker_run import Sink, WorkerRun
 
-_NICENESS = 10
 _POLL_S = 0.1
 _TRIES_AFTER_S = (0.0, 1.0, 2.0, 4.0)
 """When a worker without its training tries again what the machine was too short of something for."""
@@ -45,12 +47,13 @@ class Worker:
 
     Args:
         channel: The pipe.
-        handover: Descriptor of a socket in which the spool's lock and folder come. Until this process takes the lock
-            itself, that is enough to hold it.
+        handover: Descriptor of a socket in which the spool's lock and folder come, and later that there is a hurry.
+            Until this process takes the lock itself, that it is on its way is enough to hold it.
         brief: Shared memory with what there is to know about the run (`codec.dump_brief`).
         slots: The queue's memory.
         make_sink: Makes what uploads; called before it is needed, so it should not connect yet.
         watchdog: Has the process end when the training process is dead.
+        pace: How the heavy work is done.
     """
 
     def __init__(
@@ -61,9 +64,10 @@ class Worker:
         slots: list[Slot],
         make_sink: Callable[[RunTarget], Sink],
         watchdog: Watchdog,
+        pace: Pace,
     ) -> None:
         self._channel, self._brief, self._slots, self._make_sink = channel, brief, slots, make_sink
-        self._handover = handover
+        self._handover, self._pace = handover, pace
         self._watchdog, self._keeping = watchdog, threading.Lock()
         watchdog.keep = self._keep_slots
         self._run: WorkerRun | None = None
@@ -112,19 +116,32 @@ class Worker:
             self._say_alive()
         for file in files:
             with contextlib.suppress(OSError):  # whoever captures into it will say what is wrong
-                make_ready(run.outbox.held(file), nbytes, self._say_alive)
+                self._pace.run(functools.partial(make_ready, run.outbox.held(file), nbytes, self._say_alive))
         self._channel.send(**{"is": "reserved"})
 
     def _say_alive(self) -> None:
         self._channel.send(**{"is": "alive"})
 
     def _set_up(self) -> WorkerRun:
-        with socket.socket(fileno=self._handover) as handover:
-            lock, folder = take_over(handover) or (None, None)
-        self._run = WorkerRun(read_all(self._brief), self._channel, self._make_sink, folder)
+        training = socket.socket(fileno=self._handover)
+        said, spool = take_over(training)
+        lock, folder = spool or (None, None)
+        self._run = WorkerRun(read_all(self._brief), self._channel, self._make_sink, self._pace, folder)
         if lock is not None:
             os.close(lock)
+        threading.Thread(target=self._listen_for_hurry, args=(training, said), name="hurry", daemon=True).start()
         return self._run
+
+    def _listen_for_hurry(self, training: socket.socket, said: bytes) -> None:
+        """Wait until the training says so, or is dead; `said`: what it has said already."""
+        with training:
+            while HURRY not in said:
+                said, descriptors, *_ = socket.recv_fds(training, 64, 2)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                if not said:
+                    break
+        self._pace.hurry()
 
     def _from_slot(self, number: int, generation: int) -> Snapshot:
         content = self._slots[number].content()
@@ -135,6 +152,7 @@ class Worker:
 
     def _finish_alone(self, deadline: float) -> None:
         """The training process is dead: render what is ready and upload it, until the deadline (monotonic), and go."""
+        self._pace.hurry()
         if self._run is None and os.fstat(self._brief).st_size:
             self._set_up().upload_again({})
         if (run := self._run) is None:
@@ -205,28 +223,20 @@ def main() -> int:
     parser.add_argument("slots", type=int, nargs="+")
     arguments = parser.parse_args()
     watchdog = Watchdog(arguments.parent, arguments.linger_s)
-    _step_back()
+    pace = Pace(MAX_UPLOAD_THREADS + 1)
     _do_without("pandas", "pyarrow")
     _set_title()
     channel = Channel(Connection(arguments.pipe), arguments.parent)
     logging.getLogger().addHandler(PipeHandler(channel))
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # the uploader says, once, that it tries again
     logging.getLogger("recon_worker.spool_lock").setLevel(logging.ERROR)  # the training process has said it
-    _warm_up()
+    pace.run(_warm_up)
     channel.send(**{"is": "ready"})
-    Worker(channel, arguments.handover, arguments.brief, [Slot(d) for d in arguments.slots], RunSink, watchdog).serve()
+    slots = [Slot(descriptor) for descriptor in arguments.slots]
+    Worker(channel, arguments.handover, arguments.brief, slots, RunSink, watchdog, pace).serve()
     logging.shutdown()
     sys.stdout.flush()
     os._exit(0)  # an upload that hangs, or mlflow's own threads, must not keep the process
-
-
-def _step_back() -> None:
-    """Leave the processors to the training. Linux may share them out by session first, where `nice` has no say."""
-    os.nice(_NICENESS)
-    group = Path("/proc/self/autogroup")
-    if group.exists():
-        with contextlib.suppress(OSError):  # a container may forbid it
-            group.write_text(f"{_NICENESS}")
 
 
 def _do_without(*packages: str) -> None:

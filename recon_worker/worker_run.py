@@ -7,7 +7,7 @@ rendered, logged, refused, aside, alive -> channel
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +17,8 @@ from recon_worker.codec import load_brief, read_snapshot
 from recon_worker.continuation import load_history
 from recon_worker.deliveries import Numbers
 from recon_worker.history import History
-from recon_worker.outbox import Outbox, RunTarget, epoch_of
+from recon_worker.outbox import Outbox, RunTarget, Version, epoch_of
+from recon_worker.pace import Pace
 from recon_worker.run_sink import connect
 from recon_worker.shortages import is_shortage
 from recon_worker.snapshot import Snapshot
@@ -37,6 +38,21 @@ class Sink(ArtifactSink, Protocol):
         """Log metrics of a step; raises when it fails. The same ones again change nothing."""
 
 
+class _PacedSink:
+    """Uploads at the worker's pace."""
+
+    def __init__(self, sink: Sink, pace: Pace) -> None:
+        self._sink, self._pace = sink, pace
+
+    def upload(self, local: Path, name: str) -> None:
+        """See `ArtifactSink`."""
+        self._pace.run(lambda: self._sink.upload(local, name))
+
+    def missing(self, sent: Mapping[str, Version]) -> set[str]:
+        """See `ArtifactSink`."""
+        return self._pace.run(lambda: self._sink.missing(sent))
+
+
 class WorkerRun:
     """See above. Holds the spool, beside the training process, until this process ends.
 
@@ -44,13 +60,19 @@ class WorkerRun:
         brief: What there is to know about the run (`codec.dump_brief`).
         channel: The pipe.
         make_sink: Makes what uploads; it should not connect before it is used.
+        pace: How the heavy work is done.
         folder: Descriptor of the spool's folder, of this object from now on; None: the folder is opened by its name.
     """
 
     def __init__(
-        self, brief: bytes, channel: Channel, make_sink: Callable[[RunTarget], Sink], folder: int | None = None
+        self,
+        brief: bytes,
+        channel: Channel,
+        make_sink: Callable[[RunTarget], Sink],
+        pace: Pace,
+        folder: int | None = None,
     ) -> None:
-        self._channel = channel
+        self._channel, self._pace = channel, pace
         record, self._scan = load_brief(brief)
         self._target = RunTarget(**record["target"])
         self.outbox = Outbox(Path(record["folder"]), descriptor=folder)
@@ -58,7 +80,9 @@ class WorkerRun:
         self.outbox.take_scratch()
         self._sink = make_sink(self._target)
         threads = upload_threads(self._target.tracking_uri)
-        self.uploader = Uploader(self.outbox, self._sink, threads, self._on_uploaded, self._on_refused, self._on_aside)
+        self.uploader = Uploader(
+            self.outbox, _PacedSink(self._sink, pace), threads, self._on_uploaded, self._on_refused, self._on_aside
+        )
         self.done: set[int] = set()
         """Generations of the snapshots that were rendered."""
         self.short: set[int] = set()
@@ -102,7 +126,7 @@ class WorkerRun:
         self.short.discard(generation)
         times = {"started_unix_s": time.time(), "stitched_unix_s": 0.0}
         try:
-            snapshot = load()
+            snapshot = self._pace.run(load)
         except Exception as error:  # whatever is wrong with it
             self._tell_rendered(generation, 0, [_failure_of_all(error)], times, unread=True, short=is_shortage(error))
             return False
@@ -135,7 +159,7 @@ class WorkerRun:
         """Names of what is in the outbox now, and how many could not be made."""
         names, failures = list[str](), 0
         try:
-            for made in finish(self._remembered()):
+            for made in self._made_by(finish(self._remembered())):
                 failure = made if isinstance(made, Failure) else self._keep(made, self._last_taken_unix_s)
                 if failure is not None:
                     _log.warning("%s could not be made: %s", failure.path, failure.reason)
@@ -200,14 +224,14 @@ class WorkerRun:
         names, failures = list[str](), list[Failure]()
         try:
             self._last_taken_unix_s = snapshot.created_unix_s
-            for made in render(self._scan, snapshot, self._remembered(), computed):
+            for made in self._made_by(render(self._scan, snapshot, self._remembered(), computed)):
                 self._channel.send(**{"is": "alive"})
                 failure = made if isinstance(made, Failure) else self._keep(made, snapshot.created_unix_s)
                 if failure is not None:
                     failures.append(failure)
                 elif isinstance(made, Artifact):
                     names.append(made.path)
-            self._keep_history()
+            self._pace.run(self._keep_history)
         except Exception as error:  # a snapshot that cannot be rendered must not cost the others
             failures.append(_failure_of_all(error))
             if is_shortage(error):
@@ -216,10 +240,16 @@ class WorkerRun:
                 return names, failures, True
         return names, failures, False
 
+    def _made_by(self, pictures: Iterator[Artifact | Failure]) -> Iterator[Artifact | Failure]:
+        """Each is made when its turn has come, at the pace of that moment."""
+        while (made := self._pace.run(lambda: next(pictures, None))) is not None:
+            yield made
+
     def _remembered(self) -> History:
         """What earlier epochs left; read when it is first needed."""
         if self._history is None:
-            self._history = load_history(self.outbox, self._target, functools.partial(connect, self._target))
+            load = functools.partial(load_history, self.outbox, self._target, functools.partial(connect, self._target))
+            self._history = self._pace.run(load)
         return self._history
 
     def _keep_history(self) -> None:

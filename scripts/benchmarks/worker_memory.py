@@ -19,7 +19,7 @@ import numpy as np
 from recon_worker.client import ReconWorker
 from recon_worker.outbox import RunTarget
 from recon_worker.settings import WorkerSettings
-from recon_worker.snapshot import PositionGeometry, Scan, Snapshot, SnapshotLayout
+from recon_worker.snapshot import PositionGeometry, Scan, Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.stitching import crop_to_footprint
 
 N_PX, CROP_PX, STEP_PX, PER_AXIS, FIXED = 64, 32, 9.3, 6, 2
@@ -47,19 +47,18 @@ def make_scan() -> Scan:
     )
 
 
-def log(worker: ReconWorker, layout: SnapshotLayout, epoch: int) -> None:
+def fill(arrays: SnapshotArrays, epoch: int) -> None:
     """Predictions that differ from epoch to epoch, so that no picture is like another."""
-    arrays, rng = worker.acquire(layout), np.random.default_rng(epoch)
-    for values in (
-        arrays.fixed_amp,
-        arrays.fixed_phase,
-        arrays.fixed_diffraction,
-        arrays.stitch_amp,
-        arrays.stitch_phase,
-    ):
+    rng, stitched = np.random.default_rng(epoch), (arrays.stitch_amp, arrays.stitch_phase)
+    for values in (arrays.fixed_amp, arrays.fixed_phase, arrays.fixed_diffraction, *stitched):
         values[...] = rng.uniform(0.1, 1, values.shape)
     arrays.fixed_filled[:] = arrays.stitch_filled[:] = True
-    now_s = time.time()
+
+
+def log(worker: ReconWorker, layout: SnapshotLayout, epoch: int) -> None:
+    """Submit a snapshot."""
+    arrays, now_s = worker.acquire(layout), time.time()
+    fill(arrays, epoch)
     worker.submit(
         Snapshot(epoch=epoch, step=epoch, arrays=arrays, has_diffraction=True, created_unix_s=now_s, stall_s=0.0)
     )

@@ -173,10 +173,10 @@ def test_a_spool_path_with_spaces_quotes_and_unicode_works_as_the_message_says(t
     log(worker, 1)
     wait_until(lambda: worker.to_render == 0)
     worker.close(0.5)
-    command = re.search(r"upload with: recon-worker (.*)", caplog.text)[1]
-    words = [sys.executable, "-m", "recon_worker", *shlex.split(command), "--tracking-uri", tracking.uri]
+    command = re.search(r"upload with: (.*)", caplog.text)[1]
+    more = ["--tracking-uri", tracking.uri]
 
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["sh", "-c", f"{command} {shlex.join(more)}"], capture_output=True, text=True, timeout=120)
 
     assert (worker.stats.spooled, done.returncode) == (1, 0), done.stderr
     assert "epoch_01/stitched/amp_pred.png" in tracking.files()

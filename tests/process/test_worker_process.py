@@ -1,11 +1,14 @@
 """What the worker is as a process, and where it can be started from."""
 
+import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from recon_worker.client import ReconWorker
 from recon_worker.settings import WorkerSettings
 from recon_worker.slots import read_all
 from tests.faults.harness import FLUSH_S, epochs, interpreter_with, started, wait_until
@@ -58,14 +61,45 @@ def _imported(worker):
     return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
 
 
+def _seconds_by_niceness(worker):
+    """Processor time of the worker's threads by their `nice`."""
+    spent = Counter()
+    for thread in Path(f"/proc/{worker.pid}/task").iterdir():
+        fields = (thread / "stat").read_text().rpartition(")")[2].split()
+        spent[int(fields[16])] += int(fields[11]) / os.sysconf("SC_CLK_TCK")
+    return spent
+
+
+def test_the_work_has_low_priority_until_the_training_waits_for_it(tracking, tmp_path):
+    target, scan = make_run(tracking), make_scan(n_samples=12, n_fixed=1)
+    with ReconWorker(WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=120)) as worker:
+        worker.start(target, scan, layout_of(scan))
+
+        def log(epochs):
+            wait_until(lambda: worker.is_ready)
+            before = _seconds_by_niceness(worker)
+            for epoch in epochs:
+                log_epoch(worker, layout_of(scan), epoch)
+                assert worker.flush(60)
+            after = _seconds_by_niceness(worker)
+            return {niceness: after[niceness] - before[niceness] for niceness in (0, 10)}
+
+        while_training = log(range(1, 5))
+        worker._supervisor.hurry()
+        log([5])  # in which it hears that
+        at_the_end = log(range(6, 10))
+
+    assert while_training[10] > 3 * while_training[0]
+    assert at_the_end[0] > 3 * at_the_end[10]
+
+
 def test_the_worker_has_low_priority_one_numeric_thread_a_name_no_gpu_and_no_torch(busy_worker):
     process, imported = Path(f"/proc/{busy_worker.pid}"), _imported(busy_worker)
     words = dict(word.split("=", 1) for word in (process / "environ").read_text().split("\0") if word)
-    nice = int((process / "stat").read_text().rpartition(")")[2].split()[16])
 
     assert {"numpy", "mlflow", "recon_worker.stitching"} <= imported
     assert not {name.partition(".")[0] for name in imported} & OURS_ONLY_TO_TRAIN
-    assert nice == 10
+    assert _seconds_by_niceness(busy_worker).keys() == {0, 10}
     assert words["CUDA_VISIBLE_DEVICES"] == ""
     assert {words[f"{library}_NUM_THREADS"] for library in ("OMP", "OPENBLAS", "MKL")} == {"1"}
     assert (process / "comm").read_text() == "recon-worker\n"

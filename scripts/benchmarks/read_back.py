@@ -1,0 +1,150 @@
+"""What it costs to look whether uploaded artifacts are there, on a server that is 40 ms away.
+
+    python scripts/benchmarks/read_back.py [--rounds 5]
+
+The artifacts of four events in a row are uploaded by the worker's own threads to an `mlflow server` on loopback,
+through a proxy that delays each request, with and without the look at each folder, in turn; and the same to a local
+store. Looking has a thread more, as the worker has for it.
+"""
+
+import argparse
+import contextlib
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+import mlflow
+from worker_memory import CROP_PX, FIXED, N_PX, SAMPLES, fill, make_scan
+
+from recon_worker.artifacts import Artifact, render
+from recon_worker.history import History
+from recon_worker.outbox import Outbox, RunTarget
+from recon_worker.run_sink import RunSink
+from recon_worker.snapshot import Snapshot, SnapshotLayout
+from recon_worker.uploader import Uploader, upload_threads
+
+DELAY_S, START_S, EVENTS = 0.04, 60.0, 4
+THREADS = 8
+"""That upload where nothing is looked for."""
+
+
+def pump(source: socket.socket, target: socket.socket, delay_s: float) -> None:
+    """Pass on what comes, each piece after the delay, until one side ends."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 20):
+            time.sleep(delay_s)
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
+
+
+@contextlib.contextmanager
+def delaying_proxy(port: int) -> Iterator[int]:
+    """A port on loopback from which requests reach `port` later."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    server = socket.create_connection(("127.0.0.1", port))
+                    for words in ((client, server, DELAY_S), (server, client, 0.0)):
+                        threading.Thread(target=pump, args=words, daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path) -> Iterator[int]:
+    """Its port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "store")]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        yield port
+    finally:
+        server.terminate()
+        server.wait()
+
+
+class Trusting(RunSink):
+    """Does not look."""
+
+    def missing(self, sent: object) -> set[str]:
+        """Nothing, as far as it knows."""
+        return set()
+
+
+def upload_s(folder: Path, uri: str, experiment: str, kind: type[RunSink], pictures: list[Artifact]) -> float:
+    """Seconds for the artifacts of an event, of several that are uploaded one after the other."""
+    target = RunTarget(run_id=mlflow.MlflowClient(uri).create_run(experiment).info.run_id, tracking_uri=uri)
+    threads = upload_threads(uri) if kind is RunSink else min(upload_threads(uri), THREADS)
+    outbox, done = Outbox(folder / target.run_id), threading.Semaphore(0)
+    uploader = Uploader(outbox, kind(target), threads, lambda _: done.release())
+    for generations in ([1], range(2, 2 + EVENTS)):  # the first connects
+        for generation in generations:
+            for picture in pictures:
+                outbox.put(Artifact(picture.path.replace("epoch_01", f"epoch_0{generation}"), picture.data))
+        began = time.perf_counter()
+        for generation in generations:
+            names = [name for name in outbox.artifacts() if f"epoch_0{generation}" in name]
+            names += [name for name in outbox.artifacts() if "epoch_" not in name]
+            uploader.add(generation, names)
+        for _ in generations:
+            done.acquire()
+        taken_s = (time.perf_counter() - began) / len(generations)
+    uploader.stop()
+    return taken_s
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="of which the median counts (default: %(default)s)")
+    rounds = parser.parse_args().rounds
+    scan = make_scan()
+    arrays = SnapshotLayout(n_fixed=FIXED, patch_px=N_PX, n_stitch=SAMPLES, channels=1, crop_px=CROP_PX).allocate()
+    fill(arrays, 1)
+    snapshot = Snapshot(epoch=1, step=1, arrays=arrays, has_diffraction=True, created_unix_s=time.time(), stall_s=0.0)
+    pictures = [made for made in render(scan, snapshot, History()) if isinstance(made, Artifact)]
+    with tempfile.TemporaryDirectory(prefix="recon-log-") as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        proxy = stack.enter_context(delaying_proxy(stack.enter_context(mlflow_server(folder))))
+        places = {"local store": f"sqlite:///{folder}/mlflow.db", "server, 40 ms": f"http://127.0.0.1:{proxy}"}
+        print(f"{len(pictures)} artifacts\n| store | trusting, s | looking, s | looking costs |\n|---|---|---|---|")
+        for place, uri in places.items():
+            location = (folder / "artifacts").as_uri() if uri.startswith("sqlite") else None
+            experiment = mlflow.MlflowClient(uri).create_experiment("read back", artifact_location=location)
+            seconds: dict[type[RunSink], list[float]] = {Trusting: [], RunSink: []}
+            for _ in range(rounds):
+                for kind, taken in seconds.items():
+                    taken.append(upload_s(folder, uri, experiment, kind, pictures))
+            trusting, looking = (statistics.median(seconds[kind]) for kind in (Trusting, RunSink))
+            print(f"| {place} | {trusting:.3f} | {looking:.3f} | {looking / trusting - 1:+.1%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
