@@ -1,6 +1,5 @@
 """How the training side hands snapshots over: `ReconBackend`, and `InlineBackend`, which does the work at once."""
 
-import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -10,12 +9,13 @@ from recon_worker.artifacts import Artifact, Failure, finish, render
 from recon_worker.continuation import earlier_history
 from recon_worker.history import History
 from recon_worker.ledger import Ledger
+from recon_worker.messages import message_log
 from recon_worker.outbox import RunTarget, Version, version_of
 from recon_worker.reasons import reason
 from recon_worker.run_sink import RunSink, connect
 from recon_worker.snapshot import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 
 class ReconBackend(Protocol):

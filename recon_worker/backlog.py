@@ -7,19 +7,19 @@
 Keeps them in their place, moves them to files, gives them up. No lock of its own: `SnapshotQueue` guards it.
 """
 
-import logging
 import time
 from collections import deque
 from typing import Any
 
 from recon_worker.codec import FILE_HEADER_BYTES, dump_snapshot
 from recon_worker.ledger import Ledger
+from recon_worker.messages import message_log
 from recon_worker.outbox import Outbox
 from recon_worker.places import Places
 from recon_worker.queueing import Job
 from recon_worker.raw_file import RawFile
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 _ATTEMPTS_BEFORE_OTHERS, _MAX_ATTEMPTS = 2, 3
 """So often may a snapshot cost a worker before all others go first, and before it is not tried again."""

@@ -5,7 +5,6 @@ Owns the arguments and the exit codes. Imports nothing heavy before it has to: `
 
 import argparse
 import json
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from recon_worker.exit_code import ExitCode
+from recon_worker.messages import message_log
 from recon_worker.standard_streams import occupy_descriptors, print_whatever_it_is
 from recon_worker.stderr_log import log_on_stderr
 from recon_worker.uris import without_credentials
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 _T = TypeVar("_T")
 _TIMEOUT_S = 300.0

@@ -11,7 +11,6 @@ Owns the order of events: start, submit, flush, close, once, from wherever the e
 import atexit
 import contextlib
 import itertools
-import logging
 import os
 import signal
 import threading
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from recon_worker.artifacts import Artifact
 from recon_worker.held_signals import HeldSignals
 from recon_worker.ledger import Ledger
+from recon_worker.messages import message_log
 from recon_worker.outbox import Outbox, RunTarget
 from recon_worker.queueing import advice, events_csv
 from recon_worker.settings import WorkerSettings
@@ -35,7 +35,7 @@ from recon_worker.supervisor import Supervisor
 from recon_worker.sync_command import quoted, sync_command
 from recon_worker.uploads import EVENTS
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 _EVENTS_NAME = "recon_log/events.csv"
 _OPENINGS = 20

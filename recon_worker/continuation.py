@@ -1,6 +1,5 @@
 """Where a run's history comes from when its worker starts: its spool, else what the training logged before a resume."""
 
-import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -9,12 +8,13 @@ from typing import Any, Protocol
 import tenacity
 
 from recon_worker.history import HISTORY_FILES, History
+from recon_worker.messages import message_log
 from recon_worker.outbox import Outbox, RunTarget
 from recon_worker.reasons import reason
 from recon_worker.resumes import folder_of_fit
 from recon_worker.run_sink import is_refusal
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 _TRIES_S, _LONGEST_WAIT_S = 20, 4
 """A snapshot waits meanwhile; much shorter than the silence after which a worker is taken to hang."""

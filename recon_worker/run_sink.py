@@ -4,7 +4,6 @@ Says which failures it is no use to repeat (`RefusedError`), and keeps what a re
 overwriting newer pictures.
 """
 
-import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +19,14 @@ from recon_worker.answers import (
 )
 from recon_worker.databases import is_sqlite, why_not_mlflows
 from recon_worker.deliveries import Numbers, is_file
+from recon_worker.messages import message_log
 from recon_worker.mlflow_log import without_its_tracebacks
 from recon_worker.mlflow_sink import MlflowSink
 from recon_worker.outbox import RunTarget, Version
 from recon_worker.reasons import reason
 from recon_worker.resumes import Resume, folder_of, note_training
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 _REFUSALS = {"RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND", "UNAUTHENTICATED", "PERMISSION_DENIED"}
 _UNACCEPTABLE_STATUS = {413, 415, 422}

@@ -10,7 +10,6 @@
 One lock guards all of it; `changed` is notified whenever something that a caller may wait for has happened.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 
 from recon_worker.backlog import Backlog
 from recon_worker.ledger import Ledger
+from recon_worker.messages import message_log
 from recon_worker.outbox import Outbox
 from recon_worker.places import Acquired, Places
 from recon_worker.queueing import Job, Times, size_text
@@ -28,7 +28,7 @@ from recon_worker.slots import Slot
 from recon_worker.snapshot import Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.uploads import Uploads
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 _ARRIVAL_WAIT_S = 2.0
 _POLL_S = 0.2

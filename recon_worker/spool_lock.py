@@ -11,12 +11,13 @@ import contextlib
 import errno
 import fcntl
 import functools
-import logging
 import os
 import time
 from pathlib import Path
 
-_log = logging.getLogger(__name__)
+from recon_worker.messages import message_log
+
+_log = message_log(__name__)
 
 _CANNOT_LOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _WAIT_S, _POLL_S = 0.5, 0.05

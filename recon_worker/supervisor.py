@@ -10,7 +10,6 @@ logged; and with a worker that lived for a minute.
 """
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -18,6 +17,7 @@ from dataclasses import asdict
 from typing import Any
 
 from recon_worker.codec import dump_brief
+from recon_worker.messages import message_log
 from recon_worker.outbox import Outbox, RunTarget
 from recon_worker.process import WorkerProcess
 from recon_worker.slots import create_memory, write_all
@@ -25,7 +25,7 @@ from recon_worker.snapshot import Scan, SnapshotLayout
 from recon_worker.snapshot_queue import SnapshotQueue
 from recon_worker.spool_lock import note_worker
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 _MAX_DEATHS = 5
 _FIRST_BACKOFF_S = 0.2

@@ -6,7 +6,6 @@ A snapshot is removed once it is rendered, a file once it is uploaded, the folde
 meanwhile. It may be stopped at any moment and started again: what is not uploaded stays.
 """
 
-import logging
 import os
 import tempfile
 import time
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from recon_worker.artifacts import Failure
 from recon_worker.exit_code import ExitCode
+from recon_worker.messages import message_log
 from recon_worker.mlflow_environment import for_uploads
 from recon_worker.outbox import Outbox, RunTarget, SpoolError
 from recon_worker.run_sink import RunSink
@@ -30,7 +30,7 @@ from recon_worker.trust import why_refused
 from recon_worker.uploader import Uploader, upload_threads
 from recon_worker.uris import shown, without_credentials
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 _POLL_S = 0.05
 _TRIES = 2

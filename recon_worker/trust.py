@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import hmac
 import json
-import logging
 import os
 import re
 import secrets
@@ -20,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from recon_worker.databases import is_sqlite
+from recon_worker.messages import message_log
 from recon_worker.uris import shown, without_credentials
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 SIGNATURE = "signature"
 _KEY_BYTES = 32

@@ -21,10 +21,11 @@ from typing import Protocol
 import tenacity
 
 from recon_worker.answers import LostError, RefusedError, UnacceptableError
+from recon_worker.messages import message_log
 from recon_worker.outbox import Outbox, Version
 from recon_worker.reasons import failure_of
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 _REMOTE = ("http://", "https://", "databricks")
 MAX_UPLOAD_THREADS = 9

@@ -5,7 +5,6 @@ rendered, logged, refused, aside, alive -> channel
 """
 
 import functools
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from recon_worker.codec import load_brief, read_snapshot
 from recon_worker.continuation import load_history
 from recon_worker.deliveries import Numbers
 from recon_worker.history import History
+from recon_worker.messages import message_log
 from recon_worker.outbox import Outbox, RunTarget, Version, epoch_of
 from recon_worker.pace import Pace
 from recon_worker.run_sink import connect
@@ -25,7 +25,7 @@ from recon_worker.snapshot import Snapshot
 from recon_worker.spool_lock import is_alone
 from recon_worker.uploader import ArtifactSink, Uploader, upload_threads
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 _OF_NO_SNAPSHOT = -1
 """Generation of artifacts that belong to none, or to one of an earlier run."""

@@ -6,7 +6,6 @@ Lightning's own logger sends metrics from the training thread: a server that is 
 down stops it. Runs are still made, and settings still sent, before training starts: there an error should be seen.
 """
 
-import logging
 import queue
 import re
 import threading
@@ -23,10 +22,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 
 from recon_worker.databases import with_absolute_path
+from recon_worker.messages import message_log
 from recon_worker.mlflow_log import without_its_tracebacks
 from recon_worker.reasons import failure_of, reason
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 _QUEUE_LENGTH = 10_000
 """Calls that may wait; at one per step, hours of a server's absence."""

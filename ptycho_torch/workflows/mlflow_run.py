@@ -3,7 +3,6 @@
 Checkpoints name their run (`RunInCheckpoint`); `chosen_run_id` reads that before the logger is made.
 """
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
 from ptycho_torch.config import ConfigError, RunConfig, credentials_found
 from ptycho_torch.workflows.checkpoint import read_checkpoint
+from recon_worker.messages import message_log
 from recon_worker.reasons import reason
 from recon_worker.uris import without_credentials
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 
 class RunInCheckpoint(Callback):

@@ -47,21 +47,25 @@ def pump(source: socket.socket, target: socket.socket, delay_s: float) -> None:
         target.shutdown(socket.SHUT_WR)
 
 
-@contextlib.contextmanager
-def delaying_proxy(port: int) -> Iterator[int]:
-    """A port on loopback from which requests reach `port` later."""
+def serve_proxy(server_port: int) -> None:
+    """Print a port on loopback from which requests reach the server later, and serve it until the process is ended."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(listener.getsockname()[1], flush=True)
+        while True:
+            client, _ = listener.accept()
+            server = socket.create_connection(("127.0.0.1", server_port))
+            for words in ((client, server, DELAY_S), (server, client, 0.0)):
+                threading.Thread(target=pump, args=words, daemon=True).start()
 
-        def accept() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    client, _ = listener.accept()
-                    server = socket.create_connection(("127.0.0.1", port))
-                    for words in ((client, server, DELAY_S), (server, client, 0.0)):
-                        threading.Thread(target=pump, args=words, daemon=True).start()
 
-        threading.Thread(target=accept, daemon=True).start()
-        yield listener.getsockname()[1]
+@contextlib.contextmanager
+def delaying_proxy(server_port: int) -> Iterator[int]:
+    """Its port. In a process of its own: the uploading threads must not wait for it."""
+    words = [sys.executable, __file__, "--proxy", str(server_port)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as proxy:
+        assert proxy.stdout is not None
+        yield int(proxy.stdout.readline())
+        proxy.terminate()
 
 
 @contextlib.contextmanager
@@ -124,7 +128,11 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="of which the median counts (default: %(default)s)")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--proxy", type=int, metavar="PORT", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.proxy:
+        serve_proxy(arguments.proxy)
+    rounds = arguments.rounds
     scan = make_scan()
     arrays = SnapshotLayout(n_fixed=FIXED, patch_px=N_PX, n_stitch=SAMPLES, channels=1, crop_px=CROP_PX).allocate()
     fill(arrays, 1)

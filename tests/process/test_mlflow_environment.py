@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from recon_worker.child_environment import child_environment
 from recon_worker.client import ReconWorker
 from recon_worker.mlflow_environment import for_training
 from recon_worker.settings import WorkerSettings
@@ -15,7 +16,8 @@ from tests.paths import REPOSITORY
 
 pytestmark = pytest.mark.timeout(120)
 RETRIES, TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
-NAMES = (RETRIES, TIMEOUT, "RECON_LOG_MLFLOW_DEFAULTS")
+REDIRECTS = "MLFLOW_ALLOW_HTTP_REDIRECTS"
+NAMES = (RETRIES, TIMEOUT, REDIRECTS, "RECON_LOG_MLFLOW_DEFAULTS")
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +78,15 @@ def test_a_training_sets_these_when_it_is_imported():
     )  # fmt: skip
 
     assert done.stdout.split() == ["3", "7", RETRIES]
+
+
+@pytest.mark.parametrize(("before", "after"), [({}, "false"), ({REDIRECTS: "true"}, "true")])
+def test_redirected_uploads_are_refused_unless_the_user_allows_them(before, after):
+    assert child_environment(for_training(before), [])[REDIRECTS] == after
+
+
+def test_the_worker_gets_what_the_user_says_that_it_needs_and_nothing_else():
+    users = {"RECON_LOG_PASS_ENV": "MY_PLUGIN, OTHER", "MY_PLUGIN": "on", "MY_SECRET": "canary"}
+    got = child_environment(users, [])
+
+    assert (got["MY_PLUGIN"], "OTHER" in got, "MY_SECRET" in got) == ("on", False, False)

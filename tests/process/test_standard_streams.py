@@ -67,3 +67,18 @@ def test_the_program_works_without_standard_streams(tracking, tmp_path, command,
 
     assert epochs(tracking) == ({1, 2} if command == "sync" else set())
     assert outbox.folder.exists() == (command == "status")
+
+
+def test_a_log_handler_whose_stream_is_closed_costs_no_snapshot(tracking, tmp_path):
+    """As after `logging.basicConfig()`, and when there is something to say: a worker dies."""
+    target = make_run(tracking)
+    code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
+    closed = "import logging, os, sys; logging.basicConfig(); sys.stderr.close()\n"
+    code = code.replace("log_epoch(", "os.kill(worker.pid, 9); log_epoch(").replace(
+        "print(", "print(worker.stats.restarts, "
+    )
+
+    done = run("-c", f"{closed}{code}sys.stderr = None", streams="", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (0, "1 1\n")
+    assert epochs(tracking) == {1}

@@ -15,7 +15,6 @@ that goes wrong in here reaches `fit`, unless `strict`; wrong settings do, befor
 """
 
 import functools
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, fields, replace
@@ -30,6 +29,7 @@ from recon_worker.backend import InlineBackend, ReconBackend
 from recon_worker.choices import ArraysFormat, StitchWeight
 from recon_worker.client import ReconWorker
 from recon_worker.databases import as_opened_by
+from recon_worker.messages import message_log
 from recon_worker.outbox import RunTarget
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot import Snapshot, SnapshotLayout
@@ -49,7 +49,7 @@ from .trainer_state import (
     validation_reach,
 )
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 _INLINE_CLOSE_S = 0.0
 """Nothing is ever left over inline."""

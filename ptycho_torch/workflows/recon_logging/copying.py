@@ -1,14 +1,14 @@
 """How predictions get from the device of a network into the arrays of a snapshot."""
 
-import logging
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from recon_worker.messages import message_log
 from recon_worker.snapshot import SnapshotArrays
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 Part = tuple[slice | int, ...]
 """Index of the part of a batch's (B, C, N, N) prediction that is copied."""

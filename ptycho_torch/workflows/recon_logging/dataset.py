@@ -4,7 +4,6 @@ Items are `(fields, probe, scale)` with `fields` a mapping (or TensorDict) of `i
 PtychoPINN has them.
 """
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from recon_worker.choices import StitchWeight
+from recon_worker.messages import message_log
 from recon_worker.snapshot import Complex64, Float32, Geometry, PositionGeometry, Scan, SnapshotLayout
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 _POSITIONS_S = 120.0
 """How long positions are read from the samples: the training waits."""

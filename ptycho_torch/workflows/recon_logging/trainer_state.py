@@ -1,15 +1,16 @@
 """What a Lightning Trainer says about the data that is logged and how far the training is."""
 
-import logging
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import CombinedLoader
 
+from recon_worker.messages import message_log
+
 from .dataset import NoSamplesError, UnusableDataError, dataset_length
 
-_log = logging.getLogger(__name__)
+_log = message_log(__name__)
 
 
 def mlflow_logger(trainer: Trainer) -> MLFlowLogger | None:
