@@ -224,14 +224,15 @@ class ReconWorker:
 def words_for_what_is_left(outbox: Outbox) -> list[str]:
     """What a user should know of the spool when the training is over; nothing if nothing of ours is left in it."""
     names, epochs, damaged, lines = list(outbox.artifacts()), outbox.epochs(), outbox.damaged(), list[str]()
+    folder = outbox.place_now
     if epochs or names:
         what = _counted(len(epochs), "reconstruction") if epochs else _counted(len(names), "artifact")
         which = "" if epochs else f" ({', '.join(names)})"
         verb = "is" if len(epochs or names) == 1 else "are"
-        kept = f"kept in {quoted(outbox.folder)}, upload with: {sync_command(outbox.folder)}"
+        kept = f"kept in {quoted(folder)}, upload with: {sync_command(folder)}"
         lines.append(f"{what}{which} {verb} not in MLflow yet; {kept}")
     if damaged:
-        kept = ", ".join(map(quoted, damaged))
+        kept = ", ".join(quoted(folder / one.relative_to(outbox.folder)) for one in damaged)
         what = f"{_counted(len(damaged), 'snapshot')} could not be rendered, or not whole; kept as {kept}"
         lines.append(f"{what}. A sync tries again only with --retry-damaged; remove what you have looked at.")
     return lines

@@ -51,6 +51,8 @@ _TEMPORARY = re.compile(rf"{re.escape(_PREFIX)}.+\.\d+")
 """A file that is not complete, with the process that writes it."""
 _OWN = re.compile(r"run\.json|scan\.npz|lock")
 """Files that are not worth keeping once nothing waits."""
+_PARTS = {"lock", "run.json", "outbox", "raw"}
+"""Some of what each run's folder holds from its beginning."""
 _DAMAGED = ".damaged"
 _DESCRIPTORS = Path("/proc/self/fd")
 
@@ -100,6 +102,7 @@ class Outbox:
         folder: `<spool>/<run id>`.
         create: Make the folder if it is not there, and have it be for its owner only; else nothing is changed. Of
             `<spool>`, which may be there for other things too, nothing is changed if it is there.
+        descriptor: Of the folder, which another process has opened; belongs to this object from now on.
 
     Raises:
         SpoolGoneError: It is not there.
@@ -107,13 +110,15 @@ class Outbox:
         OSError: It cannot be made or opened.
     """
 
-    def __init__(self, folder: Path, *, create: bool = True) -> None:
+    def __init__(self, folder: Path, *, create: bool = True, descriptor: int | None = None) -> None:
         self.folder, self._descriptor = folder, -1
         self._folders_change = threading.Lock()
+        if descriptor is not None:
+            self._use(descriptor)
+        elif not create:
+            self._hold()
         if create:
             self._make_folders("outbox", "raw")
-        else:
-            self._hold()
 
     def __del__(self) -> None:
         self.close()
@@ -138,6 +143,13 @@ class Outbox:
         if refusal:
             raise SpoolError(f"{self.folder} cannot be used: {refusal}. Choose another spool directory.")
 
+    def _refuse_folder_of_others(self) -> None:
+        """Raise SpoolError if the folder is there for something else: a run's artifacts may lie under its id too."""
+        found = {place.name for place in self._place.iterdir()}
+        if found and not found & _PARTS:
+            some = ", ".join(sorted(found)[:3])
+            raise SpoolError(f"{self.folder} is no run's part of a spool: it holds {some}. Choose another directory.")
+
     def _use(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._place = _DESCRIPTORS / str(descriptor) if _DESCRIPTORS.is_dir() else self.folder
@@ -149,9 +161,15 @@ class Outbox:
             self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
             self._hold()
+            self._refuse_folder_of_others()
         _close(os.fstat(self._descriptor).st_mode, lambda mode: os.fchmod(self._descriptor, mode))
         for name in names:
             _make_private(self._place / name)
+
+    @property
+    def descriptor(self) -> int:
+        """Of the folder."""
+        return self._descriptor
 
     def held(self, place: Path) -> Path:
         """The name by which to open, change or remove what `place` in this folder names."""
@@ -327,7 +345,7 @@ class Outbox:
 
     def raw_bytes(self) -> int:
         """Size of all waiting snapshots."""
-        return total_bytes(self.raw())
+        return total_bytes([self.held(raw) for raw in self.raw()])
 
     def set_aside(self, raw: Path) -> Path:
         """Keep a snapshot file that cannot be rendered, under a name that is not tried again."""
@@ -357,17 +375,34 @@ class Outbox:
 
     def discard(self) -> None:
         """Remove the spool if nothing is left in it. Who opens it at that moment finds all of it or nothing."""
-        if self._has_its_name() and self.is_empty:
-            doomed = _temporary(self.folder)
-            self.folder.rename(doomed)
+        if not self.is_in_place or not self.is_empty:
+            return
+        name, doomed = self.folder.name, _temporary(self.folder).name
+        parent = os.open(self.folder.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if not self._is_called(name, parent):
+                return
+            os.rename(name, doomed, src_dir_fd=parent, dst_dir_fd=parent)
             for place in self._place.iterdir():
                 shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
-            doomed.rmdir()
+            os.rmdir(doomed, dir_fd=parent)
+        finally:
+            os.close(parent)
 
-    def _has_its_name(self) -> bool:
+    @property
+    def is_in_place(self) -> bool:
         """Whether its name still names this folder: it may have been removed, or something else put there."""
+        return self._is_called(self.folder)
+
+    @property
+    def place_now(self) -> Path:
+        """Where the folder is: somebody may have renamed it, or one above it. As it was opened, where none can tell."""
+        return self.folder if self.is_in_place or self._place == self.folder else self._place.readlink()
+
+    def _is_called(self, name: str | Path, parent: int | None = None) -> bool:
         with contextlib.suppress(OSError):
-            return os.path.samestat(self.folder.lstat(), os.fstat(self._descriptor))
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            return os.path.samestat(found, os.fstat(self._descriptor))
         return False
 
 

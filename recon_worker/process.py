@@ -24,7 +24,7 @@ from recon_worker.slots import create_memory, read_all
 _STDERR_CHARACTERS = 600
 """Of what led to the exception."""
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Warning)\b")
-LOCK, HURRY = b"L", b"!"
+SPOOL, HURRY = b"S", b"!"
 """What the worker is told beside its pipe, which it does not read while it works."""
 _EXIT_WAIT_S = 2.0
 _MESSAGE_WAIT_S = 1.5
@@ -38,19 +38,19 @@ class WorkerProcess:
         brief: Descriptor of the memory with what there is to know about the run.
         slots: Descriptors of the slots.
         linger_s: How long it may go on when this process is dead.
-        lock: See `hand_over`; none before there is a spool.
+        spool: See `hand_over`; none before there is a spool.
 
     Raises:
         OSError: The process cannot be started.
     """
 
-    def __init__(self, brief: int, slots: Sequence[int], linger_s: float, lock: int | None = None) -> None:
+    def __init__(self, brief: int, slots: Sequence[int], linger_s: float, spool: tuple[int, int] | None = None) -> None:
         self._connection, child_end = Pipe()
         _bound(self._connection)
         self._handover, child_handover = socket.socketpair()
         self._stderr = create_memory("recon-log-stderr")
-        if lock is not None:
-            self.hand_over(lock)
+        if spool is not None:
+            self.hand_over(*spool)
         inherited = (child_end.fileno(), child_handover.fileno(), brief)
         arguments = map(str, (os.getpid(), *inherited, linger_s, *slots))
         try:
@@ -75,10 +75,15 @@ class WorkerProcess:
         """Of the worker."""
         return self._process.pid
 
-    def hand_over(self, lock: int) -> None:
-        """Have the worker hold a lock, by its descriptor, from now on: even if it is stopped, and never looks at it."""
+    def hand_over(self, lock: int, folder: int) -> None:
+        """Have the worker hold a run's spool from now on: even if it is stopped, and never looks at what it was given.
+
+        Args:
+            lock: Descriptor of the spool's lock.
+            folder: Of its folder: the name may lead elsewhere when a worker comes to it.
+        """
         with contextlib.suppress(OSError):  # it is dead
-            socket.send_fds(self._handover, [LOCK], [lock])  # what is on its way is held like an open file
+            socket.send_fds(self._handover, [SPOOL], [lock, folder])  # what is on its way is held like an open file
 
     def hurry(self) -> None:
         """Have the worker no longer step back for other processes."""
@@ -132,6 +137,15 @@ class WorkerProcess:
         if self._stderr >= 0:
             os.close(self._stderr)
             self._stderr = -1
+
+
+def take_over(handover: socket.socket) -> tuple[bytes, tuple[int, int] | None]:
+    """In the worker: what it was told by now, and given by `hand_over`; None if the training was killed before that."""
+    try:
+        said, descriptors, *_ = socket.recv_fds(handover, 64, 2, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return b"", None
+    return said, (descriptors[0], descriptors[1]) if len(descriptors) == 2 else None
 
 
 def _bound(connection: Connection) -> None:

@@ -49,14 +49,15 @@ class SpoolRenderer:
     """The process, seen from the sync; a new one is started after a crash.
 
     Args:
-        folder: The run's spool.
+        outbox: The run's spool.
         target: The run.
         lock: Descriptor of the spool's lock.
     """
 
-    def __init__(self, folder: Path, target: RunTarget, lock: int) -> None:
-        self._spool: Message = {"folder": str(folder), "target": asdict(target)}
-        self._lock = lock
+    def __init__(self, outbox: Outbox, target: RunTarget, lock: int) -> None:
+        self._spool: Message = {"folder": str(outbox.folder), "target": asdict(target)}
+        self._spool["descriptor"] = outbox.descriptor
+        self._inherited = lock, outbox.descriptor
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "SpoolRenderer":
@@ -94,7 +95,7 @@ class SpoolRenderer:
             child_command("recon_worker.spool_renderer"),
             bufsize=0,
             env=child_environment(os.environ, sys.path),
-            pass_fds=(self._lock,),
+            pass_fds=self._inherited,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the sync, which then ends this
@@ -151,7 +152,7 @@ class _Renderer:
         """Do what a message says."""
         try:
             if self._outbox is None:
-                self._outbox = self._open(Path(message["folder"]), RunTarget(**message["target"]))
+                self._outbox = self._open(message)
                 return {"failures": []}
             return {"failures": [[one.path, one.reason] for one in self._make(self._outbox, message)]}
         except Exception as error:
@@ -161,8 +162,9 @@ class _Renderer:
                 return {"error": str(error)}
             raise
 
-    def _open(self, folder: Path, target: RunTarget) -> Outbox:
-        outbox = Outbox(folder, create=False)
+    def _open(self, message: Message) -> Outbox:
+        outbox = Outbox(Path(message["folder"]), create=False, descriptor=message["descriptor"])
+        target = RunTarget(**message["target"])
         self._scan = outbox.scan()
         outbox.take_scratch()
         self._history = load_history(outbox, target, lambda: connect(target))

@@ -50,6 +50,7 @@ class Supervisor:
         self._brief = create_memory("recon-log-brief")
         self._wake_read, self._wake_write = _pipe()
         self._lock: int | None = None
+        self._outbox: Outbox | None = None
         self._to_say: list[dict[str, Any]] = []
         self._last: dict[str, Any] | None = None
         self._nbytes = 0
@@ -83,13 +84,14 @@ class Supervisor:
     def introduce(self, target: RunTarget, outbox: Outbox, lock: int, scan: Scan, layout: SnapshotLayout) -> None:
         """Say which run the snapshots belong to; workers that are started later hear it too.
 
-        From now on each worker holds the outbox's lock: no `sync` goes to work while a worker has snapshots in memory.
+        From now on each worker holds the outbox's folder and lock: no `sync` goes to work while a worker has snapshots
+        in memory.
         """
         brief = dump_brief({"target": asdict(target), "folder": str(outbox.folder)}, scan)
         with self._queue.changed:
-            self._nbytes, self._lock = layout.nbytes, lock
+            self._nbytes, self._outbox, self._lock = layout.nbytes, outbox, lock
             if self._process is not None:
-                self._process.hand_over(lock)
+                self._process.hand_over(lock, outbox.descriptor)
                 note_worker(lock, self._process.pid)
             write_all(self._brief, brief)
             if self._ready:
@@ -268,20 +270,27 @@ class Supervisor:
             self._start_process()
 
     def _start_process(self) -> None:
-        lock, slots = self._lock, [slot.descriptor for slot in self._queue.slots]
+        spool, slots = self._spool, [slot.descriptor for slot in self._queue.slots]
         try:
-            process = WorkerProcess(self._brief, slots, self._linger_s, lock)
+            process = WorkerProcess(self._brief, slots, self._linger_s, spool)
         except OSError as error:
             self._bury(f"it cannot be started: {error}")
             return
         with self._queue.changed:
             self._process, self._heard_s = process, time.monotonic()
-            if self._lock is not None:
-                if lock is None:  # introduced meanwhile
-                    process.hand_over(self._lock)
-                note_worker(self._lock, process.pid)
+            if self._spool is not None:
+                if spool is None:  # introduced meanwhile
+                    process.hand_over(*self._spool)
+                note_worker(self._spool[0], process.pid)
             if self._hurried:
                 process.hurry()
+
+    @property
+    def _spool(self) -> tuple[int, int] | None:
+        """Descriptors of the lock and of the folder, as it is now: it is another one when somebody has removed it."""
+        if self._lock is None or self._outbox is None:
+            return None
+        return self._lock, self._outbox.descriptor
 
 
 def allowed_silence_s(silence_s: float, nbytes: int) -> float:

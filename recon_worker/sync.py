@@ -154,11 +154,11 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool
         OSError: The same of a snapshot.
     """
     raw, rendered, short = outbox.raw(), 0, False
-    waiting = [*raw, *map(outbox.local_path, outbox.artifacts())]
+    waiting = [*map(outbox.held, raw), *map(outbox.local_path, outbox.artifacts())]
     if not raw and not (waiting and outbox.history()):
         return 0, False
     taken_unix_s = max(one.stat().st_mtime for one in waiting)
-    with SpoolRenderer(outbox.folder, target, lock) as renderer:
+    with SpoolRenderer(outbox, target, lock) as renderer:
         for one in tqdm(raw, "render", unit="snapshot", disable=not shows_progress()):
             try:
                 failures = _render(renderer, one)

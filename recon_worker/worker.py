@@ -28,7 +28,7 @@ from recon_worker.channel import Channel, Message, PipeHandler
 from recon_worker.codec import CodecError, dump_snapshot, parse_header
 from recon_worker.outbox import Outbox, RunTarget
 from recon_worker.pace import Pace
-from recon_worker.process import HURRY, LOCK
+from recon_worker.process import HURRY, take_over
 from recon_worker.raw_file import make_ready
 from recon_worker.run_sink import RunSink
 from recon_worker.slots import Slot, SlotContent, read_all
@@ -47,8 +47,8 @@ class Worker:
 
     Args:
         channel: The pipe.
-        handover: Descriptor of a socket in which the spool's lock comes, and later that there is a hurry. Until this
-            process takes the lock itself, that it is on its way is enough to hold it.
+        handover: Descriptor of a socket in which the spool's lock and folder come, and later that there is a hurry.
+            Until this process takes the lock itself, that it is on its way is enough to hold it.
         brief: Shared memory with what there is to know about the run (`codec.dump_brief`).
         slots: The queue's memory.
         make_sink: Makes what uploads; called before it is needed, so it should not connect yet.
@@ -123,18 +123,24 @@ class Worker:
         self._channel.send(**{"is": "alive"})
 
     def _set_up(self) -> WorkerRun:
-        self._run = WorkerRun(read_all(self._brief), self._channel, self._make_sink, self._pace)
-        threading.Thread(target=self._listen_for_hurry, name="hurry", daemon=True).start()
+        training = socket.socket(fileno=self._handover)
+        said, spool = take_over(training)
+        lock, folder = spool or (None, None)
+        self._run = WorkerRun(read_all(self._brief), self._channel, self._make_sink, self._pace, folder)
+        if lock is not None:
+            os.close(lock)
+        threading.Thread(target=self._listen_for_hurry, args=(training, said), name="hurry", daemon=True).start()
         return self._run
 
-    def _listen_for_hurry(self) -> None:
-        """Let go of the lock, which this process has taken; then wait until the training says so, or is dead."""
-        with socket.socket(fileno=self._handover) as training:
-            said = LOCK
-            while said and HURRY not in said:
+    def _listen_for_hurry(self, training: socket.socket, said: bytes) -> None:
+        """Wait until the training says so, or is dead; `said`: what it has said already."""
+        with training:
+            while HURRY not in said:
                 said, descriptors, *_ = socket.recv_fds(training, 64, 2)
                 for descriptor in descriptors:
                     os.close(descriptor)
+                if not said:
+                    break
         self._pace.hurry()
 
     def _from_slot(self, number: int, generation: int) -> Snapshot:

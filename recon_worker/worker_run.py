@@ -61,13 +61,21 @@ class WorkerRun:
         channel: The pipe.
         make_sink: Makes what uploads; it should not connect before it is used.
         pace: How the heavy work is done.
+        folder: Descriptor of the spool's folder, of this object from now on; None: the folder is opened by its name.
     """
 
-    def __init__(self, brief: bytes, channel: Channel, make_sink: Callable[[RunTarget], Sink], pace: Pace) -> None:
+    def __init__(
+        self,
+        brief: bytes,
+        channel: Channel,
+        make_sink: Callable[[RunTarget], Sink],
+        pace: Pace,
+        folder: int | None = None,
+    ) -> None:
         self._channel, self._pace = channel, pace
         record, self._scan = load_brief(brief)
         self._target = RunTarget(**record["target"])
-        self.outbox = Outbox(Path(record["folder"]))
+        self.outbox = Outbox(Path(record["folder"]), descriptor=folder)
         self._lock = self.outbox.take_lock(shared=True)
         self.outbox.take_scratch()
         self._sink = make_sink(self._target)

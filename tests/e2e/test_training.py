@@ -1,5 +1,6 @@
 """Whole training runs, as a user starts them, and the artifacts they leave."""
 
+import os
 import re
 import subprocess
 import sys
@@ -211,6 +212,24 @@ def test_a_damaged_file_ends_the_script_before_training_with_exit_code_2(raw_sca
 
     assert caught.value.code == 2
     assert "error: scan.npz: " in capsys.readouterr().err
+    assert not (folder / "mlflow.db").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
+def test_a_spool_directory_of_somebody_else_ends_the_script_before_training_with_exit_code_2(
+    raw_scan, tmp_path, capsys
+):
+    from ptycho_torch.cli import main
+
+    folder, spool = tmp_path / "out", tmp_path / "spool"
+    spool.mkdir()
+    os.chown(spool, 65534, 65534)
+    words = ["--train_data_file", raw_scan, "--output_dir", folder, "--recon-log-async", "--recon-log-spool-dir", spool]
+    with pytest.raises(SystemExit) as caught:
+        main("raw", "t", list(map(str, words)))
+
+    assert caught.value.code == 2
+    assert f"{spool} cannot be used: it belongs to the user nobody" in capsys.readouterr().err
     assert not (folder / "mlflow.db").exists()
 
 

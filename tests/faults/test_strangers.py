@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from recon_worker.cli import main as recon_worker
 from recon_worker.settings import WorkerSettings
-from tests.faults.harness import FLUSH_S, epochs, nothing_left_behind, started, wait_until  # noqa: F401
+from tests.faults.harness import FLUSH_S, epochs, kill, nothing_left_behind, started, wait_until  # noqa: F401
 from tests.process.samples import layout_of, log_epoch, make_run, make_scan
+from tests.process.test_cli import make_spool
 
 STRANGER = 65534
 pytestmark = [
@@ -42,20 +44,39 @@ def test_a_directory_like_tmp_is_no_danger_and_one_that_is_not_there_yet_neither
     WorkerSettings(spool_dir=place)
 
 
-def test_a_link_that_the_owner_of_the_parent_puts_in_the_spools_place_leads_nowhere(place, tracking):
-    scan, spool, precious = make_scan(6, 1, truth=False), place / "spool", place.with_name(place.name + "-precious")
-    target = make_run(tracking)
+def test_the_folder_of_a_strangers_run_is_refused_by_sync_and_status_and_the_others_go_on(tracking, tmp_path, caplog):
+    own, strange = make_spool(tmp_path / "spool", make_run(tracking)), tmp_path / "spool" / "strange"
+    shutil.copytree(own.folder, strange)
+    os.chown(strange, STRANGER, STRANGER)
+    before = sorted(strange.rglob("*"))
+
+    assert recon_worker(["status", str(tmp_path / "spool")]) == recon_worker(["sync", str(tmp_path / "spool")]) == 2
+    assert caplog.text.count(f"{strange} cannot be used: it belongs to the user") == 2
+    assert (epochs(tracking), own.folder.exists()) == ({1, 2, 3}, False)
+    assert sorted(strange.rglob("*")) == before
+
+
+@pytest.fixture
+def precious():
+    """A folder of the user's own, where nothing must be written or removed."""
+    folder = Path(tempfile.mkdtemp(prefix="recon-log-test-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("deaths", [0, 1], ids=["one worker", "another worker"])
+def test_a_link_that_the_owner_of_the_parent_puts_in_the_spools_place_leads_nowhere(place, precious, tracking, deaths):
+    scan, spool, target = make_scan(6, 1, truth=False), place / "spool", make_run(tracking)
     (precious / target.run_id / "outbox").mkdir(parents=True)
     (precious / target.run_id / "outbox" / ".recon-log-notes.2024").write_text("mine")
     worker = started(WorkerSettings(spool_dir=spool, flush_timeout_s=FLUSH_S), target, scan)
-    try:
-        log_epoch(worker, layout_of(scan), 1)
-        wait_until(lambda: worker.stats.logged == 1)
-        subprocess.run(["sh", "-c", SWAP, "sh", spool, precious], cwd="/", user=STRANGER, group=STRANGER, check=True)
-        log_epoch(worker, layout_of(scan), 2)
-        worker.close(FLUSH_S)
+    log_epoch(worker, layout_of(scan), 1)
+    wait_until(lambda: worker.stats.logged == 1)
+    subprocess.run(["sh", "-c", SWAP, "sh", spool, precious], cwd="/", user=STRANGER, group=STRANGER, check=True)
+    for _ in range(deaths):
+        kill(worker)
+    log_epoch(worker, layout_of(scan), 2)
+    worker.close(FLUSH_S)
 
-        assert (worker.stats.logged, worker.stats.restarts, epochs(tracking)) == (2, 0, {1, 2})
-        assert [p.name for p in precious.rglob("*") if p.is_file()] == [".recon-log-notes.2024"]
-    finally:
-        shutil.rmtree(precious)
+    assert (worker.stats.logged, worker.stats.restarts, epochs(tracking)) == (2, deaths, {1, 2})
+    assert [p.name for p in precious.rglob("*") if p.is_file()] == [".recon-log-notes.2024"]

@@ -126,6 +126,31 @@ def test_what_takes_the_name_of_a_spool_is_neither_written_to_nor_removed(swappe
         Outbox(outbox.folder)
 
 
+def test_what_takes_the_name_of_a_spool_directory_while_a_run_leaves_it_keeps_its_folder(tmp_path, monkeypatch):
+    outbox, stranger = Outbox(tmp_path / "spool" / "run"), tmp_path / "stranger"
+    (stranger / "run").mkdir(parents=True)
+
+    def swap(outbox):
+        (tmp_path / "spool").rename(tmp_path / "moved")
+        (tmp_path / "spool").symlink_to(stranger)
+        return True
+
+    monkeypatch.setattr(Outbox, "is_empty", property(swap))
+    outbox.discard()
+
+    assert [p.name for p in stranger.iterdir()] == ["run"]
+
+
+def test_a_folder_that_is_there_for_something_else_is_no_spool_and_stays_as_it_is(tmp_path):
+    (tmp_path / "run" / "artifacts").mkdir(parents=True)
+    (tmp_path / "run").chmod(0o755)
+    with pytest.raises(SpoolError, match="holds artifacts"):
+        Outbox(tmp_path / "run")
+
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["artifacts"]
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o755
+
+
 def test_a_spool_that_somebody_has_removed_is_made_again(tmp_path):
     outbox = Outbox(tmp_path / "run")
     shutil.rmtree(outbox.folder)

@@ -48,6 +48,16 @@ def test_a_single_one_is_spoken_of_as_one(outbox):
     assert line.startswith("1 reconstruction is not in MLflow yet;")
 
 
+def test_a_folder_that_was_moved_during_the_training_is_named_as_it_is_now(outbox, tmp_path):
+    kept = outbox.set_aside(outbox.put_raw(1, 1, [b"poison"]))
+    outbox.put_raw(3, 3, [b"raw"])
+    (tmp_path / "spool").rename(tmp_path / "moved")
+
+    line, damaged = words_for_what_is_left(outbox)
+    assert line.endswith(f" sync {tmp_path}/moved/run")
+    assert f"{tmp_path}/moved/run/raw/{kept.name}" in damaged
+
+
 def test_artifacts_of_the_whole_run_are_named(outbox):
     _put(outbox, "recon_log/events.csv", "recon_log/evolution.gif")
 
