@@ -40,9 +40,10 @@ THREADS = 8
 def pump(source: socket.socket, target: socket.socket, delay_s: float) -> None:
     """Pass on what comes, each piece after the delay, until one side ends."""
     with contextlib.suppress(OSError):
-        while data := source.recv(1 << 20):
+        buffer = bytearray(1 << 20)
+        while count := source.recv_into(buffer):
             time.sleep(delay_s)
-            target.sendall(data)
+            target.sendall(buffer[:count])
     with contextlib.suppress(OSError):
         target.shutdown(socket.SHUT_WR)
 
