@@ -262,8 +262,11 @@ def _open_shared(folder: Path) -> tuple[Outbox, int]:
     """A folder of the spool, made if need be, and its lock."""
     for _ in range(_OPENINGS):
         with contextlib.suppress(FileNotFoundError):  # its last user has just removed it
-            outbox = Outbox(folder)
-            return outbox, outbox.take_lock(shared=True)
+            return _opened(folder)
+    return _opened(folder)
+
+
+def _opened(folder: Path) -> tuple[Outbox, int]:
     outbox = Outbox(folder)
     return outbox, outbox.take_lock(shared=True)
 

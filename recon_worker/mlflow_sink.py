@@ -69,7 +69,7 @@ class MlflowSink:
         """
         card = card_of(name)
         if card is not None:
-            self._cards.log(local, self._below(card))
+            self._cards.log(local, self._own(card))
         elif is_metrics(name):
             self.log_numbers(_read(local, name, Numbers.from_json))
         elif is_description(name):
@@ -81,8 +81,11 @@ class MlflowSink:
         """Like `upload`, of a file, to the artifact `folder`/`name`."""
         self._client.log_artifact(self._run_id, str(local), str(PurePosixPath(self._folder, folder, name).parent))
 
-    def _below(self, card: Card) -> Card:
-        return replace(card, key=str(PurePosixPath(self._folder, card.key)))
+    def _below(self, name: str) -> str:
+        return str(PurePosixPath(self._folder, name))
+
+    def _own(self, card: Card) -> Card:
+        return replace(card, key=self._below(card.key))
 
     def missing(self, sizes: Mapping[str, int], folder: str = "") -> set[str]:
         """Which uploaded files and cards are not there as they were sent. Lists each of their folders once; blocks.
@@ -97,7 +100,7 @@ class MlflowSink:
             UnlistableError: The store does not let this user look.
             Exception: Whatever the client raises.
         """
-        cards = {name: self._below(card) for name in sizes if (card := card_of(name)) is not None}
+        cards = {name: self._own(card) for name in sizes if (card := card_of(name)) is not None}
         gone = self._cards.missing(self._listing(FOLDER), cards.values()) if cards else set()
         places = {name: str(PurePosixPath(self._folder, folder, name)) for name in sizes if is_file(name)}
         folders = {_parent(place) for place in places.values()}
@@ -124,8 +127,8 @@ class MlflowSink:
         """
         from mlflow.entities import Metric
 
-        values = {str(PurePosixPath(self._folder, name)): value for name, value in numbers.values.items()}
-        metrics = [Metric(name, value, numbers.time_ms, numbers.step) for name, value in values.items()]
+        values = numbers.values.items()
+        metrics = [Metric(self._below(name), value, numbers.time_ms, numbers.step) for name, value in values]
         self._client.log_batch(self._run_id, metrics=metrics, synchronous=True)
 
     def _describe(self, latest: Latest) -> None:

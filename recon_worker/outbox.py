@@ -2,8 +2,8 @@
 
     <spool>/<run id>/run.json              which run, on which server (never credentials); signed
                     /scan.npz              what the run's snapshots have in common
-                    /raw/<generation>_epoch_<n>.snapshot     snapshots that wait to be rendered
-                    /raw/.recon-log-capture_<place>.<process>          what large ones are captured in (`raw_file`)
+                    /raw/<generation>_epoch_<n>.snapshot        snapshots that wait to be rendered
+                    /raw/.recon-log-capture_<place>.<process>   what large ones are captured in (`raw_file`)
                     /outbox/epoch_05/stitched/amp_pred.png   artifacts that wait to be uploaded
                     /history/{scales.json,gallery.html}      what the pictures of later epochs need
                     /.recon-log-scratch.<process>/           temporary files of who uploads, as MLflow makes them

@@ -166,23 +166,19 @@ def make_recon_callback(config: RunConfig) -> PtychoReconLoggingCallback:
 
 
 def _worker_settings(config: RunConfig) -> WorkerSettings:
-    try:
-        return _as_worker_settings(config)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _as_worker_settings(config: RunConfig) -> WorkerSettings:
     execution, depth = config.execution, config.execution.recon_log_queue_depth
     gib = execution.recon_log_queue_gib
-    return WorkerSettings(
-        spool_dir=execution.recon_log_spool_dir or config.training.output_dir.absolute() / "recon_spool",
-        depth=None if depth == "auto" else int(depth),
-        overflow=execution.recon_log_overflow,
-        spill_bytes=int(execution.recon_log_spill_gib * 2**30),
-        queue_bytes=default_queue_bytes() if gib is None else int(gib * 2**30),
-        flush_timeout_s=execution.recon_log_flush_timeout,
-    )
+    try:
+        return WorkerSettings(
+            spool_dir=execution.recon_log_spool_dir or config.training.output_dir.absolute() / "recon_spool",
+            depth=None if depth == "auto" else int(depth),
+            overflow=execution.recon_log_overflow,
+            spill_bytes=int(execution.recon_log_spill_gib * 2**30),
+            queue_bytes=default_queue_bytes() if gib is None else int(gib * 2**30),
+            flush_timeout_s=execution.recon_log_flush_timeout,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def make_datamodule(config: RunConfig) -> PtychoDataModule:

@@ -1,20 +1,15 @@
 """Several trainings by one callback, or in one run: each keeps what is its own."""
 
 # ruff: noqa: F811
-from dataclasses import replace
-
 import pytest
 from lightning.pytorch import Trainer
-from mlflow import MlflowClient
 
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.exit_code import ExitCode
-from recon_worker.resumes import Part, Resume, folder_of_fit, note_training
 from recon_worker.settings import WorkerSettings
 from tests.faults.harness import ALWAYS, PYTHON, epochs, inject, nothing_left_behind, sync  # noqa: F401
 from tests.lightning.foreign import ForeignDataset, loader
 from tests.lightning.test_recon_logging import fit
-from tests.process.samples import make_run
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
 slow = pytest.mark.slow
@@ -27,16 +22,6 @@ def callback(tmp_path):
 
 def logging_callback(worker, **more):
     return PtychoReconLoggingCallback(1, num_patches=1, log_stitch=True, worker=worker, strict=True, **more)
-
-
-@pytest.fixture
-def target(tracking):
-    return make_run(tracking)
-
-
-@pytest.fixture
-def client(tracking):
-    return MlflowClient(tracking.uri)
 
 
 @slow
@@ -124,22 +109,3 @@ def test_a_training_that_is_resumed_goes_on_in_the_folder_of_its_own_fit(trackin
 
     assert {"epoch_02/summary.png", "fit_2/epoch_01/summary.png"} <= tracking.files()
     assert "fit_2/epoch_02/summary.png" not in tracking.files()
-
-
-def test_fits_are_told_apart_in_the_order_in_which_they_come_to_the_run(target, client):
-    def part_of(**more):
-        return note_training(client, replace(target, **more), client.get_run(target.run_id).data.tags)
-
-    assert part_of(started_unix_s=20.0) == Part(folder="", resumes=[])
-    assert part_of(started_unix_s=10.0).folder == "fit_2"  # out of the spool, later
-    assert part_of(started_unix_s=20.0).folder == ""
-    again = {"earlier_run_id": target.run_id, "earlier_epoch": 3}
-    assert part_of(started_unix_s=30.0, earlier_fit_unix_s=10.0, **again) == Part(
-        folder="fit_2", resumes=[Resume(30.0, 3)]
-    )
-    assert part_of(started_unix_s=40.0, **again) == Part(folder="", resumes=[Resume(40.0, 3)])
-    assert part_of(started_unix_s=50.0, earlier_run_id="another", earlier_epoch=9).resumes == [
-        Resume(40.0, 3),
-        Resume(50.0, 9),
-    ]
-    assert folder_of_fit(client.get_run(target.run_id).data.tags, 10.0) == "fit_2"

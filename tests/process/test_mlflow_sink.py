@@ -1,6 +1,7 @@
 """What arrives in a real MLflow store: cards once per step, metrics once, the description beside the user's text."""
 
 import json
+from dataclasses import replace
 
 import mlflow
 import pytest
@@ -12,7 +13,7 @@ from recon_worker.deliveries import DESCRIPTION_NAME, Latest, Numbers, card_name
 from recon_worker.history import History
 from recon_worker.mlflow_sink import MlflowSink
 from recon_worker.outbox import RunTarget
-from recon_worker.resumes import note_training
+from recon_worker.resumes import Part, Resume, folder_of_fit, note_training
 from recon_worker.scales import Scales
 from tests.process.samples import make_run
 
@@ -154,3 +155,22 @@ def test_a_run_that_continues_nothing_asks_no_server():
 
     target = RunTarget(run_id="a", tracking_uri="http://127.0.0.1:9")
     assert earlier_history(target, connect).entries == []
+
+
+def test_fits_are_told_apart_in_the_order_in_which_they_come_to_the_run(target, client):
+    def part_of(**more):
+        return note_training(client, replace(target, **more), client.get_run(target.run_id).data.tags)
+
+    assert part_of(started_unix_s=20.0) == Part(folder="", resumes=[])
+    assert part_of(started_unix_s=10.0).folder == "fit_2"  # out of the spool, later
+    assert part_of(started_unix_s=20.0).folder == ""
+    again = {"earlier_run_id": target.run_id, "earlier_epoch": 3}
+    assert part_of(started_unix_s=30.0, earlier_fit_unix_s=10.0, **again) == Part(
+        folder="fit_2", resumes=[Resume(30.0, 3)]
+    )
+    assert part_of(started_unix_s=40.0, **again) == Part(folder="", resumes=[Resume(40.0, 3)])
+    assert part_of(started_unix_s=50.0, earlier_run_id="another", earlier_epoch=9).resumes == [
+        Resume(40.0, 3),
+        Resume(50.0, 9),
+    ]
+    assert folder_of_fit(client.get_run(target.run_id).data.tags, 10.0) == "fit_2"
