@@ -103,7 +103,13 @@ def test_a_training_that_is_resumed_goes_on_in_the_folder_of_its_own_fit(trackin
     module, trainer = fit(tracking, callback, epochs=1, logger=logger)
     trainer.save_checkpoint(tmp_path / "first.ckpt")
     fit(tracking, logging_callback(None), epochs=1, logger=logger)
-    resumed = Trainer(max_epochs=2, logger=logger, callbacks=[logging_callback(None)], accelerator="cpu")
+    resumed = Trainer(
+        max_epochs=2,
+        logger=logger,
+        callbacks=[logging_callback(None)],
+        accelerator="cpu",
+        enable_checkpointing=False,  # which would write into the working directory
+    )
     data = loader(ForeignDataset(20)), loader(ForeignDataset(12))
     resumed.fit(module, *data, ckpt_path=tmp_path / "first.ckpt", weights_only=False)
 
