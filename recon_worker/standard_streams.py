@@ -22,8 +22,9 @@ def print_whatever_it_is() -> None:
 def occupy_descriptors() -> None:
     """Open what is closed of the descriptors 0 to 2, for nothing: else memory or a socket of ours would get the number.
 
-    Whatever a library prints would land in it, and the worker's own stderr would take its place.
+    Whatever a library prints would land in it, and the worker's own stderr would take its place. Programs that are
+    started from here have them too.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
+        os.set_inheritable(descriptor, True)
     os.close(descriptor)

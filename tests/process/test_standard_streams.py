@@ -82,3 +82,13 @@ def test_a_log_handler_whose_stream_is_closed_costs_no_snapshot(tracking, tmp_pa
 
     assert (done.returncode, done.stdout) == (0, "1 1\n")
     assert epochs(tracking) == {1}
+
+
+def test_programs_that_are_started_from_there_have_standard_descriptors(tmp_path):
+    look = "import os; [os.fstat(number) for number in range(3)]"
+    code = (
+        "import subprocess, sys\nfrom recon_worker.standard_streams import occupy_descriptors\noccupy_descriptors()\n"
+    )
+    code += f"raise SystemExit(subprocess.run([sys.executable, '-c', {look!r}]).returncode)"
+
+    assert run("-c", code, streams=CLOSED[2], cwd=tmp_path).returncode == 0
