@@ -14,7 +14,7 @@ from typing import TypeVar
 from recon_worker.databases import with_absolute_path
 from recon_worker.exit_code import ExitCode
 from recon_worker.messages import message_log
-from recon_worker.standard_streams import occupy_descriptors, print_whatever_it_is
+from recon_worker.standard_streams import escape_unencodable_output, occupy_descriptors
 from recon_worker.stderr_log import log_on_stderr
 from recon_worker.uris import without_credentials
 
@@ -38,7 +38,7 @@ _EPILOG = "\n".join(
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     occupy_descriptors()
-    print_whatever_it_is()
+    escape_unencodable_output()
     arguments = _parser().parse_args(argv)
     with log_on_stderr():
         return _run(arguments)

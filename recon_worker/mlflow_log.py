@@ -1,4 +1,4 @@
-"""MLflow logs errors of a database, with thirty lines of traceback, and raises them: here they are said once."""
+"""MLflow logs errors of a database, with thirty lines of traceback, and raises them too: here each is reported once."""
 
 import contextlib
 import logging

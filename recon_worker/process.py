@@ -86,7 +86,7 @@ class WorkerProcess:
             socket.send_fds(self._handover, [SPOOL], [lock, folder])  # what is on its way is held like an open file
 
     def hurry(self) -> None:
-        """Have the worker no longer step back for other processes."""
+        """Tell the worker to stop yielding to other processes."""
         with contextlib.suppress(OSError):
             self._handover.send(HURRY, socket.MSG_DONTWAIT)
 

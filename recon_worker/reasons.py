@@ -1,4 +1,4 @@
-"""Why something failed, in one line: what lies at the bottom first, as libraries wrap it in ever more general words."""
+"""Why something failed, in one line. The root cause comes first: libraries wrap it in ever more general words."""
 
 from collections.abc import Iterator
 
@@ -7,20 +7,18 @@ import tenacity
 from recon_worker.uris import without_credentials
 
 _LONGEST = 300
-"""Characters, of what lies at the bottom and of what was raised."""
+"""Characters of the root cause, and of the error that was raised."""
 _GAP = " … "
 
 
 def reason(error: BaseException) -> str:
-    """Type and text of an error, and first of the one that led to it, unless that is told; without credentials.
+    """The type and text of an error, after its root cause unless the text holds that already; without credentials.
 
     Args:
         error: As raised; followed through its cause or context, `reason` (urllib3) and arguments (requests).
     """
-    raised, bottom = _named(error), _named(_bottom_of(error))
-    if _text(_bottom_of(error)) in shortened(raised):
-        return shortened(raised)
-    return f"{shortened(bottom)} ({shortened(raised)})"
+    raised, cause = shortened(_named(error)), _root_cause_of(error)
+    return raised if _text(cause) in raised else f"{shortened(_named(cause))} ({raised})"
 
 
 def failure_of(state: tenacity.RetryCallState) -> BaseException:
@@ -49,7 +47,7 @@ def _text(error: BaseException) -> str:
     return " ".join(without_credentials(str(error)).split())
 
 
-def _bottom_of(error: BaseException) -> BaseException:
+def _root_cause_of(error: BaseException) -> BaseException:
     seen: list[BaseException] = []
     while error not in seen:
         seen.append(error)

@@ -1,4 +1,4 @@
-"""Standard streams that are closed or replaced: a daemon's, `2>&-`, an application that logs what goes to stderr."""
+"""Standard streams that are closed or replaced, as by a daemon, by `2>&-`, or by an application with its own stderr."""
 
 import contextlib
 import os
@@ -13,17 +13,17 @@ def shows_progress() -> bool:
         return False
 
 
-def print_whatever_it_is() -> None:
-    """Have stdout escape what it cannot encode, as stderr does: a path may be any bytes, an encoding ASCII."""
+def escape_unencodable_output() -> None:
+    """Have stdout escape what it cannot encode, as stderr does: a path can hold any bytes, and ASCII few letters."""
     with contextlib.suppress(AttributeError, ValueError):  # it is closed, or not Python's own
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def occupy_descriptors() -> None:
-    """Open what is closed of the descriptors 0 to 2, for nothing: else memory or a socket of ours would get the number.
+    """Open /dev/null at each of the descriptors 0 to 2 that is closed; child processes inherit it.
 
-    Whatever a library prints would land in it, and the worker's own stderr would take its place. Programs that are
-    started from here have them too.
+    Otherwise shared memory or a socket of ours would get the number: whatever a library prints would land in it, and in
+    the worker its own stderr would replace it.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)

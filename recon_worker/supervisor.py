@@ -119,7 +119,7 @@ class Supervisor:
         self.wake()
 
     def hurry(self) -> None:
-        """The training is over, and waits: have this worker, and those to come, not step back for other processes."""
+        """The training waits for its end: this worker, and any that follows, stops yielding to other processes."""
         with self._queue.changed:
             self._hurried = True
             if self._process is not None:

@@ -1,4 +1,4 @@
-"""The command that uploads what is left, as a user can paste it, whether or not this program is installed."""
+"""The command that uploads what is left, ready to paste, whether or not this program is installed."""
 
 import os
 import shlex
