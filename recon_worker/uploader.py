@@ -1,6 +1,6 @@
 """Empties the outbox into MLflow, with retries, beside the rendering.
 
-    outbox -> queue of names -> 1 thread (local store) or up to 8 (http) -> MLflow -> read back -> the file is removed
+    outbox -> queue of names -> 1 thread (local store) or up to 10 (http) -> MLflow -> read back -> the file is removed
 
 When all files of a folder of a snapshot are sent, that folder is listed, and what is not there is sent again: a proxy
 may acknowledge what it throws away. A failed upload is tried again, ever more slowly, until it succeeds or `stop` is
@@ -28,8 +28,8 @@ from recon_worker.reasons import failure_of
 _log = message_log(__name__)
 
 _REMOTE = ("http://", "https://", "databricks")
-MAX_UPLOAD_THREADS = 9
-"""At a time: eight, and one more for the looks at what has arrived, which are every tenth request."""
+MAX_UPLOAD_THREADS = 10
+"""At a time: eight, and two more for the looks at what has arrived, which are every seventh request."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
 _REFUSED_WAIT_S = 30.0
 _POLL_S = 0.2

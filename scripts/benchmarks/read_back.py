@@ -4,7 +4,7 @@
 
 The artifacts of four events in a row are uploaded by the worker's own threads to an `mlflow server` on loopback,
 through a proxy that delays each request, with and without the look at each folder, in turn; and the same to a local
-store. Looking has a thread more, as the worker has for it.
+store. Looking has two threads more, as the worker has for it.
 """
 
 import argparse
@@ -112,7 +112,8 @@ def upload_s(folder: Path, uri: str, experiment: str, kind: type[RunSink], pictu
     for generations in ([1], range(2, 2 + EVENTS)):  # the first connects
         for generation in generations:
             for picture in pictures:
-                outbox.put(Artifact(picture.path.replace("epoch_01", f"epoch_0{generation}"), picture.data))
+                in_epoch = picture.path.replace("epoch_01", f"epoch_0{generation}")
+                outbox.put(Artifact(in_epoch.replace("step_1.", f"step_{generation}."), picture.data))
         began = time.perf_counter()
         for generation in generations:
             names = [name for name in outbox.artifacts() if f"epoch_0{generation}" in name]
