@@ -246,7 +246,10 @@ class PyTorchExecutionConfig:
         None, "stitch only the first this many samples; the rest is shown as not scanned", group=_RECON
     )
     recon_log_stitch_weight: StitchWeight = option(
-        "uniform", "average overlapping patches equally, or by the probe's intensity", group=_RECON
+        "probe",
+        "average overlapping patches by the probe's intensity, which knows each pixel best where it is bright, or "
+        "uniform: equally",
+        group=_RECON,
     )
     recon_log_baseline: bool = option(
         True,

@@ -15,13 +15,17 @@ from numpy.typing import NDArray
 from recon_worker.blocks import row_blocks
 from recon_worker.snapshot import Bool, Complex64, Float32, Float64
 
-TRUTH_FLOOR = 0.01
-"""Fraction of the truth's 99th percentile amplitude. Below it the truth is (near) dark and has no phase to speak of."""
+TRUTH_FLOOR = 0.1
+"""Fraction of the truth's 99th percentile amplitude. Below it the truth is dark, and its phase hardly matters."""
 COVERAGE_FLOOR = 0.1
 """Fraction of the median coverage. Below it a pixel is known from a sliver of one patch only."""
 STEEPEST_RAMP_RAD_PER_PX = math.pi / 4
-"""Eight pixels per turn, on each axis. What varies faster is structure of the object, not a ramp."""
+"""Eight pixels per turn, on each axis. A steeper ramp is not searched for, and not removed."""
+SIGNIFICANT_SHARE = 0.3
+"""Least |Z| of a ramp that is removed, in parts of sum |pred| |truth|: what a ramp brings into phase. Of unrelated
+images, too, one ramp is the best."""
 
+_STEEP_SEARCH_PX = 512
 _NEWTON_STEPS = 20
 _SEARCH_BINS = np.linspace(-1, 1, 9)
 """Where the maximum is looked for around the peak of the Fourier transform, whose bins are one turn per image apart."""
@@ -79,7 +83,8 @@ def fit(pred: Complex64, truth: Complex64, valid: Bool, *, ramp: bool) -> Alignm
 
     The best phase and ramp are the phase and the place of the maximum of |Z(k)|, Z(k) = sum conj(pred) truth
     exp(-i k . r): the maximum-likelihood frequency of a tone (Rife & Boorstyn, IEEE Trans. Inf. Theory 20, 591, 1974),
-    here in two dimensions. It is found from the peak of the FFT by Newton's method.
+    here in two dimensions. It is found from the peak of the FFT by Newton's method. A ramp with |Z(k)| below
+    `SIGNIFICANT_SHARE` of sum |pred| |truth| is none.
 
     Args:
         pred: (H, W) complex64.
@@ -90,20 +95,43 @@ def fit(pred: Complex64, truth: Complex64, valid: Bool, *, ramp: bool) -> Alignm
     Returns:
         The alignment; the neutral one where there is nothing to fit.
     """
-    use = valid & np.isfinite(pred) & np.isfinite(truth)
-    product = np.where(use, pred, 0).astype(np.complex128)
-    power = float(np.vdot(product, product).real)
+    power, product = _product(pred, truth, valid)
     if power == 0:
         return Alignment()
-    np.conj(product, out=product)
-    product *= np.where(use, truth, 0)
+    reach = float(np.abs(product).sum())
     k = _steepest_rise(product) if ramp else np.zeros(2)
+    if abs(_moments(product, k)[0, 0]) < SIGNIFICANT_SHARE * reach:
+        k = np.zeros(2)
     total = _moments(product, k)[0, 0]
     return Alignment(
-        scale=float(np.abs(product).sum()) / power,
+        scale=reach / power,
         phase_rad=cmath.phase(complex(total)),
         ramp_rad_per_px=(float(k[0]), float(k[1])),
     )
+
+
+def steep_ramp(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, float] | None:
+    """A ramp that is significant, but beyond `STEEPEST_RAMP_RAD_PER_PX`: (x, y), radians per pixel; else None.
+
+    Looked for in the central 512 x 512 px, to the nearest of 1024 frequencies. Arguments as of `fit`.
+    """
+    middle = tuple(slice(max(0, (n - _STEEP_SEARCH_PX) // 2), (n + _STEEP_SEARCH_PX) // 2) for n in pred.shape)
+    _, product = _product(pred[middle], truth[middle], valid[middle])
+    peaks = np.abs(np.fft.fft2(product, (2 * _STEEP_SEARCH_PX,) * 2))
+    row, column = np.unravel_index(np.argmax(peaks), peaks.shape)
+    x, y = (float(2 * np.pi * np.fft.fftfreq(2 * _STEEP_SEARCH_PX)[i]) for i in (column, row))
+    significant = peaks[row, column] > SIGNIFICANT_SHARE * np.abs(product).sum()
+    return (x, y) if significant and max(abs(x), abs(y)) > STEEPEST_RAMP_RAD_PER_PX else None
+
+
+def _product(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, Complex128]:
+    """sum |pred|^2, and (H, W) conj(pred) truth, over the valid pixels that are finite; 0 elsewhere."""
+    use = valid & np.isfinite(pred) & np.isfinite(truth)
+    product = np.where(use, pred, 0).astype(np.complex128)
+    power = float(np.vdot(product, product).real)
+    np.conj(product, out=product)
+    product *= np.where(use, truth, 0)
+    return power, product
 
 
 def _steepest_rise(product: Complex128) -> Float64:

@@ -37,9 +37,12 @@ from recon_worker.views import METRICS, ObjectView, Panel, PatchView, Sheet
 _T = TypeVar("_T")
 _CARD_PX, _LARGEST_CARD_PX = 256, 1024
 """Least and largest side of an image card: MLflow does not enlarge small pictures, and shows large ones small."""
-_DESCRIBED = ("amp_mae", "phase_mae_rad", "frc_cutoff_half", "frc_resolution_half_nm", "log_intensity_r")
+_DIFFRACTION = ("r_factor", "mean_pattern_r_factor", "deviance", "mean_pattern_deviance")
+_DESCRIBED = (
+    *("phase_correlation", "amp_correlation", "frc_cutoff_half", "frc_resolution_half_nm"),
+    *("half_data_frc_cutoff", "half_data_frc_resolution_nm", *_DIFFRACTION),
+)
 """Numbers in the run's description, where there are such."""
-_OF_PATCHES_ONLY = ("log_intensity_r",)
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def _sheet(scan: Scan, snapshot: Snapshot, folder: str, views: Sequence[ObjectVi
     patches = tuple(view for view in views if isinstance(view, PatchView))
     means = _means(patches)
     if len(patches) < len(views):  # the same numbers of a whole object say more, and would stand beside them
-        means = {name: means[name] for name in _OF_PATCHES_ONLY if name in means}
+        means = {name: means[name] for name in _DIFFRACTION if name in means}
     return Sheet(
         epoch=snapshot.epoch,
         step=snapshot.step,

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from recon_worker.comparison import agreement_of_halves, compare, quality
+from recon_worker.diffraction_metrics import mean_pattern, poisson_deviance, r_factor
 from recon_worker.looks import LEAST_ERROR, Look, make_look
-from recon_worker.metrics import log_intensity_correlation
+from recon_worker.metrics import finite_share
 from recon_worker.rendering import log_intensity, shared_range
 from recon_worker.scales import Range, Scales, error_range
 from recon_worker.snapshot import Bool, Complex64, Float32, Scan, Snapshot
@@ -97,6 +98,7 @@ class Panels:
         if truth is not None:
             result = compare(image.object, truth, image.coverage, ramp=scan.remove_ramp)
             numbers = result.errors | quality(result, truth, scan.pixel_size_m)
+        numbers["finite_share"] = finite_share(image.object, image.scanned)
         numbers["coverage"] = float(image.scanned.mean())
         view = ObjectView(name=name, metrics=numbers, **look.panels(image.object, image.scanned, truth, result))
         return Shown(
@@ -118,6 +120,7 @@ class Panels:
         if truth is not None:
             result = compare(predicted, truth, _centre(predicted.shape), ramp=False)
         diffraction, numbers = self._diffraction(row)
+        numbers["finite_share"] = finite_share(predicted, _centre(predicted.shape) > 0)
         view = PatchView(
             name=name,
             index=index,
@@ -130,9 +133,12 @@ class Panels:
 
     @functools.cached_property
     def _patch_look(self) -> Look:
+        """Ranges come from the central half: the bright rim beyond is hardly lit, and would leave the rest dark."""
         labels = [self._label(row) for row in range(len(self._scan.fixed_indices))]
-        amplitudes = self._arrays.fixed_amp[self._arrays.fixed_filled]
-        return make_look("patch", labels, lambda: [np.abs(amplitudes)], self._scales, trained=self._trained)
+        inside = _centre(self._arrays.fixed_amp.shape[1:]) > 0
+        amplitudes = self._arrays.fixed_amp[self._arrays.fixed_filled][:, inside]
+        centres = [None if label is None else label[inside] for label in labels]
+        return make_look("patch", centres, lambda: [np.abs(amplitudes).ravel()], self._scales, trained=self._trained)
 
     def _label(self, row: int) -> Complex64 | None:
         scan = self._scan
@@ -161,7 +167,23 @@ class Panels:
             quantity="diffraction error |pred - obs|",
             unit=_DIFFRACTION_UNIT,
         )
-        return panels, {"log_intensity_r": log_intensity_correlation(predicted, observed)}
+        return panels, self._agreement(row)
+
+    def _agreement(self, row: int) -> dict[str, float]:
+        """Of predicted and measured diffraction, beside what the mean of the logged patterns has: the line to beat."""
+        scan = self._scan
+        observed, mean = scan.observed_diffraction[row], self._mean_pattern
+        patterns = {"": self._arrays.fixed_diffraction[row]} | ({} if mean is None else {"mean_pattern_": mean})
+        numbers = {}
+        for kind, pattern in patterns.items():
+            numbers[f"{kind}r_factor"] = r_factor(pattern, observed)
+            if scan.photon_scale is not None:
+                numbers[f"{kind}deviance"] = poisson_deviance(pattern, observed, float(scan.photon_scale[row]))
+        return numbers
+
+    @functools.cached_property
+    def _mean_pattern(self) -> Float32 | None:
+        return mean_pattern(self._scan.observed_diffraction)
 
 
 _DIFFRACTION_UNIT = "log(1 + data amplitude squared)"

@@ -68,15 +68,23 @@ def robust_range(values: ArrayLike, margin: float = 0.0, *, floor: float = -math
         margin: Widening on each side, in parts of the distance of the percentiles.
         floor: The range does not go below; 0 for amplitudes.
     """
-    array = np.asarray(values)
-    finite = array[np.isfinite(array)].astype(np.float64)
-    if not finite.size:
+    low, high = robust_limits(values)
+    if math.isnan(low):
         return 0.0, 1.0
-    low, high = map(float, np.percentile(finite, _PERCENTILES, overwrite_input=True))
     least = _SMALLEST_SPAN * max(abs(low), abs(high)) or 1.0
     widen = max(margin * (high - low), (least - (high - low)) / 2, 0.0)
     lowest = float(max(low - widen, floor))
     return lowest, max(high + widen, lowest + least)
+
+
+def robust_limits(values: ArrayLike) -> Range:
+    """Percentiles 0.5 and 99.5 of the finite values; NaN if there is none."""
+    array = np.asarray(values)
+    finite = array[np.isfinite(array)].astype(np.float64)
+    if not finite.size:
+        return math.nan, math.nan
+    low, high = map(float, np.percentile(finite, _PERCENTILES, overwrite_input=True))
+    return low, high
 
 
 def error_range(truth_span: float, share: float, least: float) -> Range:

@@ -134,7 +134,10 @@ class PositionGeometry:
         if self.weight == "probe" and (
             self.probe_intensity is None or self.probe_intensity.shape != (self.crop_px, self.crop_px)
         ):
-            raise ValueError("weight 'probe' needs probe_intensity of shape (crop_px, crop_px).")
+            shape = None if self.probe_intensity is None else self.probe_intensity.shape
+            raise ValueError(
+                f"weight 'probe' needs probe_intensity of shape {(self.crop_px, self.crop_px)}; found {shape}."
+            )
 
     def _check_objects(self) -> None:
         index, n = self.object_index, len(self.positions_px)
@@ -161,6 +164,8 @@ class Scan:
     """Dataset indices of the k samples that get patch pictures; channel 0 is shown."""
     observed_diffraction: Float32
     """(k, N, N) measured diffraction amplitude, DC in the centre, in the data's own units."""
+    photon_scale: Float32 | None = None
+    """(k,) factor from the amplitude of each of them to sqrt(photons). None: not known."""
     label_amp: Float32 | None = None
     """(k, N, N) true object amplitude in the network's units. None: no ground truth."""
     label_phase: Float32 | None = None

@@ -137,6 +137,8 @@ class MetricLabel:
 
 
 METRICS: Mapping[str, MetricLabel] = {
+    "phase_correlation": MetricLabel("phase correlation", "", "high"),
+    "amp_correlation": MetricLabel("amplitude correlation", "", "high"),
     "amp_mae": MetricLabel("amplitude MAE", "", "low"),
     "phase_mae_rad": MetricLabel("phase MAE", "rad", "low"),
     "amp_psnr_db": MetricLabel("amplitude PSNR", "dB", "high"),
@@ -144,17 +146,25 @@ METRICS: Mapping[str, MetricLabel] = {
     "amp_ssim": MetricLabel("amplitude SSIM", "", "high"),
     "phase_ssim": MetricLabel("phase SSIM", "", "high"),
     "frc_cutoff_half": MetricLabel("FRC cut-off at 0.5", "cycles/px", "high"),
-    "frc_cutoff_one_seventh": MetricLabel("FRC cut-off at 1/7", "cycles/px", "high"),
     "frc_resolution_half_px": MetricLabel("half-period resolution, FRC 0.5", "px", "low"),
-    "frc_resolution_one_seventh_px": MetricLabel("half-period resolution, FRC 1/7", "px", "low"),
     "frc_resolution_half_nm": MetricLabel("half-period resolution, FRC 0.5", "nm", "low"),
-    "frc_resolution_one_seventh_nm": MetricLabel("half-period resolution, FRC 1/7", "nm", "low"),
+    "half_data_frc_cutoff": MetricLabel("half-data FRC cut-off at half a bit", "cycles/px", "high"),
+    "half_data_frc_resolution_px": MetricLabel("half-period resolution, half-data FRC", "px", "low"),
+    "half_data_frc_resolution_nm": MetricLabel("half-period resolution, half-data FRC", "nm", "low"),
+    "r_factor": MetricLabel("R-factor of diffraction", "", "low"),
+    "mean_pattern_r_factor": MetricLabel("R-factor of the mean pattern"),
+    "deviance": MetricLabel("Poisson deviance per pixel", "", "low"),
+    "mean_pattern_deviance": MetricLabel("Poisson deviance of the mean pattern"),
+    "finite_share": MetricLabel("finite share", "", "high"),
     "coverage": MetricLabel("coverage"),
-    "log_intensity_r": MetricLabel("log-intensity R", "", "high"),
+    "shift_x_px": MetricLabel("shift against the truth, x", "px"),
+    "shift_y_px": MetricLabel("shift against the truth, y", "px"),
     "fit_scale": MetricLabel("fitted amplitude scale"),
     "fit_phase_rad": MetricLabel("fitted global phase", "rad"),
     "fit_ramp_x_rad_per_px": MetricLabel("fitted phase ramp, x", "rad/px"),
     "fit_ramp_y_rad_per_px": MetricLabel("fitted phase ramp, y", "rad/px"),
+    "steep_ramp_x_rad_per_px": MetricLabel("phase ramp, too steep to remove, x", "rad/px"),
+    "steep_ramp_y_rad_per_px": MetricLabel("phase ramp, too steep to remove, y", "rad/px"),
 }
 """The numbers that the pictures know, in the order in which they are shown."""
 

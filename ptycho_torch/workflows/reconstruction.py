@@ -98,8 +98,8 @@ def _put(output_dir: Path, name: str, data: bytes) -> str:
 def table(metrics: Mapping[str, float]) -> list[str]:
     """Lines with the numbers, by their name in MLflow: one row for each of `METRICS`, one column for each object.
 
-    >>> table({"recon/stitched/amp_mae": 0.25, "recon/patches/log_intensity_r": 0.5})
-    ['                  stitched  patches', 'amplitude MAE     0.25', 'log-intensity R             0.5']
+    >>> table({"recon/stitched/amp_mae": 0.25, "recon/patches/coverage": 0.5})
+    ['               stitched  patches', 'amplitude MAE  0.25', 'coverage                 0.5']
     """
     values = {tuple(name.split("/")[1:]): value for name, value in metrics.items()}
     objects = list(dict.fromkeys(object_ for object_, _ in values))

@@ -1,11 +1,14 @@
 """Datasets and loaders that are not what the logging expects: they cost pictures, never the training."""
 
+import mlflow
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback, dataset
 from ptycho_torch.workflows.recon_logging.dataset import UnusableDataError
+from recon_worker.snapshot import PositionGeometry
 from tests.lightning.foreign import ForeignDataset, ForeignModule, Stream, collate, loader
 from tests.lightning.test_recon_logging import epochs_logged, fit, weights
 
@@ -55,6 +58,22 @@ class OtherLabels(ForeignDataset):
     def __getitem__(self, i):
         fields, *rest = super().__getitem__(i)
         return fields | {"label_amp": "unknown"}, *rest
+
+
+class OtherScale(ForeignDataset):
+    """Whose items have this for a photon scale; None: nothing."""
+
+    def __init__(self, length, scale):
+        super().__init__(length)
+        self.scale = scale
+
+    def __getitem__(self, i):
+        fields, *rest = super().__getitem__(i)
+        del fields["physics_scaling_constant"]
+        if self.scale is not None:
+            value = self.scale if isinstance(self.scale, str) else torch.full((1, 1, 1), self.scale)
+            fields["physics_scaling_constant"] = value
+        return fields, *rest
 
 
 class OtherPatterns(ForeignDataset):
@@ -172,6 +191,31 @@ def test_odd_labels_and_loaders_cost_no_pictures(tracking, caplog, said):
 
     assert said in caplog.text
     assert {"epoch_01/patch_00/amp_pred.png", "epoch_02/stitched/amp_pred.png"} <= tracking.files()
+    assert callback.errors == 0
+
+
+@pytest.mark.parametrize("intensity", [None, np.ones((3, 3), np.float32)])
+def test_positions_without_a_probe_that_fits_are_stitched_with_equal_weights(tracking, caplog, intensity):
+    data = ForeignDataset(12)
+    data.scan_geometry = PositionGeometry(
+        patch_px=16, crop_px=8, positions_px=data.centres[:, :, 0].double().numpy(), probe_intensity=intensity
+    )
+
+    assert assert_unharmed(tracking, lambda: loader(data)).errors == 0
+
+    assert "Overlapping patches are averaged equally: weight 'probe' needs probe_intensity" in caplog.text
+    assert "epoch_02/stitched/amp_pred.png" in tracking.files()
+
+
+@pytest.mark.parametrize("scale", [None, float("nan"), "unknown"])
+def test_without_photons_the_diffraction_has_an_r_factor_only(tracking, scale):
+    _, trainer, callback = trained(
+        tracking, lambda: DataLoader(OtherScale(12, scale), batch_size=5, collate_fn=_collated)
+    )
+
+    names = mlflow.MlflowClient(tracking.uri).get_run(trainer.logger.run_id).data.metrics
+    assert "recon/patches/r_factor" in names
+    assert "recon/patches/deviance" not in names
     assert callback.errors == 0
 
 

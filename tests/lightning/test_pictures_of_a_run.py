@@ -41,7 +41,7 @@ def test_metrics_have_the_step_of_the_pictures(tracking, worker):
     _, trainer = fit(tracking, _callback(worker), epochs=2)
 
     client = mlflow.MlflowClient(tracking.uri)
-    for name in ("recon/patches/amp_mae", "recon/patches/log_intensity_r", "recon/stitched/coverage"):
+    for name in ("recon/patches/amp_mae", "recon/patches/r_factor", "recon/stitched/coverage"):
         history = client.get_metric_history(trainer.logger.run_id, name)
         assert sorted(metric.step for metric in history) == [0, STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH]
 

@@ -61,6 +61,6 @@ def sheet(epoch=5, *, shape=(40, 40), truth=True, objects=1, patches=1, patch_sh
             )
             for k in range(patches)
         ),
-        metrics={"log_intensity_r": math.nan if epoch == 0 else 0.9},
+        metrics={"r_factor": math.nan if epoch == 0 else 0.1},
         **facts,
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recon_worker.alignment import Alignment, comparable, fit, phase_error_rad, well_covered
+from recon_worker.alignment import Alignment, comparable, fit, phase_error_rad, steep_ramp, well_covered
 
 SHAPE = (56, 72)
 EVERYWHERE = np.ones(SHAPE, bool)
@@ -95,6 +95,24 @@ def test_a_ramp_steeper_than_the_limit_is_structure_and_not_removed():
     assert max(map(abs, found.ramp_rad_per_px)) < 1
 
 
+@pytest.mark.parametrize("ramp", [(2.0, 0.0), (-0.5, 1.0), (0.0, -3.0)])
+def test_a_ramp_beyond_the_search_is_named(ramp):
+    truth = _object()
+    pred = _distorted(truth, 1, 0, ramp)
+
+    assert steep_ramp(pred, truth, EVERYWHERE) == pytest.approx(ramp, abs=2 * np.pi / 1024)
+    assert steep_ramp(_distorted(truth, 1, 0, (0.7, -0.7)), truth, EVERYWHERE) is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_unrelated_images_have_no_ramp(seed):
+    """Some ramp always brings them more into phase than none, and used to be taken out."""
+    noise = np.exp(1j * np.random.default_rng(seed).uniform(-np.pi, np.pi, SHAPE)).astype(np.complex64)
+
+    assert fit(noise, _object(), EVERYWHERE, ramp=True).ramp_rad_per_px == (0, 0)
+    assert steep_ramp(noise, _object(), EVERYWHERE) is None
+
+
 def test_pixels_outside_the_mask_and_pixels_that_are_not_finite_have_no_say():
     truth = _object()
     pred = truth / 2
@@ -135,7 +153,7 @@ def test_aligning_keeps_nan_and_inf_without_a_warning():
 
 def test_no_error_is_claimed_where_the_truth_is_dark_or_unknown_or_nothing_is_predicted():
     truth, pred = np.ones((1, 200), np.complex64), np.ones((1, 200), np.complex64)
-    truth[0, :4] = [0, 0.009, 0.011j, np.nan]
+    truth[0, :4] = [0, 0.09, 0.11j, np.nan]
     pred[0, 4] = 0
 
     assert comparable(pred, truth)[0, :6].tolist() == [False, False, True, False, False, True]

@@ -53,7 +53,7 @@ def test_entries_survive_the_file_and_json():
     entries[1] = entries[1].without_pictures()
     restored = entries_of(gallery_html(entries, title="</script> & <b>"))
 
-    assert math.isnan(restored[0].metrics["log_intensity_r"])
+    assert math.isnan(restored[0].metrics["r_factor"])
     assert [_comparable(entry) for entry in restored] == [_comparable(entry) for entry in entries]
     assert [_comparable(GalleryEntry.from_json(entry.to_json())) for entry in entries] == list(
         map(_comparable, entries)

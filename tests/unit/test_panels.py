@@ -178,9 +178,87 @@ def test_without_truth_the_resolution_comes_from_the_halves_of_the_scan():
     scan = make_scan(400, truth=False)
     view = _views(scan, _snapshot(scan))["stitched"]
 
-    assert {"frc_cutoff_half", "frc_cutoff_one_seventh", "coverage"} == {
-        name for name in view.metrics if not name.startswith("frc_resolution")
+    assert {"half_data_frc_cutoff", "finite_share", "coverage"} == {
+        name for name in view.metrics if not name.startswith("half_data_frc_resolution")
     }
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_prediction_that_is_half_nan_is_not_perfect_in_the_other_half(bad):
+    """SSIM used to be 1.000, and the ring correlation 1 to Nyquist."""
+    scan, _ = _scan_of_its_own_prediction()
+    one = _snapshot(scan)
+    one.arrays.stitch_amp[:200] = bad
+    numbers = _views(scan, one)["stitched"].metrics
+
+    assert 0 < numbers["finite_share"] < 1
+    assert all(np.isnan(numbers[name]) for name in ("amp_ssim", "phase_ssim", "amp_psnr_db", "frc_cutoff_half"))
+    assert all(np.isnan(numbers[name]) for name in ("amp_mae", "phase_correlation", "amp_correlation"))
+    perfect = _views(scan, _snapshot(scan))["stitched"].metrics
+    assert perfect["amp_ssim"] == pytest.approx(perfect["finite_share"]) == 1
+    without_truth = _views(replace(scan, ground_truth=()), one)["stitched"].metrics
+    assert np.isnan(without_truth["half_data_frc_cutoff"])
+
+
+def _scan_of_its_own_prediction():
+    scan = make_scan(400)
+    images = stitch(scan.geometry, _snapshot(scan).arrays.stitch_object())
+    return replace(scan, ground_truth=tuple(image.object for image in images)), images
+
+
+def test_phases_where_the_truth_is_dark_do_not_count():
+    """30 % of the object at 2 % of the amplitude, where the phase is noise."""
+    scan, (image,) = _scan_of_its_own_prediction()
+    dark = np.random.default_rng(0).random(image.object.shape) < 0.3
+    truth = np.where(dark, 0.02 * np.exp(2j), image.object).astype(np.complex64)
+    numbers = _views(replace(scan, ground_truth=(truth,)), _snapshot(scan))["stitched"].metrics
+
+    assert numbers["phase_mae_rad"] < 1e-4
+
+
+def test_a_shifted_prediction_has_its_shift_as_a_number_and_its_errors():
+    scan, (image,) = _scan_of_its_own_prediction()
+    shifted = replace(scan, ground_truth=(np.roll(image.object, (-1, 2), axis=(0, 1)),))
+    numbers = _views(shifted, _snapshot(scan))["stitched"].metrics
+
+    assert (numbers["shift_x_px"], numbers["shift_y_px"]) == pytest.approx((-2, 1), abs=0.05)
+    assert numbers["phase_correlation"] < 0.9
+
+
+def test_a_ramp_that_is_too_steep_to_take_out_is_a_number():
+    scan, (image,) = _scan_of_its_own_prediction()
+    steep = (image.object * np.exp(1.2j * np.arange(image.object.shape[1]))).astype(np.complex64)
+    numbers = _views(replace(scan, ground_truth=(steep,)), _snapshot(scan))["stitched"].metrics
+
+    assert numbers["steep_ramp_x_rad_per_px"] == pytest.approx(1.2, abs=0.01)
+    assert numbers["fit_ramp_x_rad_per_px"] == 0
+
+
+def test_colours_of_patches_come_from_their_central_half():
+    scan = make_scan(truth=False)
+    one = _snapshot(scan)
+    one.arrays.fixed_amp[:, : N_PX // 4] = 50
+    value_range = _views(scan, one)["patch_00"].amp_pred.value_range
+
+    assert value_range[1] < 2
+
+
+def test_predicted_patterns_are_measured_beside_the_mean_pattern():
+    scan = replace(make_scan(), photon_scale=np.array([10, 20], np.float32))
+    one = _snapshot(scan)
+    one.arrays.fixed_diffraction[:] = 0.9 * scan.observed_diffraction
+    views = _views(scan, one)
+
+    for row, photons in enumerate((100, 400)):
+        numbers, observed = views[f"patch_{row:02d}"].metrics, scan.observed_diffraction[row]
+        assert numbers["r_factor"] == pytest.approx(0.1, rel=1e-4)
+        expected = 2 * photons * (np.log(1 / 0.81) - 0.19) * np.mean(observed**2)
+        assert numbers["deviance"] == pytest.approx(expected, rel=1e-3)
+        mean = np.sqrt((scan.observed_diffraction**2).mean(axis=0))
+        expected = np.abs(observed - mean).sum() / observed.sum()
+        assert numbers["mean_pattern_r_factor"] == pytest.approx(expected, rel=1e-4)
+    without = _views(replace(scan, photon_scale=None), one)["patch_00"].metrics
+    assert not [name for name in without if "deviance" in name]
 
 
 def test_pixels_of_every_picture_map_back_to_values():

@@ -94,7 +94,7 @@ class PtychoReconLoggingCallback(Callback):
         fixed_indices: Dataset indices of the patches, instead of an even spread.
         log_stitch: Whether the whole object is stitched and logged too.
         max_stitch_samples: Stitch only the first this many samples; None: all.
-        stitch_weight: Average overlapping patches equally ("uniform") or by the probe's intensity ("probe").
+        stitch_weight: Average overlapping patches by the probe's intensity ("probe") or equally ("uniform").
         baseline: Log the untrained network too, as epoch 0: one extra pass over the logged samples before the first
             step. MLflow's image cards are blank until the slider is moved without a picture at step 0.
         remove_ramp: Take a linear phase ramp out of the stitched object before it is compared with the truth. False for
@@ -118,7 +118,7 @@ class PtychoReconLoggingCallback(Callback):
         log_stitch: bool = False,
         max_stitch_samples: int | None = None,
         *,
-        stitch_weight: StitchWeight = "uniform",
+        stitch_weight: StitchWeight = "probe",
         baseline: bool = True,
         remove_ramp: bool = True,
         pixel_size_m: float | None = None,

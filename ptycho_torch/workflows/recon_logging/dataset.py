@@ -113,6 +113,7 @@ def read_scan(
     scan = Scan(
         fixed_indices=fixed_indices,
         observed_diffraction=observed,
+        photon_scale=_photon_scale(items[: len(fixed_indices)]),
         label_amp=_labels(items, "label_amp", fixed_indices),
         label_phase=_labels(items, "label_phase", fixed_indices),
         geometry=geometry,
@@ -142,6 +143,16 @@ def item_field(item: Any, *names: str) -> Tensor:  # noqa: ANN401
 def _stacked(items: Sequence[Any], *names: str) -> Float32:
     """(k, N, N): channel 0 of a field of each item."""
     return np.stack([to_float32(item_field(item, *names)[0]) for item in items])
+
+
+def _photon_scale(items: Sequence[Any]) -> Float32 | None:
+    """(k,) of the fixed patches; None where the dataset has none for all, or it is no scale."""
+    try:
+        values = [float(item_field(item, "physics_scaling_constant").reshape(-1)[0]) for item in items]
+    except Exception:  # absent, or whatever this field is; then the photons are not known
+        return None
+    scales = np.array(values, np.float32)
+    return scales if scales.size and (np.isfinite(scales) & (scales > 0)).all() else None
 
 
 def _labels(items: Sequence[Any], name: str, fixed_indices: Sequence[int]) -> Float32 | None:
@@ -202,7 +213,16 @@ def _geometry(dataset: Any, item: Any, max_samples: int, weight: StitchWeight) -
             reason or "the dataset has neither grid metadata nor absolute positions (coords_global)",
         )
         return None
-    return replace(geometry, weight=weight) if isinstance(geometry, PositionGeometry) else geometry
+    return _weighted(geometry, weight) if isinstance(geometry, PositionGeometry) else geometry
+
+
+def _weighted(geometry: PositionGeometry, weight: StitchWeight) -> PositionGeometry:
+    """With the weight that is asked for; the uniform one, after a warning, where the probe is not known."""
+    try:
+        return replace(geometry, weight=weight)
+    except ValueError as error:
+        _log.warning("Overlapping patches are averaged equally: %s", error)
+        return replace(geometry, weight="uniform")
 
 
 def _geometry_from_items(dataset: Any, item: Any, max_samples: int) -> PositionGeometry:  # noqa: ANN401
