@@ -166,7 +166,7 @@ def test_settings_are_tags_of_the_run_and_not_params_which_mlflow_prints_over_ev
     assert run.data.tags["training/nepochs"] == "1"
     assert run.data.tags["execution/recon_log_every_n_epochs"] == "1"
     assert run.data.params == {}
-    assert {"train_loss", "val_loss"} <= run.data.metrics.keys()
+    assert {"train_loss", "val_loss", "val_deviance"} <= run.data.metrics.keys()
 
 
 def test_fixed_indices_beyond_the_test_set_are_refused_before_training(raw_scan, tmp_path, mlflow_database):
