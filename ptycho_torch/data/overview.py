@@ -31,7 +31,7 @@ class Overview:
     @property
     def overlap(self) -> float | None:
         """Linear overlap of neighbouring probes: 1 - step / diameter, at least 0 (Bunk et al. 2008)."""
-        if self.step_px is None or self.probe_px is None:
+        if not self.step_px or self.probe_px is None:
             return None
         return max(0.0, 1 - self.step_px / self.probe_px)
 

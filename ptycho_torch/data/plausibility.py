@@ -114,13 +114,18 @@ def _check_not_dense(archive: Archive, positions: Float64, n_px: int, found: str
 
 def _check_not_far(archive: Archive, positions: Float64, n_px: int, found: str) -> None:
     step, canvas = step_px(positions), float(np.prod(np.ptp(positions, axis=0) + n_px))
-    empty = canvas > max(_EMPTY_CANVAS_PX, _EMPTY_CANVAS_RATIO * len(positions) * n_px**2)
-    if step > _FAR_STEP * n_px or empty:
+    patches = len(positions) * n_px**2
+    if step > _FAR_STEP * n_px:
         raise archive.error(
             "xcoords",
-            f"{found}Their median step is {step:.3g} px, and {len(positions)} patches cover at most "
-            f"{100 * len(positions) * n_px**2 / canvas:.2g} % of that field: neighbours do not overlap. They may be in "
-            f"nanometres, or some are wrong. {_CONVERT}.",
+            f"{found}Their median step is {step:.3g} px: neighbours have nothing in common. They may be in "
+            f"nanometres. {_CONVERT}.",
+        )
+    if canvas > max(_EMPTY_CANVAS_PX, _EMPTY_CANVAS_RATIO * patches):
+        raise archive.error(
+            "xcoords",
+            f"{found}The {len(positions)} patches cover at most {100 * patches / canvas:.2g} % of that field, though "
+            f"their median step is {step:.3g} px: some positions are wrong, or all are in nanometres. {_CONVERT}.",
         )
 
 
