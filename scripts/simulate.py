@@ -66,15 +66,36 @@ def _command(
     detector.add_argument("--nphotons", type=float, default=1e9, help="mean photons per pattern (default: 1e9)")
     detector.add_argument("--seed", type=_seed, default=0, help="of noise, positions and objects (default: 0)")
     probe = parser.add_argument_group("Probe")
-    probe.add_argument("--probe_file", type=Path, metavar="NPZ", help="take its probeGuess; otherwise a soft disc")
+    probe.add_argument(
+        "--probe",
+        choices=("disc", "diffuser"),
+        help="a disc out of focus, or one with a smooth random phase (default: disc)",
+    )
+    probe.add_argument("--probe_file", type=Path, metavar="NPZ", help="take its probeGuess instead")
     probe.add_argument("--probe_radius", type=float, metavar="PX", help="of the disc (default: N/4)")
     probe.add_argument("--probe_edge", type=float, default=1.5, metavar="PX", help="width of its rim (default: 1.5)")
     probe.add_argument(
-        "--probe_curvature", type=float, default=14.0, metavar="RAD", help="phase at its rim (default: 14)"
+        "--probe_curvature", type=float, default=14.0, metavar="RAD", help="disc: phase at its rim (default: 14)"
+    )
+    probe.add_argument("--probe_rms", type=float, default=1.5, metavar="RAD", help="diffuser: its phase (default: 1.5)")
+    probe.add_argument(
+        "--probe_smoothing",
+        type=float,
+        default=3.0,
+        metavar="PX",
+        help="diffuser: standard deviation of the Gaussian that smooths it (default: 3)",
     )
     what = parser.add_argument_group("Object")
     what.add_argument("--amplitude_image", type=Path, metavar="IMAGE", help="default: scikit-image's camera")
     what.add_argument("--phase_image", type=Path, metavar="IMAGE", help="default: scikit-image's cell")
+    what.add_argument(
+        "--amplitude_range",
+        type=float,
+        nargs=2,
+        default=(0.8, 1.0),
+        metavar=("LOW", "HIGH"),
+        help="of the object's transmission (default: 0.8 1)",
+    )
     size = 256 if name == "raw" else 392
     what.add_argument(
         "--object_size", type=_at_least_one, default=size, metavar="PX", help=f"side of an object (default: {size})"
@@ -90,7 +111,7 @@ def _raw(arguments: argparse.Namespace) -> None:
     from ptycho_torch.data.specimens import make_object
 
     probe = _probe(arguments)
-    object_ = make_object(*_pictures(arguments), arguments.object_size)
+    object_ = make_object(*_pictures(arguments), arguments.object_size, tuple(arguments.amplitude_range))
     step_px = arguments.N / 8 if arguments.step is None else arguments.step
     rng = np.random.default_rng(arguments.seed)
     positions = scan_positions(arguments.pattern, object_.shape, arguments.N, step_px, rng)
@@ -115,7 +136,8 @@ def _grid_lines(arguments: argparse.Namespace) -> None:
         raise ValueError(f"the probe has {len(probe)} modes; grid-lines files hold one. Give a probe of one mode.")
     pictures, rng = _pictures(arguments), np.random.default_rng(arguments.seed)
     count = arguments.nimgs_train + arguments.nimgs_test
-    objects = np.stack([varied_object(*pictures, arguments.object_size, rng) for _ in range(count)])
+    limits = tuple(arguments.amplitude_range)
+    objects = np.stack([varied_object(*pictures, arguments.object_size, rng, limits) for _ in range(count)])
     train, test = simulate_grid_lines(
         objects[: arguments.nimgs_train],
         objects[arguments.nimgs_train :],
@@ -132,18 +154,28 @@ def _grid_lines(arguments: argparse.Namespace) -> None:
 
 def _probe(arguments: argparse.Namespace) -> "Complex64":
     """(P, N, N)"""
-    from ptycho_torch.data.npz import load_probe
-    from ptycho_torch.data.specimens import disc_probe
-
     if arguments.probe_file is None:
-        radius_px = arguments.N / 4 if arguments.probe_radius is None else arguments.probe_radius
-        return disc_probe(arguments.N, radius_px, arguments.probe_edge, arguments.probe_curvature)
+        return _made_probe(arguments)
+    from ptycho_torch.data.npz import load_probe
+
+    if arguments.probe is not None:
+        raise ValueError("--probe and --probe_file are both given; give one of them.")
     probe = load_probe(arguments.probe_file)
     if probe.shape[-1] != arguments.N:
         raise ValueError(
             f"{arguments.probe_file.name}: the probe has a side of {probe.shape[-1]} px; N is {arguments.N}."
         )
     return probe
+
+
+def _made_probe(arguments: argparse.Namespace) -> "Complex64":
+    from ptycho_torch.data.specimens import diffuser_probe, disc_probe
+
+    radius_px = arguments.N / 4 if arguments.probe_radius is None else arguments.probe_radius
+    if arguments.probe == "diffuser":
+        rms_rad, smoothing_px = arguments.probe_rms, arguments.probe_smoothing
+        return diffuser_probe(arguments.N, radius_px, arguments.probe_edge, rms_rad, smoothing_px, seed=arguments.seed)
+    return disc_probe(arguments.N, radius_px, arguments.probe_edge, arguments.probe_curvature)
 
 
 def _pictures(arguments: argparse.Namespace) -> "tuple[Float64, Float64]":

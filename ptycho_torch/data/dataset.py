@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ptycho_torch.data.normalisation import Normalisation
+from ptycho_torch.data.normalisation import Normalisation, mean_power
+from ptycho_torch.data.overview import Overview, probe_diameter_px
+from ptycho_torch.data.plausibility import step_px
 from ptycho_torch.data.truth import Truth
-from recon_worker.snapshot import Complex64, Float32, Float64, Geometry
+from recon_worker.snapshot import Complex64, Float32, Float64, Geometry, GridGeometry
 from recon_worker.stitching import crop_to_footprint
 
 Item = tuple[dict[str, Tensor], Tensor, Tensor]
@@ -112,6 +114,32 @@ class PtychoDataset(Dataset[Item]):
         """How many patterns have no true patch. Makes every patch once."""
         truth: Callable[[int], object] = self._truth or (lambda _: None)
         return sum(truth(i) is None for i in range(self.n_patterns))
+
+    def overview(self) -> Overview:
+        """What was understood of the file. Makes every true patch once."""
+        field_px, step = self._field()
+        return Overview(
+            samples=len(self),
+            patterns=self.n_patterns,
+            n_px=self._diffraction.shape[-1],
+            field_px=field_px,
+            step_px=step,
+            probe_px=probe_diameter_px(self._constants.probe),
+            photons=mean_power(self._diffraction) * self._constants.physics**2,
+            photons_stated=self._constants.physics != 1,
+            patterns_with_truth=self.n_patterns - self.count_unlabelled(),
+        )
+
+    def _field(self) -> tuple[tuple[float, float] | None, float | None]:
+        """Width and height of the positions' field and the median step, pixels, where they are known."""
+        if self._positions_px is not None:
+            width, height = np.ptp(self._positions_px.reshape(-1, 2), axis=0)
+            return (float(width), float(height)), step_px(self._positions_px[:, 0])
+        if not isinstance(self.scan_geometry, GridGeometry):
+            return None, None
+        grid = self.scan_geometry
+        extent = float((grid.samples_per_axis - 1) * grid.tile_px + grid.group_extent_px)
+        return (extent, extent), float(grid.tile_px)
 
     def _labels(self, members: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(C, N, N) amplitude in the network's units, and phase."""

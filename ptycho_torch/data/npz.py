@@ -4,6 +4,7 @@
 raise a DataError that names file and key. How bytes become arrays is `archive`'s matter.
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ptycho_torch.data.fields import (
     read_probe,
 )
 from ptycho_torch.data.metadata import Metadata, parse_metadata
+from ptycho_torch.data.plausibility import check_group, check_positions, counts_notice
 from recon_worker.snapshot import Complex64, Float32, Float64
 
 __all__ = ["DataError", "GridLines", "RawScan", "load_grid_lines", "load_probe", "load_raw_scan"]
@@ -97,7 +99,7 @@ def load_raw_scan(path: Path, *, allow_pickled_metadata: bool = False) -> RawSca
         probe = read_probe(archive, "probeGuess")
         diffraction = _pattern_stack(archive, key, len(positions), None if probe is None else probe.shape[-1])
         object_ = read_object(archive, "objectGuess")
-        _check_reach(archive, positions, object_, diffraction.shape[-1])
+        check_positions(archive, positions, object_, diffraction.shape[-1])
         return RawScan(
             diffraction=diffraction,
             positions_px=positions,
@@ -116,7 +118,7 @@ def load_grid_lines(path: Path, *, allow_pickled_metadata: bool = False) -> Grid
         DataError: The file is damaged or its contents do not fit together.
     """
     with open_archive(path) as archive:
-        diffraction = as_amplitude(archive, "diffraction", _channels_first(archive, "diffraction", None))
+        diffraction = _amplitude(archive, "diffraction", _channels_first(archive, "diffraction", None))
         probe, simulated = read_probe(archive, "probeGuess"), read_probe(archive, "probe_simulated")
         for key, modes in (("probeGuess", probe), ("probe_simulated", simulated)):
             _check_probe_side(archive, key, modes, diffraction.shape[-1])
@@ -126,7 +128,7 @@ def load_grid_lines(path: Path, *, allow_pickled_metadata: bool = False) -> Grid
             diffraction=diffraction,
             amp_illuminated=_optional_channels(archive, "Y_I", diffraction.shape),
             phase=_optional_channels(archive, "Y_phi", diffraction.shape),
-            coords_relative_px=_relative_coords(archive, diffraction.shape[:2]),
+            coords_relative_px=_relative_coords(archive, diffraction.shape[:2], diffraction.shape[-1]),
             centres_px=None if offsets is None else offsets[..., ::-1],
             objects=objects,
             ground_truth=truth,
@@ -163,7 +165,7 @@ def _pattern_stack(archive: Archive, key: str, n_patterns: int, probe_px: int | 
         count, height, width = candidate.shape
         if count == n_patterns and height == width and probe_px in (None, height):
             check_side(archive, key, height)
-            return as_amplitude(archive, key, candidate)
+            return _amplitude(archive, key, candidate)
     probe = "" if probe_px is None else f" and a probe of {probe_px} x {probe_px} px"
     raise archive.error(
         key,
@@ -172,25 +174,16 @@ def _pattern_stack(archive: Archive, key: str, n_patterns: int, probe_px: int | 
     )
 
 
+def _amplitude(archive: Archive, key: str, stored: NDArray[Any]) -> Float32:
+    amplitude, notice = as_amplitude(archive, key, stored), counts_notice(stored)
+    if notice is not None:
+        warnings.warn(f"{archive.path.name}: key {key!r}: {notice}", UserWarning, stacklevel=2)
+    return amplitude
+
+
 def _check_probe_side(archive: Archive, key: str, probe: Complex64 | None, side_px: int) -> None:
     if probe is not None and probe.shape[-1] != side_px:
         raise archive.error(key, f"has a side of {probe.shape[-1]} px, the patterns {side_px} px; they must agree.")
-
-
-def _check_reach(archive: Archive, positions: Float64, object_: Complex64 | None, n_px: int) -> None:
-    """A patch may stick out of the object, but a centre further than a patch away is another coordinate system."""
-    if object_ is None:
-        return
-    height, width = object_.shape
-    outside = np.maximum(-positions, positions - [width, height]).max(axis=1) > n_px
-    if outside.any():
-        x, y = positions[outside][0]
-        raise archive.error(
-            "xcoords",
-            f"{outside.sum()} of {len(positions)} positions lie more than a patch ({n_px} px) outside objectGuess "
-            f"({height} x {width} px), the first at (x, y) = ({x:g}, {y:g}). Positions are patch centres in pixels of "
-            "the object; convert them, or remove objectGuess if it belongs to another scan.",
-        )
 
 
 def _true_patches(archive: Archive, shape: tuple[int, ...]) -> Complex64 | None:
@@ -241,10 +234,11 @@ def _coords(archive: Archive, key: str, shape: tuple[int, ...]) -> Float64 | Non
     return np.broadcast_to(np.moveaxis(array[:, 0], -1, 1), (n, channels, 2))
 
 
-def _relative_coords(archive: Archive, shape: tuple[int, ...]) -> Float64:
+def _relative_coords(archive: Archive, shape: tuple[int, ...], n_px: int) -> Float64:
     for key in ("coords_true", "coords_nominal"):
         coords = _coords(archive, key, shape)
         if coords is not None:
+            check_group(archive, key, coords, n_px)
             return coords
     if shape[1] > 1:
         raise archive.error("coords_nominal", f"is missing, but samples have {shape[1]} channels that need it.")

@@ -1,16 +1,26 @@
-"""Cutting patches out of an object at sub-pixel positions. Positions are (x, y) of centres, index n // 2."""
+"""Cutting patches out of an object at sub-pixel positions. Positions are (x, y) of centres, index n // 2.
+
+Between pixels the object is a polynomial of degree five through the six nearest (Lagrange; Abramowitz & Stegun 25.2).
+A phase ramp of 1 rad per pixel keeps its amplitude within 0.5 %; bilinear interpolation, which averages two phasors,
+dims it by 12 %. Unlike a spline's, its reach is finite: what is not finite in an object stays where it is.
+"""
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recon_worker.snapshot import Complex64, Float64
 
+_NODES = range(-2, 4)
+"""Pixels that make up a value between 0 and 1."""
+
 
 def cut_patch(object_: Complex64, centre_px: Float64, n_px: int) -> Complex64 | None:
-    """The n-pixel patch around a position; bilinear between pixels, exact at whole ones.
+    """The n-pixel patch around a position; polynomial between pixels, exact at whole ones.
 
     Args:
-        object_: (H, W) complex64.
+        object_: (H, W) complex64. Beyond its edges it is continued by odd reflection, which keeps a slope.
         centre_px: (2,), (x, y), where the patch's index (n // 2, n // 2) lies in the object.
         n_px: Side of the patch.
 
@@ -19,14 +29,37 @@ def cut_patch(object_: Complex64, centre_px: Float64, n_px: int) -> Complex64 | 
     """
     corner = np.asarray(centre_px, np.float64)[::-1] - n_px // 2
     whole = np.floor(corner).astype(int)
-    fy, fx = (float(f) for f in corner - whole)
-    y, x = (int(w) for w in whole)
-    height, width = n_px + (fy > 0), n_px + (fx > 0)
-    if min(y, x) < 0 or y + height > object_.shape[0] or x + width > object_.shape[1]:
+    fractions = corner - whole
+    if (whole < 0).any() or (whole + n_px + (fractions > 0) > object_.shape).any():
         return None
-    patch: NDArray[np.complexfloating] = object_[y : y + height, x : x + width]
-    if fy:
-        patch = (1 - fy) * patch[:-1] + fy * patch[1:]
-    if fx:
-        patch = (1 - fx) * patch[:, :-1] + fx * patch[:, 1:]
+    patch: NDArray[np.complexfloating] = object_
+    for axis in (0, 1):
+        margins = (-_NODES[0], _NODES[-1]) if fractions[axis] else (0, 0)
+        patch = _part(patch, axis, whole[axis] - margins[0], whole[axis] + n_px + margins[1])
+    for axis in (0, 1):
+        patch = _moved(patch, axis, float(fractions[axis]), n_px) if fractions[axis] else patch
     return patch.astype(np.complex64)
+
+
+def lagrange_weights(fraction: float) -> list[float]:
+    """Six weights, of the pixels -2 ... 3, for a value between 0 and 1."""
+    return [math.prod((fraction - m) / (k - m) for m in _NODES if m != k) for k in _NODES]
+
+
+def _part(image: NDArray[np.complexfloating], axis: int, start: int, stop: int) -> NDArray[np.complexfloating]:
+    """From `start` to `stop`, which may lie a few pixels outside, along an axis."""
+    lines = np.moveaxis(image, axis, 0)
+    missing = (max(0, -start), max(0, stop - len(lines)))
+    lines = lines[max(0, start) : stop]
+    if any(missing):
+        lines = np.pad(lines, (missing, (0, 0)), mode="reflect", reflect_type="odd")
+    return np.moveaxis(lines, 0, axis)
+
+
+def _moved(image: NDArray[np.complexfloating], axis: int, fraction: float, n_px: int) -> NDArray[np.complexfloating]:
+    """n pixels at `fraction` after the pixels 2 ... n + 1 along an axis."""
+    lines = np.moveaxis(image, axis, 0)
+    moved = np.zeros_like(lines[:n_px])
+    for k, weight in enumerate(lagrange_weights(fraction)):
+        moved += weight * lines[k : k + n_px]
+    return np.moveaxis(moved, 0, axis)

@@ -39,7 +39,7 @@ def scan_positions(
     if not 0 < step_px < math.inf:
         raise ValueError(f"the step is {step_px} px; it must be above 0.")
     low = np.full(2, float(n_px // 2))
-    high = low + np.array(object_shape[::-1]) - n_px - 1  # one pixel is left for the bilinear neighbours
+    high = low + np.array(object_shape[::-1]) - n_px - 1  # a patch between pixels reaches into one more
     return PATTERNS[pattern]((low, high), step_px, rng)
 
 

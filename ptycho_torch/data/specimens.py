@@ -1,4 +1,4 @@
-"""What a simulated scan looks at, and with: objects made of two pictures, and a defocused circular aperture."""
+"""What a simulated scan looks at, and with: objects made of two pictures; a defocused or a diffused aperture."""
 
 import math
 from collections.abc import Callable
@@ -6,11 +6,13 @@ from collections.abc import Callable
 import numpy as np
 import skimage.data
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter  # type: ignore[attr-defined]
 from skimage.transform import resize
 
 from recon_worker.snapshot import Complex64, Float64
 
-_AMPLITUDE_RANGE = (0.8, 1.0)
+AMPLITUDE_RANGE = (0.8, 1.0)
+"""Of a simulated object, unless another is asked for."""
 _PHASE_RANGE_RAD = (0.0, 1.5)
 _CELL = (slice(270, 470), slice(330, 530))
 """The part of scikit-image's picture that the cell fills; the rest is empty."""
@@ -33,18 +35,34 @@ def _field_of_cells(cell: Float64) -> Float64:
     return np.block([[np.rot90(cell, row + column) for column in side] for row in side])
 
 
-def make_object(amplitude_picture: Float64, phase_picture: Float64, size_px: int) -> Complex64:
-    """(size, size) complex64 object: amplitude 0.8 ... 1, phase 0 ... 1.5 rad, each spanned by its picture."""
-    amplitude = _spread(amplitude_picture, size_px, _AMPLITUDE_RANGE)
+def make_object(
+    amplitude_picture: Float64,
+    phase_picture: Float64,
+    size_px: int,
+    amplitude_range: tuple[float, float] = AMPLITUDE_RANGE,
+) -> Complex64:
+    """(size, size) complex64 object: amplitude in `amplitude_range`, phase 0 ... 1.5 rad, each spanned by its picture.
+
+    Raises:
+        ValueError: A picture is uniform, or the range is not one of amplitudes, 0 <= low < high <= 1.
+    """
+    low, high = amplitude_range
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"the amplitude's range is {low} to {high}; it must be 0 <= low < high <= 1.")
+    amplitude = _spread(amplitude_picture, size_px, amplitude_range)
     phase = _spread(phase_picture, size_px, _PHASE_RANGE_RAD)
     return np.asarray(amplitude * np.exp(1j * phase), np.complex64)
 
 
 def varied_object(
-    amplitude_picture: Float64, phase_picture: Float64, size_px: int, rng: np.random.Generator
+    amplitude_picture: Float64,
+    phase_picture: Float64,
+    size_px: int,
+    rng: np.random.Generator,
+    amplitude_range: tuple[float, float] = AMPLITUDE_RANGE,
 ) -> Complex64:
     """Like `make_object`, from a random window of each picture, turned and mirrored at random."""
-    return make_object(_window(amplitude_picture, rng), _window(phase_picture, rng), size_px)
+    return make_object(_window(amplitude_picture, rng), _window(phase_picture, rng), size_px, amplitude_range)
 
 
 def disc_probe(n_px: int, radius_px: float, edge_px: float = 1.5, curvature_rad: float = 14.0) -> Complex64:
@@ -67,10 +85,56 @@ def disc_probe(n_px: int, radius_px: float, edge_px: float = 1.5, curvature_rad:
             f"the probe has a radius of {radius_px} px, an edge of {edge_px} px and a curvature of {curvature_rad} "
             f"rad; the radius must be above 0 and at most {n_px / 2} px, the edge above 0, the curvature finite."
         )
-    axis = np.arange(n_px) - n_px // 2
-    r = np.hypot(axis[:, None], axis[None, :])
+    r = _radius(n_px)
     amplitude = 1 / (1 + np.exp(np.minimum((r - radius_px) / edge_px, 80)))
     return np.asarray(amplitude * np.exp(1j * curvature_rad * (r / radius_px) ** 2), np.complex64)[None]
+
+
+def diffuser_probe(
+    n_px: int,
+    radius_px: float,
+    edge_px: float = 1.5,
+    rms_rad: float = 1.5,
+    smoothing_px: float = 3.0,
+    *,
+    seed: int,
+) -> Complex64:
+    """A circular aperture behind a diffuser: a disc with a soft rim and a smooth random phase.
+
+    The phase is white noise smoothed by a Gaussian, with mean 0 and `rms_rad` inside the radius. Its many spatial
+    frequencies spread the light over the detector, so that every pattern tells more about the object than that of a
+    smooth beam (M. Guizar-Sicairos et al., Phys. Rev. B 86, 100103 (2012)).
+
+    Args:
+        n_px: Side of the array.
+        radius_px: Where the amplitude is 1/2.
+        edge_px: Width of the rim, as in `disc_probe`.
+        rms_rad: Root mean square of the phase.
+        smoothing_px: Standard deviation of the Gaussian; at twice this distance the autocorrelation is 1/e.
+        seed: Of the noise.
+
+    Returns:
+        (1, n, n) complex64, centred on index n // 2; its amplitude is that of `disc_probe`.
+
+    Raises:
+        ValueError: As in `disc_probe`, or rms or smoothing are not above 0, or the latter exceeds the radius.
+    """
+    if not 0 < rms_rad < math.inf or not 0 < smoothing_px <= radius_px:
+        raise ValueError(
+            f"the diffuser has {rms_rad} rad rms and a smoothing of {smoothing_px} px; both must be above 0, and "
+            f"the smoothing at most the probe's radius, {radius_px} px."
+        )
+    disc = disc_probe(n_px, radius_px, edge_px, curvature_rad=0.0)
+    smooth = gaussian_filter(np.random.default_rng(seed).normal(size=(n_px, n_px)), smoothing_px, mode="wrap")
+    inside = smooth[_radius(n_px) <= radius_px]
+    phase = rms_rad * (smooth - inside.mean()) / inside.std()
+    return np.asarray(disc * np.exp(1j * phase), np.complex64)
+
+
+def _radius(n_px: int) -> Float64:
+    """(n, n) distance from index n // 2, pixels."""
+    axis = np.arange(n_px) - n_px // 2
+    return np.hypot(axis[:, None], axis[None, :])
 
 
 def _spread(picture: Float64, size_px: int, limits: tuple[float, float]) -> Float64:

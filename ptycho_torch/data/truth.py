@@ -21,7 +21,7 @@ _DARK = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectTruth:
-    """Patches cut out of whole objects, bilinear at sub-pixel positions."""
+    """Patches cut out of whole objects, at sub-pixel positions as in `patches`."""
 
     objects: Complex64
     """(K, H, W)"""

@@ -105,9 +105,13 @@ class PtychoLightningModule(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Returns `amp`, `phase` and (pinn) `pred_diffraction`, each (B, C, N, N), and logs the loss."""
+        """Returns `amp`, `phase` and (pinn) `pred_diffraction`, each (B, C, N, N), and logs loss and deviance."""
         loss, predictions = self._loss_and_predictions(batch)
-        self.log("val_loss", loss, prog_bar=True, sync_dist=True, batch_size=batch[1].shape[0])
+        size = batch[1].shape[0]
+        self.log("val_loss", loss, prog_bar=True, sync_dist=True, batch_size=size)
+        if "pred_diffraction" in predictions:
+            deviance = _deviance(predictions["pred_diffraction"], batch[0])
+            self.log("val_deviance", deviance, sync_dist=True, batch_size=size)
         return predictions
 
     def _loss_and_predictions(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -119,7 +123,7 @@ class PtychoLightningModule(LightningModule):
         if self.model_type == "supervised":
             loss = losses.supervised(amp, phase, fields["label_amp"], fields["label_phase"])
             return loss, {"amp": amp, "phase": phase}
-        observed = fields.get("observed_images", fields["images"])
+        observed = _observed(fields)
         scale = fields["physics_scaling_constant"]
         per_sample = self._pinn_loss(first * scale, observed * scale)
         return losses.normalised(per_sample, observed), {"pred_diffraction": first, "amp": amp, "phase": phase}
@@ -127,6 +131,17 @@ class PtychoLightningModule(LightningModule):
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own return type
         """Adam."""
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+
+
+def _observed(fields: Mapping[str, Tensor]) -> Tensor:
+    """(B, C, N, N) measured amplitude, in the data's units."""
+    return fields.get("observed_images", fields["images"])
+
+
+def _deviance(pred: Tensor, fields: Mapping[str, Tensor]) -> Tensor:
+    """Comparable between files, as `val_loss` is not."""
+    scale = fields["physics_scaling_constant"]
+    return losses.poisson_deviance(pred * scale, _observed(fields) * scale)
 
 
 def _object(amp: Tensor, phase: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""Losses between predicted and measured diffraction amplitude, and between object and label.
+"""Losses between predicted and measured diffraction amplitude, and between object and label; the deviance.
 
-All reduce each sample to one number by a sum (Poisson, supervised) or a mean (MAE) over its patches and pixels.
+The losses reduce each sample to one number by a sum (Poisson, supervised) or a mean (MAE) over its patches and pixels.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -38,6 +40,31 @@ def normalised(per_sample: Tensor, obs_amp: Tensor) -> Tensor:
 
 
 def supervised(amp: Tensor, phase: Tensor, label_amp: Tensor, label_phase: Tensor) -> Tensor:
-    """2 sum |amp - label| + 4 sum |phase - label|, mean over the batch; all (B, C, N, N), phases in radians."""
-    per_sample = 2 * (amp - label_amp).abs() + 4 * (phase - label_phase).abs()
+    """2 sum |amp - label| + 4 sum |wrap(phase - label)|, mean over the batch; all (B, C, N, N), phases in radians."""
+    per_sample = 2 * (amp - label_amp).abs() + 4 * _wrapped(phase - label_phase).abs()
     return per_sample.sum((1, 2, 3)).mean()
+
+
+def _wrapped(phase: Tensor) -> Tensor:
+    """The same angle in [-pi, pi]; unchanged where it already lies there."""
+    return phase - 2 * math.pi * torch.round(phase / (2 * math.pi))
+
+
+def poisson_deviance(pred_amp: Tensor, obs_amp: Tensor) -> Tensor:
+    """Mean Poisson deviance per detector pixel: about 1 for a perfect model where a pixel has many photons.
+
+    2 mean [k log(k / lambda) - (k - lambda)], lambda = pred^2, k = obs^2, photons; 2 lambda where k = 0.
+    McCullagh, Nelder, Generalized Linear Models, 2nd ed. (1989), section 2.3. In float64: the terms cancel to 1 out
+    of k, up to 1e8. It is for reading, not for training.
+
+    Args:
+        pred_amp: (B, C, N, N), square root of the expected photons.
+        obs_amp: (B, C, N, N), square root of the counted photons.
+
+    Returns:
+        (), of the prediction's dtype and device. Infinite where photons were counted and none are expected.
+    """
+    device = "cpu" if pred_amp.device.type == "mps" else pred_amp.device  # MPS has no float64
+    rate, counts = (a.detach().to(device, torch.float64).square() for a in (pred_amp, obs_amp))
+    ratio = torch.where(counts > 0, counts / rate, 1.0)
+    return (2 * (counts * torch.log(ratio) - counts + rate)).mean().to(pred_amp)

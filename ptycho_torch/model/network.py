@@ -96,9 +96,15 @@ class Decoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, 8, 8) features -> (B, C, N, N)."""
+        """(B, F, 8, 8) features -> (B, C, N, N), float32: under autocast bfloat16 would quantise the object."""
         features = self.blocks(x)
-        centre: Tensor = self.centre(features)
+        hidden = self.centre[:-2](features)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._object(features.float(), hidden.float())
+
+    def _object(self, features: Tensor, hidden: Tensor) -> Tensor:
+        """The last convolutions: features and what the centre made of them, (B, F, N/2, N/2) -> (B, C, N, N)."""
+        centre: Tensor = self.centre[-2:](hidden)
         quarter = centre.shape[-1] // 2
         padded = functional.pad(centre, (quarter,) * 4)
         if self.border is None:

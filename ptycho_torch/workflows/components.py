@@ -69,15 +69,15 @@ def run_training(config: RunConfig) -> TrainingResult:
 
 
 def describe(config: RunConfig) -> str:
-    """Check settings, machine and data without training; returns a summary, one line per data set."""
+    """Check settings, machine and data without training; returns what was understood, per file."""
     make_trainer(config, None)
     datamodule = make_datamodule(config)
     datamodule.setup("fit")
     _check_fixed_indices(config, datamodule)
     parameters = sum(p.numel() for p in make_model(config).parameters())
-    lines = [f"train: {len(datamodule.train_dataset)} samples from {config.data.train_data_file}"]
+    lines = datamodule.train_dataset.overview().describe("train", config.data.train_data_file)
     if datamodule.test_dataset is not None:
-        lines.append(f"test: {len(datamodule.test_dataset)} samples from {config.data.test_data_file}")
+        lines += datamodule.test_dataset.overview().describe("test", config.data.test_data_file)
     return "\n".join([*lines, f"model: {parameters} parameters", "Settings and data are good."])
 
 

@@ -166,7 +166,7 @@ def test_settings_are_tags_of_the_run_and_not_params_which_mlflow_prints_over_ev
     assert run.data.tags["training/nepochs"] == "1"
     assert run.data.tags["execution/recon_log_every_n_epochs"] == "1"
     assert run.data.params == {}
-    assert {"train_loss", "val_loss"} <= run.data.metrics.keys()
+    assert {"train_loss", "val_loss", "val_deviance"} <= run.data.metrics.keys()
 
 
 def test_fixed_indices_beyond_the_test_set_are_refused_before_training(raw_scan, tmp_path, mlflow_database):
@@ -189,14 +189,53 @@ def test_an_output_directory_with_spaces_holds_the_database_and_nothing_beside_i
     assert [p.name for p in tmp_path.iterdir()] == ["my run ä"]
 
 
-def test_a_dry_run_checks_data_and_writes_nothing(raw_scan, tmp_path, capsys):
+def test_a_dry_run_says_what_it_understood_of_each_file_and_writes_nothing(raw_scan, tmp_path, capsys):
     from ptycho_torch.cli import main
 
-    folder = tmp_path / "nothing"
-    main("raw", "t", ["--train_data_file", str(raw_scan), "--output_dir", str(folder), "--dry-run"])
+    folder, bare = tmp_path / "nothing", tmp_path / "bare.npz"
+    with np.load(raw_scan) as file:
+        arrays = dict(file)
+    np.savez(bare, **{key: value for key, value in arrays.items() if key != "objectGuess"})
+    files = ["--train_data_file", str(raw_scan), "--test_data_file", str(bare)]
+    main("raw", "t", [*files, "--output_dir", str(folder), "--dry-run"])
 
-    assert "Settings and data are good." in capsys.readouterr().out
+    train, test = (part.splitlines() for part in capsys.readouterr().out.split("test: "))
+    count = len(arrays["diff3d"])
+    width, height = np.ptp(arrays["xcoords"]), np.ptp(arrays["ycoords"])
+    assert train[0] == f"train: {count} samples from {raw_scan}"
+    assert train[1] == f"  patterns: {count} of 64 x 64 px, 1e+06 photons each on average (stated)"
+    assert train[2].startswith(f"  field of view: positions over {width:.4g} x {height:.4g} px")
+    assert re.search(r"median step 1[1-4]\.\d px, overlap [56]\d %$", train[2])
+    assert train[3] == "  probe: 32.1 px in diameter"
+    assert train[4] == f"  truth: for {count} of {count} patterns"
+    assert test[4] == "  truth: none"
+    assert test[-1] == "Settings and data are good."
     assert not folder.exists()
+
+
+def test_a_dry_run_refuses_positions_in_metres(raw_scan, tmp_path, capsys):
+    from ptycho_torch.cli import main
+
+    scan = tmp_path / "scan.npz"
+    with np.load(raw_scan) as file:
+        np.savez(scan, **{**file, "xcoords": file["xcoords"] * 1e-8, "ycoords": file["ycoords"] * 1e-8})
+
+    with pytest.raises(SystemExit) as caught:
+        main("raw", "t", ["--train_data_file", str(scan), "--dry-run"])
+
+    assert caught.value.code == 2
+    assert "in metres" in capsys.readouterr().err
+
+
+def test_a_dry_run_of_grid_lines_knows_the_field_of_the_test_file_alone(grid_lines, capsys):
+    from ptycho_torch.cli import main
+
+    files = ["--train_data_file", str(grid_lines / "train.npz"), "--test_data_file", str(grid_lines / "test.npz")]
+    main("grid_lines", "t", [*files, "--dry-run"])
+
+    train, test = capsys.readouterr().out.split("test: ")
+    assert "field of view: not known, as the samples are shuffled" in train
+    assert "positions over 60 x 60 px (width x height), median step 10 px, overlap 69 %" in test
 
 
 @pytest.mark.parametrize("damage", ["cut short", "empty", "no archive"])

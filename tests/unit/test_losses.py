@@ -1,7 +1,9 @@
 """Losses against reference arrays and closed forms."""
 
 import numpy as np
+import pytest
 import torch
+from scipy import stats
 
 from ptycho_torch.model import losses
 from tests.paths import REFERENCE
@@ -51,3 +53,40 @@ def test_nothing_predicted_where_something_was_measured_is_expensive_but_finite(
 
     assert torch.isfinite(loss).all()
     assert loss.item() > 50
+
+
+def test_supervised_loss_takes_phases_the_short_way_round():
+    label, zero = torch.full((1, 1, 1, 1), torch.pi - 0.1), torch.zeros(1, 1, 1, 1)
+    phase = (-label).requires_grad_()
+
+    loss = losses.supervised(zero, phase, zero, label)
+    loss.backward()
+
+    torch.testing.assert_close(loss, torch.tensor(4 * 0.2))
+    assert phase.grad.item() == 4  # less phase, through -pi, is nearer
+
+
+def test_deviance_agrees_with_the_log_likelihood_ratio():
+    pred, obs, _ = _physics()
+    counts, rate = obs.double().numpy().round() ** 2, pred.double().numpy() ** 2
+
+    ratio = stats.poisson.logpmf(counts, counts) - stats.poisson.logpmf(counts, rate)  # saturated model, model
+    found = losses.poisson_deviance(pred, obs.round())
+
+    assert 0 < np.count_nonzero(counts == 0) < counts.size
+    assert found.item() == pytest.approx(2 * ratio.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("photons", [100.0, 1e4, 1e8])
+def test_deviance_of_a_perfect_model_is_one_where_there_are_photons(photons):
+    counts = np.random.default_rng(0).poisson(photons, (4, 1, 64, 64))
+    pred, obs = torch.full(counts.shape, photons**0.5), torch.from_numpy(np.sqrt(counts).astype(np.float32))
+
+    assert losses.poisson_deviance(pred, obs).item() == pytest.approx(1, abs=0.04)
+
+
+def test_deviance_is_zero_for_the_counts_themselves_and_twice_the_rate_where_nothing_was_counted():
+    _, obs, _ = _physics()
+
+    assert losses.poisson_deviance(obs, obs).item() == 0
+    assert losses.poisson_deviance(torch.full((1, 1, 2, 2), 3.0), torch.zeros(1, 1, 2, 2)).item() == 18

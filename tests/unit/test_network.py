@@ -110,3 +110,32 @@ def test_bfloat16_autocast_keeps_the_physics_in_single_precision():
         pred, amp, _ = module(images, positions, probe, scale, scale)
 
     assert pred.dtype == amp.dtype == torch.float32
+
+
+def test_bfloat16_autocast_does_not_quantise_the_object():
+    torch.manual_seed(0)
+    network, x = ObjectNetwork(64, 1, 1, probe_big=True), _inputs()[0]
+
+    single = network(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = network(x)
+
+    for one, other in zip(single, mixed, strict=True):
+        assert other.dtype == torch.float32
+        assert other.unique().numel() > 0.9 * one.unique().numel()
+
+
+def test_the_deviance_of_a_prediction_is_logged_and_does_not_depend_on_the_files_units(monkeypatch):
+    module, logged = PtychoLightningModule(n_px=64, n_filters_scale=1), []
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.append((name, value)))
+    images, positions, probe, scale = _inputs()
+    for unit in (1.0, 10.0):
+        fields = {"images": images * unit, "coords_relative": positions}
+        fields |= dict.fromkeys(("rms_scaling_constant", "physics_scaling_constant"), scale / unit)
+        module.validation_step((fields, probe, scale), 0)
+
+    values = [value for name, value in logged if name == "val_deviance"]
+    pred, _, _ = module(images, positions, probe, scale, scale)
+    rate, counts = (pred.detach().double().numpy() * 0.5) ** 2, (images.double().numpy() * 0.5) ** 2
+    expected = 2 * np.mean(counts * np.log(counts / rate) - counts + rate)
+    assert [v.item() for v in values] == pytest.approx([expected, expected], rel=1e-4)

@@ -32,7 +32,7 @@ def grid():
         "diffraction": rng.random((4, N, N, 4), np.float32),
         "Y_I": rng.random((4, N, N, 4), np.float32),
         "Y_phi": rng.random((4, N, N, 4), np.float32),
-        "coords_nominal": rng.random((4, 1, 2, 4)),
+        "coords_nominal": rng.uniform(-3, 3, (4, 1, 2, 4)),
         "coords_offsets": rng.random((4, 1, 2, 4)),
         "YY_full": np.ones((1, 40, 40, 1), np.complex64),
     }
@@ -86,7 +86,26 @@ def test_every_layout_of_patterns_reads_the_same(raw, write, key, change):
 def test_integer_patterns_stay_amplitudes(raw, write):
     raw["diff3d"] = np.arange(M * N * N, dtype=np.uint16).reshape(M, N, N)
 
-    np.testing.assert_array_equal(load_raw_scan(write(raw)).diffraction, raw["diff3d"])
+    with pytest.warns(UserWarning, match=r"scan.npz: key 'diff3d': .*up to 1279, .* counts; .* save np.sqrt"):
+        diffraction = load_raw_scan(write(raw)).diffraction
+
+    np.testing.assert_array_equal(diffraction, raw["diff3d"])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int32])
+def test_whole_numbers_are_told_to_look_like_counts_unless_they_are_their_own_roots(raw, write, dtype):
+    counts = np.random.default_rng(0).poisson(0.05, (M, N, N))
+    assert counts.max() > 1
+
+    with pytest.warns(UserWarning, match="looks like counts"):
+        load_raw_scan(write({**raw, "diff3d": counts.astype(dtype)}))
+    load_raw_scan(write({**raw, "diff3d": np.sqrt(counts).astype(np.float32)}))
+    load_raw_scan(write({**raw, "diff3d": counts.clip(max=1).astype(dtype)}))
+
+
+def test_grid_lines_that_hold_counts_are_told_too(grid, write):
+    with pytest.warns(UserWarning, match="'diffraction': all values are whole numbers, up to 7"):
+        load_grid_lines(write({**grid, "diffraction": np.full((4, N, N, 4), 7)}))
 
 
 def test_a_cube_is_read_pattern_first(raw, write):
@@ -132,7 +151,6 @@ def test_every_layout_of_probes_becomes_modes_first(raw, write, shape, modes):
         ({"probeGuess": np.ones((N, N + 1))}, "allowed: .N, N."),
         ({"probeGuess": np.zeros((N, N))}, "--probe_file"),
         ({"objectGuess": np.ones((2, 3, 40))}, r"must be \(H, W\)"),
-        ({"objectGuess": np.ones((8, 8))}, "outside objectGuess"),
         ({"Y": np.ones((M, 3, 3))}, "must be that of the patterns"),
         ({"scan_index": np.arange(3)}, "3 values for 5 patterns"),
         ({"_metadata": np.array("{nonsense")}, "not valid JSON"),
@@ -291,6 +309,9 @@ def test_true_grid_coordinates_win_over_nominal_ones(grid, write):
         ({"norm_Y_I": np.array(0.0)}, "above 0"),
         ({"norm_Y_I": np.ones(2)}, "one number"),
         ({"YY_full": np.ones((40, 40))}, "nimgs"),
+        ({"coords_nominal": np.ones((4, 1, 2, 4))}, "a sample extend over at most 0 px"),
+        ({"coords_true": np.arange(32).reshape(4, 1, 2, 4) * 1e-7}, "'coords_true': the 4 positions .* divide them by"),
+        ({"coords_nominal": np.arange(32).reshape(4, 1, 2, 4) * 6.0}, "at most 18 px, the patches have 16 px"),
         ({"probeGuess": np.ones((8, 8))}, "they must agree"),
     ],
 )

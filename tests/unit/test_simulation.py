@@ -2,16 +2,18 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
+from skimage.restoration import unwrap_phase
 
 from ptycho_torch.data.archive import save_npz
 from ptycho_torch.data.grid_simulation import GridPlan, simulate_grid_lines
 from ptycho_torch.data.npz import load_grid_lines, load_raw_scan
 from ptycho_torch.data.scan_patterns import PATTERNS, scan_positions
 from ptycho_torch.data.simulation import cut_all, detector_amplitude, simulate_raw_scan
-from ptycho_torch.data.specimens import default_pictures, disc_probe, make_object, varied_object
+from ptycho_torch.data.specimens import default_pictures, diffuser_probe, disc_probe, make_object, varied_object
 from tests.paths import REPOSITORY
 
 N = 16
@@ -194,6 +196,57 @@ def test_default_pictures_make_objects_in_the_stated_range():
     assert np.abs(object_ - varied).mean() > 0.05
 
 
+def test_objects_have_the_amplitudes_that_are_asked_for():
+    object_ = make_object(*default_pictures(), 48, (0.5, 0.9))
+    varied = varied_object(*default_pictures(), 48, np.random.default_rng(0), (0.5, 0.9))
+
+    for made in (object_, varied):
+        assert (np.abs(made).min(), np.abs(made).max()) == pytest.approx((0.5, 0.9), abs=1e-5)
+
+
+@pytest.mark.parametrize("limits", [(0.5, 0.5), (-0.1, 1.0), (0.5, 1.1), (np.nan, 1.0)])
+def test_amplitudes_that_cannot_be_are_refused(limits):
+    with pytest.raises(ValueError, match="0 <= low < high <= 1"):
+        make_object(*default_pictures(), 48, limits)
+
+
+@pytest.mark.parametrize(("rms", "smoothing"), [(0.2, 3.0), (1.0, 2.0)])
+def test_a_diffuser_is_a_disc_with_a_phase_of_the_stated_rms(rms, smoothing):
+    disc, made = (f(64, 16) for f in (disc_probe, partial(diffuser_probe, rms_rad=rms, smoothing_px=smoothing, seed=0)))
+
+    inside = np.hypot(*(np.mgrid[:64, :64] - 32)) <= 16
+    phase = unwrap_phase(np.angle(made[0]))[inside]
+    np.testing.assert_allclose(np.abs(made), np.abs(disc), rtol=1e-5)
+    assert phase.std() == pytest.approx(rms, rel=1e-3)
+    assert made.dtype == np.complex64
+
+
+@pytest.mark.parametrize("smoothing", [2.0, 3.0])
+def test_the_diffusers_phase_is_correlated_over_the_stated_distance(smoothing):
+    """Smoothing white noise by a Gaussian gives the autocorrelation exp(-d^2 / (4 sigma^2))."""
+    made = [diffuser_probe(256, 120, rms_rad=0.5, smoothing_px=smoothing, seed=s)[0, 64:192, 64:192] for s in range(4)]
+    phases = np.stack([np.angle(m) for m in made])  # a few times 0.5 rad does not wrap
+
+    for distance in (1, 3, 6):
+        product = (phases[:, :, distance:] * phases[:, :, :-distance]).mean() / (phases**2).mean()
+        assert product == pytest.approx(np.exp(-((distance / smoothing) ** 2) / 4), abs=0.08)
+
+
+def test_diffusers_are_reproducible_and_seeds_differ():
+    first, again, other = (diffuser_probe(64, 16, seed=s) for s in (1, 1, 2))
+
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.5
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rms_rad": 0.0}, {"rms_rad": np.nan}, {"smoothing_px": 0.0}, {"smoothing_px": 17.0}]
+)
+def test_a_diffuser_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match="the diffuser has"):
+        diffuser_probe(64, 16, **wrong, seed=0)
+
+
 def test_a_uniform_picture_is_refused():
     with pytest.raises(ValueError, match="needs contrast"):
         make_object(np.ones((9, 9)), default_pictures()[1], 20)
@@ -232,6 +285,28 @@ def test_the_script_writes_what_it_says(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"wrote {output}: {len(scan.positions_px)} patterns of 16 x 16 px")
     assert scan.metadata.nphotons == 1e4
+
+
+def test_the_script_makes_the_probe_and_the_object_that_are_asked_for(tmp_path):
+    output = tmp_path / "scan.npz"
+    size, probe = (
+        ("--N", 32, "--object_size", 48, "--step", 9, "--seed", 3),
+        ("--probe", "diffuser", "--probe_rms", 1.2),
+    )
+
+    done = _script("raw", *size, *probe, "--amplitude_range", 0.5, 1, "--output", output)
+
+    assert done.returncode == 0, done.stderr
+    scan = load_raw_scan(output)
+    np.testing.assert_array_equal(scan.probe, diffuser_probe(32, 8, rms_rad=1.2, seed=3))
+    assert np.abs(scan.object).min() == pytest.approx(0.5, abs=1e-5)
+
+
+def test_the_script_takes_one_probe(tmp_path):
+    done = _script("raw", "--probe", "diffuser", "--probe_file", tmp_path / "p.npz", "--output", tmp_path / "scan.npz")
+
+    assert done.returncode == 2
+    assert done.stderr == "error: --probe and --probe_file are both given; give one of them.\n"
 
 
 def test_the_script_writes_both_grid_lines_files_where_they_belong(tmp_path):
