@@ -145,7 +145,7 @@ class ModelConfig:
     probe_big: bool = option(
         True, "predict the border of N/4 around the centre of each patch too, for probes that reach into it"
     )
-    n_filters_scale: int = option(2, "width of the network; the deepest layer has 128 times as many filters")
+    n_filters_scale: int = option(1, "width of the network; the deepest layer has 128 times as many filters")
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -160,6 +160,9 @@ class TrainingConfig:
     nepochs: int = option(50, "number of epochs")
     batch_size: int = option(16, "samples per step and device")
     learning_rate: float = option(1e-3, "step size of Adam")
+    warmup_steps: int = option(
+        50, "steps over which the step size rises to learning_rate; without, some trainings learn nothing"
+    )
     seed: int = option(42, "seed of the initial weights and the order of samples")
     check_val_every_n_epoch: int = option(1, "validate after every this many epochs")
     resume: str | None = option(
@@ -169,6 +172,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("nepochs", "batch_size", "check_val_every_n_epoch"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
+        require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}; it must be at least 0.")
         require(0 < self.learning_rate < float("inf"), f"learning_rate is {self.learning_rate}; it must be above 0.")
         require(0 <= self.seed < 2**32, f"seed is {self.seed}; it must be from 0 to {2**32 - 1}.")
         check_directory("output_dir", self.output_dir)

@@ -4,6 +4,8 @@ The model calls and the batch layout follow the PtychoPINN conventions, so that 
 modules of either project. `validation_step` returns its predictions: logging them then costs no forward pass.
 """
 
+import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +17,9 @@ from ptycho_torch.config import LossName, ModelType
 from ptycho_torch.model import losses
 from ptycho_torch.model.network import ObjectNetwork
 from ptycho_torch.model.physics import PROBE_SCALE, cut_group, diffraction_amplitude, merge_canvas_px, merge_group
+
+_EPOCHS_TO_DIFFER, _LEAST_DIFFERENCE = 3, 0.02
+"""From this epoch on predictions of different patterns should differ by this much."""
 
 Batch = tuple[Mapping[str, Tensor], Tensor, Tensor]
 """(fields, probe (B, C, P, N, N) complex64, scale)."""
@@ -31,6 +36,7 @@ class PtychoLightningModule(LightningModule):
         probe_big: Whether the border of N/4 is predicted too.
         n_filters_scale: Width of the network.
         learning_rate: Step size of Adam.
+        warmup_steps: Steps over which the step size rises to that, linearly; 0: none.
     """
 
     def __init__(
@@ -41,15 +47,17 @@ class PtychoLightningModule(LightningModule):
         model_type: ModelType = "pinn",
         loss: LossName = "poisson",
         probe_big: bool = True,
-        n_filters_scale: int = 2,
+        n_filters_scale: int = 1,
         learning_rate: float = 1e-3,
+        warmup_steps: int = 50,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.gridsize = gridsize
         self.model_type = model_type
-        self.learning_rate = learning_rate
+        self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
         self.network = ObjectNetwork(n_px, gridsize**2, n_filters_scale, probe_big=probe_big)
+        self._difference, self._has_warned = torch.tensor(math.nan), False
         self._pinn_loss = losses.poisson_nll if loss == "poisson" else losses.mean_absolute_error
 
     def forward(
@@ -99,10 +107,26 @@ class PtychoLightningModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: returns and logs the loss."""
-        loss, _ = self._loss_and_predictions(batch)
+        loss, predictions = self._loss_and_predictions(batch)
+        if batch_idx == 0:
+            self._difference = relative_difference(predictions["amp"].detach(), predictions["phase"].detach())
         size = batch[1].shape[0]
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=size)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Say once if the network has come to predict one patch for all patterns."""
+        if self.current_epoch + 1 < _EPOCHS_TO_DIFFER or self._has_warned:
+            return
+        difference = float(self._difference)
+        if difference < _LEAST_DIFFERENCE:  # not if it is NaN: that is another matter
+            self._has_warned = True
+            warnings.warn(
+                f"after {self.current_epoch + 1} epochs the network predicts nearly the same patch for all patterns "
+                f"(they differ by {difference:.1%}): it has learned nothing of the object, unless that is uniform. Try "
+                "another seed, a smaller learning_rate or more warmup_steps.",
+                stacklevel=2,
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Returns `amp`, `phase` and (pinn) `pred_diffraction`, each (B, C, N, N), and logs loss and deviance."""
@@ -129,8 +153,10 @@ class PtychoLightningModule(LightningModule):
         return losses.normalised(per_sample, observed), {"pred_diffraction": first, "amp": amp, "phase": phase}
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own return type
-        """Adam."""
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+        """Adam, whose first steps are small."""
+        adam, steps = torch.optim.Adam(self.parameters(), lr=self.learning_rate), max(1, self.warmup_steps)
+        warmup = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: min(1.0, (step + 1) / steps))
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
 
 
 def _observed(fields: Mapping[str, Tensor]) -> Tensor:
@@ -142,6 +168,20 @@ def _deviance(pred: Tensor, fields: Mapping[str, Tensor]) -> Tensor:
     """Comparable between files, as `val_loss` is not."""
     scale = fields["physics_scaling_constant"]
     return losses.poisson_deviance(pred * scale, _observed(fields) * scale)
+
+
+def relative_difference(amp: Tensor, phase: Tensor) -> Tensor:
+    """() how much the objects of a batch differ, in parts of their rms amplitude; NaN for a single one.
+
+    Args:
+        amp: (B, C, N, N).
+        phase: (B, C, N, N), radians.
+    """
+    if len(amp) < 2:
+        return torch.tensor(math.nan)
+    patches = _object(amp.float(), phase.float())
+    difference = patches - patches.mean(0)
+    return (difference.abs().square().mean() / patches.abs().square().mean()).sqrt()
 
 
 def _object(amp: Tensor, phase: Tensor) -> Tensor:

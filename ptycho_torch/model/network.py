@@ -20,6 +20,12 @@ _BOTTLENECK_PX = 8
 _DEEPEST_FILTERS = 128
 """Filters of the deepest encoder block per unit of n_filters_scale."""
 _ATTENTION_REDUCTION = 16
+_GAIN_BEFORE_GATES = 3.6
+"""What the convolution before the gates makes up for: two gates of 1/2, of which max-pooling gives a tenth back."""
+_HEAD_GAIN = 0.1
+"""Of the last convolution of a head: small, so that the object begins uniform and no phase is near the ends of tanh."""
+_TRANSPARENT_CENTRE, _TRANSPARENT_BORDER = math.log(4), 1.07
+"""At which sigmoid and SiLU are 0.8: the amplitude of a transparent object in the network's units."""
 
 
 def encoder_filters(n_px: int, channels: int, n_filters_scale: int) -> list[int]:
@@ -76,6 +82,16 @@ def _encoder(filters: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*blocks)
 
 
+def _begin_with_open_gates(block: nn.Module) -> None:
+    """Both gates at 1/2, whatever they see, and a signal that is as large behind them as before the block."""
+    for layer in block.children():
+        if isinstance(layer, ChannelAttention | SpatialAttention):
+            *_, last = layer.parameters()
+            nn.init.zeros_(last)
+    *_, before_gates = (layer for layer in block.children() if isinstance(layer, nn.Conv2d))
+    before_gates.weight.data *= _GAIN_BEFORE_GATES
+
+
 class Decoder(nn.Module):
     """Bottleneck features -> one real quantity of the object: centre from `activation`, border from SiLU or zero."""
 
@@ -94,6 +110,14 @@ class Decoder(nn.Module):
             if probe_big
             else None
         )
+
+    def begin(self, centre: float, border: float) -> None:
+        """Make the output nearly uniform: what the activations make of these two numbers."""
+        for branch, value in ((self.centre, centre), (self.border, border)):
+            last = None if branch is None else branch[-2]
+            if isinstance(last, nn.Conv2d) and last.bias is not None:
+                last.weight.data *= _HEAD_GAIN
+                nn.init.constant_(last.bias, value)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, F, 8, 8) features -> (B, C, N, N), float32: under autocast bfloat16 would quantise the object."""
@@ -134,12 +158,21 @@ class ObjectNetwork(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """He et al. 2015 (arXiv:1502.01852): signals keep their size through ReLU layers; learning starts at once."""
+        """He et al. 2015 (arXiv:1502.01852): signals keep their size through ReLU layers.
+
+        Gates begin at 1/2, whatever they see, and the layer before makes up for them. The object begins as uniform and
+        transparent, so that the first steps need not find its brightness: all patterns have that in common, and a
+        network that learns it first forgets what tells them apart.
+        """
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
+        for block in self.encoder:
+            _begin_with_open_gates(block)
+        self.amplitude.begin(_TRANSPARENT_CENTRE, _TRANSPARENT_BORDER)
+        self.phase.begin(0.0, 0.0)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map diffraction to the object.

@@ -210,6 +210,7 @@ def make_model(config: RunConfig) -> PtychoLightningModule:
         probe_big=config.model.probe_big,
         n_filters_scale=config.model.n_filters_scale,
         learning_rate=config.training.learning_rate,
+        warmup_steps=config.training.warmup_steps,
     )
 
 
