@@ -36,6 +36,11 @@ class InferenceConfig:
     arrays: ArraysFormat = option(
         "npz", "the stitched object as numbers: npz, h5 (HDF5 in CXI's conventions, needs h5py) or none"
     )
+    refine_passes: int = option(
+        0,
+        "also improve the stitched object itself against the diffraction, with this many passes over the patterns; it "
+        "is written beside the prediction, as 'refined'; 0: not, 15 is usually enough",
+    )
     accelerator: Accelerator = option("auto", "where to compute")
     allow_pickled_metadata: bool = option(
         False, "read the metadata of old files that hold it as a pickled string; nothing else is ever unpickled"
@@ -79,6 +84,7 @@ class InferenceConfig:
             self.num_patches is None or self.fixed_indices is None,
             "num_patches and fixed_indices are both given; they choose the same patches. Give one of them.",
         )
+        require(self.refine_passes >= 0, f"refine_passes is {self.refine_passes}; it must be at least 0.")
         limit = self.max_stitch_samples
         require(limit is None or limit >= 1, f"max_stitch_samples is {limit}; it must be at least 1.")
         check_pixel_size("pixel_size", self.pixel_size)

@@ -25,7 +25,7 @@ from recon_worker.complex_image import encode_complex_png
 from recon_worker.deliveries import DESCRIPTION_NAME, Latest, Numbers, card_name, metrics_name
 from recon_worker.history import GALLERY, SCALES, History
 from recon_worker.labels import metric_label, metric_value
-from recon_worker.panels import Panels, Shown
+from recon_worker.panels import Panels, RefinedObject, Shown
 from recon_worker.rendering import encode_panel
 from recon_worker.resizing import block_to_fit, shrunk
 from recon_worker.shortages import is_shortage
@@ -63,7 +63,11 @@ class Failure:
 
 
 def render(
-    scan: Scan, snapshot: Snapshot, history: History, on_computed: Callable[[str], None] = lambda _: None
+    scan: Scan,
+    snapshot: Snapshot,
+    history: History,
+    on_computed: Callable[[str], None] = lambda _: None,
+    refined: Sequence[RefinedObject] = (),
 ) -> Iterator[Artifact | Failure]:
     """Make the artifacts of a snapshot, one after the other. What fails is reported, and the rest goes on.
 
@@ -72,13 +76,14 @@ def render(
         snapshot: What to render.
         history: What earlier epochs left; this one is added to it.
         on_computed: Called with "stitched", or a patch's folder, when that is computed and only its pictures are left.
+        refined: See `Panels`.
 
     Raises:
         Exception: The machine is short of something (`shortages`): the snapshot is to be rendered again, as a whole.
     """
     folder = f"epoch_{snapshot.epoch:0{scan.epoch_digits}d}"
     shown: list[Shown] = []
-    for name, make in Panels(scan, snapshot, history.scales).planned():
+    for name, make in Panels(scan, snapshot, history.scales, refined).planned():
         made = _attempt(f"{folder}/{name}", make)
         on_computed(name)
         if isinstance(made, Failure):

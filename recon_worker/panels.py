@@ -7,7 +7,7 @@ are taken after alignment. Ranges stay the same during a run (`scales`).
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,15 @@ class Shown:
     """(H, W) NaN where unknown; None: there is none."""
 
 
+@dataclass(frozen=True)
+class RefinedObject:
+    """A stitched object that was improved after the prediction, with numbers of its own."""
+
+    image: Stitched
+    metrics: Mapping[str, float]
+    """By a name of `views.METRICS`."""
+
+
 class Panels:
     """Makes the views of one snapshot.
 
@@ -53,9 +62,11 @@ class Panels:
         scan: The run's scan.
         snapshot: What is shown.
         scales: Colour ranges; those that are fixed now are added to it.
+        refined: Objects that are shown beside the predicted ones, in the same colours.
     """
 
-    def __init__(self, scan: Scan, snapshot: Snapshot, scales: Scales) -> None:
+    def __init__(self, scan: Scan, snapshot: Snapshot, scales: Scales, refined: Sequence[RefinedObject] = ()) -> None:
+        self._refined = refined
         self._scan, self._arrays, self._scales = scan, snapshot.arrays, scales
         self._has_diffraction = snapshot.has_diffraction
         self._trained = snapshot.epoch > 0
@@ -64,6 +75,8 @@ class Panels:
         """What there is to make, one group after the other: (name of its folder, how to make it)."""
         if self._scan.geometry is not None:
             yield "stitched", self._stitched
+        if self._refined:
+            yield "refined", self._refined_objects
         digits = max(2, len(str(max(self._scan.fixed_indices, default=0))))
         for row, index in enumerate(self._scan.fixed_indices):
             if self._arrays.fixed_filled[row]:
@@ -77,10 +90,22 @@ class Panels:
         assert scan.geometry is not None
         patches, filled = self._arrays.stitch_object(), self._arrays.stitch_filled
         images = stitch(scan.geometry, patches, filled)
-        truths = [*scan.ground_truth, *[None] * (len(images) - len(scan.ground_truth))]
-        halves: Sequence[dict[str, float]] = [{} for _ in images]
-        if any(truth is None for truth in truths):
+        halves: Sequence[Mapping[str, float]] = [{} for _ in images]
+        if any(truth is None for truth in self._truths(len(images))):
             halves = agreement_of_halves(scan.geometry, patches, filled, scan.pixel_size_m) or halves
+        return self._objects("stitched", images, halves)
+
+    def _refined_objects(self) -> list[Shown]:
+        images, numbers = ([getattr(one, name) for one in self._refined] for name in ("image", "metrics"))
+        return self._objects("refined", images, numbers)
+
+    def _truths(self, count: int) -> list[Complex64 | None]:
+        known = self._scan.ground_truth
+        return [*known, *[None] * (count - len(known))]
+
+    def _objects(self, kind: str, images: Sequence[Stitched], numbers: Sequence[Mapping[str, float]]) -> list[Shown]:
+        """Of one kind; all kinds share their colours."""
+        truths = self._truths(len(images))
         look = make_look(
             "stitched",
             truths,
@@ -88,16 +113,18 @@ class Panels:
             self._scales,
             trained=self._trained,
         )
-        return [self._object(look, *each) for each in zip(range(len(images)), images, truths, halves, strict=True)]
+        names = [kind if number == 0 else f"{kind}_object_{number:02d}" for number in range(len(images))]
+        every = zip(names, range(len(images)), images, truths, numbers, strict=True)
+        return [self._object(look, *each) for each in every]
 
     def _object(
-        self, look: Look, number: int, image: Stitched, truth: Complex64 | None, halves: dict[str, float]
+        self, look: Look, name: str, number: int, image: Stitched, truth: Complex64 | None, known: Mapping[str, float]
     ) -> Shown:
-        scan, name = self._scan, "stitched" if number == 0 else f"stitched_object_{number:02d}"
-        numbers, result = dict(halves), None
+        scan = self._scan
+        numbers, result = dict(known), None
         if truth is not None:
             result = compare(image.object, truth, image.coverage, ramp=scan.remove_ramp)
-            numbers = result.errors | quality(result, truth, scan.pixel_size_m)
+            numbers |= result.errors | quality(result, truth, scan.pixel_size_m)
         numbers["finite_share"] = finite_share(image.object, image.scanned)
         numbers["coverage"] = float(image.scanned.mean())
         view = ObjectView(name=name, metrics=numbers, **look.panels(image.object, image.scanned, truth, result))

@@ -37,7 +37,7 @@ def shift_px(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, flo
     )
     if not error**2 <= 1 - LEAST_CORRELATION**2:
         return math.nan, math.nan
-    return -float(found[1]), -float(found[0])
+    return 0.0 - float(found[1]), 0.0 - float(found[0])
 
 
 def _central(side: slice) -> slice:

@@ -154,6 +154,7 @@ METRICS: Mapping[str, MetricLabel] = {
     "r_factor": MetricLabel("R-factor", "", "low"),
     "mean_pattern_r_factor": MetricLabel("mean-pattern R-factor"),
     "deviance": MetricLabel("deviance", "", "low"),
+    "deviance_before": MetricLabel("deviance before refinement"),
     "mean_pattern_deviance": MetricLabel("mean-pattern deviance"),
     "finite_share": MetricLabel("finite share", "", "high"),
     "coverage": MetricLabel("coverage"),

@@ -105,6 +105,10 @@ class PtychoDataset(Dataset[Item]):
             for number, true_object in enumerate(self._true_objects)
         )
 
+    def first_patterns(self, indices: NDArray[np.int64]) -> Tensor:
+        """(k, N, N) float32: the first pattern of each of these samples, in the file's units."""
+        return torch.from_numpy(self._diffraction[self._members[indices, 0]])
+
     @property
     def n_patterns(self) -> int:
         """M, diffraction patterns."""

@@ -5,7 +5,6 @@ modules of either project. `validation_step` returns its predictions: logging th
 """
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,9 @@ from ptycho_torch.config import LossName, ModelType
 from ptycho_torch.model import losses
 from ptycho_torch.model.network import ObjectNetwork
 from ptycho_torch.model.physics import PROBE_SCALE, cut_group, diffraction_amplitude, merge_canvas_px, merge_group
+from recon_worker.messages import message_log
+
+_log = message_log(__name__)
 
 _EPOCHS_TO_DIFFER, _LEAST_DIFFERENCE = 3, 0.02
 """From this epoch on predictions of different patterns should differ by this much."""
@@ -116,17 +118,17 @@ class PtychoLightningModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Say once if the network has come to predict one patch for all patterns."""
-        if self.current_epoch + 1 < _EPOCHS_TO_DIFFER or self._has_warned:
+        if self.current_epoch + 1 < _EPOCHS_TO_DIFFER or self._has_warned or not self.trainer.is_global_zero:
             return
         difference = float(self._difference)
         if difference < _LEAST_DIFFERENCE:  # not if it is NaN: that is another matter
             self._has_warned = True
-            warnings.warn(
-                f"after {self.current_epoch + 1} epochs the network predicts nearly the same patch for all patterns "
-                f"(they differ by {difference:.1%}): it has learned nothing of the object, unless that is uniform. Try "
-                "another seed, a smaller learning_rate or more warmup_steps.",
-                stacklevel=2,
-            )
+            _log.warning(
+                "After %d epochs the network predicts nearly the same patch for all patterns (they differ by %.1f %%): "
+                "it has learned nothing of the object, unless that is uniform. Try another seed, a smaller "
+                "learning_rate or more warmup_steps.",
+                self.current_epoch + 1, 100 * difference,
+            )  # fmt: skip
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Returns `amp`, `phase` and (pinn) `pred_diffraction`, each (B, C, N, N), and logs loss and deviance."""

@@ -4,7 +4,7 @@ Prediction, stitching, metrics and rendering are those of the logging during tra
 the numbers are those of the epoch of the checkpoint.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,10 +28,13 @@ from ptycho_torch.workflows.recon_logging.dataset import read_scan
 from ptycho_torch.workflows.recon_logging.extra_pass import Precision, fill_missing
 from ptycho_torch.workflows.recon_logging.gathering import Ranks
 from ptycho_torch.workflows.reconstruction import Reconstruction, write
+from ptycho_torch.workflows.refinement import UnrefinableError, refine
 from recon_worker.history import History
+from recon_worker.panels import RefinedObject
 from recon_worker.scales import Scales
-from recon_worker.snapshot import Scan, Snapshot
+from recon_worker.snapshot import PositionGeometry, Scan, Snapshot
 from recon_worker.standard_streams import shows_progress
+from recon_worker.stitching import stitch
 
 _FORMATS: Mapping[ScanKind, str] = {"raw": "raw scans (diff3d, xcoords, ycoords)", "grid_lines": "grid-lines files"}
 
@@ -48,10 +51,36 @@ def reconstruct(config: InferenceConfig) -> Reconstruction:
     trained = replace(trained, recipe=_changed(trained.recipe, config))
     dataset = _dataset(config, trained)
     scan, plan = _plan(config, trained.recipe, dataset)
+    _check_refinable(config, trained, scan)
     make_directory("output_dir", config.output_dir)
-    snapshot = _predict(config, trained, dataset, plan)
+    snapshot, device = _predict(config, trained, dataset, plan)
+    refined = _refine(config, dataset, scan, snapshot, device)
     source = {"checkpoint": str(config.checkpoint), "data_file": str(config.data_file)}
-    return write(config.output_dir, scan, snapshot, history, source)
+    return write(config.output_dir, scan, snapshot, history, source, refined)
+
+
+def _check_refinable(config: InferenceConfig, trained: Trained, scan: Scan) -> None:
+    if not config.refine_passes:
+        return
+    if not isinstance(scan.geometry, PositionGeometry):
+        raise ConfigError("refine_passes needs a raw scan: only there does each pattern have a position of its own.")
+    if trained.model.model_type == "supervised":
+        raise ConfigError("refine_passes needs a network of model_type pinn: a supervised one knows no probe.")
+    if config.max_stitch_samples is not None:
+        raise ConfigError("refine_passes needs the whole scan; leave max_stitch_samples out.")
+
+
+def _refine(
+    config: InferenceConfig, dataset: PtychoDataset, scan: Scan, snapshot: Snapshot, device: torch.device
+) -> Sequence[RefinedObject]:
+    if not config.refine_passes or not isinstance(scan.geometry, PositionGeometry):
+        return ()
+    (stitched,) = stitch(scan.geometry, snapshot.arrays.stitch_object(), snapshot.arrays.stitch_filled)
+    try:
+        refined = refine(dataset, stitched, scan.geometry, config.refine_passes, device)
+    except UnrefinableError as error:
+        raise ConfigError(f"refine_passes: {error}") from error
+    return [RefinedObject(refined.image, refined.metrics)]
 
 
 def _scales(path: Path | None) -> Scales:
@@ -159,8 +188,10 @@ class _TakePredictions(Callback):
         self.capture.add_outputs(batch_idx, outputs)
 
 
-def _predict(config: InferenceConfig, trained: Trained, dataset: PtychoDataset, plan: CapturePlan) -> Snapshot:
-    """Predict as the training did: in its validation or, if it had no test file, in an extra pass."""
+def _predict(
+    config: InferenceConfig, trained: Trained, dataset: PtychoDataset, plan: CapturePlan
+) -> tuple[Snapshot, torch.device]:
+    """Predict as the training did: in its validation or, if it had no test file, in an extra pass; and where."""
     taking = _TakePredictions()
     trainer = _trainer(config, trained.recipe, taking)
     device, plugin = trainer.strategy.root_device, trainer.precision_plugin
@@ -174,7 +205,7 @@ def _predict(config: InferenceConfig, trained: Trained, dataset: PtychoDataset, 
             else:
                 precision = Precision(plugin.val_step_context, plugin.convert_input)
                 fill_missing(capture, plan, trained.model.to(device), loader.dataset, precision, Ranks())
-    return Snapshot(
+    snapshot = Snapshot(
         epoch=trained.epoch,
         step=trained.step,
         has_diffraction=capture.has_diffraction,
@@ -182,6 +213,7 @@ def _predict(config: InferenceConfig, trained: Trained, dataset: PtychoDataset, 
         stall_s=0.0,
         arrays=capture.arrays,
     )
+    return snapshot, device
 
 
 def _trainer(config: InferenceConfig, recipe: Recipe, callback: Callback) -> Trainer:

@@ -2,13 +2,14 @@
 
 summary.png
 stitched/{amp,phase}_pred.png ...   arrays.npz or .h5      further objects: stitched_object_01/
+refined/                            the same of the refined object
 patch_272/...
 metrics.json                        numbers by their name in MLflow
 scales.json                         the colour ranges
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from recon_worker.artifacts import Failure, render
 from recon_worker.deliveries import Numbers, is_metrics
 from recon_worker.history import SCALES, History
 from recon_worker.labels import metric_label, metric_value
+from recon_worker.panels import RefinedObject
 from recon_worker.snapshot import Scan, Snapshot
 from recon_worker.standard_streams import shows_progress
 from recon_worker.views import METRICS
@@ -48,7 +50,12 @@ class Reconstruction:
 
 
 def write(
-    output_dir: Path, scan: Scan, snapshot: Snapshot, history: History, source: Mapping[str, str]
+    output_dir: Path,
+    scan: Scan,
+    snapshot: Snapshot,
+    history: History,
+    source: Mapping[str, str],
+    refined: Sequence[RefinedObject] = (),
 ) -> Reconstruction:
     """Render a snapshot and write all but what only MLflow shows; a file of the same name is replaced.
 
@@ -58,14 +65,14 @@ def write(
         snapshot: What was predicted.
         history: The colour ranges.
         source: What metrics.json says about where the numbers come from.
+        refined: See `Panels`.
 
     Raises:
         ConfigError: The directory cannot be written.
     """
     files, failures, metrics = list[str](), list[Failure](), dict[str, float]()
-    for made in tqdm(
-        render(scan, snapshot, history), desc="Drawing", unit="file", leave=False, disable=not shows_progress()
-    ):
+    drawn = render(scan, snapshot, history, refined=refined)
+    for made in tqdm(drawn, desc="Drawing", unit="file", leave=False, disable=not shows_progress()):
         if isinstance(made, Failure):
             failures.append(made)
         elif is_metrics(made.path):

@@ -16,6 +16,7 @@ from ptycho_torch.cli import resolve
 from ptycho_torch.data.archive import save_npz
 from ptycho_torch.inference_cli import main
 from ptycho_torch.workflows.components import run_training
+from recon_worker.rendering import read_png
 from tests.paths import REPOSITORY
 
 # Lightning's table of the network knows no bf16.
@@ -141,8 +142,42 @@ def test_the_script_shows_progress_on_a_terminal_and_prints_the_numbers(trained,
     os.close(terminal)
     assert "Predicting" in shown
     mae = f"{trained.metrics()['recon/stitched/amp_mae']:.3g}"
-    assert done.stdout.splitlines()[1].split() == ["amplitude", "MAE", mae, *done.stdout.splitlines()[1].split()[3:]]
+    assert f"amplitude MAE {mae} " in " ".join(done.stdout.split())
     assert f"Epoch 2, step 8: 30 files in {tmp_path / 'out'}" in done.stdout
+
+
+def test_a_refined_object_stands_beside_the_predicted_one_with_numbers_of_its_own(trained, raw_scan, tmp_path, capsys):
+    plain, refined = tmp_path / "plain", tmp_path / "refined"
+    assert _infer(trained.checkpoint, raw_scan, plain) == 0
+    assert _infer(trained.checkpoint, raw_scan, refined, "--refine-passes", 15) == 0
+
+    before, made = _files(plain), _files(refined)
+    own = {name for name in made if name.startswith("refined/")}
+    assert own == {name.replace("stitched/", "refined/") for name in before if name.startswith("stitched/")}
+    assert all(made[name] == before[name] for name in before if name.startswith(("stitched/", "patch_")))
+    numbers = json.loads(made["metrics.json"])["metrics"]
+    assert numbers["recon/refined/phase_correlation"] > numbers["recon/stitched/phase_correlation"] + 0.2
+    assert numbers["recon/refined/deviance"] < numbers["recon/refined/deviance_before"] / 10
+    assert ["stitched", "refined", "patches"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    ranges = [read_png(refined / kind / "amp_pred.png").value_range for kind in ("stitched", "refined")]
+    assert ranges[0] == ranges[1]
+
+
+@pytest.mark.parametrize(
+    ("case", "flags", "message"),
+    [
+        ("grid lines", (), "refine_passes needs a raw scan"),
+        ("raw", ("--max_stitch_samples", 5), "refine_passes needs the whole scan"),
+        ("raw", ("--refine-passes", -1), "refine_passes is -1"),
+        pytest.param("supervised", (), "refine_passes needs a network of model_type pinn", marks=slow),
+    ],
+)
+def test_what_cannot_be_refined_is_refused_before_anything_is_written(train, tmp_path, capsys, case, flags, message):
+    training, scan = train(case)
+
+    shown = _error(capsys, training.checkpoint, scan, tmp_path / "out", "--refine-passes", 1, *flags)
+    assert message in shown
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_a_terminal_there_is_no_progress_bar(trained, raw_scan, tmp_path, capsys):

@@ -139,3 +139,35 @@ def test_the_deviance_of_a_prediction_is_logged_and_does_not_depend_on_the_files
     rate, counts = (pred.detach().double().numpy() * 0.5) ** 2, (images.double().numpy() * 0.5) ** 2
     expected = 2 * np.mean(counts * np.log(counts / rate) - counts + rate)
     assert [v.item() for v in values] == pytest.approx([expected, expected], rel=1e-4)
+
+
+# --- before the first step --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_px", [64, 128, 256])
+@pytest.mark.parametrize("n_filters_scale", [1, 2])
+def test_the_signal_keeps_its_size_through_the_encoder(n_px, n_filters_scale):
+    """It used to shrink three- to fourfold in each block."""
+    torch.manual_seed(0)
+    encoder = ObjectNetwork(n_px, 1, n_filters_scale, probe_big=True).encoder
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, n_px)] * 2, indexing="ij")
+    signal = (torch.rand(2, 1, n_px, n_px) + 0.2) * torch.exp(-4 * (x**2 + y**2))
+    signal *= 0.5 / signal.square().mean().sqrt()
+
+    sizes = []
+    with torch.no_grad():
+        for block in encoder:
+            signal = block(signal)
+            sizes.append(float(signal.square().mean().sqrt()))
+    assert all(0.2 < size < 1 for size in sizes), sizes
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_object_begins_uniform_and_transparent_and_its_phase_can_move_both_ways(seed):
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        amp, phase = ObjectNetwork(64, 1, 1, probe_big=True)(_inputs()[0])
+
+    assert float(amp.mean()) == pytest.approx(0.8, abs=0.05)
+    assert float(amp.std()) < 0.1
+    assert float(phase.abs().max()) < 1.5
