@@ -20,8 +20,6 @@ _BOTTLENECK_PX = 8
 _DEEPEST_FILTERS = 128
 """Filters of the deepest encoder block per unit of n_filters_scale."""
 _ATTENTION_REDUCTION = 16
-_GAIN_BEFORE_GATES = 3.6
-"""What the convolution before the gates makes up for: two gates of 1/2, of which max-pooling gives a tenth back."""
 _HEAD_GAIN = 0.1
 """Of the last convolution of a head: small, so that the object begins uniform and no phase is near the ends of tanh."""
 _TRANSPARENT_CENTRE, _TRANSPARENT_BORDER = math.log(4), 1.07
@@ -47,14 +45,14 @@ class ChannelAttention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = max(1, channels // _ATTENTION_REDUCTION)
-        self.mlp = nn.Sequential(
+        self.gate = nn.Sequential(
             nn.Conv2d(channels, hidden, 1, bias=False), nn.ReLU(), nn.Conv2d(hidden, channels, 1, bias=False)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same, each channel scaled by its gate in (0, 1)."""
+        """(B, C, H, W) -> the same, each channel scaled by its gate in (0, 2)."""
         average, maximum = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
-        return x * torch.sigmoid(self.mlp(average) + self.mlp(maximum))
+        return x * (2 * torch.sigmoid(self.gate(average) + self.gate(maximum)))
 
 
 class SpatialAttention(nn.Module):
@@ -62,12 +60,12 @@ class SpatialAttention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+        self.gate = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same, each pixel scaled by its gate in (0, 1)."""
+        """(B, C, H, W) -> the same, each pixel scaled by its gate in (0, 2)."""
         summary = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], dim=1)
-        return x * torch.sigmoid(self.conv(summary))
+        return x * (2 * torch.sigmoid(self.gate(summary)))
 
 
 def _double_conv(inputs: int, outputs: int) -> list[nn.Module]:
@@ -80,16 +78,6 @@ def _encoder(filters: Sequence[int]) -> nn.Sequential:
         for a, b in pairwise(filters)
     ]
     return nn.Sequential(*blocks)
-
-
-def _begin_with_open_gates(block: nn.Module) -> None:
-    """Both gates at 1/2, whatever they see, and a signal that is as large behind them as before the block."""
-    for layer in block.children():
-        if isinstance(layer, ChannelAttention | SpatialAttention):
-            *_, last = layer.parameters()
-            nn.init.zeros_(last)
-    *_, before_gates = (layer for layer in block.children() if isinstance(layer, nn.Conv2d))
-    before_gates.weight.data *= _GAIN_BEFORE_GATES
 
 
 class Decoder(nn.Module):
@@ -160,17 +148,19 @@ class ObjectNetwork(nn.Module):
     def _initialise(self) -> None:
         """He et al. 2015 (arXiv:1502.01852): signals keep their size through ReLU layers.
 
-        Gates begin at 1/2, whatever they see, and the layer before makes up for them. The object begins as uniform and
-        transparent, so that the first steps need not find its brightness: all patterns have that in common, and a
-        network that learns it first forgets what tells them apart.
+        Gates begin at 1, whatever they see. The object begins as uniform and transparent, so that the first steps need
+        not find its brightness: all patterns have that in common, and a network that learns it first forgets what tells
+        them apart.
         """
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        for block in self.encoder:
-            _begin_with_open_gates(block)
+        for layer in self.modules():
+            if isinstance(layer, ChannelAttention | SpatialAttention):
+                *_, last = layer.parameters()
+                nn.init.zeros_(last)
         self.amplitude.begin(_TRANSPARENT_CENTRE, _TRANSPARENT_BORDER)
         self.phase.begin(0.0, 0.0)
 

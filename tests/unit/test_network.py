@@ -159,7 +159,7 @@ def test_the_signal_keeps_its_size_through_the_encoder(n_px, n_filters_scale):
         for block in encoder:
             signal = block(signal)
             sizes.append(float(signal.square().mean().sqrt()))
-    assert all(0.2 < size < 1 for size in sizes), sizes
+    assert all(0.2 < size < 1.5 for size in sizes), sizes
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -168,6 +168,6 @@ def test_the_object_begins_uniform_and_transparent_and_its_phase_can_move_both_w
     with torch.no_grad():
         amp, phase = ObjectNetwork(64, 1, 1, probe_big=True)(_inputs()[0])
 
-    assert float(amp.mean()) == pytest.approx(0.8, abs=0.05)
-    assert float(amp.std()) < 0.1
-    assert float(phase.abs().max()) < 1.5
+    assert float(amp.mean()) == pytest.approx(0.8, abs=0.1)
+    assert float(amp.std()) < 0.15
+    assert float(phase.abs().max()) < 2.4  # there tanh still has 42 % of its slope
