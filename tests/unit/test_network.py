@@ -144,15 +144,20 @@ def test_the_deviance_of_a_prediction_is_logged_and_does_not_depend_on_the_files
 # --- before the first step --------------------------------------------------------------------------------------------
 
 
+def _patterns(n_px):
+    """Bright in the centre, as diffraction is, with the mean power that the network gets."""
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, n_px)] * 2, indexing="ij")
+    generator = torch.Generator().manual_seed(0)
+    patterns = (torch.rand(2, 1, n_px, n_px, generator=generator) + 0.2) * torch.exp(-4 * (x**2 + y**2))
+    return patterns * 0.5 / patterns.square().mean().sqrt()
+
+
 @pytest.mark.parametrize("n_px", [64, 128, 256])
 @pytest.mark.parametrize("n_filters_scale", [1, 2])
 def test_the_signal_keeps_its_size_through_the_encoder(n_px, n_filters_scale):
     """It used to shrink three- to fourfold in each block."""
     torch.manual_seed(0)
-    encoder = ObjectNetwork(n_px, 1, n_filters_scale, probe_big=True).encoder
-    y, x = torch.meshgrid(*[torch.linspace(-1, 1, n_px)] * 2, indexing="ij")
-    signal = (torch.rand(2, 1, n_px, n_px) + 0.2) * torch.exp(-4 * (x**2 + y**2))
-    signal *= 0.5 / signal.square().mean().sqrt()
+    encoder, signal = ObjectNetwork(n_px, 1, n_filters_scale, probe_big=True).encoder, _patterns(n_px)
 
     sizes = []
     with torch.no_grad():
@@ -162,12 +167,14 @@ def test_the_signal_keeps_its_size_through_the_encoder(n_px, n_filters_scale):
     assert all(0.2 < size < 1.5 for size in sizes), sizes
 
 
+@pytest.mark.parametrize("n_px", [64, 128, 256])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_object_begins_uniform_and_transparent_and_its_phase_can_move_both_ways(seed):
+def test_the_object_begins_uniform_and_transparent_and_its_phase_can_move_both_ways(seed, n_px):
     torch.manual_seed(seed)
     with torch.no_grad():
-        amp, phase = ObjectNetwork(64, 1, 1, probe_big=True)(_inputs()[0])
+        amp, phase = ObjectNetwork(n_px, 1, 1, probe_big=True)(_patterns(n_px))
 
-    assert float(amp.mean()) == pytest.approx(0.8, abs=0.1)
+    assert float(amp.mean()) == pytest.approx(0.8, abs=0.15)
     assert float(amp.std()) < 0.15
-    assert float(phase.abs().max()) < 2.4  # there tanh still has 42 % of its slope
+    slope = 1 - (phase / math.pi).square()  # of tanh
+    assert float(slope.mean()) > 0.7
