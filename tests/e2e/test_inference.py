@@ -209,7 +209,7 @@ def test_a_scan_without_truth_has_numbers_of_its_own_and_no_errors(train, raw_sc
     made = _files(tmp_path / "out")
     numbers = json.loads(made["metrics.json"])["metrics"]
     assert not any("_gt" in name or "_error" in name for name in made if name.startswith("stitched"))
-    assert "recon/stitched/frc_cutoff_half" in numbers
+    assert "recon/stitched/half_data_frc_cutoff" in numbers
     assert "recon/stitched/amp_mae" not in numbers
     assert "ground_truth" not in np.load(tmp_path / "out" / "stitched" / "arrays.npz")
 
