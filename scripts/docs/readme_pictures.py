@@ -1,4 +1,4 @@
-"""Make the README's pictures from the output of `make demo`: the last summary and the gallery.
+"""Make the README's pictures from the output of `make demo`: the summary with the refined object, and the gallery.
 
 python scripts/docs/readme_pictures.py demo_output docs/pictures
 """
@@ -18,12 +18,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("demo", type=Path, help="output directory of the demo")
     parser.add_argument("output", type=Path, help="folder for the pictures")
     arguments = parser.parse_args(argv)
-    summaries = sorted(arguments.demo.glob("mlruns/*/artifacts/epoch_*/summary.png"), key=lambda p: p.stat().st_mtime)
-    if not summaries:
-        print(f"error: {arguments.demo} holds no summary of a run; make the demo first.", file=sys.stderr)
+    summary, galleries = arguments.demo / "refined" / "summary.png", arguments.demo.glob("mlruns/*/artifacts/recon_log")
+    gallery = max(galleries, key=lambda path: path.stat().st_mtime, default=arguments.demo) / "gallery.html"
+    if not summary.is_file() or not gallery.is_file():
+        print(f"error: {arguments.demo} holds no finished demo; make the demo first.", file=sys.stderr)
         return 2
-    shutil.copyfile(summaries[-1], arguments.output / "demo_summary.png")
-    gallery = summaries[-1].parent.parent / "recon_log" / "gallery.html"
+    shutil.copyfile(summary, arguments.output / "demo_summary.png")
     return screenshot([str(gallery), str(arguments.output / "demo_gallery.png")])
 
 
