@@ -67,6 +67,10 @@ class Recipe:
         )
 
 
+_SHAPING = ("n_px", "gridsize", "probe_big", "n_filters_scale")
+"""Settings that decide what a network consists of."""
+
+
 class RecipeInCheckpoint(Callback):
     """Keeps the recipe in the checkpoints."""
 
@@ -112,6 +116,27 @@ def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
             f"{setting}: {path} cannot be read as a checkpoint ({type(error).__name__}: {first})."
         ) from error
     return dict(content)
+
+
+def check_resumable(path: Path, model: PtychoLightningModule) -> None:
+    """Refuse to continue the training of another network than `model`, before anything is trained or written.
+
+    Raises:
+        ConfigError: The checkpoint cannot be read, or holds another network; names the settings that differ.
+    """
+    content = read_checkpoint(path, "resume")
+    kept, own = (
+        {name: one.shape for name, one in state.items()} for state in (content["state_dict"], model.state_dict())
+    )
+    if kept == own:
+        return
+    settings = content.get("hyper_parameters", {})
+    differing = [name for name in _SHAPING if name in settings and settings[name] != model.hparams[name]]
+    found = ", ".join(f"{name} {settings[name]} (here {model.hparams[name]})" for name in differing)
+    raise ConfigError(
+        f"resume: {path} holds another network than these settings make"
+        + (f": it was trained with {found}. Give the same settings." if found else ", of another version.")
+    )
 
 
 def load_trained(path: Path) -> Trained:

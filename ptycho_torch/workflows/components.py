@@ -27,7 +27,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ptycho_torch.config import ConfigError, RunConfig, make_directory
 from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.model.lightning_module import PtychoLightningModule
-from ptycho_torch.workflows.checkpoint import Recipe, RecipeInCheckpoint
+from ptycho_torch.workflows.checkpoint import Recipe, RecipeInCheckpoint, check_resumable
 from ptycho_torch.workflows.ending import EndTogether
 from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.mlflow_run import RunInCheckpoint, chosen_run_id, prepare_run
@@ -60,7 +60,7 @@ def run_training(config: RunConfig) -> TrainingResult:
     datamodule = make_datamodule(config)
     datamodule.setup("fit")
     _check_fixed_indices(config, datamodule)
-    model = make_model(config)
+    model = _checked_model(config)
     if isinstance(logger, MLFlowLogger) and trainer.is_global_zero:
         with _environment_kept("MLFLOW_TRACKING_URI"):
             _log_settings(logger, config)
@@ -74,7 +74,7 @@ def describe(config: RunConfig) -> str:
     datamodule = make_datamodule(config)
     datamodule.setup("fit")
     _check_fixed_indices(config, datamodule)
-    parameters = sum(p.numel() for p in make_model(config).parameters())
+    parameters = sum(p.numel() for p in _checked_model(config).parameters())
     lines = datamodule.train_dataset.overview().describe("train", config.data.train_data_file)
     if datamodule.test_dataset is not None:
         lines += datamodule.test_dataset.overview().describe("test", config.data.test_data_file)
@@ -212,6 +212,14 @@ def make_model(config: RunConfig) -> PtychoLightningModule:
         learning_rate=config.training.learning_rate,
         warmup_steps=config.training.warmup_steps,
     )
+
+
+def _checked_model(config: RunConfig) -> PtychoLightningModule:
+    """The untrained model, which fits the checkpoint that is to be continued, if there is one."""
+    model, resumed = make_model(config), config.training.resume_path
+    if resumed is not None:
+        check_resumable(resumed, model)
+    return model
 
 
 def run_url(logger: MLFlowLogger) -> str:

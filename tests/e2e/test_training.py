@@ -10,7 +10,7 @@ import pytest
 
 from ptycho_torch.cli import resolve
 from ptycho_torch.config import ConfigError
-from ptycho_torch.workflows.components import run_training
+from ptycho_torch.workflows.components import describe, run_training
 from recon_worker.rendering import log_intensity, read_png
 from tests.paths import REPOSITORY, siemens_star
 
@@ -187,6 +187,27 @@ def test_an_output_directory_with_spaces_holds_the_database_and_nothing_beside_i
     epochs = [f"epoch_0{epoch}" for epoch in (0, 1)]
     assert {name.split("/")[0] for name in _artifacts(folder)[1]} == {*epochs, "images"}
     assert [p.name for p in tmp_path.iterdir()] == ["my run ä"]
+
+
+def test_a_checkpoint_of_another_network_is_not_continued_and_the_settings_that_differ_are_named(raw_scan, tmp_path):
+    settings = {
+        "train_data_file": raw_scan,
+        "output_dir": tmp_path,
+        "nepochs": 1,
+        "logger": "none",
+        "accelerator": "cpu",
+    }
+    run_training(resolve("raw", settings))
+    wider = resolve("raw", {**settings, "nepochs": 2, "n_filters_scale": 2, "resume": "last"})
+    before = (tmp_path / "checkpoints" / "last.ckpt").read_bytes()
+
+    for attempt in (run_training, describe):
+        with pytest.raises(ConfigError, match=r"n_filters_scale 1 \(here 2\). Give the same settings"):
+            attempt(wider)
+    assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == before
+
+    same = resolve("raw", {**settings, "nepochs": 2, "resume": "last"})
+    assert run_training(same).trainer.current_epoch == 2
 
 
 def test_a_dry_run_says_what_it_understood_of_each_file_and_writes_nothing(raw_scan, tmp_path, capsys):
