@@ -7,6 +7,7 @@ the correlations of the stitched object with the truth in the file, as logged: p
 """
 
 import argparse
+import contextlib
 import dataclasses
 import statistics
 import sys
@@ -84,7 +85,8 @@ def _train(arguments: argparse.Namespace, seed: int) -> Trained:
         if arguments.n_filters_scale is not None:
             given["n_filters_scale"] = arguments.n_filters_scale
         began = time.process_time()
-        result = run_training(resolve("raw", given))
+        with contextlib.redirect_stdout(sys.stderr):  # progress bars: the table alone is for the standard output
+            result = run_training(resolve("raw", given))
         seconds = time.process_time() - began
     phase, amp = _correlations(result.model, result.datamodule.train_dataset)
     return Trained(seed, phase, amp, seconds / arguments.epochs)
