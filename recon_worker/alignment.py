@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recon_worker.blocks import row_blocks
+from recon_worker.blocks import central, row_blocks
 from recon_worker.snapshot import Bool, Complex64, Float32, Float64
 
 TRUTH_FLOOR = 0.1
@@ -115,7 +115,7 @@ def steep_ramp(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, f
 
     Looked for in the central 512 x 512 px, to the nearest of 1024 frequencies. Arguments as of `fit`.
     """
-    middle = tuple(slice(max(0, (n - _STEEP_SEARCH_PX) // 2), (n + _STEEP_SEARCH_PX) // 2) for n in pred.shape)
+    middle = tuple(central(n, _STEEP_SEARCH_PX) for n in pred.shape)
     _, product = _product(pred[middle], truth[middle], valid[middle])
     peaks = np.abs(np.fft.fft2(product, (2 * _STEEP_SEARCH_PX,) * 2))
     row, column = np.unravel_index(np.argmax(peaks), peaks.shape)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from recon_worker.blocks import central
 from recon_worker.ring_correlation import largest_square, tapered
 from recon_worker.snapshot import Bool, Complex64
 
@@ -26,10 +27,12 @@ def shift_px(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, flo
     """
     from skimage.registration import phase_cross_correlation
 
-    square = tuple(_central(one) for one in largest_square(valid))
-    if square[0].stop - square[0].start < _SMALLEST_PX:
+    square = largest_square(valid)
+    side = square[0].stop - square[0].start
+    if side < _SMALLEST_PX:
         return math.nan, math.nan
-    images = [tapered(image[square].astype(np.complex128)) for image in (truth, pred)]
+    middle = central(side, _LARGEST_PX)
+    images = [tapered(image[square][middle, middle].astype(np.complex128)) for image in (truth, pred)]
     if not all(image.any() for image in images):
         return math.nan, math.nan
     found, error, _ = phase_cross_correlation(  # type: ignore[no-untyped-call]
@@ -38,8 +41,3 @@ def shift_px(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, flo
     if not error**2 <= 1 - LEAST_CORRELATION**2:
         return math.nan, math.nan
     return 0.0 - float(found[1]), 0.0 - float(found[0])
-
-
-def _central(side: slice) -> slice:
-    beyond = max(0, side.stop - side.start - _LARGEST_PX)
-    return slice(side.start + beyond // 2, side.start + beyond // 2 + min(side.stop - side.start, _LARGEST_PX))

@@ -28,7 +28,6 @@ class RingCorrelation:
     """(n,) ring radii, cycles per pixel, up to 1/2."""
     correlation: Float64
     """(n,) within -1 ... 1."""
-
     pixels: Float64
     """(n,) Fourier pixels of each ring."""
 

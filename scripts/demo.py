@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from ptycho_torch.config import TrainingConfig
+
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
@@ -43,7 +45,8 @@ def main() -> int:
     run = _last_run(database)
     refined = output_dir / "refined"
     scales = _artifacts(run) / "recon_log" / "scales.json"
-    files = ("--checkpoint", str(_last_checkpoint(output_dir)), "--data_file", str(scan_file))
+    checkpoint = TrainingConfig(output_dir=output_dir, resume="last").resume_path
+    files = ("--checkpoint", str(checkpoint), "--data_file", str(scan_file))
     _run("inference.py", *files, *REFINE, "--output_dir", str(refined), "--scales", str(scales))
     numbers = _log(database, run, refined)
     _report(run, numbers)
@@ -54,11 +57,6 @@ def _run(script: str, *arguments: str) -> None:
     """Run one of the scripts as a user would, and show the command."""
     print(f"$ python scripts/{script} {shlex.join(arguments)}", flush=True)
     subprocess.run([sys.executable, str(SCRIPTS / script), *arguments], check=True)
-
-
-def _last_checkpoint(output_dir: Path) -> Path:
-    """A second demo in the same folder writes last-v1.ckpt."""
-    return max((output_dir / "checkpoints").glob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
 
 
 def _last_run(database: str) -> "Run":

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from recon_worker.snapshot import Complex64, Float64
 
-_NODES = range(-2, 4)
+NODES = range(-2, 4)
 """Pixels that make up a value between 0 and 1."""
 
 
@@ -34,7 +34,7 @@ def cut_patch(object_: Complex64, centre_px: Float64, n_px: int) -> Complex64 | 
         return None
     patch: NDArray[np.complexfloating] = object_
     for axis in (0, 1):
-        margins = (-_NODES[0], _NODES[-1]) if fractions[axis] else (0, 0)
+        margins = (-NODES[0], NODES[-1]) if fractions[axis] else (0, 0)
         patch = _part(patch, axis, whole[axis] - margins[0], whole[axis] + n_px + margins[1])
     for axis in (0, 1):
         patch = _moved(patch, axis, float(fractions[axis]), n_px) if fractions[axis] else patch
@@ -43,7 +43,7 @@ def cut_patch(object_: Complex64, centre_px: Float64, n_px: int) -> Complex64 | 
 
 def lagrange_weights(fraction: float) -> list[float]:
     """Six weights, of the pixels -2 ... 3, for a value between 0 and 1."""
-    return [math.prod((fraction - m) / (k - m) for m in _NODES if m != k) for k in _NODES]
+    return [math.prod((fraction - m) / (k - m) for m in NODES if m != k) for k in NODES]
 
 
 def _part(image: NDArray[np.complexfloating], axis: int, start: int, stop: int) -> NDArray[np.complexfloating]:

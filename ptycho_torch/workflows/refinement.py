@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptycho_torch.data.dataset import PtychoDataset
-from ptycho_torch.data.patches import lagrange_weights
+from ptycho_torch.data.patches import NODES, lagrange_weights
 from ptycho_torch.model.losses import normalised, poisson_deviance, poisson_nll
 from ptycho_torch.model.physics import PROBE_SCALE, diffraction_amplitude
 from recon_worker.snapshot import Bool, Complex64, Float64, PositionGeometry
@@ -27,9 +27,6 @@ from recon_worker.stitching import Stitched, canvas_positions
 _LARGEST_BATCH, _LEAST_BATCHES = 64, 8
 """Patterns of a step at most; steps of a pass at least, for scans that are small."""
 _LEARNING_RATE = 1e-2
-_NODES = 6
-"""Pixels per axis between which a patch at a sub-pixel position is interpolated."""
-_MARGIN_PX = _NODES // 2
 
 
 class UnrefinableError(ValueError):
@@ -126,12 +123,12 @@ class _Scan:
         self._probe = probe[0].to(device) / PROBE_SCALE
         self._rms = float(fields["rms_scaling_constant"])
         self.photon_scale = float(fields["physics_scaling_constant"])
-        self.margin_px = n_px // 2 + _MARGIN_PX
+        self.margin_px = n_px // 2 + NODES[-1]
         channels = geometry.positions_px.shape[1]
         corners = canvas_positions(geometry)[::channels, ::-1] - n_px // 2 + self.margin_px
         self._whole = np.floor(corners).astype(np.int64)
         self._weights = _interpolation(corners - self._whole)
-        self._side = torch.arange(n_px + _NODES - 1, device=device)
+        self._side = torch.arange(n_px + len(NODES) - 1, device=device)
         self.patterns = len(dataset)
         self._in_batch = max(1, min(_LARGEST_BATCH, self.patterns // _LEAST_BATCHES))
 
@@ -161,13 +158,13 @@ class _Scan:
 
     def _cut(self, object_: Tensor, batch: NDArray[np.int64]) -> Tensor:
         """(B, N, N) object patches: as `data.patches.cut_patch`, with a gradient."""
-        whole = torch.from_numpy(self._whole[batch]).to(self._device) - (_MARGIN_PX - 1)
+        whole = torch.from_numpy(self._whole[batch]).to(self._device) + NODES[0]
         rows, columns = (whole[:, axis, None] + self._side for axis in (0, 1))
         window = object_[rows[:, :, None], columns[:, None, :]]
         y, x = torch.from_numpy(self._weights[batch]).to(self._device).unbind(1)
-        n_px = window.shape[-1] - _NODES + 1
-        window = sum(y[:, k, None, None] * window[:, k : k + n_px] for k in range(_NODES))  # type: ignore[assignment]
-        return sum(x[:, k, None, None] * window[:, :, k : k + n_px] for k in range(_NODES))  # type: ignore[return-value]
+        n_px = window.shape[-1] - len(NODES) + 1
+        window = sum(y[:, k, None, None] * window[:, k : k + n_px] for k in range(len(NODES)))  # type: ignore[assignment]
+        return sum(x[:, k, None, None] * window[:, :, k : k + n_px] for k in range(len(NODES)))  # type: ignore[return-value]
 
 
 def _interpolation(fractions: Float64) -> NDArray[np.float32]:

@@ -14,20 +14,15 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 
 from ptycho_torch.cli import resolve
-from ptycho_torch.data.dataset import PtychoDataset
-from ptycho_torch.model.lightning_module import PtychoLightningModule
+from ptycho_torch.inference_config import InferenceConfig
 from ptycho_torch.workflows.components import run_training
-from ptycho_torch.workflows.recon_logging.dataset import read_scan
-from recon_worker.comparison import compare, quality
-from recon_worker.snapshot import Scan, SnapshotArrays
-from recon_worker.stitching import crop_start_px, stitch
+from ptycho_torch.workflows.inference import reconstruct
 
 DEAD = 0.3
 """A phase correlation below this is that of a network that has learned nothing."""
@@ -86,46 +81,27 @@ def _train(arguments: argparse.Namespace, seed: int) -> Trained:
             given["n_filters_scale"] = arguments.n_filters_scale
         began = time.process_time()
         with contextlib.redirect_stdout(sys.stderr):  # progress bars: the table alone is for the standard output
-            result = run_training(resolve("raw", given))
+            run_training(resolve("raw", given))
         seconds = time.process_time() - began
-    phase, amp = _correlations(result.model, result.datamodule.train_dataset)
-    return Trained(seed, phase, amp, seconds / arguments.epochs)
+        return Trained(seed, *_correlations(arguments.scan, Path(folder)), seconds / arguments.epochs)
 
 
-def _correlations(model: PtychoLightningModule, dataset: PtychoDataset) -> tuple[float, float]:
-    """Of phase and amplitude with the truth."""
-    scan, layout = read_scan(
-        dataset, (), stitch=True, max_stitch_samples=len(dataset), stitch_weight="probe", epoch_digits=2
+def _correlations(scan: Path, folder: Path) -> tuple[float, float]:
+    """Of phase and amplitude with the truth, as `scripts/inference.py` computes them."""
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    config = InferenceConfig(
+        checkpoint=checkpoint,
+        data_file=scan,
+        output_dir=folder / "made",
+        num_patches=0,
+        arrays="none",
+        accelerator="cpu",
     )
-    arrays = layout.allocate()
-    _predict(model, dataset, arrays)
-    return _judged(scan, arrays)
-
-
-def _predict(model: PtychoLightningModule, dataset: PtychoDataset, arrays: SnapshotArrays) -> None:
-    side = arrays.stitch_amp.shape[-1]
-    first = 0
-    for fields in _batches(dataset):
-        start = crop_start_px(fields["images"].shape[-1], side)
-        with torch.no_grad():
-            amp, phase = model.eval().network(fields["images"] * fields["rms_scaling_constant"])
-        crop, rows = slice(start, start + side), slice(first, first + len(amp))
-        arrays.stitch_amp[rows], arrays.stitch_phase[rows] = (one[..., crop, crop].numpy() for one in (amp, phase))
-        first = rows.stop
-    arrays.stitch_filled[:] = True
-
-
-def _batches(dataset: PtychoDataset) -> Iterator[dict[str, torch.Tensor]]:
-    return (batch[0] for batch in DataLoader(dataset, batch_size=16))
-
-
-def _judged(scan: Scan, arrays: SnapshotArrays) -> tuple[float, float]:
-    truth = scan.ground_truth[0] if scan.ground_truth else None
-    if scan.geometry is None or truth is None:
-        raise SystemExit("error: the scan has no objectGuess to compare with.")
-    image = stitch(scan.geometry, arrays.stitch_object(), arrays.stitch_filled)[0]
-    numbers = quality(compare(image.object, truth, image.coverage, ramp=True), truth, None)
-    return numbers["phase_correlation"], numbers["amp_correlation"]
+    numbers = reconstruct(config).metrics
+    try:
+        return numbers["recon/stitched/phase_correlation"], numbers["recon/stitched/amp_correlation"]
+    except KeyError:
+        raise SystemExit("error: the scan has no objectGuess to compare with, or nothing that compares.") from None
 
 
 def _row(arguments: argparse.Namespace, found: Sequence[Trained]) -> str:
