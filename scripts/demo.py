@@ -23,7 +23,7 @@ SIMULATE = (
     *("--probe", "diffuser", "--amplitude_range", "0.5", "1"),
 )
 TRAIN = (
-    *("--N", "64", "--nepochs", "8", "--mlflow-experiment", EXPERIMENT),
+    *("--N", "64", "--nepochs", "8", "--batch_size", "8", "--mlflow-experiment", EXPERIMENT),
     *("--recon-log-every-n-epochs", "2", "--recon-log-stitch", "--recon-log-async"),
 )
 REFINE = ("--refine-passes", "15", "--arrays", "none")

@@ -29,6 +29,7 @@ from ptycho_torch.workflows.recon_logging.extra_pass import Precision, fill_miss
 from ptycho_torch.workflows.recon_logging.gathering import Ranks
 from ptycho_torch.workflows.reconstruction import Reconstruction, write
 from ptycho_torch.workflows.refinement import UnrefinableError, refine
+from recon_worker.artifacts import Failure
 from recon_worker.history import History
 from recon_worker.panels import RefinedObject
 from recon_worker.scales import Scales
@@ -72,14 +73,14 @@ def _check_refinable(config: InferenceConfig, trained: Trained, scan: Scan) -> N
 
 def _refine(
     config: InferenceConfig, dataset: PtychoDataset, scan: Scan, snapshot: Snapshot, device: torch.device
-) -> Sequence[RefinedObject]:
+) -> Sequence[RefinedObject | Failure]:
     if not config.refine_passes or not isinstance(scan.geometry, PositionGeometry):
         return ()
     (stitched,) = stitch(scan.geometry, snapshot.arrays.stitch_object(), snapshot.arrays.stitch_filled)
     try:
         refined = refine(dataset, stitched, scan.geometry, config.refine_passes, device)
     except UnrefinableError as error:
-        raise ConfigError(f"refine_passes: {error}") from error
+        return [Failure("refined", str(error))]
     return [RefinedObject(refined.image, refined.metrics)]
 
 

@@ -55,7 +55,7 @@ def write(
     snapshot: Snapshot,
     history: History,
     source: Mapping[str, str],
-    refined: Sequence[RefinedObject] = (),
+    refined: Sequence[RefinedObject | Failure] = (),
 ) -> Reconstruction:
     """Render a snapshot and write all but what only MLflow shows; a file of the same name is replaced.
 
@@ -65,13 +65,14 @@ def write(
         snapshot: What was predicted.
         history: The colour ranges.
         source: What metrics.json says about where the numbers come from.
-        refined: See `Panels`.
+        refined: See `Panels`; or why it could not be made.
 
     Raises:
         ConfigError: The directory cannot be written.
     """
-    files, failures, metrics = list[str](), list[Failure](), dict[str, float]()
-    drawn = render(scan, snapshot, history, refined=refined)
+    files, metrics = list[str](), dict[str, float]()
+    failures = [one for one in refined if isinstance(one, Failure)]
+    drawn = render(scan, snapshot, history, refined=[one for one in refined if isinstance(one, RefinedObject)])
     for made in tqdm(drawn, desc="Drawing", unit="file", leave=False, disable=not shows_progress()):
         if isinstance(made, Failure):
             failures.append(made)

@@ -2,7 +2,8 @@
 
 A network predicts each patch from one pattern; neighbours are averaged, and the result is blurred. Here the object's
 pixels are the unknowns, and all patterns speak at once: gradient descent on the project's own likelihood, through its
-own physics, as in Kandel et al., Opt. Express 27, 18653 (2019). It runs after a training, never in it.
+own physics: the likelihood of Thibault, Guizar-Sicairos, New J. Phys. 14, 063004 (2012), the descent as in Kandel et
+al., Opt. Express 27, 18653 (2019). It runs after a training, never in it.
 """
 
 import math
@@ -62,20 +63,29 @@ def refine(
         device: Where to compute.
 
     Raises:
-        UnrefinableError: The object is not finite where it was scanned.
+        UnrefinableError: The object is not finite where it was scanned, or descending did not bring it nearer to the
+            measured patterns.
     """
     if not np.isfinite(stitched.object[stitched.scanned]).all():
-        raise UnrefinableError("the network's prediction is not finite everywhere; there is nothing to start from.")
+        raise UnrefinableError("the network's prediction is not finite everywhere: there is nothing to start from.")
     scan = _Scan(dataset, geometry, device)
     start = _extended(stitched.object / geometry.amplitude_scale, stitched.scanned, scan.margin_px)
     pixels = torch.view_as_real(torch.from_numpy(start).to(device)).clone().requires_grad_(True)
     before = scan.deviance(pixels)
+    with torch.no_grad():
+        pixels *= scan.amplitude_factor(pixels)
     _descend(scan, pixels, passes)
+    after = scan.deviance(pixels)
+    if not after < before:  # nor if it is NaN
+        raise UnrefinableError(
+            "it came no nearer to the measured patterns than the network's prediction: the deviance per detector pixel "
+            f"was {before:.3g} before and is {after:.3g} after."
+        )
     found = _within(pixels, scan.margin_px, geometry.amplitude_scale, stitched.scanned)
     return Refined(
         image=Stitched(object=found, coverage=stitched.coverage),
         deviance_before=before,
-        deviance=scan.deviance(pixels),
+        deviance=after,
     )
 
 
@@ -146,6 +156,17 @@ class _Scan:
         patches = self._cut(torch.view_as_complex(pixels), batch)
         predicted = diffraction_amplitude(patches[:, None, None] * self._probe) / self._rms
         return predicted, self._dataset.first_patterns(batch).to(self._device)[:, None]
+
+    def amplitude_factor(self, pixels: Tensor) -> float:
+        """What the object is to be multiplied by, so that as many photons are expected as were counted.
+
+        sqrt(sum k / sum lambda): of all factors the most likely one under Poisson noise.
+        """
+        with torch.no_grad():
+            pairs = (self.compare(pixels, batch) for batch in self.split(np.arange(self.patterns)))
+            powers = [[float(one.double().square().sum()) for one in pair] for pair in pairs]
+        expected, counted = np.sum(powers, axis=0)
+        return math.sqrt(counted / expected)
 
     def deviance(self, pixels: Tensor) -> float:
         """Poisson deviance per detector pixel, over all patterns."""

@@ -1,6 +1,7 @@
 """Reconstructions from checkpoints: the same files and numbers as the training logged, and clear errors."""
 
 import json
+import math
 import os
 import pty
 import subprocess
@@ -161,6 +162,18 @@ def test_a_refined_object_stands_beside_the_predicted_one_with_numbers_of_its_ow
     assert ["stitched", "refined", "patches"] in [line.split() for line in capsys.readouterr().out.splitlines()]
     ranges = [read_png(refined / kind / "amp_pred.png").value_range for kind in ("stitched", "refined")]
     assert ranges[0] == ranges[1]
+
+
+def test_a_refinement_that_fails_costs_only_its_own_pictures(trained, raw_scan, tmp_path, capsys):
+    checkpoint = torch.load(trained.checkpoint, weights_only=False)
+    for weights in checkpoint["state_dict"].values():
+        weights.fill_(math.nan)
+    torch.save(checkpoint, tmp_path / "diverged.ckpt")
+
+    assert _infer(tmp_path / "diverged.ckpt", raw_scan, tmp_path / "out", "--refine-passes", 1) == 1
+
+    assert "refined could not be made: the network's prediction is not finite" in capsys.readouterr().out
+    assert {"stitched/amp_pred.png", "summary.png", "metrics.json"} <= _files(tmp_path / "out").keys()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.data.scan_patterns import scan_positions
 from ptycho_torch.data.simulation import simulate_raw_scan
 from ptycho_torch.data.specimens import diffuser_probe, make_object
-from ptycho_torch.workflows.refinement import UnrefinableError, _Scan, refine
+from ptycho_torch.workflows.refinement import UnrefinableError, refine
 from recon_worker.comparison import compare, quality
 from recon_worker.stitching import Stitched, crop_to_footprint, stitch
 
@@ -25,27 +25,44 @@ def _true_object():
     return make_object(*pictures, SIDE)
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["gridsize 1", "gridsize 2"])
-def dataset(request, tmp_path_factory):
-    path = tmp_path_factory.mktemp("scan") / "scan.npz"
+def _island():
+    """The same in the middle, and uniform where the stitched canvas ends, so that nothing is unknown beyond it."""
+    inside = np.pad(np.ones((SIDE - 48, SIDE - 48), bool), 24)
+    return np.where(inside, _true_object(), np.complex64(0.9 * np.exp(0.75j)))
+
+
+def _dataset(folder, object_, gridsize=1):
     positions = scan_positions("spiral", (SIDE, SIDE), N, 8.0, np.random.default_rng(0))
-    np.savez(path, **simulate_raw_scan(_true_object(), diffuser_probe(N, 14, seed=0), positions, nphotons=1e7, seed=0))
+    np.savez(
+        folder / "scan.npz",
+        **simulate_raw_scan(object_, diffuser_probe(N, 14, seed=0), positions, nphotons=1e7, seed=0),
+    )
     module = PtychoDataModule(
-        train_data_file=path, test_data_file=None, kind="raw", n_px=N, gridsize=request.param, batch_size=16
+        train_data_file=folder / "scan.npz", test_data_file=None, kind="raw", n_px=N, gridsize=gridsize, batch_size=16
     )
     module.setup("fit")
     return module.train_dataset
 
 
-def _start(dataset, blur_px=2.5):
-    """The true object, blurred, as a network predicts it."""
+@pytest.fixture(scope="module", params=[1, 2], ids=["gridsize 1", "gridsize 2"])
+def dataset(request, tmp_path_factory):
+    return _dataset(tmp_path_factory.mktemp("scan"), _true_object(), request.param)
+
+
+@pytest.fixture(scope="module")
+def island(tmp_path_factory):
+    return _dataset(tmp_path_factory.mktemp("scan"), _island())
+
+
+def _start(dataset, blur_px=2.5, factor=1.0, object_=None):
+    """The true object, blurred and of another brightness, as a network predicts it."""
     geometry = dataset.scan_geometry
-    truth = crop_to_footprint(geometry, _true_object())
+    truth = crop_to_footprint(geometry, _true_object() if object_ is None else object_)
     amp, phase = gaussian_filter(np.abs(truth), blur_px), gaussian_filter(np.angle(truth), blur_px)
     lit = np.ones((*geometry.positions_px.shape[:2], geometry.crop_px, geometry.crop_px), np.complex64)
     (image,) = stitch(dataclasses.replace(geometry, weight="probe"), lit)
     image.coverage[:4] = 0
-    blurred = np.where(image.scanned, amp * np.exp(1j * phase), 0).astype(np.complex64)
+    blurred = np.where(image.scanned, factor * amp * np.exp(1j * phase), 0).astype(np.complex64)
     return truth, Stitched(object=blurred, coverage=image.coverage)
 
 
@@ -64,19 +81,27 @@ def test_a_blurred_object_becomes_the_true_one(dataset):
     np.testing.assert_array_equal(refined.image.object[:4], 0)
 
 
-def test_what_the_true_object_predicts_is_what_was_measured(dataset):
-    """Sub-pixel positions, margins and units, against the simulation: only the noise of the counts is left."""
-    truth, geometry = _start(dataset)[0], dataset.scan_geometry
-    scan = _Scan(dataset, geometry, CPU)
-    inside = np.flatnonzero(np.abs(geometry.positions_px[:, 0] - SIDE / 2).max(axis=1) < 20)
-    m = scan.margin_px
-    whole = np.ones((truth.shape[0] + 2 * m, truth.shape[1] + 2 * m), np.complex64)
-    whole[m:-m, m:-m] = truth / geometry.amplitude_scale
-    with torch.no_grad():
-        predicted, observed = scan.compare(torch.view_as_real(torch.from_numpy(whole)), inside)
+@pytest.mark.parametrize("factor", [0.6, 1.6])
+def test_a_wrong_brightness_is_corrected(dataset, factor):
+    truth, start = _start(dataset, factor=factor)
+    refined = refine(dataset, start, dataset.scan_geometry, 3, CPU)
 
-    np.testing.assert_allclose(predicted.numpy(), observed.numpy(), atol=3.5)  # sqrt(counts) has a spread of 1/2
-    assert float((predicted - observed).square().mean().sqrt()) < 0.6
+    inside = refined.image.scanned
+    assert np.abs(refined.image.object[inside]).mean() == pytest.approx(np.abs(truth[inside]).mean(), rel=0.02)
+
+
+def test_the_deviance_of_the_true_object_is_that_of_the_noise(island):
+    """Sub-pixel positions, margins and units, against the simulation: only the noise of the counts is left."""
+    refined = refine(island, _start(island, 0, object_=_island())[1], island.scan_geometry, 15, CPU)
+
+    assert 0.3 < refined.deviance_before < 1.2
+    assert 0.3 < refined.deviance < refined.deviance_before
+
+
+def test_what_comes_no_nearer_to_the_patterns_is_no_result(island):
+    """One pass from the true object: the first steps are larger than what there is to gain."""
+    with pytest.raises(UnrefinableError, match=r"no nearer .* 0\.\d+ before and is \d"):
+        refine(island, _start(island, 0, object_=_island())[1], island.scan_geometry, 1, CPU)
 
 
 def test_the_same_start_ends_at_the_same_object(dataset):
