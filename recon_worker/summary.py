@@ -92,13 +92,13 @@ def _object(page: Page, view: ObjectView, pixel_size_m: float | None, y: int) ->
     panels = list(view.panels())
     by_group = [[pair for pair in panels if pair[0].startswith(group)] for group in ("amp_", "phase_")]
     for row in by_group if len(panels) > 2 else [panels]:
-        y = _object_row(page, row, pixel_size_m, y) + _GAP_PX
+        y = _object_row(page, view.name, row, pixel_size_m, y) + _GAP_PX
     return y + _GROUP_GAP_PX - _GAP_PX
 
 
 def _object_title(name: str) -> str:
-    """Of "stitched" and "stitched_object_01"."""
-    return "Object" if name == "stitched" else f"Object {name.rsplit('_', 1)[-1]}"
+    """Of "stitched", "stitched_object_01" and "refined"."""
+    return {"stitched": "Object", "refined": "Object, refined"}.get(name, f"Object {name.rsplit('_', 1)[-1]}")
 
 
 def _facts(panel: Panel, pixel_size_m: float | None) -> str:
@@ -121,10 +121,10 @@ def fit_text(metrics: Mapping[str, float]) -> str:
     return f"Shown and compared after the best fit: {fit}."
 
 
-def _object_row(page: Page, row: Sequence[tuple[Kind, Panel]], pixel_size_m: float | None, y: int) -> int:
+def _object_row(page: Page, name: str, row: Sequence[tuple[Kind, Panel]], pixel_size_m: float | None, y: int) -> int:
     x, bottom = _MARGIN_PX, y
     for kind, panel in row:
-        page.write(x, y + 8, _title(kind), bold=True)
+        page.write(x, y + 8, _title(name, kind), bold=True)
         width, height = draw_plate(page, panel, x, y + 16, OBJECT_SIDE_PX, 3)
         if kind == "amp_pred" and pixel_size_m is not None:
             draw_scale_bar(page, panel, x, y + 16, OBJECT_SIDE_PX, pixel_size_m)
@@ -132,9 +132,11 @@ def _object_row(page: Page, row: Sequence[tuple[Kind, Panel]], pixel_size_m: flo
     return bottom + _GAP_PX
 
 
-def _title(kind: Kind) -> str:
+def _title(name: str, kind: Kind) -> str:
     group, role = kind.split("_")[:2]
-    return f"{_GROUPS[group]}, {_ROLES[role]}" if role != "error" else f"{_GROUPS[group]} error"
+    if role == "error":
+        return f"{_GROUPS[group]} error"
+    return f"{_GROUPS[group]}, {'refined' if (name, role) == ('refined', 'pred') else _ROLES[role]}"
 
 
 def _patches(page: Page, patches: Sequence[PatchView], y: int) -> int:

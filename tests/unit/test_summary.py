@@ -78,6 +78,13 @@ def test_the_heading_and_the_numbers_say_what_is_shown(written):
     assert written[written.index("R-factor") + 1] == "not defined"
 
 
+def test_a_refined_object_is_not_called_predicted(written):
+    summary_png(dataclasses.replace(sheet(patches=0), objects=(_with(sheet(patches=0), name="refined"),)))
+
+    assert {"Object, refined", "Amplitude, refined", "Phase, refined", "Amplitude, truth"} <= set(written)
+    assert not any("predicted" in text for text in written)
+
+
 def test_what_was_fitted_before_comparing_is_said(written):
     fit = {"fit_scale": 1.5, "fit_phase_rad": -0.25, "fit_ramp_x_rad_per_px": 0.01, "fit_ramp_y_rad_per_px": 0.0}
     drawn = sheet(patches=0)
