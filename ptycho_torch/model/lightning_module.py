@@ -22,6 +22,8 @@ _log = message_log(__name__)
 
 _EPOCHS_TO_DIFFER, _LEAST_DIFFERENCE = 3, 0.02
 """From this epoch on predictions of different patterns should differ by this much."""
+_SATURATED, _MOST_SATURATED = 0.99 * math.pi, 0.5
+"""Phases beyond this have next to no gradient; at most this share of them is healthy."""
 
 Batch = tuple[Mapping[str, Tensor], Tensor, Tensor]
 """(fields, probe (B, C, P, N, N) complex64, scale)."""
@@ -59,7 +61,7 @@ class PtychoLightningModule(LightningModule):
         self.model_type = model_type
         self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
         self.network = ObjectNetwork(n_px, gridsize**2, n_filters_scale, probe_big=probe_big)
-        self._difference, self._has_warned = torch.tensor(math.nan), False
+        self._difference, self._saturated, self._has_warned = torch.tensor(math.nan), torch.tensor(0.0), False
         self._pinn_loss = losses.poisson_nll if loss == "poisson" else losses.mean_absolute_error
 
     def forward(
@@ -111,24 +113,29 @@ class PtychoLightningModule(LightningModule):
         """One step: returns and logs the loss."""
         loss, predictions = self._loss_and_predictions(batch)
         if batch_idx == 0:
-            self._difference = relative_difference(predictions["amp"].detach(), predictions["phase"].detach())
+            amp, phase = predictions["amp"].detach(), predictions["phase"].detach()
+            self._difference, self._saturated = relative_difference(amp, phase), saturated_share(phase)
         size = batch[1].shape[0]
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=size)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Say once if the network has come to predict one patch for all patterns."""
+        """Say once if the network has come to predict one patch for all patterns, or only phases of +-pi."""
         if self.current_epoch + 1 < _EPOCHS_TO_DIFFER or self._has_warned or not self.trainer.is_global_zero:
             return
-        difference = float(self._difference)
+        difference, saturated = float(self._difference), float(self._saturated)
         if difference < _LEAST_DIFFERENCE:  # not if it is NaN: that is another matter
-            self._has_warned = True
-            _log.warning(
-                "After %d epochs the network predicts nearly the same patch for all patterns (they differ by %.1f %%): "
-                "it has learned nothing of the object, unless that is uniform. Try another seed, a smaller "
-                "learning_rate or more warmup_steps.",
-                self.current_epoch + 1, 100 * difference,
-            )  # fmt: skip
+            found = (
+                f"predicts nearly the same patch for all patterns (they differ by {100 * difference:.1f} %): it has "
+                "learned nothing of the object, unless that is uniform."
+            )
+        elif saturated > _MOST_SATURATED:
+            found = f"predicts a phase of +pi or -pi in {100 * saturated:.0f} % of the pixels, and learns little there."
+        else:
+            return
+        self._has_warned = True
+        advice = "Try another seed, a smaller learning_rate or more warmup_steps."
+        _log.warning("After %d epochs the network %s %s", self.current_epoch + 1, found, advice)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Returns `amp`, `phase` and (pinn) `pred_diffraction`, each (B, C, N, N), and logs loss and deviance."""
@@ -184,6 +191,12 @@ def relative_difference(amp: Tensor, phase: Tensor) -> Tensor:
     patches = _object(amp.float(), phase.float())
     difference = patches - patches.mean(0)
     return (difference.abs().square().mean() / patches.abs().square().mean()).sqrt()
+
+
+def saturated_share(phase: Tensor) -> Tensor:
+    """() share of pixels at the ends of pi tanh, in the central half: (B, C, N, N), radians."""
+    quarter = phase.shape[-1] // 4
+    return (phase[..., quarter:-quarter, quarter:-quarter].abs() > _SATURATED).float().mean()
 
 
 def _object(amp: Tensor, phase: Tensor) -> Tensor:

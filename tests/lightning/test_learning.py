@@ -52,12 +52,12 @@ def _module(**settings):
 class Same(torch.nn.Module):
     """Predicts one patch, whatever it sees; `different`: but for a part that depends on it."""
 
-    def __init__(self, different):
+    def __init__(self, different, phase=0.0):
         super().__init__()
-        self.amp, self.different = torch.nn.Parameter(torch.rand(1, N, N)), different
+        self.amp, self.different, self.phase = torch.nn.Parameter(torch.rand(1, N, N)), different, phase
 
     def forward(self, x):
-        return self.amp.expand_as(x) + self.different * x, 0 * x
+        return self.amp.expand_as(x) + self.different * x, torch.full_like(x, self.phase)
 
 
 def test_the_step_size_rises_linearly_to_the_learning_rate(tmp_path):
@@ -84,3 +84,14 @@ def test_one_patch_for_all_patterns_is_named_once_after_three_epochs(tmp_path, c
     assert len(said) == lines
     assert not said or "After 3 epochs" in said[0]
     assert not said or "another seed" in said[0]
+
+
+@pytest.mark.parametrize(("phase", "lines"), [(-3.14, 1), (3.14, 1), (2.5, 0)])
+def test_a_saturated_phase_is_named_once(tmp_path, caplog, phase, lines):
+    module = _module()
+    module.network = Same(0.5, phase)
+    _train(module, tmp_path, 5)
+
+    said = [record.message for record in caplog.records if record.message.startswith("After 3 epochs")]
+    assert len(said) == lines
+    assert not said or "phase of +pi or -pi in 100 % of the pixels" in said[0]
