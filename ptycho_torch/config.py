@@ -163,6 +163,11 @@ class TrainingConfig:
     warmup_steps: int = option(
         50, "steps over which the step size rises to learning_rate; without, some trainings learn nothing"
     )
+    merge_neighbours: int = option(
+        1,
+        "neighbouring patterns of a batch whose predicted patches are averaged where they overlap, before the loss; 1: "
+        "none. For raw scans at gridsize 1; batch_size must be a multiple of it",
+    )
     seed: int = option(42, "seed of the initial weights and the order of samples")
     check_val_every_n_epoch: int = option(1, "validate after every this many epochs")
     resume: str | None = option(
@@ -170,9 +175,13 @@ class TrainingConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("nepochs", "batch_size", "check_val_every_n_epoch"):
+        for name in ("nepochs", "batch_size", "merge_neighbours", "check_val_every_n_epoch"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
         require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}; it must be at least 0.")
+        require(
+            self.batch_size % self.merge_neighbours == 0,
+            f"merge_neighbours is {self.merge_neighbours}, but batch_size is {self.batch_size}; it must be a multiple.",
+        )
         require(0 < self.learning_rate < float("inf"), f"learning_rate is {self.learning_rate}; it must be above 0.")
         require(0 <= self.seed < 2**32, f"seed is {self.seed}; it must be from 0 to {2**32 - 1}.")
         check_directory("output_dir", self.output_dir)
@@ -416,6 +425,11 @@ class RunConfig:
     execution: PyTorchExecutionConfig = field(default_factory=PyTorchExecutionConfig)
 
     def __post_init__(self) -> None:
+        if self.training.merge_neighbours > 1:
+            found = f"merge_neighbours is {self.training.merge_neighbours}; it needs"
+            require(self.data.scan_kind == "raw", f"{found} a raw scan: grid-lines files have no positions.")
+            require(self.data.gridsize == 1, f"{found} gridsize 1; gridsize 2 merges groups by itself.")
+            require(self.model.model_type == "pinn", f"{found} model_type pinn: a supervised one has true patches.")
         if self.execution.logger == "mlflow" and self.execution.mlflow_tracking_uri is None:
             environment = os.environ.get("MLFLOW_TRACKING_URI")
             if environment:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from ptycho_torch.config import ModelType, ScanKind
 from ptycho_torch.data.builders import Split, grid_dataset, raw_dataset
 from ptycho_torch.data.dataset import Item, PtychoDataset
+from ptycho_torch.data.neighbours import NeighbourSampler
 from ptycho_torch.data.normalisation import Normalisation, normalisation
 from ptycho_torch.data.npz import DataError, GridLines, RawScan, load_probe, load_scan
 from recon_worker.snapshot import Complex64
@@ -36,6 +37,7 @@ class PtychoDataModule(LightningDataModule):
         probe_file: Path | None = None,
         allow_pickled_metadata: bool = False,
         model_type: ModelType = "pinn",
+        merge_neighbours: int = 1,
         seed: int = 0,
     ) -> None:
         """Nothing is read before `setup`.
@@ -52,6 +54,7 @@ class PtychoDataModule(LightningDataModule):
             probe_file: NPZ whose `probeGuess` replaces the training file's.
             allow_pickled_metadata: Read metadata that an old file holds as a pickled text.
             model_type: A pinn needs a probe, a supervised model needs true patches.
+            merge_neighbours: As many training samples that follow each other are neighbours on the object; 1: any.
             seed: Of the order of training samples.
         """
         super().__init__()
@@ -60,6 +63,7 @@ class PtychoDataModule(LightningDataModule):
         self._batch_size, self._num_workers, self._seed = batch_size, num_workers, seed
         self._nphotons, self._probe_file = nphotons, probe_file
         self._allow_pickled_metadata, self._model_type = allow_pickled_metadata, model_type
+        self._merge_neighbours = merge_neighbours
         self._datasets: dict[Split, PtychoDataset] = {}
         self._state: dict[str, Any] = {}
 
@@ -94,18 +98,25 @@ class PtychoDataModule(LightningDataModule):
         return self._datasets.get("test")
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Shuffled by `seed`."""
-        return self._loader(self.train_dataset, shuffle=True)
+        """Shuffled by `seed`, singly or by groups of neighbours."""
+        if self._merge_neighbours == 1:
+            return self._loader(self.train_dataset, shuffle=True)
+        generator = torch.Generator().manual_seed(self._seed)
+        order = NeighbourSampler(self.train_dataset.sample_positions_px, self._merge_neighbours, generator)
+        return self._loader(self.train_dataset, sampler=order)
 
     def val_dataloader(self) -> DataLoader[Item] | list[DataLoader[Item]]:
         """In dataset order; an empty list without a test file."""
-        return [] if self.test_dataset is None else self._loader(self.test_dataset, shuffle=False)
+        return [] if self.test_dataset is None else self._loader(self.test_dataset)
 
-    def _loader(self, dataset: PtychoDataset, *, shuffle: bool) -> DataLoader[Item]:
+    def _loader(
+        self, dataset: PtychoDataset, *, shuffle: bool = False, sampler: NeighbourSampler | None = None
+    ) -> DataLoader[Item]:
         return DataLoader(
             dataset,
             batch_size=self._batch_size,
             shuffle=shuffle,
+            sampler=sampler,
             num_workers=self._num_workers,
             persistent_workers=self._num_workers > 0,
             generator=torch.Generator().manual_seed(self._seed),  # of its own: the global one stays untouched

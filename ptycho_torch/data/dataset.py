@@ -110,6 +110,12 @@ class PtychoDataset(Dataset[Item]):
         return torch.from_numpy(self._diffraction[self._members[indices, 0]])
 
     @property
+    def sample_positions_px(self) -> Float64:
+        """(n, 2): where the first pattern of each sample is, (x, y), absolute; only of a scan that has positions."""
+        assert self._positions_px is not None
+        return self._positions_px[:, 0]
+
+    @property
     def n_patterns(self) -> int:
         """M, diffraction patterns."""
         return len(self._diffraction)

@@ -15,7 +15,14 @@ from torch import Tensor
 from ptycho_torch.config import LossName, ModelType
 from ptycho_torch.model import losses
 from ptycho_torch.model.network import ObjectNetwork
-from ptycho_torch.model.physics import PROBE_SCALE, cut_group, diffraction_amplitude, merge_canvas_px, merge_group
+from ptycho_torch.model.physics import (
+    PROBE_SCALE,
+    average_neighbours,
+    cut_group,
+    diffraction_amplitude,
+    merge_canvas_px,
+    merge_group,
+)
 from recon_worker.messages import message_log
 
 _log = message_log(__name__)
@@ -41,6 +48,8 @@ class PtychoLightningModule(LightningModule):
         n_filters_scale: Width of the network.
         learning_rate: Step size of Adam.
         warmup_steps: Steps over which the step size rises to that, linearly; 0: none.
+        merge_neighbours: How many samples that follow each other in a batch are averaged where they overlap, before the
+            loss of the training; 1: none. The order of samples must make them neighbours.
     """
 
     def __init__(
@@ -54,11 +63,12 @@ class PtychoLightningModule(LightningModule):
         n_filters_scale: int = 1,
         learning_rate: float = 1e-3,
         warmup_steps: int = 50,
+        merge_neighbours: int = 1,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.gridsize = gridsize
-        self.model_type = model_type
+        self.model_type, self.merge_neighbours = model_type, merge_neighbours
         self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
         self.network = ObjectNetwork(n_px, gridsize**2, n_filters_scale, probe_big=probe_big)
         self._difference, self._saturated, self._has_warned = torch.tensor(math.nan), torch.tensor(0.0), False
@@ -72,6 +82,7 @@ class PtychoLightningModule(LightningModule):
         input_scale: Tensor,
         output_scale: Tensor,
         experiment_ids: Tensor | None = None,
+        neighbours_px: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Predict a batch.
 
@@ -82,6 +93,8 @@ class PtychoLightningModule(LightningModule):
             input_scale: (B, 1, 1, 1), from the data's units to mean total power (N/2)^2.
             output_scale: (B, 1, 1, 1), the same, undone on the prediction.
             experiment_ids: (B,), unused.
+            neighbours_px: (B, 1, 1, 2), absolute positions, where `merge_neighbours` are to agree before they are
+                propagated; amplitude and phase are returned as predicted.
 
         Returns:
             Diffraction amplitude (B, C, N, N) in the data's units, or, supervised, the object (B, C, N, N) complex64;
@@ -93,7 +106,11 @@ class PtychoLightningModule(LightningModule):
             patches = _object(amp, phase)
             if self.model_type == "supervised":
                 return patches, amp, phase
-            exit_waves = self._consistent(patches, positions)[:, :, None] * (probe / PROBE_SCALE)
+            if neighbours_px is None:
+                patches = self._consistent(patches, positions)
+            else:
+                patches = self._merged(patches, neighbours_px, probe)
+            exit_waves = patches[:, :, None] * (probe / PROBE_SCALE)
             return diffraction_amplitude(exit_waves) / output_scale, amp, phase
 
     def forward_predict(self, x: Tensor, positions: Tensor, probe: Tensor, input_scale: Tensor) -> Tensor:
@@ -108,6 +125,12 @@ class PtychoLightningModule(LightningModule):
         n_px = patches.shape[-1]
         merged = merge_group(patches, positions, merge_canvas_px(n_px, self.gridsize))
         return cut_group(merged, positions, n_px)
+
+    def _merged(self, patches: Tensor, positions_px: Tensor, probe: Tensor) -> Tensor:
+        """Make the patches of neighbours in a batch agree where they overlap."""
+        intensity, size = probe[0, 0].abs().square().sum(0), self.merge_neighbours
+        groups = zip(torch.split(patches[:, 0], size), torch.split(positions_px.reshape(-1, 2), size), strict=True)
+        return torch.cat([average_neighbours(group, centres, intensity) for group, centres in groups])[:, None]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: returns and logs the loss."""
@@ -151,8 +174,9 @@ class PtychoLightningModule(LightningModule):
         fields, probe, _ = batch
         rms = fields["rms_scaling_constant"]
         first, amp, phase = self(
-            fields["images"], fields["coords_relative"], probe, rms, rms, fields.get("experiment_id")
-        )
+            fields["images"], fields["coords_relative"], probe, rms, rms, fields.get("experiment_id"),
+            fields["coords_global"] if self.training and self.merge_neighbours > 1 else None,
+        )  # fmt: skip
         if self.model_type == "supervised":
             loss = losses.supervised(amp, phase, fields["label_amp"], fields["label_phase"])
             return loss, {"amp": amp, "phase": phase}

@@ -16,6 +16,8 @@ stays below 1, where the network's sigmoid can reach it."""
 MAX_NEIGHBOR_DISTANCE_PX = 3.0
 _MERGE_EPSILON = 1e-3
 _MERGE_FLOOR = 1e-6
+_NEIGHBOUR_FLOOR = 1e-3
+"""Least weight of a pixel, in parts of the probe's brightest: what no probe reaches is still averaged."""
 
 
 def diffraction_amplitude(exit_waves: Tensor) -> Tensor:
@@ -101,3 +103,26 @@ def cut_group(merged: Tensor, coords_relative_px: Tensor, n_px: int) -> Tensor:
     moved = shift(copies, coords_relative_px.reshape(-1, 2))
     start = (canvas_px - n_px) // 2
     return moved[:, start : start + n_px, start : start + n_px].reshape(batch, channels, n_px, n_px)
+
+
+def average_neighbours(patches: Tensor, positions_px: Tensor, probe_intensity: Tensor) -> Tensor:
+    """Make object patches agree where they overlap: each becomes what all of them together say of its place.
+
+    O = sum_k shift(O_k W, x_k) / sum_k shift(W, x_k), W = |P|^2 / max |P|^2 + 0.001, cut out again at each position.
+
+    Args:
+        patches: (k, N, N) complex64.
+        positions_px: (k, 2) float32, absolute centres, (x, y).
+        probe_intensity: (N, N) float32, sum over modes of |P|^2.
+
+    Returns:
+        (k, N, N) complex64.
+    """
+    offsets = positions_px - positions_px.mean(0).round()  # whole positions need no interpolation
+    margin = math.ceil(float(offsets.abs().max())) + 1
+    around, inside = (margin,) * 4, slice(margin, -margin)
+    weight = probe_intensity / probe_intensity.max() + _NEIGHBOUR_FLOOR
+    placed = shift(functional.pad(patches * weight, around), offsets).sum(0)
+    weights = shift(functional.pad(weight, around).expand(len(patches), -1, -1), offsets).sum(0)
+    merged = placed / weights.clamp_min(_MERGE_FLOOR)
+    return shift(merged.expand(len(patches), -1, -1), -offsets)[:, inside, inside]

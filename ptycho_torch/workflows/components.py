@@ -108,7 +108,7 @@ def make_trainer(config: RunConfig, logger: Logger | None) -> Trainer:
     """The Trainer with its callbacks. Raises ConfigError where Lightning or the machine cannot do what is asked."""
     training, execution = config.training, config.execution
     try:
-        return Trainer(
+        trainer = Trainer(
             accelerator=execution.accelerator,
             devices=int(execution.devices) if execution.devices.lstrip("-").isdigit() else execution.devices,
             num_nodes=execution.num_nodes,
@@ -125,6 +125,12 @@ def make_trainer(config: RunConfig, logger: Logger | None) -> Trainer:
         )
     except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"the Trainer cannot be set up on this machine: {error}") from error
+    if training.merge_neighbours > 1 and trainer.world_size > 1:
+        raise ConfigError(
+            f"merge_neighbours is {training.merge_neighbours}; it needs a single device, but there are "
+            f"{trainer.world_size}, which would share each group of neighbours among them."
+        )
+    return trainer
 
 
 def _callbacks(config: RunConfig) -> list[Callback]:
@@ -196,6 +202,7 @@ def make_datamodule(config: RunConfig) -> PtychoDataModule:
         probe_file=data.probe_file,
         allow_pickled_metadata=data.allow_pickled_metadata,
         model_type=config.model.model_type,
+        merge_neighbours=config.training.merge_neighbours,
         seed=config.training.seed,
     )
 
@@ -211,6 +218,7 @@ def make_model(config: RunConfig) -> PtychoLightningModule:
         n_filters_scale=config.model.n_filters_scale,
         learning_rate=config.training.learning_rate,
         warmup_steps=config.training.warmup_steps,
+        merge_neighbours=config.training.merge_neighbours,
     )
 
 

@@ -47,8 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for seed in arguments.seeds:
         found.append(_train(arguments, seed))
         print(f"seed {seed}: phase {found[-1].phase:.3f}, amplitude {found[-1].amp:.3f}", file=sys.stderr, flush=True)
-    print("| scan | N | gridsize | filters | epochs | seeds | phase | lowest | amplitude | dead | CPU s per epoch |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| scan | N | gridsize | filters | merged | epochs | seeds | phase | lowest | amplitude | dead | CPU s/epoch |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     print(_row(arguments, found))
     return 0
 
@@ -59,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--N", type=int, default=64, help="side of its patterns (default: %(default)s)")
     parser.add_argument("--gridsize", type=int, default=1, choices=(1, 2), help="default: %(default)s")
     parser.add_argument("--n_filters_scale", type=int, help="default: that of train.py")
+    parser.add_argument("--merge_neighbours", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--epochs", type=int, default=4, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
@@ -73,6 +76,7 @@ def _train(arguments: argparse.Namespace, seed: int) -> Trained:
             "gridsize": arguments.gridsize,
             "nepochs": arguments.epochs,
             "seed": seed,
+            "merge_neighbours": arguments.merge_neighbours,
             "output_dir": Path(folder),
             "logger": "none",
             "accelerator": "cpu",
@@ -111,6 +115,7 @@ def _row(arguments: argparse.Namespace, found: Sequence[Trained]) -> str:
         arguments.N,
         arguments.gridsize,
         arguments.n_filters_scale or "default",
+        arguments.merge_neighbours,
         arguments.epochs,
         len(found),
         _spread(phases),

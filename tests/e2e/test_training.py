@@ -135,6 +135,26 @@ def test_a_gridsize_2_run_uses_all_channels(raw_scan, tmp_path, mlflow_database)
     assert np.isfinite(result.trainer.callback_metrics["val_loss"].item())
 
 
+def test_a_run_with_merged_neighbours_trains_otherwise_and_is_validated_alike(raw_scan, tmp_path):
+    settings = _settings(raw_scan, raw_scan, tmp_path, None, logger="none", nepochs=1, batch_size=4)
+    del settings["mlflow_tracking_uri"], settings["recon_log_every_n_epochs"], settings["recon_log_strict"]
+    alone, merged = (run_training(resolve("raw", {**settings, "merge_neighbours": k})) for k in (1, 4))
+
+    losses = [result.trainer.callback_metrics["train_loss"].item() for result in (alone, merged)]
+    assert np.isfinite(losses).all()
+    assert losses[0] != losses[1]
+    again = merged.trainer.validate(merged.model, merged.datamodule, verbose=False)[0]["val_loss"]
+    merged.model.merge_neighbours = 1
+    assert merged.trainer.validate(merged.model, merged.datamodule, verbose=False)[0]["val_loss"] == again
+
+
+def test_merged_neighbours_are_refused_on_several_devices(raw_scan, tmp_path, mlflow_database):
+    more = {"merge_neighbours": 8, "devices": "2", "strategy": "ddp"}
+
+    with pytest.raises(ConfigError, match="needs a single device, but there are 2"):
+        describe(resolve("raw", _settings(raw_scan, None, tmp_path, mlflow_database, **more)))
+
+
 def test_a_supervised_run_has_no_predicted_diffraction(raw_scan, tmp_path, mlflow_database):
     settings = _settings(raw_scan, raw_scan, tmp_path, mlflow_database, nepochs=1, model_type="supervised")
 

@@ -95,3 +95,18 @@ def test_a_saturated_phase_is_named_once(tmp_path, caplog, phase, lines):
     said = [record.message for record in caplog.records if record.message.startswith("After 3 epochs")]
     assert len(said) == lines
     assert not said or "phase of +pi or -pi in 100 % of the pixels" in said[0]
+
+
+def test_neighbours_at_one_place_predict_one_pattern_together():
+    module, images = _module(merge_neighbours=2), torch.rand(4, 1, N, N, generator=torch.Generator().manual_seed(0))
+    one, probe = torch.ones(4, 1, 1, 1), torch.ones(4, 1, 1, N, N, dtype=torch.complex64)
+    centres = torch.tensor([[10.0, 10.0]] * 2 + [[90.0, 40.0]] * 2).reshape(4, 1, 1, 2)
+    with torch.no_grad():
+        alone, amp, _ = module(images, torch.zeros(4, 1, 1, 2), probe, one, one)
+        merged, amp_merged, _ = module(images, torch.zeros(4, 1, 1, 2), probe, one, one, None, centres)
+
+    torch.testing.assert_close(merged[0], merged[1])
+    torch.testing.assert_close(merged[2], merged[3])
+    assert (merged[0] - merged[2]).abs().max() > 1e-3
+    assert (merged - alone).abs().max() > 1e-3
+    assert torch.equal(amp, amp_merged)  # what is logged is what the network says

@@ -24,6 +24,8 @@ def scan_file(tmp_path):
     [
         (TrainingConfig, {"nepochs": 0}, "nepochs is 0; it must be at least 1"),
         (TrainingConfig, {"batch_size": -1}, "batch_size is -1"),
+        (TrainingConfig, {"merge_neighbours": 0}, "merge_neighbours is 0; it must be at least 1"),
+        (TrainingConfig, {"merge_neighbours": 5}, "merge_neighbours is 5, but batch_size is 16; it must be a multiple"),
         (TrainingConfig, {"learning_rate": 0.0}, "learning_rate is 0.0"),
         (TrainingConfig, {"learning_rate": float("nan")}, "learning_rate is nan"),
         (TrainingConfig, {"seed": -3}, "seed is -3"),
@@ -68,6 +70,21 @@ def test_a_bad_data_setting_is_refused(scan_file, setting, message):
 
     with pytest.raises(ConfigError, match=message):
         DataConfig(train_data_file=scan_file, **setting)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gridsize", "model_type", "message"),
+    [
+        ("grid_lines", 1, "pinn", "merge_neighbours is 8; it needs a raw scan"),
+        ("raw", 2, "pinn", "it needs gridsize 1"),
+        ("raw", 1, "supervised", "it needs model_type pinn"),
+    ],
+)
+def test_neighbours_that_cannot_be_merged_are_refused(scan_file, kind, gridsize, model_type, message):
+    data = DataConfig(scan_kind=kind, train_data_file=scan_file, gridsize=gridsize)
+
+    with pytest.raises(ConfigError, match=message):
+        RunConfig(data=data, model=ModelConfig(model_type=model_type), training=TrainingConfig(merge_neighbours=8))
 
 
 def test_tracking_goes_to_sqlite_in_the_output_directory_by_default(scan_file, tmp_path, monkeypatch):

@@ -465,3 +465,20 @@ def test_the_measured_star_fits_the_amplitude_head():
     truth = np.abs(dataset.ground_truth[0]) / dataset.amplitude_scale
     assert np.nanmean(truth) == pytest.approx(0.8, abs=0.02)
     assert constants.physics == 1
+
+
+def test_neighbours_follow_each_other_and_every_sample_comes_once(raw_arrays, write):
+    module = PtychoDataModule(
+        train_data_file=write(raw_arrays), test_data_file=None, kind="raw", n_px=N, gridsize=1, batch_size=8,
+        merge_neighbours=4, seed=3,
+    )  # fmt: skip
+    module.setup("fit")
+    loader, every = module.train_dataloader(), module.train_dataset.sample_positions_px
+    first, second = (torch.cat([batch[0]["coords_global"][:, 0, 0] for batch in loader]).numpy() for _ in range(2))
+
+    whole = len(every) // 4 * 4
+    spread = np.ptp(first[:whole].reshape(-1, 4, 2), axis=1).max(axis=1)
+    assert spread.mean() < 2 * 3.0  # of the scan's step
+    for order in (first, second):
+        np.testing.assert_allclose(np.sort(order, axis=0), np.sort(every, axis=0), atol=1e-4)
+    assert not np.array_equal(first, second)

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_torch.model.physics import cut_group, diffraction_amplitude, merge_canvas_px, merge_group, shift
+from ptycho_torch.model.physics import (
+    average_neighbours,
+    cut_group,
+    diffraction_amplitude,
+    merge_canvas_px,
+    merge_group,
+    shift,
+)
 from tests.paths import REFERENCE
 
 
@@ -80,3 +87,27 @@ def test_dark_pixels_have_finite_gradients():
     diffraction_amplitude(waves).sum().backward()
 
     assert torch.isfinite(torch.view_as_real(waves.grad)).all()
+
+
+def test_neighbours_that_agree_stay_as_they_are():
+    object_ = torch.randn(40, 40, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    corners = [(0, 0), (3, 1), (10, 24), (5, 20)]  # (y, x); the first two overlap, and the last two
+    patches = torch.stack([object_[y : y + 16, x : x + 16] for y, x in corners])
+    centres = torch.tensor([[x + 8.0, y + 8.0] for y, x in corners])
+
+    merged = average_neighbours(patches, centres, torch.rand(16, 16, generator=torch.Generator().manual_seed(1)))
+
+    torch.testing.assert_close(merged, patches, atol=1e-3, rtol=0)
+
+
+def test_neighbours_that_differ_become_their_mean_weighted_by_the_probe():
+    patches = torch.stack([torch.full((8, 8), value, dtype=torch.complex64) for value in (1.0, 4.0)])
+    probe = torch.ones(8, 8)
+    probe[:, :4] = 2  # the second patch lies 4 px to the right: there its bright half meets the first one's dark half
+
+    merged = average_neighbours(patches, torch.tensor([[100.0, 50.0], [104.0, 50.0]]), probe).real
+
+    torch.testing.assert_close(merged[0, :, :4], torch.ones(8, 4))
+    torch.testing.assert_close(merged[0, :, 4:], torch.full((8, 4), (1 * 0.501 + 4 * 1.001) / 1.502))
+    torch.testing.assert_close(merged[1, :, :4], merged[0, :, 4:])
+    torch.testing.assert_close(merged[1, :, 4:], torch.full((8, 4), 4.0))

@@ -1,0 +1,53 @@
+"""The order of training samples in which neighbours on the object follow each other."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from recon_worker.snapshot import Float64
+
+
+def neighbour_groups(positions_px: Float64, group_size: int, angle_rad: float) -> list[NDArray[np.int64]]:
+    """Part all samples into compact groups, by halving the field along its longer side again and again.
+
+    Args:
+        positions_px: (n, 2).
+        group_size: Samples of a group; the last group has what is left.
+        angle_rad: By which the field is turned before: other angles give other groups.
+
+    Returns:
+        Indices; each sample is in one group.
+    """
+    turn = np.array([[np.cos(angle_rad), -np.sin(angle_rad)], [np.sin(angle_rad), np.cos(angle_rad)]])
+    turned = positions_px @ turn
+
+    def halve(indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        groups = -(-len(indices) // group_size)
+        if groups <= 1:
+            return [indices]
+        axis = int(np.argmax(np.ptp(turned[indices], axis=0)))
+        ordered, first = indices[np.argsort(turned[indices, axis], kind="stable")], groups // 2 * group_size
+        return halve(ordered[:first]) + halve(ordered[first:])
+
+    return halve(np.arange(len(positions_px)))
+
+
+class NeighbourSampler(Sampler[int]):
+    """Every sample once an epoch, group after group of neighbours; other groups, in another order, in each epoch."""
+
+    def __init__(self, positions_px: Float64, group_size: int, generator: torch.Generator) -> None:
+        """Args as of `neighbour_groups`; `generator` decides angles and order."""
+        self._positions_px, self._group_size, self._generator = positions_px, group_size, generator
+
+    def __len__(self) -> int:
+        return len(self._positions_px)
+
+    def __iter__(self) -> Iterator[int]:
+        angle = float(torch.rand((), generator=self._generator)) * 2 * np.pi
+        *whole, last = neighbour_groups(self._positions_px, self._group_size, angle)
+        for group in torch.randperm(len(whole), generator=self._generator).tolist():
+            yield from whole[group].tolist()
+        yield from last.tolist()  # at the end: if it is short, no batch begins within a group
