@@ -20,6 +20,7 @@ from recon_worker.uris import without_credentials
 ScanKind = Literal["raw", "grid_lines"]
 ModelType = Literal["pinn", "supervised"]
 LossName = Literal["poisson", "mae"]
+ScheduleName = Literal["constant", "cosine"]
 LoggerName = Literal["mlflow", "csv", "tensorboard", "none"]
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
@@ -163,6 +164,9 @@ class TrainingConfig:
     warmup_steps: int = option(
         50, "steps over which the step size rises to learning_rate; without, some trainings learn nothing"
     )
+    lr_schedule: ScheduleName = option(
+        "constant", "after the warm-up: constant, or cosine, which falls to 2 % of learning_rate at the last step"
+    )
     merge_neighbours: int = option(
         1,
         "neighbouring patterns of a batch whose predicted patches are averaged where they overlap, before the loss; 1: "
@@ -175,6 +179,7 @@ class TrainingConfig:
     )
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("nepochs", "batch_size", "merge_neighbours", "check_val_every_n_epoch"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
         require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}; it must be at least 0.")

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from ptycho_torch.config import LossName, ModelType
+from ptycho_torch.config import LossName, ModelType, ScheduleName
 from ptycho_torch.model import losses
 from ptycho_torch.model.network import ObjectNetwork
 from ptycho_torch.model.physics import (
@@ -32,6 +32,9 @@ _EPOCHS_TO_DIFFER, _LEAST_DIFFERENCE = 3, 0.02
 _SATURATED, _MOST_SATURATED = 0.99 * math.pi, 0.5
 """Phases beyond this have next to no gradient; at most this share of them is healthy."""
 
+_LAST_STEP_SIZE = 0.02
+"""Of the cosine, in parts of the learning rate."""
+
 Batch = tuple[Mapping[str, Tensor], Tensor, Tensor]
 """(fields, probe (B, C, P, N, N) complex64, scale)."""
 
@@ -48,6 +51,7 @@ class PtychoLightningModule(LightningModule):
         n_filters_scale: Width of the network.
         learning_rate: Step size of Adam.
         warmup_steps: Steps over which the step size rises to that, linearly; 0: none.
+        lr_schedule: Of the step size after that; "cosine" needs a Trainer that knows its last step.
         merge_neighbours: How many samples that follow each other in a batch are averaged where they overlap, before the
             loss of the training; 1: none. The order of samples must make them neighbours.
     """
@@ -63,13 +67,14 @@ class PtychoLightningModule(LightningModule):
         n_filters_scale: int = 1,
         learning_rate: float = 1e-3,
         warmup_steps: int = 50,
+        lr_schedule: ScheduleName = "constant",
         merge_neighbours: int = 1,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.gridsize = gridsize
         self.model_type, self.merge_neighbours = model_type, merge_neighbours
-        self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
+        self.learning_rate, self.warmup_steps, self.lr_schedule = learning_rate, warmup_steps, lr_schedule
         self.network = ObjectNetwork(n_px, gridsize**2, n_filters_scale, probe_big=probe_big)
         self._difference, self._saturated, self._has_warned = torch.tensor(math.nan), torch.tensor(0.0), False
         self._pinn_loss = losses.poisson_nll if loss == "poisson" else losses.mean_absolute_error
@@ -186,10 +191,16 @@ class PtychoLightningModule(LightningModule):
         return losses.normalised(per_sample, observed), {"pred_diffraction": first, "amp": amp, "phase": phase}
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own return type
-        """Adam, whose first steps are small."""
-        adam, steps = torch.optim.Adam(self.parameters(), lr=self.learning_rate), max(1, self.warmup_steps)
-        warmup = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: min(1.0, (step + 1) / steps))
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
+        """Adam, whose first steps are small, and the last ones too if `lr_schedule` says so."""
+        adam, warmup = torch.optim.Adam(self.parameters(), lr=self.learning_rate), max(1, self.warmup_steps)
+        total = self.trainer.estimated_stepping_batches if self.lr_schedule == "cosine" else math.inf
+
+        def factor(step: int) -> float:
+            fallen = (1 - math.cos(math.pi * min(1.0, step / total))) / 2
+            return min(1.0, (step + 1) / warmup) * (1 - (1 - _LAST_STEP_SIZE) * fallen)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(adam, factor)
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def _observed(fields: Mapping[str, Tensor]) -> Tensor:

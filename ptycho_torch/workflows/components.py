@@ -218,6 +218,7 @@ def make_model(config: RunConfig) -> PtychoLightningModule:
         n_filters_scale=config.model.n_filters_scale,
         learning_rate=config.training.learning_rate,
         warmup_steps=config.training.warmup_steps,
+        lr_schedule=config.training.lr_schedule,
         merge_neighbours=config.training.merge_neighbours,
     )
 

@@ -27,6 +27,11 @@ from ptycho_torch.workflows.inference import reconstruct
 DEAD = 0.3
 """A phase correlation below this is that of a network that has learned nothing."""
 
+_COLUMNS = (
+    *("scan", "N", "gridsize", "filters", "merged", "schedule", "epochs", "seeds"),
+    *("phase", "lowest", "amplitude", "dead", "CPU s per epoch"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
@@ -47,10 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for seed in arguments.seeds:
         found.append(_train(arguments, seed))
         print(f"seed {seed}: phase {found[-1].phase:.3f}, amplitude {found[-1].amp:.3f}", file=sys.stderr, flush=True)
-    print(
-        "| scan | N | gridsize | filters | merged | epochs | seeds | phase | lowest | amplitude | dead | CPU s/epoch |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    print("| " + " | ".join(_COLUMNS) + " |")
+    print("|" + "---|" * len(_COLUMNS))
     print(_row(arguments, found))
     return 0
 
@@ -61,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--N", type=int, default=64, help="side of its patterns (default: %(default)s)")
     parser.add_argument("--gridsize", type=int, default=1, choices=(1, 2), help="default: %(default)s")
     parser.add_argument("--n_filters_scale", type=int, help="default: that of train.py")
+    parser.add_argument("--lr_schedule", default="constant", help="default: %(default)s")
     parser.add_argument("--merge_neighbours", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--epochs", type=int, default=4, help="default: %(default)s")
@@ -77,6 +81,7 @@ def _train(arguments: argparse.Namespace, seed: int) -> Trained:
             "nepochs": arguments.epochs,
             "seed": seed,
             "merge_neighbours": arguments.merge_neighbours,
+            "lr_schedule": arguments.lr_schedule,
             "output_dir": Path(folder),
             "logger": "none",
             "accelerator": "cpu",
@@ -116,6 +121,7 @@ def _row(arguments: argparse.Namespace, found: Sequence[Trained]) -> str:
         arguments.gridsize,
         arguments.n_filters_scale or "default",
         arguments.merge_neighbours,
+        arguments.lr_schedule,
         arguments.epochs,
         len(found),
         _spread(phases),

@@ -74,6 +74,16 @@ def test_without_warm_up_the_first_step_is_a_whole_one(tmp_path):
     assert rates.seen == pytest.approx([0.01, 0.01])
 
 
+def test_the_step_size_falls_along_a_cosine_to_a_fiftieth(tmp_path):
+    rates = Rates()
+    _train(_module(learning_rate=1e-2, warmup_steps=0, lr_schedule="cosine"), tmp_path, 4, rates)
+
+    assert rates.seen[0] == pytest.approx(1e-2)
+    assert rates.seen[4] == pytest.approx(0.51e-2)  # half of eight steps
+    assert 2e-4 < rates.seen[7] < 6e-4
+    assert rates.seen == sorted(rates.seen, reverse=True)
+
+
 @pytest.mark.parametrize(("different", "epochs", "lines"), [(0.0, 5, 1), (0.5, 5, 0), (0.0, 2, 0)])
 def test_one_patch_for_all_patterns_is_named_once_after_three_epochs(tmp_path, caplog, different, epochs, lines):
     module = _module()

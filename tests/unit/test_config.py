@@ -24,6 +24,7 @@ def scan_file(tmp_path):
     [
         (TrainingConfig, {"nepochs": 0}, "nepochs is 0; it must be at least 1"),
         (TrainingConfig, {"batch_size": -1}, "batch_size is -1"),
+        (TrainingConfig, {"lr_schedule": "step"}, "lr_schedule is 'step'; allowed: constant, cosine"),
         (TrainingConfig, {"merge_neighbours": 0}, "merge_neighbours is 0; it must be at least 1"),
         (TrainingConfig, {"merge_neighbours": 5}, "merge_neighbours is 5, but batch_size is 16; it must be a multiple"),
         (TrainingConfig, {"learning_rate": 0.0}, "learning_rate is 0.0"),
