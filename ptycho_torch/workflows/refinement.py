@@ -164,7 +164,7 @@ class _Scan:
         """
         with torch.no_grad():
             pairs = (self.compare(pixels, batch) for batch in self.split(np.arange(self.patterns)))
-            powers = [[float(one.double().square().sum()) for one in pair] for pair in pairs]
+            powers = [[float(one.square().sum()) for one in pair] for pair in pairs]
         expected, counted = np.sum(powers, axis=0)
         return math.sqrt(counted / expected)
 
