@@ -185,7 +185,8 @@ class TrainingConfig:
         require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}; it must be at least 0.")
         require(
             self.batch_size % self.merge_neighbours == 0,
-            f"merge_neighbours is {self.merge_neighbours}, but batch_size is {self.batch_size}; it must be a multiple.",
+            f"merge_neighbours is {self.merge_neighbours}, but batch_size is {self.batch_size}; it must be a multiple "
+            "of merge_neighbours.",
         )
         require(0 < self.learning_rate < float("inf"), f"learning_rate is {self.learning_rate}; it must be above 0.")
         require(0 <= self.seed < 2**32, f"seed is {self.seed}; it must be from 0 to {2**32 - 1}.")

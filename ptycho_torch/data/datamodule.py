@@ -54,7 +54,7 @@ class PtychoDataModule(LightningDataModule):
             probe_file: NPZ whose `probeGuess` replaces the training file's.
             allow_pickled_metadata: Read metadata that an old file holds as a pickled text.
             model_type: A pinn needs a probe, a supervised model needs true patches.
-            merge_neighbours: As many training samples that follow each other are neighbours on the object; 1: any.
+            merge_neighbours: Training samples come in groups of this many neighbours on the object; 1: in any order.
             seed: Of the order of training samples.
         """
         super().__init__()

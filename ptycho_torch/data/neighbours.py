@@ -1,5 +1,6 @@
-"""The order of training samples in which neighbours on the object follow each other."""
+"""An order of training samples in which neighbours on the object follow each other."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,12 +12,12 @@ from recon_worker.snapshot import Float64
 
 
 def neighbour_groups(positions_px: Float64, group_size: int, angle_rad: float) -> list[NDArray[np.int64]]:
-    """Part all samples into compact groups, by halving the field along its longer side again and again.
+    """Divide all samples into compact groups by repeatedly halving the field along its longer side.
 
     Args:
         positions_px: (n, 2).
-        group_size: Samples of a group; the last group has what is left.
-        angle_rad: By which the field is turned before: other angles give other groups.
+        group_size: Samples per group; the last group holds the remainder.
+        angle_rad: The field is first rotated by this; other angles give other groups.
 
     Returns:
         Indices; each sample is in one group.
@@ -25,7 +26,7 @@ def neighbour_groups(positions_px: Float64, group_size: int, angle_rad: float) -
     turned = positions_px @ turn
 
     def halve(indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        groups = -(-len(indices) // group_size)
+        groups = math.ceil(len(indices) / group_size)
         if groups <= 1:
             return [indices]
         axis = int(np.argmax(np.ptp(turned[indices], axis=0)))
@@ -36,7 +37,7 @@ def neighbour_groups(positions_px: Float64, group_size: int, angle_rad: float) -
 
 
 class NeighbourSampler(Sampler[int]):
-    """Every sample once an epoch, group after group of neighbours; other groups, in another order, in each epoch."""
+    """Yields every sample once per epoch, group by group; each epoch has new groups in a new order."""
 
     def __init__(self, positions_px: Float64, group_size: int, generator: torch.Generator) -> None:
         """Args as of `neighbour_groups`; `generator` decides angles and order."""

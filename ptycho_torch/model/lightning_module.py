@@ -52,8 +52,8 @@ class PtychoLightningModule(LightningModule):
         learning_rate: Step size of Adam.
         warmup_steps: Steps over which the step size rises to that, linearly; 0: none.
         lr_schedule: Of the step size after that; "cosine" needs a Trainer that knows its last step.
-        merge_neighbours: How many samples that follow each other in a batch are averaged where they overlap, before the
-            loss of the training; 1: none. The order of samples must make them neighbours.
+        merge_neighbours: Predicted patches of this many consecutive samples are averaged where they overlap, in the
+            training loss only; 1: off. The sampler must make consecutive samples neighbours.
     """
 
     def __init__(

@@ -120,9 +120,9 @@ def average_neighbours(patches: Tensor, positions_px: Tensor, probe_intensity: T
     """
     offsets = positions_px - positions_px.mean(0).round()  # whole positions need no interpolation
     margin = math.ceil(float(offsets.abs().max())) + 1
-    around, inside = (margin,) * 4, slice(margin, -margin)
+    around = (margin,) * 4
     weight = probe_intensity / probe_intensity.max() + _NEIGHBOUR_FLOOR
     placed = shift(functional.pad(patches * weight, around), offsets).sum(0)
     weights = shift(functional.pad(weight, around).expand(len(patches), -1, -1), offsets).sum(0)
     merged = placed / weights.clamp_min(_MERGE_FLOOR)
-    return shift(merged.expand(len(patches), -1, -1), -offsets)[:, inside, inside]
+    return cut_group(merged[None], -offsets[None, :, None], patches.shape[-1])[0]

@@ -31,7 +31,7 @@ def _island():
     return np.where(inside, _true_object(), np.complex64(0.9 * np.exp(0.75j)))
 
 
-def _dataset(folder, object_, gridsize=1):
+def _dataset(folder, object_, gridsize):
     positions = scan_positions("spiral", (SIDE, SIDE), N, 8.0, np.random.default_rng(0))
     np.savez(
         folder / "scan.npz",
@@ -49,9 +49,9 @@ def dataset(request, tmp_path_factory):
     return _dataset(tmp_path_factory.mktemp("scan"), _true_object(), request.param)
 
 
-@pytest.fixture(scope="module")
-def island(tmp_path_factory):
-    return _dataset(tmp_path_factory.mktemp("scan"), _island())
+@pytest.fixture(scope="module", params=[1, 2], ids=["gridsize 1", "gridsize 2"])
+def island(request, tmp_path_factory):
+    return _dataset(tmp_path_factory.mktemp("scan"), _island(), request.param)
 
 
 def _start(dataset, blur_px=2.5, factor=1.0, object_=None):
