@@ -23,7 +23,7 @@ SIMULATE = (
     *("--probe", "diffuser", "--amplitude_range", "0.5", "1"),
 )
 TRAIN = (
-    *("--N", "64", "--nepochs", "12", "--batch_size", "8", "--check_val_every_n_epoch", "2"),
+    *("--N", "64", "--nepochs", "12", "--check_val_every_n_epoch", "2"),
     *("--mlflow-experiment", EXPERIMENT, "--recon-log-every-n-epochs", "2", "--recon-log-stitch", "--recon-log-async"),
 )
 REFINE = ("--refine-passes", "15", "--arrays", "none")

@@ -18,10 +18,7 @@ from ptycho_torch.model.network import ObjectNetwork
 from ptycho_torch.model.physics import (
     PROBE_SCALE,
     average_neighbours,
-    cut_group,
     diffraction_amplitude,
-    merge_canvas_px,
-    merge_group,
 )
 from recon_worker.messages import message_log
 
@@ -111,10 +108,11 @@ class PtychoLightningModule(LightningModule):
             patches = _object(amp, phase)
             if self.model_type == "supervised":
                 return patches, amp, phase
-            if neighbours_px is None:
-                patches = self._consistent(patches, positions)
-            else:
-                patches = self._merged(patches, neighbours_px, probe)
+            intensity = probe[0, 0].abs().square().sum(0)
+            if self.gridsize > 1:
+                patches = average_neighbours(patches, -positions[:, :, 0], intensity)
+            elif neighbours_px is not None:
+                patches = self._merged(patches, neighbours_px, intensity)
             exit_waves = patches[:, :, None] * (probe / PROBE_SCALE)
             return diffraction_amplitude(exit_waves) / output_scale, amp, phase
 
@@ -123,19 +121,13 @@ class PtychoLightningModule(LightningModule):
         amp, phase = self.network(x * input_scale)
         return _object(amp.float(), phase.float())
 
-    def _consistent(self, patches: Tensor, positions: Tensor) -> Tensor:
-        """Make the patches of a group agree where they overlap."""
-        if self.gridsize == 1:
-            return patches
-        n_px = patches.shape[-1]
-        merged = merge_group(patches, positions, merge_canvas_px(n_px, self.gridsize))
-        return cut_group(merged, positions, n_px)
-
-    def _merged(self, patches: Tensor, positions_px: Tensor, probe: Tensor) -> Tensor:
-        """Make the patches of neighbours in a batch agree where they overlap."""
-        intensity, size = probe[0, 0].abs().square().sum(0), self.merge_neighbours
+    def _merged(self, patches: Tensor, positions_px: Tensor, intensity: Tensor) -> Tensor:
+        """Make the patches of neighbours in a batch agree where they overlap; the last group may be smaller."""
+        size = self.merge_neighbours
         groups = zip(torch.split(patches[:, 0], size), torch.split(positions_px.reshape(-1, 2), size), strict=True)
-        return torch.cat([average_neighbours(group, centres, intensity) for group, centres in groups])[:, None]
+        return torch.cat([average_neighbours(group[None], centres[None], intensity)[0] for group, centres in groups])[
+            :, None
+        ]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: returns and logs the loss."""

@@ -13,7 +13,6 @@ from torch.nn import functional
 PROBE_SCALE = 4.0
 """The probe is divided by this before it multiplies the object; the datamodule scales it so that the object's amplitude
 stays below 1, where the network's sigmoid can reach it."""
-MAX_NEIGHBOR_DISTANCE_PX = 3.0
 _MERGE_EPSILON = 1e-3
 _MERGE_FLOOR = 1e-6
 _NEIGHBOUR_FLOOR = 1e-3
@@ -54,35 +53,33 @@ def shift(images: Tensor, offsets_px: Tensor) -> Tensor:
     return torch.view_as_complex(moved.movedim(1, -1).contiguous()) if images.is_complex() else moved.squeeze(1)
 
 
-def merge_canvas_px(n_px: int, gridsize: int) -> int:
-    """Side of the canvas on which the patches of a group are merged."""
-    padding = math.ceil(MAX_NEIGHBOR_DISTANCE_PX)
-    return n_px + (gridsize - 1) * (padding + padding % 2)
+def merge_group(objects: Tensor, coords_relative_px: Tensor, canvas_px: int, weight: Tensor | None = None) -> Tensor:
+    """One object from the C overlapping patches of a sample: their weighted average.
 
-
-def merge_group(objects: Tensor, coords_relative_px: Tensor, canvas_px: int) -> Tensor:
-    """One object from the C overlapping patches of a sample, averaged where their centres overlap.
-
-    merged = sum_c shift(O_c, -off) shift(W, -off) / (sum_c shift(W, -off) + 0.001), W = 1 on the central N/2 square.
+    merged = sum_c shift(O_c, -off) shift(W, -off) / (sum_c shift(W, -off) + 0.001); PtychoPINN's W is 1 on the central
+    N/2 square and 0 around it. With a weight of one's own the 0.001 is left out: it would dim what has little weight.
 
     Args:
         objects: (B, C, N, N) complex64.
         coords_relative_px: (B, C, 1, 2) float32, (x, y), sign -(x - mean).
         canvas_px: M.
+        weight: (N, N) float32, W; None: PtychoPINN's.
 
     Returns:
         (B, M, M) complex64, 0 where no patch contributes.
     """
     batch, channels, n_px, _ = objects.shape
     offsets = -coords_relative_px.reshape(batch * channels, 2)
-    window = torch.zeros(n_px, n_px, device=objects.device)
-    window[n_px // 4 : n_px - n_px // 4, n_px // 4 : n_px - n_px // 4] = 1
+    epsilon = _MERGE_EPSILON if weight is None else 0
+    if weight is None:
+        weight = torch.zeros(n_px, n_px, device=objects.device)
+        weight[n_px // 4 : n_px - n_px // 4, n_px // 4 : n_px - n_px // 4] = 1
     padding = ((canvas_px - n_px) // 2,) * 4
     placed = shift(functional.pad(objects.reshape(-1, n_px, n_px), padding), offsets)
-    weights = shift(functional.pad(window, padding).expand(batch * channels, -1, -1), offsets)
+    weights = shift(functional.pad(weight, padding).expand(batch * channels, -1, -1), offsets)
     shape = (batch, channels, canvas_px, canvas_px)
     total = weights.reshape(shape).sum(1)
-    merged = (placed * weights).reshape(shape).sum(1) / (total + _MERGE_EPSILON)
+    merged = (placed * weights).reshape(shape).sum(1) / (total + epsilon).clamp_min(_MERGE_FLOOR)
     return torch.where(total > _MERGE_FLOOR, merged, torch.zeros_like(merged))
 
 
@@ -108,21 +105,19 @@ def cut_group(merged: Tensor, coords_relative_px: Tensor, n_px: int) -> Tensor:
 def average_neighbours(patches: Tensor, positions_px: Tensor, probe_intensity: Tensor) -> Tensor:
     """Make object patches agree where they overlap: each becomes what all of them together say of its place.
 
-    O = sum_k shift(O_k W, x_k) / sum_k shift(W, x_k), W = |P|^2 / max |P|^2 + 0.001, cut out again at each position.
+    `merge_group` with W = |P|^2 / max |P|^2 + 0.001 on a canvas that holds all of them, cut out again.
 
     Args:
-        patches: (k, N, N) complex64.
-        positions_px: (k, 2) float32, absolute centres, (x, y).
+        patches: (G, k, N, N) complex64, G groups of k neighbours.
+        positions_px: (G, k, 2) float32, centres, (x, y), from any origin.
         probe_intensity: (N, N) float32, sum over modes of |P|^2.
 
     Returns:
-        (k, N, N) complex64.
+        (G, k, N, N) complex64.
     """
-    offsets = positions_px - positions_px.mean(0).round()  # whole positions need no interpolation
-    margin = math.ceil(float(offsets.abs().max())) + 1
-    around = (margin,) * 4
+    n_px = patches.shape[-1]
+    offsets = positions_px - positions_px.mean(1, keepdim=True).round()  # whole positions need no interpolation
+    canvas_px = n_px + 2 * (math.ceil(float(offsets.abs().max())) + 1)
     weight = probe_intensity / probe_intensity.max() + _NEIGHBOUR_FLOOR
-    placed = shift(functional.pad(patches * weight, around), offsets).sum(0)
-    weights = shift(functional.pad(weight, around).expand(len(patches), -1, -1), offsets).sum(0)
-    merged = placed / weights.clamp_min(_MERGE_FLOOR)
-    return cut_group(merged[None], -offsets[None, :, None], patches.shape[-1])[0]
+    coords_relative = -offsets[:, :, None]
+    return cut_group(merge_group(patches, coords_relative, canvas_px, weight), coords_relative, n_px)

@@ -54,6 +54,7 @@ class RunSettings:
     batch_size: int = 16
     threads: int = 0
     """Of torch; 0: as many as it takes by itself."""
+    accelerator: Literal["cpu", "gpu"] = "cpu"
     tiny: bool = False
     """A network of three layers, and each epoch begins when the worker is idle, as if epochs were long."""
 
@@ -145,7 +146,8 @@ def measure(settings: RunSettings) -> dict[str, Any]:
         pace=lambda: settings.tiny and _is_busy(callback), snapshot_bytes=lambda: _snapshot_bytes(settings, callback)
     )
     trainer = Trainer(
-        accelerator="cpu",
+        accelerator=settings.accelerator,
+        devices=1,
         max_epochs=settings.epochs,
         logger=logger,
         callbacks=[watch, *([hooks.watch(callback)] if callback is not None else [])],
@@ -175,7 +177,7 @@ def _snapshot_bytes(settings: RunSettings, callback: Callback | None) -> int:
 def _digest(module: torch.nn.Module) -> str:
     whole = hashlib.sha256()
     for value in module.state_dict().values():
-        whole.update(value.numpy().tobytes())
+        whole.update(value.cpu().numpy().tobytes())
     return whole.hexdigest()
 
 

@@ -56,7 +56,7 @@ class NaiveLogger(Callback):
         """Predict, draw, upload."""
         loader: Any = trainer.val_dataloaders
         predictions = self._kept if self._reuse else _predict_all(pl_module, loader)
-        whole = {key: torch.cat([one[key] for one in predictions]).numpy() for key in predictions[0]}
+        whole = {key: torch.cat([one[key] for one in predictions]).cpu().numpy() for key in predictions[0]}
         self._kept = []
         step = len(loader.dataset) // self._num_patches
         with tempfile.TemporaryDirectory(prefix="naive-log-") as folder:
@@ -69,7 +69,8 @@ class NaiveLogger(Callback):
 def _predict_all(module: LightningModule, loader: Any) -> Predictions:  # noqa: ANN401
     found: Predictions = []
     with torch.no_grad():
-        for fields, probe, _ in loader:
+        for batch in loader:
+            fields, probe, _ = module.transfer_batch_to_device(batch, module.device, 0)
             rms = fields["rms_scaling_constant"]
             first, amp, phase = module(fields["images"], fields["coords_relative"], probe, rms, rms)
             found.append({"pred_diffraction": first, "amp": amp, "phase": phase})

@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--train-samples", type=int, default=121, help="size of the training set")
     parser.add_argument("--batch-size", type=int, default=24, help="samples per batch")
     parser.add_argument("--threads", type=int, default=0, help="of torch; on a busy machine 1 disturbs the least")
+    parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu", help="what the network trains on")
     parser.add_argument("--scan", choices=SCAN_KINDS, default="raw", help="raw: 9 MB snapshots; grid_lines: 1 MB")
     parser.add_argument("--soak-events", type=int, default=0, help="instead: so many events with a tiny network")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"), help="where JSON and plot go")
@@ -92,6 +93,7 @@ def _runner(folder: str, args: argparse.Namespace) -> Callable[..., Run]:
             scan_kind=args.scan,
             batch_size=args.batch_size,
             threads=args.threads,
+            accelerator=args.accelerator,
             **{"n_filters_scale": args.n_filters_scale, **more},
         )
         print(f"  {name} ...", flush=True)

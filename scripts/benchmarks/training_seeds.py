@@ -2,7 +2,7 @@
 
     python scripts/benchmarks/training_seeds.py scan.npz --N 64 --seeds 0 1 2 --epochs 16
 
-Trained and judged on the same scan, as `scripts/training/train.py` does without logging, on CPU cores. The numbers are
+Trained and judged on the same scan, as `scripts/training/train.py` does without logging. The numbers are
 the correlations of the stitched object with the truth in the file, as logged: phase ramp removed, probe weights.
 """
 
@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--merge_neighbours", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--epochs", type=int, default=4, help="default: %(default)s")
+    parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu", help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     return parser
 
@@ -84,7 +85,7 @@ def _train(arguments: argparse.Namespace, seed: int) -> Trained:
             "lr_schedule": arguments.lr_schedule,
             "output_dir": Path(folder),
             "logger": "none",
-            "accelerator": "cpu",
+            "accelerator": arguments.accelerator,
         }
         if arguments.n_filters_scale is not None:
             given["n_filters_scale"] = arguments.n_filters_scale

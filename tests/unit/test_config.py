@@ -26,7 +26,7 @@ def scan_file(tmp_path):
         (TrainingConfig, {"batch_size": -1}, "batch_size is -1"),
         (TrainingConfig, {"lr_schedule": "step"}, "lr_schedule is 'step'; allowed: constant, cosine"),
         (TrainingConfig, {"merge_neighbours": 0}, "merge_neighbours is 0; it must be at least 1"),
-        (TrainingConfig, {"merge_neighbours": 5}, "merge_neighbours is 5, but batch_size is 16; it must be a multiple"),
+        (TrainingConfig, {"merge_neighbours": 5}, "merge_neighbours is 5, but batch_size is 8; it must be a multiple"),
         (TrainingConfig, {"learning_rate": 0.0}, "learning_rate is 0.0"),
         (TrainingConfig, {"learning_rate": float("nan")}, "learning_rate is nan"),
         (TrainingConfig, {"seed": -3}, "seed is -3"),

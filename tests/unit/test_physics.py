@@ -8,7 +8,6 @@ from ptycho_torch.model.physics import (
     average_neighbours,
     cut_group,
     diffraction_amplitude,
-    merge_canvas_px,
     merge_group,
     shift,
 )
@@ -55,11 +54,6 @@ def test_patches_cut_out_of_the_merged_object_agree_with_the_reference():
     _assert_close(cut_group(ref["merged"], ref["offsets_xy"], int(ref["N"])), ref["extracted"])
 
 
-@pytest.mark.parametrize(("n_px", "side"), [(16, 20), (64, 68)])
-def test_merge_canvas_leaves_room_for_the_neighbour_distance(n_px, side):
-    assert merge_canvas_px(n_px, gridsize=2) == side
-
-
 def test_diffraction_of_probe_modes_agrees_with_the_reference():
     ref = _load("physics")
 
@@ -95,9 +89,21 @@ def test_neighbours_that_agree_stay_as_they_are():
     patches = torch.stack([object_[y : y + 16, x : x + 16] for y, x in corners])
     centres = torch.tensor([[x + 8.0, y + 8.0] for y, x in corners])
 
-    merged = average_neighbours(patches, centres, torch.rand(16, 16, generator=torch.Generator().manual_seed(1)))
+    probe = torch.rand(16, 16, generator=torch.Generator().manual_seed(1))
+    merged = average_neighbours(patches[None], centres[None], probe)[0]
 
     torch.testing.assert_close(merged, patches, atol=1e-3, rtol=0)
+
+
+def test_groups_of_neighbours_do_not_mix():
+    patches = torch.randn(2, 3, 8, 8, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    centres = torch.tensor([[[0.0, 0.0], [3.0, 0.0], [0.0, 3.0]], [[90.0, 50.0], [93.0, 51.0], [94.0, 52.0]]])
+
+    merged = average_neighbours(patches, centres, torch.ones(8, 8))
+
+    for group in range(2):
+        alone = average_neighbours(patches[group][None], centres[group][None], torch.ones(8, 8))[0]
+        torch.testing.assert_close(merged[group], alone)
 
 
 def test_neighbours_that_differ_become_their_mean_weighted_by_the_probe():
@@ -105,7 +111,7 @@ def test_neighbours_that_differ_become_their_mean_weighted_by_the_probe():
     probe = torch.ones(8, 8)
     probe[:, :4] = 2  # the second patch lies 4 px to the right: there its bright half meets the first one's dark half
 
-    merged = average_neighbours(patches, torch.tensor([[100.0, 50.0], [104.0, 50.0]]), probe).real
+    merged = average_neighbours(patches[None], torch.tensor([[[100.0, 50.0], [104.0, 50.0]]]), probe)[0].real
 
     torch.testing.assert_close(merged[0, :, :4], torch.ones(8, 4))
     torch.testing.assert_close(merged[0, :, 4:], torch.full((8, 4), (1 * 0.501 + 4 * 1.001) / 1.502))
