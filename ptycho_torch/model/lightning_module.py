@@ -15,11 +15,7 @@ from torch import Tensor
 from ptycho_torch.config import LossName, ModelType, ScheduleName
 from ptycho_torch.model import losses
 from ptycho_torch.model.network import ObjectNetwork
-from ptycho_torch.model.physics import (
-    PROBE_SCALE,
-    average_neighbours,
-    diffraction_amplitude,
-)
+from ptycho_torch.model.physics import PROBE_SCALE, average_neighbours, diffraction_amplitude
 from recon_worker.messages import message_log
 
 _log = message_log(__name__)
@@ -125,9 +121,8 @@ class PtychoLightningModule(LightningModule):
         """Make the patches of neighbours in a batch agree where they overlap; the last group may be smaller."""
         size = self.merge_neighbours
         groups = zip(torch.split(patches[:, 0], size), torch.split(positions_px.reshape(-1, 2), size), strict=True)
-        return torch.cat([average_neighbours(group[None], centres[None], intensity)[0] for group, centres in groups])[
-            :, None
-        ]
+        merged = [average_neighbours(group[None], centres[None], intensity)[0] for group, centres in groups]
+        return torch.cat(merged)[:, None]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: returns and logs the loss."""

@@ -54,10 +54,10 @@ def shift(images: Tensor, offsets_px: Tensor) -> Tensor:
 
 
 def merge_group(objects: Tensor, coords_relative_px: Tensor, canvas_px: int, weight: Tensor | None = None) -> Tensor:
-    """One object from the C overlapping patches of a sample: their weighted average.
+    """Merge the C overlapping patches of a sample into one object, their weighted average.
 
     merged = sum_c shift(O_c, -off) shift(W, -off) / (sum_c shift(W, -off) + 0.001); PtychoPINN's W is 1 on the central
-    N/2 square and 0 around it. With a weight of one's own the 0.001 is left out: it would dim what has little weight.
+    N/2 square and 0 around it. With another `weight` the 0.001 is omitted, as it would dim pixels of low weight.
 
     Args:
         objects: (B, C, N, N) complex64.
@@ -103,9 +103,10 @@ def cut_group(merged: Tensor, coords_relative_px: Tensor, n_px: int) -> Tensor:
 
 
 def average_neighbours(patches: Tensor, positions_px: Tensor, probe_intensity: Tensor) -> Tensor:
-    """Make object patches agree where they overlap: each becomes what all of them together say of its place.
+    """Replace each object patch by the weighted average of all patches that overlap it.
 
-    `merge_group` with W = |P|^2 / max |P|^2 + 0.001 on a canvas that holds all of them, cut out again.
+    `merge_group` with W = |P|^2 / max |P|^2 + 0.001 on a canvas that holds all of them, cut out again. The canvas ends
+    2 N beyond a patch at the mean position, which bounds its memory; a patch farther away becomes 0.
 
     Args:
         patches: (G, k, N, N) complex64, G groups of k neighbours.
@@ -117,7 +118,7 @@ def average_neighbours(patches: Tensor, positions_px: Tensor, probe_intensity: T
     """
     n_px = patches.shape[-1]
     offsets = positions_px - positions_px.mean(1, keepdim=True).round()  # whole positions need no interpolation
-    canvas_px = n_px + 2 * (math.ceil(float(offsets.abs().max())) + 1)
+    margin_px = min(math.ceil(float(offsets.abs().max())) + 1, 2 * n_px)
     weight = probe_intensity / probe_intensity.max() + _NEIGHBOUR_FLOOR
     coords_relative = -offsets[:, :, None]
-    return cut_group(merge_group(patches, coords_relative, canvas_px, weight), coords_relative, n_px)
+    return cut_group(merge_group(patches, coords_relative, n_px + 2 * margin_px, weight), coords_relative, n_px)

@@ -106,6 +106,12 @@ def test_groups_of_neighbours_do_not_mix():
         torch.testing.assert_close(merged[group], alone)
 
 
+def test_patches_far_apart_take_no_large_canvas():
+    centres = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [2.0, 1.0], [1e6, 0.0]]])  # 10^12 px between them
+
+    assert not average_neighbours(torch.ones(1, 4, 8, 8, dtype=torch.complex64), centres, torch.ones(8, 8)).any()
+
+
 def test_neighbours_that_differ_become_their_mean_weighted_by_the_probe():
     patches = torch.stack([torch.full((8, 8), value, dtype=torch.complex64) for value in (1.0, 4.0)])
     probe = torch.ones(8, 8)
