@@ -41,9 +41,10 @@ test-faults: $(READY)  ## run the whole fault matrix, long cells included (ten t
 soak: $(READY)  ## random faults against a running training for ten minutes (SEED=1)
 	$(BIN)/python -m tests.faults.soak --seconds 600 --seed $(SEED)
 
-check: $(READY)  ## lint, format and type checks
+check: $(READY)  ## lint, format, spelling and type checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/typos .
 	$(BIN)/mypy
 
 format: $(READY)  ## format the code
