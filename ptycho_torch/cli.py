@@ -14,7 +14,6 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from ptycho_torch.config import (
-    BATCH_SIZE_GRIDSIZE_2,
     DEFAULT_EVERY_N_EPOCHS,
     ConfigError,
     DataConfig,
@@ -71,8 +70,6 @@ def resolve(kind: ScanKind, given: Mapping[str, Any], config_file: Path | None =
     asked = given if _UNSET_CADENCE in from_file else values
     if values.get(_UNSET_CADENCE) is None and any(name.startswith("recon_log_") for name in asked):
         values[_UNSET_CADENCE] = DEFAULT_EVERY_N_EPOCHS
-    if values.get("gridsize") == 2:
-        values.setdefault("batch_size", BATCH_SIZE_GRIDSIZE_2)
     built = {
         section: cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
         for section, cls in SECTIONS.items()

@@ -27,8 +27,6 @@ Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 DEFAULT_EVERY_N_EPOCHS = 5
 """Cadence when some other recon-log flag switches the logging on."""
-BATCH_SIZE_GRIDSIZE_2 = 4
-"""Default of the flag there: a sample has four patterns, and a training needs steps more than large ones."""
 _PATCH_SIDES_PX = (64, 128, 256)
 _DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
 _CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
@@ -161,9 +159,7 @@ class TrainingConfig:
 
     output_dir: Path = option(Path("outputs"), "directory for checkpoints, the MLflow database and artifacts")
     nepochs: int = option(50, "number of epochs")
-    batch_size: int = option(
-        8, f"samples per step and device; at gridsize 2 the default of the flag is {BATCH_SIZE_GRIDSIZE_2}"
-    )
+    batch_size: int = option(8, "samples per step and device")
     learning_rate: float = option(1e-3, "step size of Adam")
     warmup_steps: int = option(
         50, "steps over which the step size rises to learning_rate; without, some trainings learn nothing"

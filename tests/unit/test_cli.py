@@ -105,15 +105,6 @@ def test_the_command_line_overrides_the_file(capsys, scan_file, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "batch_size"), [([], 8), (["--gridsize", "2"], 4), (["--gridsize", "2", "--batch_size", "6"], 6)]
-)
-def test_a_sample_of_four_patterns_halves_the_default_batch(capsys, scan_file, flags, batch_size):
-    printed = _printed(capsys, "--train_data_file", str(scan_file), *flags)
-
-    assert printed["training"]["batch_size"] == batch_size
-
-
-@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("training: {nepoch: 3}", "unknown setting training.nepoch; did you mean 'nepochs'"),
