@@ -104,11 +104,10 @@ class PtychoLightningModule(LightningModule):
             patches = _object(amp, phase)
             if self.model_type == "supervised":
                 return patches, amp, phase
-            intensity = probe[0, 0].abs().square().sum(0)
             if self.gridsize > 1:
-                patches = average_neighbours(patches, -positions[:, :, 0], intensity)
+                patches = average_neighbours(patches, -positions[:, :, 0], _intensity(probe))
             elif neighbours_px is not None:
-                patches = self._merged(patches, neighbours_px, intensity)
+                patches = self._merged(patches, neighbours_px, _intensity(probe))
             exit_waves = patches[:, :, None] * (probe / PROBE_SCALE)
             return diffraction_amplitude(exit_waves) / output_scale, amp, phase
 
@@ -118,7 +117,7 @@ class PtychoLightningModule(LightningModule):
         return _object(amp.float(), phase.float())
 
     def _merged(self, patches: Tensor, positions_px: Tensor, intensity: Tensor) -> Tensor:
-        """Make the patches of neighbours in a batch agree where they overlap; the last group may be smaller."""
+        """Average the overlapping patches of each group of neighbours in a batch; the last group may be smaller."""
         size = self.merge_neighbours
         groups = zip(torch.split(patches[:, 0], size), torch.split(positions_px.reshape(-1, 2), size), strict=True)
         merged = [average_neighbours(group[None], centres[None], intensity)[0] for group, centres in groups]
@@ -188,6 +187,11 @@ class PtychoLightningModule(LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(adam, factor)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _intensity(probe: Tensor) -> Tensor:
+    """(N, N) sum over modes of |P|^2; a batch has one probe."""
+    return probe[0, 0].abs().square().sum(0)
 
 
 def _observed(fields: Mapping[str, Tensor]) -> Tensor:

@@ -107,7 +107,9 @@ def test_groups_of_neighbours_do_not_mix():
 
 
 def test_patches_far_apart_take_no_large_canvas():
-    centres = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [2.0, 1.0], [1e6, 0.0]]])  # 10^12 px between them
+    centres = torch.tensor(
+        [[[0.0, 0.0], [1.0, 0.0], [2.0, 1.0], [1e6, 0.0]]]
+    )  # a canvas that held all of them would have 10^12 px
 
     assert not average_neighbours(torch.ones(1, 4, 8, 8, dtype=torch.complex64), centres, torch.ones(8, 8)).any()
 
