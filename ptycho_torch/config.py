@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
-from recon_worker.choices import ArraysFormat, StitchWeight
-from recon_worker.databases import with_absolute_path
 from recon_worker.settings import MAX_AUTO_DEPTH, MAX_DEPTH, Overflow
-from recon_worker.uris import without_credentials
+from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
+from recon_worker.system.databases import with_absolute_path
+from recon_worker.system.uris import without_credentials
 
 ScanKind = Literal["raw", "grid_lines"]
 ModelType = Literal["pinn", "supervised"]

@@ -14,7 +14,7 @@ from ptycho_torch.config import (
     option,
     require,
 )
-from recon_worker.choices import ArraysFormat, StitchWeight
+from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
 
 _PICTURES = "Pictures and numbers (default: as in the training)"
 

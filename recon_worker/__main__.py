@@ -2,10 +2,10 @@
 
 import sys
 
-from recon_worker.launcher import after_standard_library
+from recon_worker.system.launcher import after_standard_library
 
 if __name__ == "__main__":
     sys.path[:] = after_standard_library(sys.path)  # a user's queue.py in this folder is none of ours
-    from recon_worker.cli import main
+    from recon_worker.cli.main import main
 
     sys.exit(main())

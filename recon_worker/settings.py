@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from recon_worker.folder_owner import why_not_ours
+from recon_worker.system.folder_owner import why_not_ours
 
 MAX_DEPTH = 64
 """Places of the queue at most: a worker that is so far behind does not catch up. Each takes a descriptor."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.leaks import nothing_left
 from tests.paths import REPOSITORY
 
 _BEING_UPLOADED = ".artifact.uploading."
@@ -74,6 +75,13 @@ def state_folder(tmp_path_factory):
     """The key that signs spools is not made in the home of who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture
+def nothing_left_behind(monkeypatch):
+    """For tests that start worker processes."""
+    with nothing_left(monkeypatch):
         yield
 
 

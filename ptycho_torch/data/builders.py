@@ -14,8 +14,8 @@ from ptycho_torch.data.metadata import grid_metadata
 from ptycho_torch.data.normalisation import Normalisation, physical_amplitude_scale
 from ptycho_torch.data.npz import DataError, GridLines, RawScan
 from ptycho_torch.data.truth import IlluminatedTruth, ObjectTruth, PatchTruth, Truth
-from recon_worker.snapshot import Complex64, Float32, Float64, GridGeometry, PositionGeometry
-from recon_worker.stitching import crop_start_px
+from recon_worker.reconstruction.stitching import crop_start_px
+from recon_worker.snapshot.records import Complex64, Float32, Float64, GridGeometry, PositionGeometry
 
 Split = Literal["train", "test"]
 _TRAIN_NOT_STITCHED = (

@@ -16,7 +16,7 @@ from ptycho_torch.config import LossName, ModelType, ScheduleName
 from ptycho_torch.model import losses
 from ptycho_torch.model.network import ObjectNetwork
 from ptycho_torch.model.physics import PROBE_SCALE, average_neighbours, diffraction_amplitude
-from recon_worker.messages import message_log
+from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
 

@@ -19,7 +19,7 @@ from ptycho_torch.config import ConfigError, Precision, RunConfig, ScanKind, che
 from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.data.normalisation import Normalisation
 from ptycho_torch.model.lightning_module import PtychoLightningModule
-from recon_worker.choices import StitchWeight
+from recon_worker.snapshot.choices import StitchWeight
 
 _T = TypeVar("_T")
 

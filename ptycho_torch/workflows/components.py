@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from recon_worker.mlflow_environment import for_training
+from recon_worker.system.mlflow_environment import for_training
 
 os.environ.update(for_training(os.environ))  # before mlflow is imported: it starts telemetry threads
 # MLflow's own line about where the run is quotes a password in the URI; `_log_settings` prints a line without.
@@ -33,7 +33,7 @@ from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.mlflow_run import RunInCheckpoint, chosen_run_id, prepare_run
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.settings import WorkerSettings, default_queue_bytes
-from recon_worker.uris import without_credentials
+from recon_worker.system.uris import without_credentials
 
 _UI_PORT = 5000
 

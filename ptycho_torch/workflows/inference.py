@@ -22,20 +22,20 @@ from ptycho_torch.data.dataset import Item, PtychoDataset
 from ptycho_torch.data.npz import DataError, GridLines, RawScan, load_scan
 from ptycho_torch.inference_config import InferenceConfig
 from ptycho_torch.workflows.checkpoint import Recipe, Trained, load_trained
-from ptycho_torch.workflows.recon_logging.capture import Capture, CapturePlan, Shard, batch_indices, choose_indices
-from ptycho_torch.workflows.recon_logging.copying import copier_for
-from ptycho_torch.workflows.recon_logging.dataset import read_scan
-from ptycho_torch.workflows.recon_logging.extra_pass import Precision, fill_missing
-from ptycho_torch.workflows.recon_logging.gathering import Ranks
 from ptycho_torch.workflows.reconstruction import Reconstruction, write
 from ptycho_torch.workflows.refinement import UnrefinableError, refine
-from recon_worker.artifacts import Failure
-from recon_worker.history import History
-from recon_worker.panels import RefinedObject
-from recon_worker.scales import Scales
-from recon_worker.snapshot import PositionGeometry, Scan, Snapshot
-from recon_worker.standard_streams import shows_progress
-from recon_worker.stitching import stitch
+from recon_worker.capture.capture import Capture, CapturePlan, Shard, batch_indices, choose_indices
+from recon_worker.capture.copying import copier_for
+from recon_worker.capture.gathering import Ranks
+from recon_worker.lightning.dataset import read_scan
+from recon_worker.lightning.extra_pass import Precision, fill_missing
+from recon_worker.pictures.artifacts import Failure
+from recon_worker.pictures.colour_ranges import Scales
+from recon_worker.pictures.history import History
+from recon_worker.pictures.panels import RefinedObject
+from recon_worker.reconstruction.stitching import stitch
+from recon_worker.snapshot.records import PositionGeometry, Scan, Snapshot
+from recon_worker.system.standard_streams import shows_progress
 
 _FORMATS: Mapping[ScanKind, str] = {"raw": "raw scans (diff3d, xcoords, ycoords)", "grid_lines": "grid-lines files"}
 

@@ -16,14 +16,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ptycho_torch.config import ConfigError, make_directory
-from recon_worker.artifacts import Failure, render
-from recon_worker.deliveries import Numbers, is_metrics
-from recon_worker.history import SCALES, History
-from recon_worker.labels import metric_label, metric_value
-from recon_worker.panels import RefinedObject
-from recon_worker.snapshot import Scan, Snapshot
-from recon_worker.standard_streams import shows_progress
-from recon_worker.views import METRICS
+from recon_worker.pictures.artifacts import Failure, render
+from recon_worker.pictures.history import SCALES, History
+from recon_worker.pictures.labels import metric_label, metric_value
+from recon_worker.pictures.panels import RefinedObject
+from recon_worker.pictures.records import Numbers, is_metrics
+from recon_worker.pictures.views import METRICS
+from recon_worker.snapshot.records import Scan, Snapshot
+from recon_worker.system.standard_streams import shows_progress
 
 
 @dataclass(frozen=True, kw_only=True)

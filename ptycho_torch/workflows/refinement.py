@@ -21,9 +21,9 @@ from ptycho_torch.data.dataset import PtychoDataset
 from ptycho_torch.data.patches import NODES, lagrange_weights
 from ptycho_torch.model.losses import normalised, poisson_deviance, poisson_nll
 from ptycho_torch.model.physics import PROBE_SCALE, diffraction_amplitude
-from recon_worker.snapshot import Bool, Complex64, Float64, PositionGeometry
-from recon_worker.standard_streams import shows_progress
-from recon_worker.stitching import Stitched, canvas_positions
+from recon_worker.reconstruction.stitching import Stitched, canvas_positions
+from recon_worker.snapshot.records import Bool, Complex64, Float64, PositionGeometry
+from recon_worker.system.standard_streams import shows_progress
 
 _LARGEST_BATCH, _LEAST_BATCHES = 64, 8
 """Patterns of a step at most; steps of a pass at least, for scans that are small."""

@@ -26,11 +26,19 @@ import numpy as np
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
-from recon_worker.client import ReconWorker
-from recon_worker.outbox import RunTarget
+from recon_worker.client.recon_worker import ReconWorker
+from recon_worker.reconstruction.stitching import crop_to_footprint
 from recon_worker.settings import WorkerSettings
-from recon_worker.snapshot import Complex64, Float32, PositionGeometry, Scan, Snapshot, SnapshotArrays, SnapshotLayout
-from recon_worker.stitching import crop_to_footprint
+from recon_worker.snapshot.records import (
+    Complex64,
+    Float32,
+    PositionGeometry,
+    Scan,
+    Snapshot,
+    SnapshotArrays,
+    SnapshotLayout,
+)
+from recon_worker.spool.outbox import RunTarget
 
 N_PX, CROP_PX, BATCH, EVENTS, FIXED = 128, 64, 16, 2, 4
 SIZES = {1024: 50, 2048: 100, 4096: 200}

@@ -25,12 +25,12 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 import mlflow
 from worker_memory import CROP_PX, FIXED, N_PX, SAMPLES, fill, make_scan
 
-from recon_worker.artifacts import Artifact, render
-from recon_worker.history import History
-from recon_worker.outbox import Outbox, RunTarget
-from recon_worker.run_sink import RunSink
-from recon_worker.snapshot import Snapshot, SnapshotLayout
-from recon_worker.uploader import Uploader, upload_threads
+from recon_worker.pictures.artifacts import Artifact, render
+from recon_worker.pictures.history import History
+from recon_worker.snapshot.records import Snapshot, SnapshotLayout
+from recon_worker.spool.outbox import Outbox, RunTarget
+from recon_worker.upload.run_sink import RunSink
+from recon_worker.upload.uploader import Uploader, upload_threads
 
 DELAY_S, START_S, EVENTS = 0.04, 60.0, 4
 THREADS = 8

@@ -28,8 +28,8 @@ from logging_figures import growth, hook_medians, make_row, same_losses, stall_s
 from logging_report import plot, print_table
 from logging_run import RunSettings
 
-from recon_worker.process import WorkerProcess
-from recon_worker.slots import create_memory
+from recon_worker.client.process import WorkerProcess
+from recon_worker.snapshot.slots import create_memory
 
 Run = dict[str, Any]
 _RUN_TIMEOUT_S = 1800

@@ -17,8 +17,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from recon_worker.rendering import encode_png
-from recon_worker.snapshot import Float32
+from recon_worker.pictures.png import encode_png
+from recon_worker.snapshot.records import Float32
 
 DPI = 128
 COLORMAPS = ("gray", "twilight")

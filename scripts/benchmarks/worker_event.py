@@ -21,13 +21,21 @@ from processes import process_status
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
-from recon_worker.artifacts import Artifact, render
-from recon_worker.deliveries import is_file
-from recon_worker.history import History
-from recon_worker.mlflow_sink import MlflowSink
-from recon_worker.outbox import Outbox
-from recon_worker.snapshot import Complex64, Float64, PositionGeometry, Scan, Snapshot, SnapshotArrays, SnapshotLayout
-from recon_worker.stitching import crop_to_footprint
+from recon_worker.pictures.artifacts import Artifact, render
+from recon_worker.pictures.history import History
+from recon_worker.pictures.records import is_file
+from recon_worker.reconstruction.stitching import crop_to_footprint
+from recon_worker.snapshot.records import (
+    Complex64,
+    Float64,
+    PositionGeometry,
+    Scan,
+    Snapshot,
+    SnapshotArrays,
+    SnapshotLayout,
+)
+from recon_worker.spool.outbox import Outbox
+from recon_worker.upload.mlflow_sink import MlflowSink
 
 N_PX, CROP_PX, STEP_PX, PER_AXIS, FIXED = 64, 32, 9.3125, 33, 4
 FIRST_PX = 40.0

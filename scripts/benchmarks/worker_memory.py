@@ -16,11 +16,11 @@ from pathlib import Path
 import mlflow
 import numpy as np
 
-from recon_worker.client import ReconWorker
-from recon_worker.outbox import RunTarget
+from recon_worker.client.recon_worker import ReconWorker
+from recon_worker.reconstruction.stitching import crop_to_footprint
 from recon_worker.settings import WorkerSettings
-from recon_worker.snapshot import PositionGeometry, Scan, Snapshot, SnapshotArrays, SnapshotLayout
-from recon_worker.stitching import crop_to_footprint
+from recon_worker.snapshot.records import PositionGeometry, Scan, Snapshot, SnapshotArrays, SnapshotLayout
+from recon_worker.spool.outbox import RunTarget
 
 N_PX, CROP_PX, STEP_PX, PER_AXIS, FIXED = 64, 32, 9.3, 6, 2
 SAMPLES = PER_AXIS**2

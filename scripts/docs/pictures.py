@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from ptycho_torch.data.specimens import default_pictures, disc_probe, make_object
-from recon_worker.alignment import fit, phase_error_rad
-from recon_worker.comparison import compare
-from recon_worker.complex_image import encode_complex_png
-from recon_worker.looks import make_look
-from recon_worker.page import GREY, Page
-from recon_worker.plate import draw_plate
-from recon_worker.rendering import log_intensity
-from recon_worker.scales import Scales
-from recon_worker.snapshot import Bool, Complex64, Float32
-from recon_worker.views import PHASE_PERIOD, Panel
+from recon_worker.pictures.colour_ranges import Scales
+from recon_worker.pictures.complex_png import encode_complex_png
+from recon_worker.pictures.looks import make_look
+from recon_worker.pictures.page import GREY, Page
+from recon_worker.pictures.plate import draw_plate
+from recon_worker.pictures.png import log_intensity
+from recon_worker.pictures.views import PHASE_PERIOD, Panel
+from recon_worker.reconstruction.alignment import fit, phase_error_rad
+from recon_worker.reconstruction.comparison import compare
+from recon_worker.snapshot.records import Bool, Complex64, Float32
 
 _SIDE_PX, _MARGIN_PX, _GAP_PX, _HEAD_PX = 256, 16, 24, 34
 _PIXELS = 256

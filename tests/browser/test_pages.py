@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from recon_worker.rendering import read_png
+from recon_worker.pictures.png import read_png
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 

@@ -17,7 +17,7 @@ from ptycho_torch.cli import resolve
 from ptycho_torch.data.archive import save_npz
 from ptycho_torch.inference_cli import main
 from ptycho_torch.workflows.components import run_training
-from recon_worker.rendering import read_png
+from recon_worker.pictures.png import read_png
 from tests.paths import REPOSITORY
 
 # Lightning's table of the network knows no bf16.

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from recon_worker.cli import main as recon_worker
-from recon_worker.client import ReconWorker
+from recon_worker.cli.main import main as recon_worker
+from recon_worker.client.recon_worker import ReconWorker
 from tests.leaks import nothing_left
 from tests.paths import REPOSITORY
-from tests.process.samples import layout_of
+from tests.samples import layout_of
 
 PYTHON = sys.executable
 INJECT = Path(__file__).with_name("inject")
@@ -39,7 +39,7 @@ def nothing_left_behind(monkeypatch):
 def inject(monkeypatch, tmp_path):
     """Has every worker (or other program of recon_worker) that is started from now on commit a fault."""
 
-    def put(where, how, times=1, epoch=None, program="worker"):
+    def put(where, how, times=1, epoch=None, program="worker.loop"):
         counter = tmp_path / "faults"
         fault = {"where": where, "how": how, "times": times, "epoch": epoch, "counter": str(counter)}
         fault["program"] = program

@@ -30,10 +30,10 @@ from lightning.pytorch import Callback, Trainer
 
 from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
-from recon_worker.cli import main as recon_worker
-from recon_worker.mlflow_environment import for_training
-from recon_worker.outbox import Outbox
+from recon_worker.cli.main import main as recon_worker
 from recon_worker.settings import WorkerSettings
+from recon_worker.spool.outbox import Outbox
+from recon_worker.system.mlflow_environment import for_training
 from tests.conftest import Tracking
 from tests.faults.harness import epochs, soon_s
 from tests.faults.servers import Fault, FaultyProxy, MlflowServer, always

@@ -7,8 +7,8 @@ import time
 import mlflow
 import pytest
 
-from recon_worker.cli import main as recon_worker
-from recon_worker.outbox import Outbox
+from recon_worker.cli.main import main as recon_worker
+from recon_worker.spool.outbox import Outbox
 from tests.conftest import Tracking
 from tests.faults.harness import soon_s, wait_until, whole_epochs
 from tests.faults.servers import Fault, always, artifact_names

@@ -1,6 +1,6 @@
 """Data that is wrong or strange where logging meets it: a named skip or a right picture, and the training goes on.
 
-What files may hold is tested in tests/unit/test_npz.py, test_datamodule.py and test_metadata.py.
+What files may hold is tested in tests/ptycho_torch/test_npz.py, test_datamodule.py and test_metadata.py.
 """
 
 from dataclasses import replace
@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
-from recon_worker.artifacts import Failure, render
-from recon_worker.history import History
+from recon_worker.pictures.artifacts import Failure, render
+from recon_worker.pictures.history import History
 from tests.lightning.foreign import ForeignDataset, loader
 from tests.lightning.test_recon_logging import fit
-from tests.process.samples import fill, layout_of, make_scan, snapshot
+from tests.samples import fill, layout_of, make_scan, snapshot
 
 pytestmark = pytest.mark.timeout(120)
 

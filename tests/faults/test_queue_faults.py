@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from recon_worker.outbox import Outbox
 from recon_worker.settings import WorkerSettings
+from recon_worker.spool.outbox import Outbox
 from tests.faults.harness import (
     FLUSH_S,
     assert_balanced,
@@ -27,7 +27,7 @@ from tests.faults.harness import (
     thaw,
     wait_until,
 )
-from tests.process.samples import layout_of, log_epoch, make_run, make_scan
+from tests.samples import layout_of, log_epoch, make_run, make_scan
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -81,7 +81,7 @@ def test_close_wakes_the_producer_that_waits_and_its_snapshot_is_kept(blocked, t
 
 def test_the_producer_that_waits_is_freed_when_the_worker_dies_for_good(blocked, monkeypatch):
     worker, producer = blocked
-    monkeypatch.setattr("recon_worker.supervisor._MAX_DEATHS", 1)
+    monkeypatch.setattr("recon_worker.client.supervisor._MAX_DEATHS", 1)
     kill(worker)
     producer.join(60)
     worker.close(FLUSH_S)
@@ -217,10 +217,10 @@ def test_forked_loader_workers_that_live_on_hold_nothing_up(tracking, settings, 
 ORPHANED = """
 import os, signal, sys, time
 from pathlib import Path
-from recon_worker.client import ReconWorker
-from recon_worker.outbox import RunTarget
+from recon_worker.client.recon_worker import ReconWorker
+from recon_worker.spool.outbox import RunTarget
 from recon_worker.settings import WorkerSettings
-from tests.process.samples import layout_of, log_epoch, make_scan
+from tests.samples import layout_of, log_epoch, make_scan
 
 pipes = []
 from recon_worker import process

@@ -6,13 +6,13 @@ import pytest
 from ptycho_torch.cli import resolve
 from ptycho_torch.config import ConfigError
 from ptycho_torch.workflows.components import run_training
-from recon_worker.cli import main
-from recon_worker.client import ReconWorker
+from recon_worker.cli.main import main
+from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.settings import WorkerSettings
 from tests.faults.harness import nothing_left_behind, wait_until  # noqa: F401
 from tests.faults.servers import AuthServer, Fault, FaultyProxy, always, artifact_names, new_run
 from tests.faults.test_security import files_with, watched_titles
-from tests.process.samples import layout_of, log_epoch, make_scan
+from tests.samples import layout_of, log_epoch, make_scan
 
 pytestmark = [pytest.mark.timeout(150), pytest.mark.usefixtures("nothing_left_behind"), pytest.mark.slow]
 CANARY = "canary4610password"

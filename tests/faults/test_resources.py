@@ -10,13 +10,13 @@ from dataclasses import replace
 import pytest
 
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
-from recon_worker.client import ReconWorker
+from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.settings import WorkerSettings
 from tests.faults.harness import FLUSH_S, freeze, thaw, wait_until
 from tests.leaks import nothing_left
 from tests.lightning.test_recon_logging import fit
 from tests.paths import REPOSITORY
-from tests.process.samples import layout_of, log_epoch, make_run, make_scan
+from tests.samples import layout_of, log_epoch, make_run, make_scan
 
 pytestmark = pytest.mark.timeout(400)
 SCAN = make_scan(6, 1, truth=False)
@@ -123,10 +123,10 @@ PROGRAM = f"""
 import resource, sys
 sys.path.insert(0, {str(REPOSITORY)!r})
 from pathlib import Path
-from recon_worker.client import ReconWorker
-from recon_worker.outbox import RunTarget
+from recon_worker.client.recon_worker import ReconWorker
+from recon_worker.spool.outbox import RunTarget
 from recon_worker.settings import WorkerSettings
-from tests.process.samples import layout_of, log_epoch, make_scan
+from tests.samples import layout_of, log_epoch, make_scan
 uri, run_id, spool, descriptors, samples, depth = sys.argv[1:]
 if int(descriptors):
     resource.setrlimit(resource.RLIMIT_NOFILE, (int(descriptors), int(descriptors)))

@@ -10,12 +10,12 @@ import pytest
 from ptycho_torch.cli import resolve
 from ptycho_torch.config import ConfigError
 from ptycho_torch.workflows.components import run_training
-from recon_worker.artifacts import Artifact
-from recon_worker.cli import main
-from recon_worker.outbox import Outbox
-from recon_worker.resumes import Resume, folder_of
-from recon_worker.run_sink import RunSink
-from tests.process.samples import make_run, make_scan
+from recon_worker.cli.main import main
+from recon_worker.pictures.artifacts import Artifact
+from recon_worker.spool.outbox import Outbox
+from recon_worker.upload.resumes import Resume, folder_of
+from recon_worker.upload.run_sink import RunSink
+from tests.samples import make_run, make_scan
 
 pytestmark = pytest.mark.timeout(400)
 PICTURE = "stitched/amp_pred.png"

@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recon_worker.cli import main
-from recon_worker.outbox import Outbox
+from recon_worker.cli.main import main
+from recon_worker.spool.outbox import Outbox
 from tests.faults.servers import Fault, always
 from tests.paths import REPOSITORY
-from tests.process.samples import make_run, make_scan
+from tests.samples import make_run, make_scan
 
 pytestmark = pytest.mark.timeout(400)
 CANARY = "canary7291"
 SOURCES = sorted(p for room in ("recon_worker", "ptycho_torch", "scripts") for p in (REPOSITORY / room).rglob("*.py"))
 UNPICKLES_ONE_TEXT = REPOSITORY / "ptycho_torch" / "data" / "archive.py"
-"""Under a flag, through an unpickler that takes arrays of text and nothing else; tests/unit/test_npz.py."""
+"""Under a flag, through an unpickler that takes arrays of text and nothing else; tests/ptycho_torch/test_npz.py."""
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda p: str(p.relative_to(REPOSITORY)))
@@ -84,7 +84,7 @@ def test_a_spool_that_names_another_place_for_its_run_is_refused(tmp_path, caplo
      "epoch_01/patch_00/x.sh", "recon_log/x.csv", "epoch_01/patch_00/a b.png", "images/x.png"],
 )  # fmt: skip
 def test_only_names_of_this_program_are_written(tmp_path, name):
-    from recon_worker.artifacts import Artifact
+    from recon_worker.pictures.artifacts import Artifact
 
     with pytest.raises(ValueError, match="not an artifact name"):
         Outbox(tmp_path / "spool" / "run").put(Artifact(name, b"x"))
@@ -93,7 +93,7 @@ def test_only_names_of_this_program_are_written(tmp_path, name):
 
 
 def test_whatever_the_umask_a_spool_is_for_its_owner_only(tmp_path):
-    from recon_worker.artifacts import Artifact
+    from recon_worker.pictures.artifacts import Artifact
 
     before = os.umask(0)
     try:

@@ -5,10 +5,10 @@ import itertools
 
 import pytest
 
-from recon_worker.cli import main as recon_worker
-from recon_worker.exit_code import ExitCode
-from recon_worker.outbox import Outbox
+from recon_worker.cli.exit_code import ExitCode
+from recon_worker.cli.main import main as recon_worker
 from recon_worker.settings import WorkerSettings
+from recon_worker.spool.outbox import Outbox
 from tests.faults.harness import (  # noqa: F401
     ALWAYS,
     FLUSH_S,
@@ -20,7 +20,7 @@ from tests.faults.harness import (  # noqa: F401
     started,
     sync,
 )
-from tests.process.samples import layout_of, log_epoch, make_run, make_scan
+from tests.samples import layout_of, log_epoch, make_run, make_scan
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left_behind")]
 SCAN = make_scan(6, 1, truth=False)
@@ -82,7 +82,7 @@ def test_a_sync_on_a_machine_that_is_short_keeps_the_snapshots_as_they_are(
     worker, spool = log_two()
     assert worker.stats.spooled == 2
     monkeypatch.setattr("sys.executable", PYTHON)
-    inject(where, how, times=ALWAYS, program="spool_renderer")
+    inject(where, how, times=ALWAYS, program="cli.spool_renderer")
 
     assert sync(spool) == ExitCode.LEFT
 

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from recon_worker.cli import main
+from recon_worker.cli.main import main
+from tests.cli.test_cli import DONE, ERROR, LEFT, command, make_spool
 from tests.faults.harness import ALWAYS, epochs, inject, nothing_left_behind, wait_until  # noqa: F401
-from tests.process.samples import make_run
-from tests.process.test_cli import DONE, ERROR, LEFT, command, make_spool
+from tests.samples import make_run
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
 slow = pytest.mark.slow
@@ -24,7 +24,7 @@ def outbox(tracking, tmp_path):
 
 @pytest.fixture
 def fault(inject):  # noqa: F811
-    return functools.partial(inject, program="spool_renderer")
+    return functools.partial(inject, program="cli.spool_renderer")
 
 
 @pytest.mark.parametrize("how", ["segv", pytest.param("kill", marks=slow), pytest.param("exit", marks=slow)])
@@ -72,7 +72,7 @@ def test_a_process_that_cannot_start_is_no_snapshots_fault(tracking, outbox, fau
 
 @slow
 def test_a_process_that_hangs_is_replaced(tracking, outbox, fault, monkeypatch, caplog):
-    monkeypatch.setattr("recon_worker.spool_renderer._SILENCE_S", 25)
+    monkeypatch.setattr("recon_worker.cli.spool_renderer._SILENCE_S", 25)
     fault("stitch", "hang")
 
     assert main(["sync", str(outbox.folder)]) == DONE

@@ -11,16 +11,16 @@ from collections import Counter
 import mlflow
 import pytest
 
-from recon_worker.artifacts import render
-from recon_worker.cli import main
-from recon_worker.client import ReconWorker
-from recon_worker.deliveries import is_file
-from recon_worker.history import History
-from recon_worker.outbox import Outbox
+from recon_worker.cli.main import main
+from recon_worker.client.recon_worker import ReconWorker
+from recon_worker.pictures.artifacts import render
+from recon_worker.pictures.history import History
+from recon_worker.pictures.records import is_file
 from recon_worker.settings import WorkerSettings
+from recon_worker.spool.outbox import Outbox
 from tests.faults.harness import FLUSH_S, soon_s, wait_until
 from tests.faults.servers import Fault, always, artifact_names, first, new_run
-from tests.process.samples import layout_of, log_epoch, make_scan, snapshot
+from tests.samples import layout_of, log_epoch, make_scan, snapshot
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_but_the_server")]
 EPOCHS = (1, 2)

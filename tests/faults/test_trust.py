@@ -8,10 +8,10 @@ import sqlite3
 
 import pytest
 
-from recon_worker.artifacts import Artifact
-from recon_worker.cli import main
-from recon_worker.outbox import Outbox, RunTarget
-from tests.process.samples import make_scan
+from recon_worker.cli.main import main
+from recon_worker.pictures.artifacts import Artifact
+from recon_worker.spool.outbox import Outbox, RunTarget
+from tests.samples import make_scan
 
 pytestmark = pytest.mark.timeout(100)
 DONE, LEFT, ERROR = range(3)

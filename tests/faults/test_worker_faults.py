@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from recon_worker.outbox import Outbox
 from recon_worker.settings import WorkerSettings
+from recon_worker.spool.outbox import Outbox
 from tests.faults.harness import (
     ALWAYS,
     FLUSH_S,
@@ -24,7 +24,7 @@ from tests.faults.harness import (
     sync,
     wait_until,
 )
-from tests.process.samples import layout_of, log_epoch, make_run, make_scan
+from tests.samples import layout_of, log_epoch, make_run, make_scan
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
 

@@ -13,7 +13,7 @@ import time
 import warnings
 from pathlib import Path
 
-from recon_worker.mlflow_environment import for_training
+from recon_worker.system.mlflow_environment import for_training
 
 os.environ.update(for_training(os.environ))
 

@@ -86,7 +86,7 @@ class Training:
 
     def workers(self):
         """Pids of its worker processes."""
-        words = f"recon_worker.worker\0{self.process.pid}\0".encode()
+        words = f"recon_worker.worker.loop\0{self.process.pid}\0".encode()
         return [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if words in _read(p)]
 
 

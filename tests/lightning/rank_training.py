@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, Trainer
 
 from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
-from ptycho_torch.workflows.recon_logging.copying import HostCopier
+from recon_worker.capture.copying import HostCopier
 from recon_worker.settings import WorkerSettings
 from tests.lightning.foreign import ForeignDataset, ForeignModule, Stream, loader
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback, dataset
-from ptycho_torch.workflows.recon_logging.dataset import UnusableDataError
-from recon_worker.snapshot import PositionGeometry
+from recon_worker.lightning import dataset
+from recon_worker.lightning.callback import PtychoReconLoggingCallback
+from recon_worker.lightning.dataset import UnusableDataError
+from recon_worker.snapshot.records import PositionGeometry
 from tests.lightning.foreign import ForeignDataset, ForeignModule, Stream, collate, loader
 from tests.lightning.test_recon_logging import epochs_logged, fit, weights
 

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import CombinedLoader
 
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
-from recon_worker.rendering import read_png
+from recon_worker.pictures.png import read_png
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
 
 

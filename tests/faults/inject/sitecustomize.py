@@ -49,24 +49,24 @@ def _commit(fault):
 
 def _inject(fault):
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-    import recon_worker.artifacts
-    import recon_worker.codec
-    import recon_worker.continuation
-    import recon_worker.outbox
-    import recon_worker.panels
-    import recon_worker.run_sink
+    import recon_worker.pictures.artifacts
+    import recon_worker.pictures.panels
+    import recon_worker.snapshot.codec
+    import recon_worker.spool.outbox
+    import recon_worker.upload.continuation
+    import recon_worker.upload.run_sink
 
     places = {
         "start-up": (os, "nice"),
-        "set-up": (recon_worker.codec, "load_brief"),
-        "history": (recon_worker.continuation, "load_history"),
-        "read": (recon_worker.codec, "parse_header"),
-        "stitch": (recon_worker.panels, "stitch"),
-        "render": (recon_worker.artifacts, "encode_panel"),
-        "finish": (recon_worker.artifacts, "finish"),
-        "outbox": (recon_worker.outbox.Outbox, "put"),
-        "upload": (recon_worker.run_sink.RunSink, "upload"),
-        "report": (recon_worker.run_sink.RunSink, "log_numbers"),
+        "set-up": (recon_worker.snapshot.codec, "load_brief"),
+        "history": (recon_worker.upload.continuation, "load_history"),
+        "read": (recon_worker.snapshot.codec, "parse_header"),
+        "stitch": (recon_worker.pictures.panels, "stitch"),
+        "render": (recon_worker.pictures.artifacts, "encode_panel"),
+        "finish": (recon_worker.pictures.artifacts, "finish"),
+        "outbox": (recon_worker.spool.outbox.Outbox, "put"),
+        "upload": (recon_worker.upload.run_sink.RunSink, "upload"),
+        "report": (recon_worker.upload.run_sink.RunSink, "log_numbers"),
     }
     _before(*places[fault["where"]], fault)
 

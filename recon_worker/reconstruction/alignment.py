@@ -1,0 +1,197 @@
+"""What a reconstruction leaves open, taken out before it is compared with the truth.
+
+Diffraction does not tell the global phase of the object, nor, while the probe's power is unknown, its amplitude scale,
+nor, where the patterns are not centred exactly, a linear phase ramp. `fit` finds all three by least squares over the
+pixels that `comparable` allows. Predictions that are shown stay raw. Formulas: `docs/formulas.md`.
+"""
+
+import cmath
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon_worker.reconstruction.blocks import central, row_blocks
+from recon_worker.snapshot.records import Bool, Complex64, Float32, Float64
+
+TRUTH_FLOOR = 0.1
+"""Fraction of the truth's 99th percentile amplitude. Below it the truth is dark, and its phase hardly matters."""
+COVERAGE_FLOOR = 0.1
+"""Fraction of the median coverage. Below it a pixel is known from a sliver of one patch only."""
+STEEPEST_RAMP_RAD_PER_PX = math.pi / 4
+"""Eight pixels per turn, on each axis. A steeper ramp is not searched for, and not removed."""
+SIGNIFICANT_SHARE = 0.3
+"""Least |Z| of a ramp that is removed, in parts of sum |pred| |truth|: what a ramp brings into phase. Of unrelated
+images, too, one ramp is the best."""
+
+_STEEP_SEARCH_PX = 512
+_NEWTON_STEPS = 20
+_SEARCH_BINS = np.linspace(-1, 1, 9)
+"""Where the maximum is looked for around the peak of the Fourier transform, whose bins are one turn per image apart."""
+_CONVERGED_BINS = 1e-7
+
+Complex128 = NDArray[np.complex128]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """What a prediction is multiplied with to fit the truth best: scale * exp(i (phase + ramp . (r - centre)))."""
+
+    scale: float = 1.0
+    """Amplitude factor."""
+    phase_rad: float = 0.0
+    """Phase factor at the centre of the image, ((W - 1) / 2, (H - 1) / 2), within -pi ... pi."""
+    ramp_rad_per_px: tuple[float, float] = (0.0, 0.0)
+    """Slope of the phase factor along (x, y) = (columns, rows)."""
+
+    def apply(self, pred: Complex64) -> Complex64:
+        """The aligned prediction, (H, W) complex64."""
+        y, x = (self.ramp_rad_per_px[axis] * _centred(pred.shape[1 - axis]) for axis in (1, 0))
+        rows, columns = self.scale * np.exp(1j * (self.phase_rad + y))[:, None], np.exp(1j * x)
+        aligned = np.empty(pred.shape, np.complex64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            for block in row_blocks(pred.shape):
+                aligned[block] = pred[block] * (rows[block] * columns)
+        return aligned
+
+
+def comparable(pred: Complex64, truth: Complex64, coverage: Float32 | None = None) -> Bool:
+    """Where an error may be claimed: prediction and truth are known and not dark, and the coverage is good.
+
+    Args:
+        pred: (H, W) complex64; 0 where nothing is predicted.
+        truth: (H, W) complex64; NaN where it is unknown.
+        coverage: (H, W) float32, summed weight of the patches per pixel; None: good everywhere.
+    """
+    known = np.isfinite(truth) & (truth != 0)
+    floor = TRUTH_FLOOR * float(np.percentile(np.abs(truth[known]), 99)) if known.any() else 0.0
+    valid: Bool = known & (np.abs(truth) >= floor) & (pred != 0)
+    return valid if coverage is None else valid & well_covered(coverage)
+
+
+def well_covered(coverage: Float32) -> Bool:
+    """(H, W) pixels whose coverage is not (near) zero, compared with the median of those that have any."""
+    scanned = coverage > 0
+    median = float(np.median(coverage[scanned])) if scanned.any() else 0.0
+    well: Bool = scanned & (coverage >= COVERAGE_FLOOR * median)
+    return well
+
+
+def fit(pred: Complex64, truth: Complex64, valid: Bool, *, ramp: bool) -> Alignment:
+    """The alignment that minimises sum (scale |pred| - |truth|)^2 and sum |aligned pred - truth|^2.
+
+    The best phase and ramp are the phase and the place of the maximum of |Z(k)|, Z(k) = sum conj(pred) truth
+    exp(-i k . r): the maximum-likelihood frequency of a tone (Rife & Boorstyn, IEEE Trans. Inf. Theory 20, 591, 1974),
+    here in two dimensions. It is found from the peak of the FFT by Newton's method. A ramp with |Z(k)| below
+    `SIGNIFICANT_SHARE` of sum |pred| |truth| is none.
+
+    Args:
+        pred: (H, W) complex64.
+        truth: (H, W) complex64.
+        valid: (H, W) pixels to compare; those that are not finite have no say.
+        ramp: Whether to fit a linear phase ramp, at most `STEEPEST_RAMP_RAD_PER_PX`; else it is 0.
+
+    Returns:
+        The alignment; the neutral one where there is nothing to fit.
+    """
+    power, product = _product(pred, truth, valid)
+    if power == 0:
+        return Alignment()
+    reach = float(np.abs(product).sum())
+    k = _steepest_rise(product) if ramp else np.zeros(2)
+    if abs(_moments(product, k)[0, 0]) < SIGNIFICANT_SHARE * reach:
+        k = np.zeros(2)
+    total = _moments(product, k)[0, 0]
+    return Alignment(
+        scale=reach / power,
+        phase_rad=cmath.phase(complex(total)),
+        ramp_rad_per_px=(float(k[0]), float(k[1])),
+    )
+
+
+def steep_ramp(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, float] | None:
+    """A ramp that is significant, but beyond `STEEPEST_RAMP_RAD_PER_PX`: (x, y), radians per pixel; else None.
+
+    Looked for in the central 512 x 512 px, to the nearest of 1024 frequencies. Arguments as of `fit`.
+    """
+    middle = tuple(central(n, _STEEP_SEARCH_PX) for n in pred.shape)
+    _, product = _product(pred[middle], truth[middle], valid[middle])
+    peaks = np.abs(np.fft.fft2(product, (2 * _STEEP_SEARCH_PX,) * 2))
+    row, column = np.unravel_index(np.argmax(peaks), peaks.shape)
+    x, y = (float(2 * np.pi * np.fft.fftfreq(2 * _STEEP_SEARCH_PX)[i]) for i in (column, row))
+    significant = peaks[row, column] > SIGNIFICANT_SHARE * np.abs(product).sum()
+    return (x, y) if significant and max(abs(x), abs(y)) > STEEPEST_RAMP_RAD_PER_PX else None
+
+
+def _product(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, Complex128]:
+    """sum |pred|^2, and (H, W) conj(pred) truth, over the valid pixels that are finite; 0 elsewhere."""
+    use = valid & np.isfinite(pred) & np.isfinite(truth)
+    product = np.where(use, pred, 0).astype(np.complex128)
+    power = float(np.vdot(product, product).real)
+    np.conj(product, out=product)
+    product *= np.where(use, truth, 0)
+    return power, product
+
+
+def _steepest_rise(product: Complex128) -> Float64:
+    """The (x, y) frequency, radians per pixel, at which the Fourier transform of `product` is largest."""
+    bin_rad = 2 * np.pi / np.array(product.shape[::-1])
+    frequencies = [2 * np.pi * np.fft.fftfreq(size) for size in product.shape]
+    fy, fx = (f[np.abs(f) <= STEEPEST_RAMP_RAD_PER_PX] for f in frequencies)
+    slow_rows, slow_columns = (np.abs(f) <= STEEPEST_RAMP_RAD_PER_PX for f in frequencies)
+    half_way = np.concatenate([np.fft.fft(product[b], axis=1)[:, slow_columns] for b in row_blocks(product.shape)])
+    peaks = np.abs(np.fft.fft(half_way, axis=0)[slow_rows])
+    row, column = np.unravel_index(np.argmax(peaks), peaks.shape)
+    x, y = fx[column] + bin_rad[0] * _SEARCH_BINS, fy[row] + bin_rad[1] * _SEARCH_BINS
+    nearby = np.abs(_waves(y, product.shape[0]) @ product @ _waves(x, product.shape[1]).T)
+    row, column = np.unravel_index(np.argmax(nearby), nearby.shape)
+    return _climb(product, np.array([x[column], y[row]]), bin_rad)
+
+
+def _climb(product: Complex128, k: Float64, bin_rad: Float64) -> Float64:
+    """Newton's method on log |Z(k)|^2, as long as it goes up."""
+    moments = _moments(product, k)
+    for _ in range(_NEWTON_STEPS):
+        gradient, hessian = _derivatives(moments)
+        if np.linalg.det(hessian) <= 0:  # the top is flat: one pixel, or one row
+            break
+        step = np.linalg.solve(hessian, -gradient)
+        next_moments = _moments(product, k + step)
+        if abs(next_moments[0, 0]) <= abs(moments[0, 0]):
+            break
+        k, moments = k + step, next_moments
+        if np.all(np.abs(step) < _CONVERGED_BINS * bin_rad):
+            break
+    return k
+
+
+def _moments(product: Complex128, k: Float64) -> Complex128:
+    """(3, 3): sum y^i x^j product exp(-i k . r) in row i, column j; r from the image's centre."""
+    y, x = (_centred(size) for size in product.shape)
+    powers = np.arange(3)[:, None]
+    moments: Complex128 = (y**powers * np.exp(-1j * k[1] * y)) @ product @ (x**powers * np.exp(-1j * k[0] * x)).T
+    return moments
+
+
+def _derivatives(moments: Complex128) -> tuple[Float64, Float64]:
+    """Gradient (2,) and Hessian (2, 2) of log |Z|^2 along (x, y)."""
+    m = moments / moments[0, 0]
+    first = -1j * np.array([m[0, 1], m[1, 0]])
+    second = -np.array([[m[0, 2], m[1, 1]], [m[1, 1], m[2, 0]]])
+    return 2 * first.real, 2 * (second - np.outer(first, first)).real
+
+
+def _waves(k: Float64, size: int) -> Complex128:
+    return np.exp(-1j * k[:, None] * _centred(size))  # type: ignore[no-any-return]
+
+
+def _centred(size: int) -> Float64:
+    return np.arange(size, dtype=np.float64) - (size - 1) / 2
+
+
+def phase_error_rad(pred_rad: Float32, truth_rad: Float32) -> Float32:
+    """pred - truth, wrapped to [-pi, pi], and to -pi rather than pi; NaN where either is not finite."""
+    with np.errstate(invalid="ignore"):
+        difference = np.asarray(pred_rad, np.float64) - truth_rad
+        return ((difference + np.pi) % (2 * np.pi) - np.pi).astype(np.float32)

@@ -1,0 +1,142 @@
+"""A predicted object, aligned, against the truth, with error maps and numbers; or one half of a scan against the other.
+
+The numbers have the names of `views.METRICS`; those that cannot be had are NaN.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from recon_worker.reconstruction.alignment import Alignment, comparable, fit, phase_error_rad, steep_ramp, well_covered
+from recon_worker.reconstruction.blocks import row_blocks
+from recon_worker.reconstruction.metrics import comparable_phases, correlation, mean_error, psnr_db, ssim
+from recon_worker.reconstruction.registration import shift_px
+from recon_worker.reconstruction.ring_correlation import HALF, half_scans, ring_correlation
+from recon_worker.reconstruction.stitching import Stitched
+from recon_worker.snapshot.records import Bool, Complex64, Float32, Geometry, Patches, PositionGeometry
+
+_NM_PER_M = 1e9
+_QUALITY = (
+    *(f"{kind}_{name}" for kind in ("amp", "phase") for name in ("correlation", "psnr_db", "ssim")),
+    *("shift_x_px", "shift_y_px", "frc_cutoff_half"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """What is wrong with a prediction, after what diffraction leaves open is taken out."""
+
+    alignment: Alignment
+    ramp_fitted: bool
+    """Whether the alignment includes a phase ramp."""
+    aligned: Complex64
+    """(H, W) the prediction, aligned."""
+    compared: Bool
+    """(H, W) pixels at which an error is claimed."""
+    amp_error: Float32
+    """(H, W) absolute amplitude error; 0 where none is claimed."""
+    phase_error_rad: Float32
+    """(H, W) absolute, wrapped phase error; 0 where none is claimed."""
+    steep_ramp: tuple[float, float] | None = None
+    """A phase ramp along (x, y), radians per pixel, that is too steep to be taken out, if there is one."""
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Mean absolute errors and the fitted alignment."""
+        numbers = {
+            "amp_mae": mean_error(self.amp_error, self.compared),
+            "phase_mae_rad": mean_error(self.phase_error_rad, self.compared),
+            "fit_scale": self.alignment.scale,
+            "fit_phase_rad": self.alignment.phase_rad,
+        }
+        if self.ramp_fitted:
+            numbers["fit_ramp_x_rad_per_px"], numbers["fit_ramp_y_rad_per_px"] = self.alignment.ramp_rad_per_px
+        if self.steep_ramp is not None:
+            numbers["steep_ramp_x_rad_per_px"], numbers["steep_ramp_y_rad_per_px"] = self.steep_ramp
+        return numbers
+
+
+def compare(pred: Complex64, truth: Complex64, coverage: Float32 | None, *, ramp: bool) -> Comparison:
+    """Align a prediction with the truth and take the errors.
+
+    Args:
+        pred: (H, W) complex64.
+        truth: (H, W) complex64, NaN where unknown.
+        coverage: (H, W) summed weight of the patches; None: good everywhere.
+        ramp: Whether a linear phase ramp is taken out too.
+    """
+    compared = comparable(pred, truth, coverage)
+    alignment = fit(pred, truth, compared, ramp=ramp)
+    aligned = alignment.apply(pred)
+    amp_error, phase_error = (np.empty(pred.shape, np.float32) for _ in range(2))
+    with np.errstate(invalid="ignore", over="ignore"):
+        for rows in row_blocks(pred.shape):
+            p, t, claimed = aligned[rows], truth[rows], compared[rows]
+            amp_error[rows] = np.where(claimed, np.abs(np.abs(p) - np.abs(t)), 0)
+            phase_error[rows] = np.where(claimed, np.abs(phase_error_rad(np.angle(p), np.angle(t))), 0)
+    return Comparison(
+        alignment=alignment,
+        ramp_fitted=ramp,
+        aligned=aligned,
+        compared=compared,
+        amp_error=amp_error,
+        phase_error_rad=phase_error,
+        steep_ramp=steep_ramp(pred, truth, compared) if ramp and alignment.ramp_rad_per_px == (0, 0) else None,
+    )
+
+
+def quality(result: Comparison, truth: Complex64, pixel_size_m: float | None) -> dict[str, float]:
+    """PSNR, SSIM and correlation of amplitude and phase, the shift, and the Fourier ring correlation with the truth.
+
+    All are NaN where the prediction is not finite everywhere: of the rest they could be perfect.
+    """
+    aligned, valid = result.aligned, result.compared
+    if not np.isfinite(aligned[valid]).all():
+        return dict.fromkeys(_QUALITY, math.nan)
+    phase, true_phase = comparable_phases(aligned, truth)
+    numbers = {}
+    for kind, (image, true_image) in {"amp": (np.abs(aligned), np.abs(truth)), "phase": (phase, true_phase)}.items():
+        numbers[f"{kind}_correlation"] = correlation(image, true_image, valid)
+        numbers[f"{kind}_psnr_db"] = psnr_db(image, true_image, valid)
+        numbers[f"{kind}_ssim"] = ssim(image, true_image, valid)
+    numbers["shift_x_px"], numbers["shift_y_px"] = shift_px(aligned, truth, valid)
+    rings = ring_correlation(aligned, truth, valid)
+    return numbers if rings is None else numbers | _resolution("frc", "_half", rings.cutoff(HALF), pixel_size_m)
+
+
+def agreement_of_halves(
+    geometry: Geometry, patches: Patches, filled: Bool, pixel_size_m: float | None
+) -> tuple[dict[str, float], ...]:
+    """Per object: the half-data Fourier ring correlation, between even and odd samples, where patches overlap at all.
+
+    NaN where one of the two is not finite everywhere.
+
+    Args:
+        geometry: Where the samples belong; a grid's tiles do not overlap, and no numbers come back.
+        patches: (n, C, m, m) complex64.
+        filled: (n,) which rows hold data.
+        pixel_size_m: Side of an object pixel, metres; None: not known.
+    """
+    if not isinstance(geometry, PositionGeometry):
+        return ()
+    return tuple(_half_data_resolution(even, odd, pixel_size_m) for even, odd in half_scans(geometry, patches, filled))
+
+
+def _half_data_resolution(even: Stitched, odd: Stitched, pixel_size_m: float | None) -> dict[str, float]:
+    valid = well_covered(even.coverage) & well_covered(odd.coverage)
+    if not all(np.isfinite(half.object[valid]).all() for half in (even, odd)):
+        return {"half_data_frc_cutoff": math.nan}
+    aligned = fit(odd.object, even.object, valid, ramp=False).apply(odd.object)
+    rings = ring_correlation(aligned, even.object, valid)
+    return {} if rings is None else _resolution("half_data_frc", "", rings.cutoff(rings.half_bit()), pixel_size_m)
+
+
+def _resolution(kind: str, threshold: str, cutoff: float, pixel_size_m: float | None) -> dict[str, float]:
+    """The cut-off, cycles per pixel, and what it means as a half-period, pixels and nanometres."""
+    numbers = {f"{kind}_cutoff{threshold}": cutoff}
+    if cutoff > 0:
+        numbers[f"{kind}_resolution{threshold}_px"] = 0.5 / cutoff
+    if cutoff > 0 and pixel_size_m is not None:
+        numbers[f"{kind}_resolution{threshold}_nm"] = 0.5 / cutoff * pixel_size_m * _NM_PER_M
+    return numbers

@@ -1,0 +1,62 @@
+"""How well predicted patterns agree with measured ones: numbers that need no ground truth.
+
+Diffraction patterns of a scan resemble each other, so a number means little by itself. The same numbers of the mean
+pattern are the line to beat: a network that does no better has learned nothing of the object.
+"""
+
+import math
+
+import numpy as np
+
+from recon_worker.snapshot.records import Float32
+
+_LEAST_RATE = 1e-12
+"""Photons per pixel; as in the loss."""
+
+
+def r_factor(pred: Float32, observed: Float32) -> float:
+    """sum |A_obs - A_pred| / sum A_obs: 0 where they agree; the R-factor of crystallography, unscaled.
+
+    Args:
+        pred: any shape, predicted diffraction amplitude.
+        observed: the same shape and units.
+
+    Returns:
+        NaN where nothing was measured or a value is not finite.
+    """
+    total = float(np.sum(observed, dtype=np.float64))
+    difference = float(np.sum(np.abs(observed.astype(np.float64) - pred)))
+    return difference / total if total > 0 and math.isfinite(difference) else math.nan
+
+
+def poisson_deviance(pred: Float32, observed: Float32, photon_scale: float) -> float:
+    """Deviance per detector pixel: 2 mean [k log(k / lambda) - (k - lambda)]; about 1 for a perfect model.
+
+    McCullagh & Nelder, Generalized Linear Models, 2nd ed. (1989), section 2.3. Below a few photons per pixel a perfect
+    model has less than 1.
+
+    Args:
+        pred: any shape, predicted diffraction amplitude; lambda = (pred * photon_scale)^2, at least 1e-12 photons.
+        observed: the same shape; k = (observed * photon_scale)^2 photons.
+        photon_scale: From amplitude to sqrt(photons).
+
+    Returns:
+        NaN where a value is not finite.
+    """
+    from scipy.special import kl_div
+
+    counts, rate = ((values.astype(np.float64) * photon_scale) ** 2 for values in (observed, pred))
+    deviance = 2 * float(np.mean(kl_div(counts, np.maximum(rate, _LEAST_RATE))))
+    return deviance if math.isfinite(deviance) else math.nan
+
+
+def mean_pattern(observed: Float32) -> Float32 | None:
+    """The amplitude whose intensity is the mean of the patterns'; None for a single one, of which it says nothing.
+
+    Args:
+        observed: (k, N, N) diffraction amplitude.
+    """
+    if len(observed) < 2:
+        return None
+    mean: Float32 = np.sqrt(np.mean(np.square(observed, dtype=np.float64), axis=0)).astype(np.float32)
+    return mean

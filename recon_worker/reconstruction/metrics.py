@@ -1,0 +1,105 @@
+"""How good a picture is, in numbers: MAE, PSNR, SSIM, correlation, and the share of it that is finite.
+
+Pure functions: arrays in, numbers out. A number that cannot be had (nothing to compare, a picture smaller than the
+window) is NaN. Predictions must be aligned first (`alignment.fit`). Formulas: `docs/formulas.md`.
+"""
+
+import math
+
+import numpy as np
+
+from recon_worker.reconstruction.alignment import phase_error_rad
+from recon_worker.reconstruction.blocks import row_blocks
+from recon_worker.reconstruction.value_range import TRUTH_MARGIN, robust_limits
+from recon_worker.snapshot.records import Bool, Complex64, Float32
+
+_SSIM_SIGMA_PX, _SSIM_WINDOW_PX = 1.5, 11
+"""Gaussian window of the SSIM's definition."""
+
+
+def mean_error(error: Float32, valid: Bool) -> float:
+    """Mean absolute error over the valid pixels, in the unit of `error`."""
+    return float(np.abs(error[valid]).mean(dtype=np.float64)) if valid.any() else math.nan
+
+
+def comparable_phases(aligned: Complex64, truth: Complex64) -> tuple[Float32, Float32]:
+    """Phases of prediction and truth, radians, such that their difference is the wrapped error.
+
+    The truth's mean phase is turned to 0, so that a weak phase object does not straddle the branch cut.
+    """
+    turn = np.exp(-1j * np.angle(truth[np.isfinite(truth)].sum()))
+    phase, true_phase = (np.empty(truth.shape, np.float32) for _ in range(2))
+    for rows in row_blocks(truth.shape):
+        true_phase[rows] = np.angle(truth[rows] * turn)
+        phase[rows] = true_phase[rows] + phase_error_rad(np.angle(aligned[rows]), np.angle(truth[rows]))
+    return phase, true_phase
+
+
+def finite_share(values: Float32 | Complex64, where: Bool) -> float:
+    """Of the pixels in `where`, the share whose value is finite."""
+    return float(np.isfinite(values[where]).mean()) if where.any() else math.nan
+
+
+def correlation(pred: Float32, truth: Float32, valid: Bool) -> float:
+    """Pearson's correlation over the valid pixels; NaN where one of the two is uniform or not finite."""
+    if not valid.any():
+        return math.nan
+    means = [float(image[valid].mean(dtype=np.float64)) for image in (pred, truth)]
+    moments = np.zeros((2, 2))
+    for rows in row_blocks(valid.shape):
+        both = np.stack([i[rows][valid[rows]] - mean for i, mean in zip((pred, truth), means, strict=True)])
+        moments += both @ both.T
+    power = math.sqrt(moments[0, 0] * moments[1, 1])
+    return float(moments[0, 1]) / power if power > 0 else math.nan
+
+
+def psnr_db(pred: Float32, truth: Float32, valid: Bool) -> float:
+    """Peak signal-to-noise ratio over the valid pixels: 10 log10(R^2 / MSE), dB.
+
+    R is the distance of the truth's percentiles 0.5 and 99.5, so that stray pixels do not set it. Values are clipped to
+    what the colours of the pictures show, R / 10 beyond them.
+    """
+    span, low, high = _limits(truth, valid)
+    if not span > 0:
+        return math.nan
+    blocks = ((pred[rows][valid[rows]], truth[rows][valid[rows]]) for rows in row_blocks(valid.shape))
+    clipped = ((np.clip(p.astype(np.float64), low, high), np.clip(t, low, high)) for p, t in blocks)
+    mse = sum(float(np.sum((p - t) ** 2)) for p, t in clipped) / int(np.count_nonzero(valid))
+    ratio = span**2 / mse if mse > 0 else 0.0
+    return 10 * math.log10(ratio) if 0 < ratio < math.inf else math.nan
+
+
+def _limits(truth: Float32, valid: Bool) -> tuple[float, float, float]:
+    """The robust range of the truth's valid pixels, and the limits to which values are clipped."""
+    low, high = robust_limits(truth[valid])
+    span = high - low
+    return span, low - TRUTH_MARGIN * span, high + TRUTH_MARGIN * span
+
+
+def ssim(pred: Float32, truth: Float32, valid: Bool) -> float:
+    """Mean structural similarity over the pixels whose whole window is valid (scikit-image).
+
+    Wang et al., IEEE Trans. Image Process. 13, 600 (2004): Gaussian window of 11 x 11 px, sigma 1.5 px; range and
+    clipping as of `psnr_db`.
+    """
+    from scipy.ndimage import minimum_filter  # type: ignore[attr-defined]
+    from skimage.metrics import structural_similarity
+
+    whole = minimum_filter(valid, _SSIM_WINDOW_PX, mode="constant", cval=0)
+    span, low, high = _limits(truth, valid)
+    if not whole.any() or not span > 0:
+        return math.nan
+    total = 0.0
+    for rows in row_blocks(valid.shape):
+        above = min(rows.start, _SSIM_WINDOW_PX)  # what the windows of these rows see, at least
+        seen = slice(rows.start - above, rows.stop + _SSIM_WINDOW_PX)
+        _, similarity = structural_similarity(  # type: ignore[no-untyped-call]
+            *(np.where(valid[seen], np.clip(one[seen], low, high), 0).astype(np.float64) for one in (pred, truth)),
+            data_range=span,
+            gaussian_weights=True,
+            sigma=_SSIM_SIGMA_PX,
+            use_sample_covariance=False,
+            full=True,
+        )
+        total += float(similarity[above : above + rows.stop - rows.start][whole[rows]].sum())
+    return total / int(np.count_nonzero(whole))

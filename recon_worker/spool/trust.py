@@ -1,0 +1,168 @@
+"""Whether a spool may decide where a `sync` goes.
+
+A spool that this user's training wrote may: its run.json is signed with a key that lies in the user's state directory.
+Any other, one from somebody else or from an earlier version, may not lead credentials to a server that the user has
+not named, nor MLflow, which makes tables where it finds none, to a database.
+"""
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+import shlex
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recon_worker.system.databases import is_sqlite, with_absolute_path
+from recon_worker.system.messages import message_log
+from recon_worker.system.uris import shown, without_credentials
+
+_log = message_log(__name__)
+
+SIGNATURE = "signature"
+_KEY_BYTES = 32
+_CREDENTIALS = (
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_AUTH",
+    "MLFLOW_TRACKING_CLIENT_CERT_PATH",
+)
+_SIGV4 = "MLFLOW_TRACKING_AWS_SIGV4"
+_CREDENTIALS_FILE = "~/.mlflow/credentials"
+_SERVER = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?(?:/[^\s@\\]*)?", re.IGNORECASE)
+"""Of http; what is written in a way that two programs could understand differently is no such address."""
+_PORTS = {"http": 80, "https": 443}
+
+
+class _KeyError(Exception):
+    """The user's key cannot be used. The message says why."""
+
+
+def signed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record (run.json) with its signature; without one where the user has no key and none can be made."""
+    try:
+        key = _read_key() or _make_key()
+    except (_KeyError, OSError, RuntimeError) as error:  # RuntimeError: nothing says where the user's home is
+        _log.info("The spool is not signed: %s. A sync may ask you to name the tracking server.", error)
+        return dict(record)
+    return {**record, SIGNATURE: _signature(key, record)}
+
+
+def is_own(record: Mapping[str, Any]) -> bool:
+    """Whether a record has a signature of this user."""
+    given = record.get(SIGNATURE)
+    try:
+        key = _read_key()
+    except (_KeyError, OSError, RuntimeError) as error:
+        _log.info("It cannot be told whether the spool is yours: %s.", error)
+        return False
+    if key is None or not isinstance(given, str) or not given.isascii():
+        return False
+    return hmac.compare_digest(given, _signature(key, record))
+
+
+def _signature(key: bytes, record: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in record.items() if name != SIGNATURE}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def _key_file() -> Path:
+    named = Path(os.environ.get("XDG_STATE_HOME", ""))
+    state = named if named.is_absolute() else Path("~/.local/state").expanduser()
+    return state / "recon-worker" / "key"
+
+
+def _read_key() -> bytes | None:
+    """The user's key; None: there is none yet.
+
+    Raises:
+        _KeyError: Others could know it.
+        OSError: It cannot be read.
+    """
+    place = _key_file()
+    try:
+        descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        private = found.st_uid == os.geteuid() and not found.st_mode & 0o077
+        if not stat.S_ISREG(found.st_mode) or not private:
+            raise _KeyError(f"{place} is not a file of yours that nobody else can read; remove it")
+        key = file.read(_KEY_BYTES + 1)
+    if len(key) != _KEY_BYTES:
+        raise _KeyError(f"{place} does not hold {_KEY_BYTES} bytes; remove it")
+    return key
+
+
+def _make_key() -> bytes:
+    """A new key, or the one that another process has made at the same moment. It appears whole."""
+    place = _key_file()
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own = place.with_name(f"key.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        with os.fdopen(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(_KEY_BYTES))
+        with contextlib.suppress(FileExistsError):
+            os.link(own, place)
+    finally:
+        own.unlink(missing_ok=True)
+    key = _read_key()
+    if key is None:
+        raise _KeyError(f"{place} was removed again")
+    return key
+
+
+def why_refused(uri: str, *, own: bool) -> str | None:
+    """Why a sync does not go where a spool says, and how to have it go there; None: it goes.
+
+    Any SQLite database may be named: it is looked at before it is opened (`databases`).
+
+    Args:
+        uri: The tracking URI.
+        own: Whether the spool is this user's (`is_own`), or the user has named the URI.
+    """
+    if own or is_sqlite(uri) or _is_named_by_user(uri):
+        return None
+    place, agree = _server(uri), f"If that is where it belongs, add: --tracking-uri {shlex.quote(shown(uri))}"
+    stranger = "and no training of yours on this machine has signed the spool"
+    if uri.lower().startswith(("http://", "https://")):
+        found = _credentials()
+        if not found:
+            return None
+        where = "{}://{}:{}".format(*place) if place else shown(uri)
+        return f"it names the server {where}, {stranger}; it would get your credentials ({', '.join(found)}). {agree}"
+    return f"it names {shown(uri)}, {stranger}. {agree}"
+
+
+def _is_named_by_user(uri: str) -> bool:
+    """Whether it is the server of MLFLOW_TRACKING_URI."""
+    named = without_credentials(with_absolute_path(os.environ.get("MLFLOW_TRACKING_URI", "")))
+    server = _server(uri)
+    return uri == named or (server is not None and server == _server(named))
+
+
+def _server(uri: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port of an http address; None of anything else."""
+    found = _SERVER.fullmatch(uri)
+    if found is None or uri != shown(uri):
+        return None
+    scheme, host = found[1].lower(), found[2].lower()
+    return scheme, host, int(found[3] or _PORTS[scheme])
+
+
+def _credentials() -> list[str]:
+    """Where MLflow finds credentials that it would send to any server; names only."""
+    found = [name for name in _CREDENTIALS if os.environ.get(name)]
+    if os.environ.get(_SIGV4, "false").lower() not in ("", "false", "0"):
+        found.append(_SIGV4)
+    found += sorted(name for name in os.environ if name.startswith("DATABRICKS_"))
+    in_file = Path(os.path.expanduser(_CREDENTIALS_FILE)).exists()  # noqa: PTH111 - MLflow does so
+    return [*found, _CREDENTIALS_FILE] if in_file else found

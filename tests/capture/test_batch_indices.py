@@ -1,0 +1,40 @@
+"""Which samples a loader's batches hold, beside what the loader itself gives."""
+
+import pytest
+import torch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler, SubsetRandomSampler, TensorDataset
+
+from recon_worker.capture.capture import batch_indices
+
+RANKS = 4
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("length", [1, 8, 10, 23])
+def test_a_distributed_loader_holds_what_is_said_of_it_and_padding(length, drop_last):
+    dataset, said = TensorDataset(torch.arange(length)), []
+    for rank in range(RANKS):
+        sampler = DistributedSampler(dataset, RANKS, rank, shuffle=False, drop_last=drop_last)
+        loader = DataLoader(dataset, batch_size=2, sampler=sampler)
+        batches = [batch.tolist() for (batch,) in loader]
+        indices = [[*one] for one in batch_indices(loader, rank, RANKS)]
+        assert [batch[: len(one)] for batch, one in zip(batches, indices, strict=True)] == indices
+        said += [index for one in indices for index in one]
+
+    assert sorted(said) == [*range(length - length % RANKS if drop_last else length)]
+
+
+def test_a_plain_loader_goes_through_the_dataset():
+    loader = DataLoader(TensorDataset(torch.arange(5)), batch_size=2)
+
+    assert [[*one] for one in batch_indices(loader)] == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize("wrapped", [SubsetRandomSampler([3, 1]), SequentialSampler(range(4))])
+def test_nothing_is_said_of_a_sampler_of_another_order(wrapped):
+    """Lightning wraps it in a class that inherits from the distributed sampler."""
+    sampler = DistributedSamplerWrapper(wrapped, num_replicas=2, rank=0, shuffle=False)
+    loader = DataLoader(TensorDataset(torch.arange(8)), batch_size=1, sampler=sampler)
+
+    assert batch_indices(loader, 0, 2) == []

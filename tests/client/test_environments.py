@@ -1,0 +1,95 @@
+"""Ordinary environments in which a training, or a sync, is started: each once ended every worker."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_cli import DONE, make_spool
+from tests.client.test_worker_process import LOG_ONE
+from tests.faults.harness import epochs
+from tests.paths import REPOSITORY
+from tests.samples import make_run
+
+pytestmark = [pytest.mark.timeout(200), pytest.mark.usefixtures("nothing_left_behind")]
+slow = pytest.mark.slow
+NOTEBOOK = {"MPLBACKEND": "module://matplotlib_inline.backend_inline_that_is_not_installed"}
+SHELL = {"PYTHONWARNINGS": "error", "PYTHONINSPECT": "1", "PYTHONOPTIMIZE": "2", "PYTHONSTARTUP": "/none"}
+SHADOWED = ("queue", "typing", "statistics", "json", "argparse", "logging")
+LATE = "import json, logging, queue, statistics, typing, argparse, threading, tempfile, subprocess\n"
+"""What the training has imported when the folder comes into its path, as a program does that lies elsewhere."""
+
+
+def run_python(*words, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, *map(str, words)], cwd=cwd, env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def project_of_a_user(folder):
+    """The packages were copied into a project that has modules named like those of the standard library."""
+    folder.mkdir()
+    shutil.copytree(REPOSITORY / "recon_worker", folder / "recon_worker")
+    for name in SHADOWED:
+        (folder / f"{name}.py").write_text(f"raise ImportError('{name} of the user')\n")
+    return folder
+
+
+@pytest.mark.parametrize("environment", [NOTEBOOK, SHELL], ids=["notebook", "shell"])
+def test_what_a_notebook_or_a_shell_sets_for_its_programs_costs_no_worker(tracking, tmp_path, environment):
+    target = make_run(tracking)
+    ignore = "import warnings; warnings.simplefilter('ignore')\n"  # the training's own warnings are its own matter
+    code = ignore + LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
+    code += "print(worker.stats.restarts)"
+
+    done = run_python("-c", code, cwd=tmp_path, **environment)
+
+    assert (done.returncode, done.stdout) == (0, "1\n0\n"), done.stderr
+    assert epochs(tracking) == {1}
+
+
+def test_a_users_module_named_like_one_of_the_standard_library_costs_no_worker(tracking, tmp_path):
+    target, project = make_run(tracking), project_of_a_user(tmp_path / "project")
+    code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
+    code = f"{LATE}import sys; sys.path.insert(0, {str(project)!r}); import recon_worker\n{code}"
+    code += "print(worker.stats.restarts, recon_worker.__path__[0])"
+
+    done = run_python("-c", code, cwd=tmp_path)
+
+    assert done.stdout == f"1\n0 {project / 'recon_worker'}\n", done.stderr
+    assert epochs(tracking) == {1}
+
+
+@pytest.mark.parametrize("environment", [NOTEBOOK, pytest.param(SHELL, marks=slow)], ids=["notebook", "shell"])
+def test_a_sync_from_there_renders_every_snapshot(tracking, tmp_path, environment):
+    outbox = make_spool(tmp_path / "spool", make_run(tracking), raw=(1, 2), rendered=())
+    environment = {**environment, "PYTHONINSPECT": ""}  # which asks for a prompt after the program, not its exit code
+
+    done = run_python("-m", "recon_worker", "sync", outbox.folder, cwd=tmp_path, **environment)
+
+    assert done.returncode == DONE, done.stderr
+    assert epochs(tracking) == {1, 2}
+
+
+def test_a_sync_in_a_project_with_such_modules_renders_every_snapshot(tracking, tmp_path):
+    outbox = make_spool(tmp_path / "spool", make_run(tracking), raw=(1,), rendered=())
+
+    done = run_python("-m", "recon_worker", "sync", outbox.folder, cwd=project_of_a_user(tmp_path / "project"))
+
+    assert done.returncode == DONE, done.stderr
+    assert epochs(tracking) == {1}
+
+
+def test_pictures_are_drawn_without_a_server_where_the_backend_of_a_notebook_is_not_installed(tracking, tmp_path):
+    outbox = make_spool(tmp_path / "spool", make_run(tracking), raw=(1,), rendered=())
+
+    done = run_python(
+        "-m", "recon_worker", "render", outbox.folder, "--out", tmp_path / "out", cwd=tmp_path, **NOTEBOOK
+    )
+
+    assert done.returncode == DONE, done.stderr
+    assert list(Path(tmp_path, "out").rglob("epoch_01/summary.png"))

@@ -1,0 +1,106 @@
+"""What is said at the end: how a process ended, what it said last, which command uploads the rest."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import recon_worker
+from recon_worker.client.process import end_process, last_words
+from recon_worker.spool.sync_command import sync_command
+from tests.cli.test_cli import make_spool
+from tests.faults.harness import epochs
+from tests.samples import make_run
+
+pytestmark = pytest.mark.timeout(60)
+NOTHING_LEFT = "Nothing is left"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("raise SystemExit(7)", "exit code 7"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL, often out of memory"),
+        ("import os; os.kill(os.getpid(), 11)", "killed by SIGSEGV"),
+        ("import os; os.kill(os.getpid(), 40)", "killed by signal 40"),
+    ],
+)
+def test_how_a_process_ended_is_said_in_words(code, words):
+    assert end_process(subprocess.Popen([sys.executable, "-c", code]), 30.0) == words
+
+
+def test_memory_is_not_blamed_for_a_process_that_this_program_killed():
+    assert end_process(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]), 0.0) == (
+        "ended by this program"
+    )
+
+
+def test_last_words_begin_with_the_exception_and_at_a_line():
+    code = f"print({'x' * 5000!r} + '\\nmiddle', file=__import__('sys').stderr, flush=True)\n1 / 0"
+    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
+
+    lines = last_words(text).splitlines()
+
+    assert lines[0] == "ZeroDivisionError: division by zero"
+    assert "Traceback (most recent call last):" in lines
+    assert not any(line.startswith("x") for line in lines)
+
+
+def test_last_words_of_a_process_that_said_nothing_are_empty():
+    assert last_words(" \n") == ""
+
+
+def test_the_printed_command_works_without_a_console_script(tmp_path):
+    """As in a project into which the package's folder was copied: another interpreter's place, nothing in PATH."""
+    copied = tmp_path / "my project"
+    shutil.copytree(Path(recon_worker.__file__).parent, copied / "recon_worker")
+    code = 'from recon_worker.spool.sync_command import sync_command; print(sync_command("it\'s spooled"))'
+    environment = {**os.environ, "PYTHONPATH": str(copied), "PATH": "/usr/bin:/bin"}
+    bare = [str(_without_script(tmp_path)), "-c", code]
+    command = subprocess.run(bare, env=environment, cwd="/", capture_output=True, text=True, check=True).stdout
+
+    del environment["PYTHONPATH"]
+    (tmp_path / "it's spooled").mkdir()
+    done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    assert "-m recon_worker sync" in command
+    assert (done.returncode, NOTHING_LEFT.lower() in (done.stdout + done.stderr).lower()) == (0, True), done
+
+
+def test_the_printed_command_is_the_console_script_where_there_is_one():
+    assert sync_command("/spool").endswith("recon-worker sync /spool")
+
+
+@pytest.mark.parametrize("name", [b"sp\xff ool", b"it's\n\\ \x1b[2J \xc3\xa9\xff"])
+@pytest.mark.parametrize("stdout", ["utf-8:strict", "ascii:strict"])
+def test_a_path_of_any_bytes_is_printed_and_the_command_can_be_pasted(tracking, tmp_path, monkeypatch, name, stdout):
+    spool = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    folder = make_spool(spool, make_run(tracking)).folder
+    monkeypatch.setenv("PYTHONIOENCODING", stdout)
+
+    def said(*words):
+        command = [sys.executable, "-m", "recon_worker", *map(str, words)]
+        return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+
+    assert b"2 snapshots to render" in said("status", spool)
+    assert json.loads(said("status", spool, "--json"))[0]["folder"] == str(folder)
+    assert b"pictures written" in said("render", spool, "--out", f"{spool}.out")
+    subprocess.run(["bash", "-c", sync_command(folder)], check=True, capture_output=True, timeout=60)
+
+    assert epochs(tracking) == {1, 2, 3}
+
+
+def _without_script(tmp_path):
+    """This environment's interpreter, in an environment that has its packages and no script of ours."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    (site_packages,) = (tmp_path / "bare").glob("lib/*/site-packages")
+    (site_packages / "others.pth").write_text(f"{Path(os.__file__).parent}\n{_site_packages()}\n")
+    return tmp_path / "bare" / "bin" / "python"
+
+
+def _site_packages():
+    return next(path for path in sys.path if path.endswith("site-packages"))

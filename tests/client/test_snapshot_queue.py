@@ -1,0 +1,113 @@
+"""What becomes of snapshots that find all places taken. There is no worker: what it does is called here."""
+
+import time
+
+import pytest
+
+from recon_worker.client.snapshot_queue import SnapshotQueue
+from recon_worker.settings import WorkerSettings
+from recon_worker.spool.outbox import Outbox
+from tests.samples import layout_of, log_epoch, make_scan
+
+LAYOUT = layout_of(make_scan())
+
+
+@pytest.fixture
+def make_queue(tmp_path):
+    made = []
+
+    def make(**settings):
+        queue = SnapshotQueue(WorkerSettings(spool_dir=tmp_path, **settings))
+        queue.open(Outbox(tmp_path / "run"), LAYOUT)
+        made.append(queue)
+        return queue
+
+    yield make
+    for queue in made:
+        queue.close()
+
+
+def _render(queue, job, *, unread=False, short=False):
+    times = {f"{name}_unix_s": time.time() for name in ("started", "stitched", "rendered")}
+    failures = [["snapshot", "no memory"]] if unread or short else []
+    how = {"failures": failures, "unread": unread, "short": short}
+    queue.rendered({"generation": job.generation, "artifacts": 1, **how, **times})
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_drop_oldest_keeps_the_newest_in_memory_while_the_worker_holds_another(make_queue, tmp_path, depth):
+    queue = make_queue(overflow="drop-oldest", depth=depth)
+    log_epoch(queue, LAYOUT, 1)
+    held = queue.take()
+    for epoch in range(2, 6):
+        log_epoch(queue, LAYOUT, epoch)
+
+    assert (queue.stats.dropped, queue.stats.spilled) == (3, 0)
+    assert Outbox(tmp_path / "run").raw() == []
+    _render(queue, held)
+    assert (newest := queue.take()).epoch == 5
+    assert newest.path is None
+
+
+@pytest.mark.parametrize(("overflow", "depth"), [("drop-oldest", 2), ("spill", 1)])
+def test_an_automatic_depth_in_little_memory_has_the_places_that_the_policy_needs(make_queue, overflow, depth):
+    assert make_queue(overflow=overflow, depth=None, queue_bytes=LAYOUT.nbytes).depth == depth
+
+
+def test_block_waits_for_its_deadline_and_then_writes_to_disk(make_queue, tmp_path):
+    queue = make_queue(overflow="block", depth=1, flush_timeout_s=0.3)
+    log_epoch(queue, LAYOUT, 1)
+    began = time.monotonic()
+    log_epoch(queue, LAYOUT, 2)
+    waited_s = time.monotonic() - began
+
+    assert 0.3 <= waited_s < 3
+    assert 0.3 <= queue.history[1].waited_s <= waited_s
+    assert (queue.stats.waited, queue.stats.spilled) == (1, 1)
+    assert [raw.name for raw in Outbox(tmp_path / "run").raw()] == ["00000002_epoch_2.snapshot"]
+
+
+def test_block_that_finds_a_place_does_not_count_as_waiting(make_queue):
+    queue = make_queue(overflow="block", depth=2)
+    log_epoch(queue, LAYOUT, 1)
+    log_epoch(queue, LAYOUT, 2)
+
+    assert (queue.stats.waited, queue.history[1].waited_s) == (0, 0)
+
+
+@pytest.mark.parametrize("queue_bytes", [2**20, 1], ids=["memory", "file"])
+def test_a_snapshot_that_cannot_be_read_is_tried_twice_more_after_the_others_and_then_kept(
+    make_queue, tmp_path, caplog, queue_bytes
+):
+    queue = make_queue(depth=3, queue_bytes=queue_bytes)
+    for epoch in (1, 2):
+        log_epoch(queue, LAYOUT, epoch)
+    order = []
+    while (job := queue.take()) is not None:
+        queue.began()
+        order.append(job.epoch)
+        _render(queue, job, unread=job.epoch == 1)
+
+    assert order == [1, 2, 1, 1]
+    assert (queue.stats.failed, queue.to_render) == (1, 0)
+    assert [p.name for p in (tmp_path / "run" / "raw").glob("0*")] == ["00000001_epoch_1.snapshot.damaged"]
+    assert "The snapshot of epoch 1 cannot be read (no memory); it is tried again." in caplog.text
+    assert "3 times no memory came of reading the snapshot of epoch 1. It is kept as" in caplog.text
+
+
+def test_a_snapshot_that_the_machine_is_too_short_for_keeps_its_place_and_comes_after_the_others(make_queue, tmp_path):
+    queue = make_queue(depth=3)
+    for epoch in (1, 2):
+        log_epoch(queue, LAYOUT, epoch)
+    order = []
+    while (job := queue.take()) is not None:
+        order.append(job.epoch)
+        queue.began()
+        _render(queue, job, short=job.epoch == 1)
+
+    assert order == [1, 2]  # the next try of the first has to wait
+    assert (queue.to_render, queue.stats.failed) == (1, 0)
+    assert Outbox(tmp_path / "run").raw() == []
+    queue.spool_rest()
+    assert queue.stats.spooled == 2  # epoch 2 was rendered, but never logged
+    assert [raw.name for raw in Outbox(tmp_path / "run").raw()] == ["00000001_epoch_1.snapshot"]

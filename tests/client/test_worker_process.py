@@ -1,0 +1,118 @@
+"""What the worker is as a process, and where it can be started from."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from recon_worker.client.recon_worker import ReconWorker
+from recon_worker.settings import WorkerSettings
+from recon_worker.snapshot.slots import read_all
+from tests.faults.harness import FLUSH_S, epochs, interpreter_with, started, wait_until
+from tests.paths import REPOSITORY
+from tests.samples import layout_of, log_epoch, make_run, make_scan
+
+pytestmark = [pytest.mark.timeout(200), pytest.mark.usefixtures("nothing_left_behind")]
+OURS_ONLY_TO_TRAIN = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "ptycho_torch"}
+LOG_ONE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {repository!r})
+from recon_worker.client.recon_worker import ReconWorker
+from recon_worker.settings import WorkerSettings
+from recon_worker.spool.outbox import RunTarget
+from tests.samples import layout_of, log_epoch, make_scan
+assert not hasattr(sys.modules["__main__"], "__file__")
+scan = make_scan(n_samples=12, n_fixed=1)
+with ReconWorker(WorkerSettings(spool_dir=Path("spool"), flush_timeout_s=120)) as worker:
+    worker.start(RunTarget(run_id={run_id!r}, tracking_uri={uri!r}), scan, layout_of(scan))
+    log_epoch(worker, layout_of(scan), 1)
+print(worker.stats.logged)
+"""
+LIKE_A_KERNEL = """
+import asyncio, sys, types
+async def cell():
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    exec(compile({code!r}, "<cell 1>", "exec"), main.__dict__)
+asyncio.run(cell())
+"""
+
+
+@pytest.fixture
+def busy_worker(tracking, tmp_path, monkeypatch):
+    """A worker that has logged a snapshot, and tells what it imports."""
+    interpreter_with(monkeypatch, tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    scan = make_scan(n_samples=12, n_fixed=1)
+    settings = WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=FLUSH_S)
+    with started(settings, make_run(tracking), scan) as worker:
+        log_epoch(worker, layout_of(scan), 1)
+        wait_until(lambda: worker.stats.logged == 1)
+        yield worker
+
+
+def _imported(worker):
+    """Every module that the process has imported, from Python's own list on its stderr."""
+    lines = read_all(worker._supervisor._process._stderr).decode().splitlines()
+    return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+
+
+def _seconds_by_niceness(worker):
+    """Processor time of the worker's threads by their `nice`."""
+    spent = Counter()
+    for thread in Path(f"/proc/{worker.pid}/task").iterdir():
+        fields = (thread / "stat").read_text().rpartition(")")[2].split()
+        spent[int(fields[16])] += int(fields[11]) / os.sysconf("SC_CLK_TCK")
+    return spent
+
+
+def test_the_work_has_low_priority_until_the_training_waits_for_it(tracking, tmp_path):
+    target, scan = make_run(tracking), make_scan(n_samples=12, n_fixed=1)
+    with ReconWorker(WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=120)) as worker:
+        worker.start(target, scan, layout_of(scan))
+
+        def log(epochs):
+            wait_until(lambda: worker.is_ready)
+            before = _seconds_by_niceness(worker)
+            for epoch in epochs:
+                log_epoch(worker, layout_of(scan), epoch)
+                assert worker.flush(60)
+            after = _seconds_by_niceness(worker)
+            return {niceness: after[niceness] - before[niceness] for niceness in (0, 10)}
+
+        while_training = log(range(1, 5))
+        worker._supervisor.hurry()
+        log([5])  # in which it hears that
+        at_the_end = log(range(6, 10))
+
+    assert while_training[10] > 3 * while_training[0]
+    assert at_the_end[0] > 3 * at_the_end[10]
+
+
+def test_the_worker_has_low_priority_one_numeric_thread_a_name_no_gpu_and_no_torch(busy_worker):
+    process, imported = Path(f"/proc/{busy_worker.pid}"), _imported(busy_worker)
+    words = dict(word.split("=", 1) for word in (process / "environ").read_text().split("\0") if word)
+
+    assert {"numpy", "mlflow", "recon_worker.reconstruction.stitching"} <= imported
+    assert not {name.partition(".")[0] for name in imported} & OURS_ONLY_TO_TRAIN
+    assert _seconds_by_niceness(busy_worker).keys() == {0, 10}
+    assert words["CUDA_VISIBLE_DEVICES"] == ""
+    assert {words[f"{library}_NUM_THREADS"] for library in ("OMP", "OPENBLAS", "MKL")} == {"1"}
+    assert (process / "comm").read_text() == "recon-worker\n"
+    assert "recon_worker.worker.loop" in (process / "cmdline").read_text().split("\0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["dash-c", "kernel"])
+def test_a_snapshot_is_logged_from_where_there_is_no_main_script(tracking, tmp_path, place):
+    target = make_run(tracking)
+    code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
+    code = LIKE_A_KERNEL.format(code=code) if place == "kernel" else code
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+    assert epochs(tracking) == {1}

@@ -1,0 +1,63 @@
+"""Colour ranges: robust, fixed once, the same after a restart."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recon_worker.pictures.colour_ranges import Scales, error_range, robust_range
+
+
+def test_a_range_is_that_of_the_percentiles_and_a_stray_pixel_does_not_set_it():
+    values = np.append(np.linspace(0, 1, 1000), [1e6, np.nan, np.inf])
+
+    low, high = robust_range(values)
+    assert (low, high) == pytest.approx(np.percentile(values[np.isfinite(values)], (0.5, 99.5)))
+    assert 0 < low < high < 1.001
+    assert robust_range(values, 0.1) == pytest.approx((low - 0.1 * (high - low), high + 0.1 * (high - low)))
+
+
+@given(st.lists(st.floats(width=32), max_size=30), st.sampled_from([0, 0.1, 0.25]), st.sampled_from([0, -np.inf]))
+def test_whatever_the_values_a_range_increases_and_keeps_its_floor(values, margin, floor):
+    low, high = robust_range(np.array(values, np.float32), margin, floor=floor)
+
+    assert np.isfinite([low, high]).all()
+    assert floor <= low < high
+
+
+def test_flat_values_get_a_range_around_them_and_no_values_one_of_0_to_1():
+    low, high = robust_range(np.full(9, 0.8))
+    assert low < 0.8 < high
+    assert high - low == pytest.approx(0.05 * 0.8)
+    assert robust_range(np.array([np.nan])) == robust_range([]) == (0, 1)
+
+
+def test_an_error_range_is_a_share_of_the_truth_and_never_empty():
+    assert error_range(0.8, 0.5, 0.1) == (0, 0.4)
+    assert error_range(0.0, 0.5, 0.1) == (0, 0.1)
+
+
+def test_a_range_is_measured_once_and_then_stays():
+    scales = Scales()
+
+    assert scales.range_of("a", lambda: (0, 1), fix=False) == (0, 1)
+    assert scales.range_of("a", lambda: (0, 2), fix=True) == (0, 2)
+    assert scales.range_of("a", lambda: (0, 3), fix=True) == (0, 2)
+
+
+@given(st.dictionaries(st.text(max_size=9), st.tuples(st.floats(-1e9, 0), st.floats(1e-9, 1e9))))
+def test_ranges_survive_a_restart_to_the_last_bit(ranges):
+    again = Scales.from_json(Scales(ranges).to_json())
+
+    assert {name: again.range_of(name, lambda: (0, 0), fix=False) for name in ranges} == ranges
+    assert again.to_json() == Scales(ranges).to_json()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"version": 2, "ranges": {}}', '{"version": 1, "ranges": {"a": {"min": 1, "max": 1}}}',
+     '{"version": 1, "ranges": {"a": {"min": NaN, "max": 1}}}', '{"version": 1, "ranges": {"a": [0, 1]}}'],
+)  # fmt: skip
+def test_another_text_is_refused(text):
+    with pytest.raises(ValueError):  # noqa: PT011 - json's own message for some
+        Scales.from_json(text)

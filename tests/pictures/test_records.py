@@ -1,0 +1,75 @@
+"""Metrics, image cards and the description wait under names that say what they are."""
+
+import pytest
+
+from recon_worker.pictures.records import (
+    DESCRIPTION_NAME,
+    Card,
+    Latest,
+    Numbers,
+    card_name,
+    card_of,
+    is_description,
+    is_file,
+    is_metrics,
+    merged_description,
+    metrics_name,
+)
+from recon_worker.spool.outbox import epoch_of, is_artifact_name
+
+NUMBERS, CARD = metrics_name("epoch_05"), card_name("epoch_05", "stitched_amp", 165)
+FILES = ("epoch_05/summary.png", "epoch_05/stitched/arrays.h5", "recon_log/gallery.html", "recon_log/events.csv")
+
+
+def test_names_say_what_waits_and_are_names_of_the_outbox():
+    assert is_metrics(NUMBERS)
+    assert card_of(CARD) == Card(key="recon/stitched_amp", step=165)
+    assert is_description(DESCRIPTION_NAME)
+    assert all(is_file(name) and card_of(name) is None for name in FILES)
+    assert not any(map(is_file, (NUMBERS, CARD, DESCRIPTION_NAME)))
+    assert all(map(is_artifact_name, (*FILES, NUMBERS, CARD, DESCRIPTION_NAME)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["epoch_05/../x.png", "cards/epoch_05/../../a.step_1.png", "images/a.png", "recon_log/x.html", "epoch_05/x.png",
+     "metrics/epoch_05.json/..", "epoch_05/patch_01/arrays.exe", "description/x.json"],
+)  # fmt: skip
+def test_other_names_are_refused(name):
+    assert not is_artifact_name(name)
+
+
+def test_the_epoch_of_a_name_and_none_for_the_whole_run():
+    assert [epoch_of(name) for name in (NUMBERS, CARD, *FILES[:2])] == [5, 5, 5, 5]
+    assert epoch_of("epoch_00/summary.png") == 0
+    assert epoch_of("recon_log/gallery.html") == epoch_of(DESCRIPTION_NAME) == float("inf")
+
+
+def test_numbers_and_description_come_back():
+    numbers = Numbers(step=3, time_ms=5, values={"recon/a": 0.1})
+    latest = Latest(title="Epoch 5", summary="epoch_05/summary.png", values={"phase MAE": "0.1 rad"})
+
+    assert Numbers.from_json(numbers.to_json()) == numbers
+    assert Latest.from_json(latest.to_json()) == latest
+
+
+def _latest(epoch):
+    return Latest(title=f"Epoch {epoch}", summary=f"epoch_0{epoch}/summary.png", values={"phase MAE": "0.1 rad"})
+
+
+def test_an_empty_description_shows_the_numbers_above_the_picture():
+    text = merged_description("", _latest(5), "abc", "7")
+
+    assert "![Epoch 5](get-artifact?path=epoch_05%2Fsummary.png&run_uuid=abc)" in text
+    assert text.index("phase MAE **0.1 rad**") < text.index("![Epoch 5]")
+    assert "#/experiments/7/runs/abc" in text
+
+
+@pytest.mark.parametrize("mine", ["", "My notes.", "Table:\n\n| a |\n|---|\n"])
+def test_text_of_the_user_is_kept_and_our_part_is_brought_up_to_date(mine):
+    first = merged_description(mine, _latest(5), "abc", "7")
+    second = merged_description(first + "\nMore of mine.", _latest(6), "abc", "7")
+
+    assert second == merged_description(mine, _latest(6), "abc", "7") + "\nMore of mine."
+    assert second.startswith(mine)
+    assert "Epoch 5" not in second

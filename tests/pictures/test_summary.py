@@ -1,0 +1,185 @@
+"""The summary sheet shows every picture exactly, its numbers and its colour bars, and is the same every time."""
+
+import dataclasses
+import gc
+import io
+import tracemalloc
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from recon_worker.pictures.page import Page
+from recon_worker.pictures.plate import draw_plate, draw_scale_bar
+from recon_worker.pictures.png import encode_png
+from recon_worker.pictures.summary import summary_png
+from recon_worker.pictures.views import Sheet
+from tests.pictures.sheets import ERROR, PHASE, panel, sheet
+
+
+def _pixels(png):
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _file_colours(one):
+    """The picture as its own file shows it."""
+    facts = {name: getattr(one, name) for name in ("value_range", "colormap", "quantity", "unit", "scanned")}
+    return _pixels(encode_png(one.values, **facts))
+
+
+def _contains(page, picture):
+    """Whether the picture is somewhere on the page, pixel for pixel."""
+    height, width = picture.shape[:2]
+    corners = np.argwhere((page[: -height + 1, : -width + 1] == picture[0, 0]).all(-1))
+    return any((page[y : y + height, x : x + width] == picture).all() for y, x in corners)
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The texts of a sheet, in the order in which they are written."""
+    texts = []
+    write = Page.write
+
+    def spy(page, x, y, text, **style):
+        texts.append(text)
+        write(page, x, y, text, **style)
+
+    monkeypatch.setattr(Page, "write", spy)
+    return texts
+
+
+def test_every_picture_is_there_enlarged_by_whole_factors():
+    drawn = sheet(shape=(50, 40), patch_shape=(16, 16))
+    page = _pixels(summary_png(drawn))
+    panels = [one for view in drawn.views() for _, one in view.panels()]
+
+    assert len(panels) == 6 + 9
+    for one in panels:
+        assert _contains(page, _file_colours(one).repeat(8, axis=0).repeat(8, axis=1))
+
+
+def test_a_large_picture_is_averaged_over_squares(written):
+    values = np.kron(np.random.default_rng(0).uniform(0, 1.5, (250, 200)), np.ones((4, 4))).astype(np.float32)
+    drawn = sheet(patches=0, truth=False)
+    large = dataclasses.replace(drawn.objects[0].amp_pred, values=values)
+    page = _pixels(summary_png(dataclasses.replace(drawn, objects=(_with(drawn, amp_pred=large),))))
+
+    assert _contains(page, _file_colours(dataclasses.replace(large, values=values[::2, ::2])))
+    assert "1000 \u00d7 800 px, shown as means of 2 \u00d7 2 px" in written
+
+
+def test_the_heading_and_the_numbers_say_what_is_shown(written):
+    summary_png(sheet(0, pixel_size_m=28e-9))
+
+    assert {"Epoch 0 (untrained)", "optimiser step 0", "40 \u00d7 40 px, pixel size 28 nm"} <= set(written)
+    assert written[written.index("amplitude MAE") + 1] == "1"
+    assert written[written.index("R-factor") + 1] == "not defined"
+
+
+def test_a_refined_object_is_not_called_predicted(written):
+    summary_png(dataclasses.replace(sheet(patches=0), objects=(_with(sheet(patches=0), name="refined"),)))
+
+    assert {"Object, refined", "Amplitude, refined", "Phase, refined", "Amplitude, truth"} <= set(written)
+    assert not any("predicted" in text for text in written)
+
+
+def test_what_was_fitted_before_comparing_is_said(written):
+    fit = {"fit_scale": 1.5, "fit_phase_rad": -0.25, "fit_ramp_x_rad_per_px": 0.01, "fit_ramp_y_rad_per_px": 0.0}
+    drawn = sheet(patches=0)
+    summary_png(dataclasses.replace(drawn, objects=(_with(drawn, metrics=fit),)))
+
+    assert (
+        "Shown and compared after the best fit: amplitude scale 1.5, global phase \u22120.25 rad, "
+        "phase ramp (0.01, 0) rad/px along (x, y)."
+    ) in written
+
+
+def test_without_truth_amplitude_and_phase_stand_side_by_side(written):
+    page = _pixels(summary_png(sheet(truth=False, patches=0)))
+
+    assert page.shape[0] < 700
+    assert not any("truth" in text or "error" in text for text in written)
+
+
+def test_special_colours_are_explained_only_where_they_occur(written):
+    drawn = sheet(patches=0)
+    summary_png(drawn)
+    assert "not a number" not in written
+
+    values = drawn.objects[0].amp_pred.values.copy()
+    values[3, 4] = np.nan
+    faulty = dataclasses.replace(drawn.objects[0].amp_pred, values=values)
+    summary_png(dataclasses.replace(drawn, objects=(_with(drawn, amp_pred=faulty),)))
+    assert "not a number" in written
+    assert "not scanned, or nothing to compare" not in written
+
+
+def test_more_patches_and_objects_than_fit_are_counted(written):
+    summary_png(sheet(objects=6, patches=9, patch_shape=(8, 8), shape=(20, 20)))
+
+    assert {"8 of 9 are shown, scale and global phase of each are fitted", "4 of 6 objects are shown."} <= set(written)
+
+
+def test_the_same_sheet_gives_the_same_bytes_whatever_the_user_set_for_matplotlib():
+    plain = summary_png(sheet())
+    with matplotlib.rc_context({"font.size": 30, "text.usetex": True, "figure.dpi": 50, "savefig.facecolor": "red"}):
+        assert summary_png(sheet()) == plain
+
+
+def test_many_summaries_leave_no_memory_behind_for_the_garbage_collector():
+    drawn = sheet()
+    summary_png(drawn)  # fonts and colour maps are kept
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for _ in range(5):
+            summary_png(drawn)
+        left_bytes = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+    assert left_bytes < 500_000  # a page has 5 MB
+
+
+def test_a_sheet_without_pictures_is_refused():
+    with pytest.raises(ValueError, match="neither objects nor patches"):
+        summary_png(Sheet(epoch=3, step=1, folder="epoch_03"))
+
+
+def test_the_colour_bar_runs_through_the_whole_map_and_has_its_values(written):
+    page = Page()
+    width, height = draw_plate(page, panel(0, (30, 30), PHASE), 0, 0, 120, 3)
+    bar = _pixels(page.png(width, height))[120 + 6]
+    reference = matplotlib.colormaps["twilight"](np.linspace(0, 1, width), bytes=True)[:, :3].astype(int)
+
+    assert written == ["\u2212\u03c0", "0", "\u03c0 rad"]
+    assert np.abs(bar - reference).max() <= 6
+
+
+@pytest.mark.parametrize(("factor", "ends"), [(1.0, ["0", "0.5"]), (2.0, ["0", "\u2265 0.5"])])
+def test_a_bar_says_where_values_lie_beyond_its_end(written, factor, ends):
+    one = panel(0, (30, 30), ERROR)
+    draw_plate(Page(), dataclasses.replace(one, values=one.values * factor), 0, 0, 120, 2)
+
+    assert written == ends
+
+
+def test_the_scale_bar_is_as_long_as_it_says(written):
+    page = Page()
+    one = panel(0, (100, 100))
+    draw_plate(page, one, 0, 0, 400, 2)  # four page pixels per pixel
+    draw_scale_bar(page, one, 0, 0, 400, 10e-9)
+    row = _pixels(page.png(400, 400))[400 - 14]
+
+    assert written[-1] == "200 nm"  # at most a quarter of 1 um
+    assert (row[8:20] == 40).all()
+    assert (row[20:100] == 255).all()  # 200 nm / 10 nm x 4
+    assert (row[100:112] == 40).all()
+
+
+def _with(drawn, **changes):
+    return dataclasses.replace(drawn.objects[0], **changes)

@@ -1,0 +1,159 @@
+"""Who may look into a spool, and what is not worth keeping in it."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from recon_worker.pictures.artifacts import Artifact
+from recon_worker.spool.outbox import Outbox, SpoolError
+
+
+@pytest.fixture(params=[0, 0o002, 0o277], ids=oct)
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def _modes(folder):
+    return {p.stat().st_mode & 0o777 for p in (folder, *folder.rglob("*")) if p.is_dir()}
+
+
+@pytest.mark.usefixtures("umask")
+def test_folders_on_the_way_to_an_artifact_are_for_their_owner_only_whatever_the_umask(tmp_path):
+    outbox = Outbox(tmp_path / "run")
+    outbox.put(Artifact("epoch_01/patch_00/amp_pred.png", b"x"))
+    outbox.put(Artifact("cards/epoch_01/summary.step_1.png", b"x"))
+    outbox.keep_history({"scales.json": b"{}"})
+
+    assert _modes(tmp_path / "run") == {0o700}
+
+
+def test_a_run_folder_that_was_open_to_others_is_closed_and_the_users_own_folder_left_as_it_is(tmp_path):
+    folder = tmp_path / "spool" / "run"
+    (folder / "outbox" / "epoch_01").mkdir(parents=True)
+    for place in (tmp_path / "spool", folder, folder / "outbox", folder / "outbox" / "epoch_01"):
+        place.chmod(0o755)
+    Outbox(folder).put(Artifact("epoch_01/summary.png", b"x"))
+
+    assert _modes(folder) == {0o700}
+    assert (tmp_path / "spool").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.fixture
+def scratch(monkeypatch):
+    """Where temporary files of the spool of `outbox` go; the system's place afterwards."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return lambda outbox: outbox.take_scratch() or Path(tempfile.gettempdir())
+
+
+def test_temporary_files_lie_in_the_spool_and_keep_nobody_from_removing_it(tmp_path, scratch):
+    outbox = Outbox(tmp_path / "run")
+    place = scratch(outbox)
+    (place / "image").mkdir()
+    (place / "image" / "summary.png").write_bytes(b"x")
+
+    assert place.parent.samefile(outbox.folder)
+    assert outbox.is_empty
+    outbox.discard()
+    assert not outbox.folder.exists()
+
+
+def test_temporary_files_that_a_dead_process_left_are_swept_and_what_waits_stays(tmp_path, scratch):
+    outbox = Outbox(tmp_path / "run")
+    outbox.put(Artifact("epoch_01/summary.png", b"x"))
+    (scratch(outbox) / "summary.png").write_bytes(b"x")
+    outbox.sweep()
+
+    assert [p.name for p in outbox.folder.rglob("*") if p.is_file()] == ["summary.png"]
+    assert not outbox.is_empty
+
+
+def test_what_only_looks_like_a_temporary_file_is_not_swept(tmp_path):
+    outbox = Outbox(tmp_path / "run")
+    others = [outbox.folder / name for name in (".notes.2024", "raw/.cache.1/model", ".backup.7")]
+    ours = [outbox.folder / name for name in (".recon-log-run.json.7", "raw/.recon-log-capture_0.7")]
+    for place in (*others, *ours):
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(b"x")
+    outbox.sweep()
+
+    assert [place.exists() for place in (*others, *ours)] == 3 * [True] + 2 * [False]
+    assert not outbox.is_empty
+
+
+def test_where_the_spool_cannot_be_written_the_systems_own_place_stays(tmp_path, scratch):
+    outbox = Outbox(tmp_path / "run")
+    shutil.rmtree(outbox.folder)
+
+    assert scratch(outbox) == Path(os.environ.get("TMPDIR", "/tmp"))
+
+
+@pytest.fixture
+def swapped(tmp_path):
+    """An outbox whose folder was renamed, and a link put in its place; where the link leads."""
+    outbox, stranger = Outbox(tmp_path / "run"), tmp_path / "stranger"
+    outbox.put(Artifact("epoch_01/summary.png", b"ours"))
+    for name in ("outbox/epoch_01/summary.png", "raw/00000001_epoch_1.snapshot", ".recon-log-x.7", "run.json"):
+        (stranger / name).parent.mkdir(parents=True, exist_ok=True)
+        (stranger / name).write_bytes(b"precious")
+    outbox.folder.rename(tmp_path / "moved")
+    outbox.folder.symlink_to(stranger)
+    return outbox, stranger
+
+
+def test_what_takes_the_name_of_a_spool_is_neither_written_to_nor_removed(swapped, tmp_path):
+    outbox, stranger = swapped
+    before = {p: p.read_bytes() for p in stranger.rglob("*") if p.is_file()}
+
+    outbox.put(Artifact("epoch_02/summary.png", b"ours"))
+    raw = outbox.put_raw(1, 1, [b"ours"])
+    outbox.free_raw(raw, None)
+    outbox.set_aside(outbox.put_raw(2, 2, [b"ours"]))
+    outbox.new_raw(0, 100).discard()
+    os.close(outbox.take_lock())
+    outbox.sweep()
+    for name in list(outbox.artifacts()):
+        outbox.remove(name, outbox.version(name))
+    outbox.discard()
+
+    assert {p: p.read_bytes() for p in stranger.rglob("*") if p.is_file()} == before
+    assert [p.name for p in (tmp_path / "moved" / "raw").iterdir()] == ["00000002_epoch_2.snapshot.damaged"]
+    with pytest.raises(SpoolError, match="is a link"):
+        Outbox(outbox.folder)
+
+
+def test_what_takes_the_name_of_a_spool_directory_while_a_run_leaves_it_keeps_its_folder(tmp_path, monkeypatch):
+    outbox, stranger = Outbox(tmp_path / "spool" / "run"), tmp_path / "stranger"
+    (stranger / "run").mkdir(parents=True)
+
+    def swap(outbox):
+        (tmp_path / "spool").rename(tmp_path / "moved")
+        (tmp_path / "spool").symlink_to(stranger)
+        return True
+
+    monkeypatch.setattr(Outbox, "is_empty", property(swap))
+    outbox.discard()
+
+    assert [p.name for p in stranger.iterdir()] == ["run"]
+
+
+def test_a_folder_that_is_there_for_something_else_is_no_spool_and_stays_as_it_is(tmp_path):
+    (tmp_path / "run" / "artifacts").mkdir(parents=True)
+    (tmp_path / "run").chmod(0o755)
+    with pytest.raises(SpoolError, match="holds artifacts"):
+        Outbox(tmp_path / "run")
+
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["artifacts"]
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_spool_that_somebody_has_removed_is_made_again(tmp_path):
+    outbox = Outbox(tmp_path / "run")
+    shutil.rmtree(outbox.folder)
+    outbox.put(Artifact("epoch_01/summary.png", b"x"))
+
+    assert [p.name for p in outbox.folder.rglob("*.png")] == ["summary.png"]

@@ -1,0 +1,96 @@
+"""The reason of a failure survives however libraries wrap it, and however long their words are."""
+
+import contextlib
+import http.server
+import ssl
+import subprocess
+import threading
+
+import pytest
+import requests
+from mlflow import MlflowClient
+
+from recon_worker.system.reasons import reason
+
+pytestmark = pytest.mark.timeout(60)
+LONG = "/" + "x" * 500
+
+
+@pytest.fixture
+def tls_server(tmp_path):
+    """Address of a server whose certificate nobody has signed."""
+    files = ["-keyout", tmp_path / "key", "-out", tmp_path / "certificate"]
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", *files]
+    try:
+        subprocess.run(words, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("openssl is not installed")
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.handle_error = lambda *_: None
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"https://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def raised(action):
+    try:
+        action()
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_a_certificate_that_is_not_trusted_is_named_however_long_the_address_is(tls_server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    said = reason(raised(lambda: MlflowClient(f"{tls_server}{LONG}").get_run("0" * 32)))
+
+    assert "certificate verify failed" in said
+    assert len(said) < 700
+
+
+def test_a_host_that_is_not_known_is_named_however_long_the_address_is():
+    said = reason(raised(lambda: requests.get(f"http://nowhere.invalid{LONG}", timeout=5)))
+
+    assert "NameResolutionError" in said
+    assert "nowhere.invalid" in said
+
+
+@pytest.mark.parametrize("how", ["cause", "context", "argument", "reason"])
+def test_what_lies_at_the_bottom_comes_first_unless_it_is_told_already(how):
+    def fail(words):
+        try:
+            raise ValueError("the disk")
+        except ValueError as error:
+            if how == "context":
+                raise RuntimeError(words)  # noqa: B904
+            if how == "cause":
+                raise RuntimeError(words) from error
+            outer = RuntimeError(words, error) if how == "argument" else RuntimeError(words)
+            outer.reason = error if how == "reason" else None
+            raise outer from None
+
+    assert reason(raised(lambda: fail("it failed"))).startswith(
+        "RuntimeError: ('it failed'" if how == "argument" else "ValueError: the disk (RuntimeError: it failed)"
+    )
+    assert reason(raised(lambda: fail("it failed: the disk"))).startswith("RuntimeError: ")
+
+
+def test_the_reason_is_one_line_without_credentials_and_an_error_without_words_has_its_name():
+    assert (
+        reason(OSError("line 1\n  line 2 postgresql://me:canary@host/db"))
+        == "OSError: line 1 line 2 postgresql://host/db"
+    )
+    assert reason(TimeoutError()) == "TimeoutError"
+
+
+def test_errors_that_refer_to_each_other_have_an_end():
+    first, second = OSError("first"), OSError("second")
+    first.__cause__, second.__cause__ = second, first
+    with contextlib.suppress(RecursionError):
+        assert reason(first).startswith("OSError: ")

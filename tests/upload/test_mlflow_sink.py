@@ -1,0 +1,176 @@
+"""What arrives in a real MLflow store: cards once per step, metrics once, the description beside the user's text."""
+
+import json
+from dataclasses import replace
+
+import mlflow
+import pytest
+from PIL import Image
+
+from recon_worker.pictures.colour_ranges import Scales
+from recon_worker.pictures.history import History
+from recon_worker.pictures.records import DESCRIPTION_NAME, Latest, Numbers, card_name, metrics_name
+from recon_worker.spool.outbox import RunTarget
+from recon_worker.upload.answers import UnacceptableError
+from recon_worker.upload.continuation import earlier_history
+from recon_worker.upload.mlflow_sink import MlflowSink
+from recon_worker.upload.resumes import Part, Resume, folder_of_fit, note_training
+from tests.samples import make_run
+
+CARD = card_name("epoch_05", "stitched_amp", 165)
+
+
+class _Client(mlflow.MlflowClient):
+    """Fails at the nth file."""
+
+    fail_at, files, lists = 0, 0, 0
+
+    def log_artifact(self, *args, **kwargs):
+        self.files += 1
+        if self.files == self.fail_at:
+            raise ConnectionError("gone")
+        super().log_artifact(*args, **kwargs)
+
+    def list_artifacts(self, *args, **kwargs):
+        self.lists += 1
+        return super().list_artifacts(*args, **kwargs)
+
+
+@pytest.fixture
+def target(tracking):
+    return make_run(tracking)
+
+
+@pytest.fixture
+def client(tracking):
+    return _Client(tracking.uri)
+
+
+@pytest.fixture
+def card(tmp_path):
+    Image.new("P", (300, 200)).save(tmp_path / "card.png")
+    return tmp_path / "card.png"
+
+
+def _image_files(tracking):
+    return sorted(p.name.rpartition("+")[2] for p in tracking.path("images").iterdir())
+
+
+@pytest.mark.parametrize("name", [metrics_name("epoch_05"), DESCRIPTION_NAME])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}"])
+def test_a_damaged_file_is_named_as_such(target, client, tmp_path, name, content):
+    (tmp_path / "damaged.json").write_bytes(content)
+
+    with pytest.raises(UnacceptableError, match=f"{name} is damaged"):
+        MlflowSink(client, target.run_id).upload(tmp_path / "damaged.json", name)
+
+
+def test_a_card_is_logged_once_per_step_however_often_and_by_whom(tracking, target, client, card):
+    for _ in range(2):
+        sink = MlflowSink(client, target.run_id)
+        for step in (0, 165, 165):
+            sink.upload(card, card_name("epoch_05", "stitched_amp", step))
+
+    assert tracking.cards() == [("recon/stitched_amp", 0), ("recon/stitched_amp", 165)]
+    assert client.lists == 2
+    run = client.get_run(target.run_id)
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+
+
+@pytest.mark.parametrize("fail_at", [1, 2], ids=["picture", "small version"])
+def test_a_card_whose_upload_failed_half_way_is_completed(tracking, target, client, card, fail_at):
+    sink = MlflowSink(client, target.run_id)
+    client.fail_at = fail_at
+    with pytest.raises(ConnectionError):
+        sink.upload(card, CARD)
+    sink.upload(card, CARD)
+
+    assert tracking.cards() == [("recon/stitched_amp", 165)]
+    names = [p.name for p in tracking.path("images").iterdir()]
+    assert len(names) == 2
+    (picture,) = (name for name in names if name.endswith(".png"))
+    assert picture.removesuffix(".png") + "+compressed.webp" in names
+    with Image.open(tracking.path("images") / (picture.removesuffix(".png") + "+compressed.webp")) as small:
+        assert max(small.size) == 256
+
+
+def test_metrics_that_are_logged_twice_are_there_once(tracking, target, client, tmp_path):
+    (tmp_path / "numbers.json").write_bytes(Numbers(step=165, time_ms=10**12, values={"recon/a": 0.5}).to_json())
+    for _ in range(2):
+        MlflowSink(client, target.run_id).upload(tmp_path / "numbers.json", metrics_name("epoch_05"))
+
+    (logged,) = client.get_metric_history(target.run_id, "recon/a")
+    assert (logged.value, logged.step, logged.timestamp) == (0.5, 165, 10**12)
+
+
+def test_numbers_and_tags_that_fail_are_known_to_even_where_the_user_logs_asynchronously(tracking, client, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_LOGGING", "true")
+    nowhere = RunTarget(run_id="0" * 32, tracking_uri=tracking.uri, earlier_run_id="0" * 32, started_unix_s=1.0)
+
+    with pytest.raises(mlflow.MlflowException, match="not found"):
+        MlflowSink(client, nowhere.run_id).log_numbers(Numbers(step=1, time_ms=10**12, values={"recon/a": 0.5}))
+    with pytest.raises(mlflow.MlflowException, match="not found"):
+        note_training(client, nowhere, {})
+
+
+def test_the_description_shows_the_latest_summary_and_keeps_the_users_text(target, client, tmp_path):
+    client.set_tag(target.run_id, "mlflow.note.content", "Beam was unstable.")
+    for epoch in (5, 6):
+        latest = Latest(title=f"Epoch {epoch}", summary=f"epoch_0{epoch}/summary.png", values={})
+        (tmp_path / "run.json").write_bytes(latest.to_json())
+        MlflowSink(client, target.run_id).upload(tmp_path / "run.json", DESCRIPTION_NAME)
+
+    text = client.get_run(target.run_id).data.tags["mlflow.note.content"]
+    assert text.startswith("Beam was unstable.\n")
+    assert f"get-artifact?path=epoch_06%2Fsummary.png&run_uuid={target.run_id}" in text
+    assert "epoch_05" not in text
+
+
+def _continued(target):
+    return RunTarget(run_id="new", tracking_uri=target.tracking_uri, earlier_run_id=target.run_id, earlier_epoch=5)
+
+
+def test_a_resumed_run_goes_on_with_the_ranges_that_the_earlier_one_logged(target, client, tmp_path):
+    scales = Scales({"stitched/amp": (0.25, 1.5)})
+    (tmp_path / "scales.json").write_text(scales.to_json())
+    MlflowSink(client, target.run_id).upload(tmp_path / "scales.json", "recon_log/scales.json")
+
+    history = earlier_history(_continued(target), lambda: client)
+    assert history.scales.to_json() == scales.to_json()
+    assert history.unpublished_scales() == scales.to_json().encode()
+
+
+@pytest.mark.parametrize("content", ["{", json.dumps({"version": 99, "ranges": {}})])
+def test_damaged_ranges_of_an_earlier_run_cost_a_warning(target, client, tmp_path, caplog, content):
+    (tmp_path / "scales.json").write_text(content)
+    MlflowSink(client, target.run_id).upload(tmp_path / "scales.json", "recon_log/scales.json")
+
+    assert earlier_history(_continued(target), lambda: client).scales.to_json() == History().scales.to_json()
+    assert "They are chosen anew" in caplog.text
+
+
+def test_a_run_that_continues_nothing_asks_no_server():
+    def connect():
+        raise AssertionError
+
+    target = RunTarget(run_id="a", tracking_uri="http://127.0.0.1:9")
+    assert earlier_history(target, connect).entries == []
+
+
+def test_fits_are_told_apart_in_the_order_in_which_they_come_to_the_run(target, client):
+    def part_of(**more):
+        return note_training(client, replace(target, **more), client.get_run(target.run_id).data.tags)
+
+    assert part_of(started_unix_s=20.0) == Part(folder="", resumes=[])
+    assert part_of(started_unix_s=10.0).folder == "fit_2"  # out of the spool, later
+    assert part_of(started_unix_s=20.0).folder == ""
+    again = {"earlier_run_id": target.run_id, "earlier_epoch": 3}
+    assert part_of(started_unix_s=30.0, earlier_fit_unix_s=10.0, **again) == Part(
+        folder="fit_2", resumes=[Resume(30.0, 3)]
+    )
+    assert part_of(started_unix_s=40.0, **again) == Part(folder="", resumes=[Resume(40.0, 3)])
+    assert part_of(started_unix_s=50.0, earlier_run_id="another", earlier_epoch=9).resumes == [
+        Resume(40.0, 3),
+        Resume(50.0, 9),
+    ]
+    assert folder_of_fit(client.get_run(target.run_id).data.tags, 10.0) == "fit_2"

@@ -1,0 +1,229 @@
+"""What every epoch replaces is not lost when it is replaced while its older version is on its way."""
+
+import queue
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from recon_worker.pictures.artifacts import Artifact
+from recon_worker.spool.outbox import Outbox
+from recon_worker.upload.answers import RefusedError, UnacceptableError
+from recon_worker.upload.uploader import Uploader
+
+GALLERY, TABLE = "recon_log/gallery.html", "recon_log/events.csv"
+NAMES = [f"epoch_01/patch_{number:02d}/amp_pred.png" for number in range(3)]
+
+
+class _Keeping:
+    """All that was uploaded is there."""
+
+    def missing(self, sent):
+        return set()
+
+
+class _Unwilling(_Keeping):
+    """Refuses until it is told otherwise."""
+
+    def __init__(self):
+        self.willing, self.tries = threading.Event(), threading.Semaphore(0)
+
+    def upload(self, local, name):
+        self.tries.release()
+        if not self.willing.is_set():
+            raise RefusedError("not now")
+
+
+class _Sink(_Keeping):
+    """Remembers what it is given; the first upload waits for `go`."""
+
+    def __init__(self):
+        self.uploads, self.running, self.most, self.go = [], 0, 0, threading.Event()
+        self.first = threading.Event()
+
+    def upload(self, local, name):
+        self.running += 1
+        self.most = max(self.most, self.running)
+        content = local.read_bytes()
+        self.first.set()
+        assert self.go.wait(30)
+        self.uploads.append((name, content))
+        self.running -= 1
+
+
+@pytest.fixture
+def outbox(tmp_path):
+    return Outbox(tmp_path / "run")
+
+
+def _wait(done, count):
+    for _ in range(count):
+        assert done.acquire(timeout=30)
+
+
+def test_a_file_that_is_replaced_during_its_upload_is_uploaded_again(outbox):
+    sink, done = _Sink(), threading.Semaphore(0)
+    uploader = Uploader(outbox, sink, 8, lambda generation: done.release())
+    outbox.put(Artifact(GALLERY, b"old"))
+    uploader.add(1, [GALLERY])
+    assert sink.first.wait(30)
+    outbox.put(Artifact(GALLERY, b"new"))
+    uploader.add(2, [GALLERY])
+    sink.go.set()
+    _wait(done, 2)
+    uploader.stop()
+
+    assert sink.uploads == [(GALLERY, b"old"), (GALLERY, b"new")]
+    assert sink.most == 1
+    assert list(outbox.artifacts()) == []
+
+
+def test_what_was_refused_is_tried_when_asked_for(outbox, monkeypatch):
+    monkeypatch.setattr("recon_worker.upload.uploader._REFUSED_WAIT_S", 3600)
+    sink, said, done = _Unwilling(), queue.SimpleQueue(), threading.Semaphore(0)
+    for name in NAMES:
+        outbox.put(Artifact(name, b"png"))
+    uploader = Uploader(outbox, sink, 8, lambda generation: done.release(), said.put)
+    uploader.add(1, NAMES)
+    for _ in range(2):
+        _wait(sink.tries, len(NAMES))
+        uploader.try_again()
+    _wait(sink.tries, len(NAMES))
+    assert said.get(timeout=30) is True
+    sink.willing.set()
+    uploader.try_again()
+    _wait(done, 1)
+    uploader.stop()
+
+    assert uploader.refused is False
+    assert list(outbox.artifacts()) == []
+
+
+def test_a_file_that_was_replaced_before_its_upload_is_uploaded_once(outbox):
+    sink, done = _Sink(), threading.Semaphore(0)
+    sink.go.set()
+    outbox.put(Artifact(GALLERY, b"old"))
+    outbox.put(Artifact(GALLERY, b"new"))
+    uploader = Uploader(outbox, sink, 1, lambda generation: done.release())
+    uploader.add(1, [GALLERY])
+    uploader.add(2, [GALLERY])
+    _wait(done, 2)
+    uploader.stop()
+
+    assert sink.uploads == [(GALLERY, b"new")]
+
+
+def test_a_version_that_was_not_uploaded_is_not_removed(outbox):
+    outbox.put(Artifact(GALLERY, b"old"))
+    old = outbox.version(GALLERY)
+    outbox.put(Artifact(GALLERY, b"new"))
+    outbox.remove(GALLERY, old)
+    assert list(outbox.artifacts()) == [GALLERY]
+
+    outbox.remove(GALLERY, outbox.version(GALLERY))
+    assert list(outbox.artifacts()) == []
+    assert outbox.version(GALLERY) is None
+
+
+class _Narrow(_Keeping):
+    """Takes nothing of some names until it is told otherwise."""
+
+    def __init__(self, *names):
+        self.names, self.uploads = set(names), []
+
+    def upload(self, local, name):
+        if name in self.names:
+            raise UnacceptableError("413: too large")
+        self.uploads.append(name)
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_a_file_that_is_not_taken_holds_no_other_up(outbox, threads, caplog):
+    sink, done, aside = _Narrow(GALLERY), threading.Semaphore(0), queue.SimpleQueue()
+    for name in (GALLERY, TABLE, *NAMES):
+        outbox.put(Artifact(name, b"content"))
+    uploader = Uploader(outbox, sink, threads, lambda generation: done.release(), on_aside=aside.put)
+    for generation in range(1, 13):
+        uploader.add(generation, [GALLERY])
+    uploader.add(13, [TABLE, *NAMES])
+    _wait(done, 1)
+    assert {aside.get(timeout=30) for _ in range(12)} == {*range(1, 13)}
+
+    assert sorted(sink.uploads) == sorted([TABLE, *NAMES])
+    assert list(outbox.artifacts()) == [GALLERY]
+    assert (uploader.idle, uploader.refused) == (True, False)
+    assert caplog.text.count(f"does not take {GALLERY}: 413: too large. It stays in the spool") == 1
+
+    sink.names.clear()
+    uploader.try_again()
+    _wait(done, 12)
+    uploader.stop()
+    assert sink.uploads[-1] == GALLERY
+    assert list(outbox.artifacts()) == []
+
+
+class _Forgetful:
+    """Acknowledges everything, and keeps a file from its nth upload on; never: None."""
+
+    def __init__(self, kept_from):
+        self.kept_from, self.uploads = kept_from, Counter()
+
+    def upload(self, local, name):
+        self.uploads[name] += 1
+
+    def missing(self, sent):
+        kept_from = self.kept_from
+        return {name for name in sent if kept_from is None or self.uploads[name] < kept_from}
+
+
+def test_what_is_not_there_after_its_upload_is_sent_again_and_at_last_kept(outbox, monkeypatch, caplog):
+    monkeypatch.setattr("recon_worker.upload.uploader._FIRST_WAIT_S", 0.01)
+    sink, done, aside = _Forgetful(2), threading.Semaphore(0), queue.SimpleQueue()
+    uploader = Uploader(outbox, sink, 8, lambda generation: done.release(), on_aside=aside.put)
+    for name in (GALLERY, *NAMES):
+        outbox.put(Artifact(name, b"content"))
+    uploader.add(1, NAMES)
+    _wait(done, 1)
+    assert set(sink.uploads.values()) == {2}
+    assert list(outbox.artifacts()) == [GALLERY]
+
+    sink.kept_from = None
+    uploader.add(2, [GALLERY])
+    assert aside.get(timeout=30) == 2
+    assert (sink.uploads[GALLERY], list(outbox.artifacts()), uploader.idle) == (3, [GALLERY], True)
+    assert caplog.text.count(f"has acknowledged {GALLERY} 3 times, and it is not there") == 1
+
+    sink.kept_from = 0
+    uploader.try_again()
+    _wait(done, 1)
+    uploader.stop()
+    assert (list(outbox.artifacts()), uploader.arrived) == ([], 4)
+
+
+class _Taking(_Keeping):
+    def upload(self, local, name):
+        pass
+
+
+def _entries(uploader):
+    """How much it has noted, whatever about."""
+    return sum(len(value) for value in vars(uploader).values() if hasattr(value, "__len__"))
+
+
+def test_what_is_uploaded_is_forgotten(outbox):
+    done = threading.Semaphore(0)
+    uploader = Uploader(outbox, _Taking(), 2, lambda generation: done.release())
+
+    def upload(generations):
+        for generation in generations:
+            name = f"epoch_{generation:02d}/summary.png"
+            outbox.put(Artifact(name, b"png"))
+            uploader.add(generation, [name])
+        _wait(done, len(generations))
+        while not uploader.idle:
+            time.sleep(0.01)
+        return _entries(uploader)
+
+    assert upload(range(10, 20)) == upload(range(20, 60))
+    uploader.stop()

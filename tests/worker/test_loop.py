@@ -1,0 +1,325 @@
+"""The queue and the worker process, with real processes, signals and a real MLflow store."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recon_worker.settings import WorkerSettings
+from recon_worker.spool.outbox import Outbox
+from tests.faults.harness import (
+    FLUSH_S,
+    assert_balanced,
+    freeze,
+    kill,
+    pid_when_ready,
+    soon_s,
+    started,
+    thaw,
+    wait_until,
+)
+from tests.paths import REPOSITORY
+from tests.samples import layout_of, log_epoch, make_run, make_scan, snapshot
+
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=FLUSH_S)
+
+
+@pytest.fixture
+def scan():
+    return make_scan()
+
+
+def _epochs(tracking):
+    return sorted({name.split("/")[0] for name in tracking.files()} - {"recon_log"})
+
+
+def test_all_snapshots_are_logged_in_the_end(tracking, settings, scan):
+    with started(settings, make_run(tracking), scan) as worker:
+        for epoch in range(1, 6):
+            log_epoch(worker, layout_of(scan), epoch)
+
+    assert worker.stats.logged == worker.stats.submitted == 5
+    assert _epochs(tracking) == [f"epoch_{e:02d}" for e in range(1, 6)]
+    replaced_galleries, numbers = 4, 5
+    uploads = len(tracking.files()) + len(tracking.cards()) + replaced_galleries + numbers
+    assert worker.stats.artifacts_logged == uploads
+
+
+def test_the_worker_does_not_import_the_users_main(tmp_path):
+    script = tmp_path / "no_main_guard.py"
+    script.write_text(
+        "import sys; print('imported', flush=True)\n"
+        "from pathlib import Path\n"
+        "from recon_worker.client.recon_worker import ReconWorker\n"
+        "from recon_worker.settings import WorkerSettings\n"
+        "worker = ReconWorker(WorkerSettings(spool_dir=Path('spool')))\n"
+        "worker.launch()\n"
+        "import time\n"
+        "while not worker.is_ready: time.sleep(0.02)\n"
+        "worker.close(5)\n"
+    )
+
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "imported\n", "")
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(tracking, settings, scan):
+    with started(replace(settings, depth=4), make_run(tracking), scan) as worker:
+        for epoch in range(1, 4):
+            log_epoch(worker, layout_of(scan), epoch)
+            kill(worker)
+
+    assert worker.stats.restarts == 3
+    assert worker.stats.logged == 3
+    assert _epochs(tracking) == ["epoch_01", "epoch_02", "epoch_03"]
+
+
+def test_sigint_and_sigterm_do_not_end_the_worker(tracking, settings, scan):
+    with started(settings, make_run(tracking), scan) as worker:
+        pid = pid_when_ready(worker)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(pid, number)
+        log_epoch(worker, layout_of(scan), 1)
+
+    assert worker.stats.restarts == 0
+    assert worker.stats.logged == 1
+
+
+def test_a_full_queue_spills_to_disk_and_all_is_logged(tracking, settings, scan):
+    with started(replace(settings, depth=1), make_run(tracking), scan) as worker:
+        freeze(worker)
+        for epoch in range(1, 6):
+            log_epoch(worker, layout_of(scan), epoch)
+        assert worker.stats.spilled == 4
+        thaw(worker)
+
+    assert worker.stats.logged == 5
+    assert _epochs(tracking) == [f"epoch_{e:02d}" for e in range(1, 6)]
+
+
+def test_a_full_queue_drops_the_oldest_and_keeps_the_last(tracking, settings, scan):
+    with started(replace(settings, depth=2, overflow="drop-oldest"), make_run(tracking), scan) as worker:
+        freeze(worker)
+        for epoch in range(1, 7):
+            log_epoch(worker, layout_of(scan), epoch)
+        thaw(worker)
+
+    assert worker.stats.dropped == 4
+    assert worker.stats.logged == 2
+    assert _epochs(tracking)[-1] == "epoch_06"
+
+
+def test_a_full_queue_blocks_until_a_slot_is_free(tracking, settings, scan):
+    import threading
+
+    with started(replace(settings, depth=1, overflow="block"), make_run(tracking), scan) as worker:
+        freeze(worker)
+        log_epoch(worker, layout_of(scan), 1)
+        threading.Timer(1.0, thaw, [worker]).start()
+        began = time.monotonic()
+        log_epoch(worker, layout_of(scan), 2)
+        waited = time.monotonic() - began
+
+    assert waited > 0.5
+    assert (worker.stats.logged, worker.stats.spilled) == (2, 0)
+
+
+def test_the_spill_is_bounded(tracking, settings, scan):
+    limit = 2 * layout_of(scan).nbytes + 4096
+    target = make_run(tracking)
+    with started(replace(settings, depth=1, spill_bytes=limit), target, scan) as worker:
+        freeze(worker)
+        for epoch in range(1, 8):
+            log_epoch(worker, layout_of(scan), epoch)
+        held = Outbox(settings.spool_dir / target.run_id).raw_bytes()
+        thaw(worker)
+
+    assert held <= limit
+    assert worker.stats.dropped > 0
+    assert_balanced(worker.stats)
+    assert _epochs(tracking)[-1] == "epoch_07"
+
+
+def test_an_unreachable_tracker_costs_the_flush_timeout_and_everything_is_kept(tracking, settings, scan, caplog):
+    target = replace(make_run(tracking), tracking_uri="http://127.0.0.1:9")
+    worker = started(replace(settings, flush_timeout_s=2), target, scan)
+    for epoch in range(1, 4):
+        log_epoch(worker, layout_of(scan), epoch)
+    wait_until(lambda: worker.to_render == 0)
+
+    began = time.monotonic()
+    worker.close(2)
+
+    assert time.monotonic() - began < 2 + soon_s()
+    assert worker.stats.spooled == 3
+    outbox = Outbox(settings.spool_dir / target.run_id)
+    per_epoch, of_run = 28 + 3 + 1, {"recon_log/events.csv", "recon_log/gallery.html", "recon_log/scales.json"}
+    assert len(list(outbox.artifacts())) == 3 * per_epoch + len(of_run)  # files, image cards, numbers
+    assert of_run <= set(outbox.artifacts())
+    assert "3 reconstructions are not in MLflow yet" in caplog.text
+    assert f"recon-worker sync {outbox.folder}" in caplog.text
+
+
+def test_snapshots_that_were_never_rendered_are_kept_raw(tracking, settings, scan):
+    target = make_run(tracking)
+    worker = started(replace(settings, depth=2), target, scan)
+    freeze(worker)
+    for epoch in range(1, 5):
+        log_epoch(worker, layout_of(scan), epoch)
+    worker.close(0.5)
+
+    assert worker.stats.spooled == 4
+    assert len(Outbox(settings.spool_dir / target.run_id).raw()) == 4
+
+
+def test_close_may_be_called_twice_and_submit_after_close_counts_as_failed(tracking, settings, scan):
+    worker = started(settings, make_run(tracking), scan)
+    arrays = worker.acquire(layout_of(scan))
+    worker.close(FLUSH_S)
+    worker.close(FLUSH_S)
+    worker.submit(snapshot(arrays, 1))
+    log_epoch(worker, layout_of(scan), 2)
+
+    assert (worker.stats.submitted, worker.stats.failed) == (2, 2)
+
+
+def test_a_killed_training_process_leaves_a_worker_that_finishes_and_goes(tracking, scan, tmp_path):
+    target = make_run(tracking)
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(REPOSITORY)!r})
+from pathlib import Path
+from recon_worker.client.recon_worker import ReconWorker
+from recon_worker.settings import WorkerSettings
+from recon_worker.spool.outbox import RunTarget
+from tests.samples import layout_of, log_epoch, make_scan
+scan = make_scan()
+worker = ReconWorker(WorkerSettings(spool_dir=Path({str(tmp_path / "spool")!r}), depth=3))
+worker.launch()
+worker.start(RunTarget(run_id={target.run_id!r}, tracking_uri={target.tracking_uri!r}), scan, layout_of(scan))
+for epoch in (1, 2, 3):
+    log_epoch(worker, layout_of(scan), epoch)
+while not worker.is_ready: pass
+print(worker.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+    pid = int(done.stdout)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 60)
+    assert _epochs(tracking) == ["epoch_01", "epoch_02", "epoch_03"]
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_rendering_failures_are_named_the_rest_goes_on_and_a_snapshot_in_a_file_is_kept(
+    tracking, settings, scan, caplog
+):
+    bad = replace(scan, label_amp=np.ones((2, 3, 3), np.float32))
+    with started(replace(settings, queue_bytes=1), make_run(tracking), bad) as worker:
+        log_epoch(worker, layout_of(scan), 1)
+
+    assert worker.stats.failed == 1
+    assert "epoch_01/stitched/amp_pred.png" in tracking.files()
+    assert "epoch_01/patch_00" in caplog.text
+    assert "1 snapshot could not be rendered" in caplog.text
+    assert "00000001_epoch_1.snapshot.damaged" in caplog.text
+    assert "recon-worker sync" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overflow", "depth"),
+    [
+        ("drop-oldest", 2),
+        pytest.param("spill", 1, marks=pytest.mark.slow),
+        pytest.param("block", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_the_advised_depth_avoids_what_a_late_worker_and_a_full_queue_cost(
+    tracking, settings, scan, mlflow_database, tmp_path, overflow, depth
+):
+    def burst(tracking, depth, spool):
+        """Five snapshots at once, the first of them before the worker has started."""
+        settings_of_run = replace(settings, depth=depth, overflow=overflow, spool_dir=spool)
+        with started(settings_of_run, make_run(tracking), scan) as worker:
+            for epoch in range(1, 6):
+                log_epoch(worker, layout_of(scan), epoch)
+        return worker.stats.spilled + worker.stats.dropped + worker.stats.waited, worker.summary()
+
+    full, summary = burst(tracking, depth, tmp_path / "a")
+    advised = int(summary.split("a depth of ")[1].split()[0])
+    other = type(tracking)(mlflow_database, tracking.experiment + "b", tmp_path / "other")
+
+    assert full > 0
+    assert burst(other, advised, tmp_path / "b")[0] == 0
+
+
+@pytest.mark.slow
+def test_automatic_depth_grows_within_its_budget(tracking, settings, scan):
+    budget = 3 * layout_of(scan).nbytes
+    with started(replace(settings, depth=None, queue_bytes=budget), make_run(tracking), scan) as worker:
+        freeze(worker)
+        for epoch in range(1, 6):
+            log_epoch(worker, layout_of(scan), epoch)
+        thaw(worker)
+
+    assert worker.depth == 3
+    assert worker.stats.spilled == 2
+    assert worker.stats.logged == 5
+
+
+def test_the_spool_is_readable_by_its_owner_only_and_holds_no_credentials(tracking, settings, scan):
+    target = replace(make_run(tracking), tracking_uri="http://user:canary@127.0.0.1:9")
+    worker = started(replace(settings, flush_timeout_s=0.5), target, scan)
+    log_epoch(worker, layout_of(scan), 1)
+    title = Path(f"/proc/{worker.pid}/cmdline").read_text()
+    worker.close(0.5)
+
+    folder = settings.spool_dir / target.run_id
+    assert (folder.stat().st_mode & 0o777) == 0o700
+    assert "canary" not in title
+    assert all(b"canary" not in p.read_bytes() for p in folder.rglob("*") if p.is_file())
+
+
+def test_the_queues_numbers_are_mlflow_metrics_at_the_snapshots_step(tracking, settings, scan):
+    import mlflow
+
+    target = make_run(tracking)
+    with started(replace(settings, depth=1), target, scan) as worker:
+        freeze(worker)
+        log_epoch(worker, layout_of(scan), 1)
+        wait_until(lambda: worker._queue.in_flight)
+        log_epoch(worker, layout_of(scan), 2)
+        thaw(worker)
+
+    history = mlflow.MlflowClient(tracking.uri).get_metric_history(target.run_id, "recon_log/spilled")
+    logged = mlflow.MlflowClient(tracking.uri).get_run(target.run_id).data.metrics
+    assert [(m.step, m.value) for m in history] == [(10, 0.0), (20, 1.0)]
+    names = ("depth", "high_water", "stall_ms", "lag_s", "dropped", "failed", "retries", "restarts", "waiting")
+    assert {f"recon_log/{name}" for name in names} <= logged.keys()
+
+
+def test_the_table_of_events_has_a_line_for_each_snapshot(tracking, settings, scan):
+    with started(settings, make_run(tracking), scan) as worker:
+        for epoch in (1, 2, 3):
+            log_epoch(worker, layout_of(scan), epoch)
+
+    import csv
+
+    rows = list(csv.DictReader(tracking.path("recon_log/events.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    for row in rows:
+        times = [float(row[name]) for name in ("acquired", "submitted", "started", "stitched", "rendered", "logged")]
+        assert times == sorted(times)
+        assert int(row["nbytes"]) == layout_of(scan).nbytes
