@@ -470,10 +470,8 @@ def test_wrong_usage_is_named(words, message, tmp_path):
 
 
 def test_help_comes_at_once_and_imports_nothing_heavy():
-    code = (
-        "import sys; from recon_worker.cli.main import main\n"
+    code = "import sys; from recon_worker.cli.main import main\n"
     code += "try: main(['sync', '--help'])\nexcept SystemExit: pass\n"
-    )
     code += "print(sorted({'numpy', 'mlflow', 'matplotlib', 'tqdm', 'PIL'} & set(sys.modules)))"
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
