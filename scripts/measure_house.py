@@ -94,9 +94,9 @@ def _longest_chain(trees: dict[str, ast.Module]) -> list[str]:
 
     @cache
     def below(name: str) -> tuple[str, ...]:
-        return (name, *max(map(below, sorted(imports[name] - {name})), key=len, default=()))
+        return (name, *max((below(other) for other in sorted(imports[name] - {name})), key=len, default=()))
 
-    return list(max(map(below, sorted(trees)), key=len))
+    return list(max((below(name) for name in sorted(trees)), key=len))
 
 
 def _imported(module: str, tree: ast.Module, known: set[str]) -> set[str]:

@@ -6,8 +6,10 @@ import sys
 WALK = """
 import importlib, pkgutil, sys
 import recon_worker
-for module in pkgutil.walk_packages(recon_worker.__path__, "recon_worker."):
-    if not module.name.endswith("__main__"):
+for room in pkgutil.iter_modules(recon_worker.__path__, "recon_worker."):
+    if room.name.rpartition(".")[2] in {"lightning", "capture", "__main__"}:
+        continue
+    for module in pkgutil.walk_packages(getattr(importlib.import_module(room.name), "__path__", []), room.name + "."):
         importlib.import_module(module.name)
 roots = {name.partition(".")[0] for name in sys.modules}
 print(*sorted(roots & {"torch", "lightning", "pytorch_lightning", "ptycho_torch"}))

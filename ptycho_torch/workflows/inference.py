@@ -29,11 +29,11 @@ from recon_worker.capture.copying import copier_for
 from recon_worker.capture.gathering import Ranks
 from recon_worker.lightning.dataset import read_scan
 from recon_worker.lightning.extra_pass import Precision, fill_missing
-from recon_worker.pictures.artifacts import Failure
 from recon_worker.pictures.colour_ranges import Scales
 from recon_worker.pictures.history import History
 from recon_worker.pictures.panels import RefinedObject
 from recon_worker.reconstruction.stitching import stitch
+from recon_worker.snapshot.artifact import Failure
 from recon_worker.snapshot.records import PositionGeometry, Scan, Snapshot
 from recon_worker.system.standard_streams import shows_progress
 

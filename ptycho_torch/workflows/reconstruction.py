@@ -16,12 +16,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ptycho_torch.config import ConfigError, make_directory
-from recon_worker.pictures.artifacts import Failure, render
-from recon_worker.pictures.history import SCALES, History
+from recon_worker.pictures.artifacts import render
+from recon_worker.pictures.history import History
 from recon_worker.pictures.labels import metric_label, metric_value
 from recon_worker.pictures.panels import RefinedObject
 from recon_worker.pictures.records import Numbers, is_metrics
 from recon_worker.pictures.views import METRICS
+from recon_worker.snapshot.artifact import SCALES, Failure
 from recon_worker.snapshot.records import Scan, Snapshot
 from recon_worker.system.standard_streams import shows_progress
 

@@ -21,8 +21,9 @@ from typing import Any, NoReturn
 from recon_worker.cli.status import pictures
 from recon_worker.cli.stderr_log import log_on_stderr
 from recon_worker.client.process import end_process
-from recon_worker.pictures.artifacts import Artifact, Failure, finish
+from recon_worker.pictures.artifacts import finish
 from recon_worker.pictures.history import History
+from recon_worker.snapshot.artifact import Artifact, Failure
 from recon_worker.snapshot.records import Scan
 from recon_worker.spool.outbox import Outbox, RunTarget, SpoolError
 from recon_worker.system.child_environment import child_command, child_environment

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from recon_worker.pictures.artifacts import Artifact, Failure, render
+from recon_worker.pictures.artifacts import render
 from recon_worker.pictures.history import History
 from recon_worker.pictures.records import is_file
+from recon_worker.snapshot.artifact import Artifact, Failure
 from recon_worker.snapshot.codec import read_snapshot
 from recon_worker.snapshot.records import Scan
 from recon_worker.spool.lock import is_locked

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from recon_worker.cli.exit_code import ExitCode
 from recon_worker.cli.spool_renderer import CrashError, ShortageError, SpoolRenderer
 from recon_worker.cli.status import checked
-from recon_worker.pictures.artifacts import Failure
+from recon_worker.snapshot.artifact import Failure
 from recon_worker.spool.lock import SpoolBusyError
 from recon_worker.spool.outbox import Outbox, RunTarget, SpoolError
 from recon_worker.spool.trust import why_refused

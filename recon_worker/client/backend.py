@@ -6,8 +6,9 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from recon_worker.client.ledger import Ledger
-from recon_worker.pictures.artifacts import Artifact, Failure, finish, render
+from recon_worker.pictures.artifacts import finish, render
 from recon_worker.pictures.history import History
+from recon_worker.snapshot.artifact import Artifact, Failure
 from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.spool.outbox import RunTarget, Version, version_of
 from recon_worker.system.messages import message_log

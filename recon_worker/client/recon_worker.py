@@ -26,8 +26,8 @@ from recon_worker.client.signals import HeldSignals
 from recon_worker.client.snapshot_queue import SnapshotQueue
 from recon_worker.client.supervisor import Supervisor
 from recon_worker.client.uploads import EVENTS
-from recon_worker.pictures.artifacts import Artifact
 from recon_worker.settings import WorkerSettings
+from recon_worker.snapshot.artifact import Artifact
 from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.spool.lock import SpoolBusyError, is_alone
 from recon_worker.spool.outbox import Outbox, RunTarget

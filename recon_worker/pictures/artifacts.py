@@ -13,7 +13,6 @@ and, if wanted, the run's description (`deliveries`).
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -22,7 +21,7 @@ from PIL import Image
 
 from recon_worker.pictures.arrays import ENCODERS, ObjectArrays
 from recon_worker.pictures.complex_png import encode_complex_png
-from recon_worker.pictures.history import GALLERY, SCALES, History
+from recon_worker.pictures.history import History
 from recon_worker.pictures.labels import metric_label, metric_value
 from recon_worker.pictures.panels import Panels, RefinedObject, Shown
 from recon_worker.pictures.png import encode_panel
@@ -31,6 +30,7 @@ from recon_worker.pictures.resizing import block_to_fit, shrunk
 from recon_worker.pictures.summary import summary_png
 from recon_worker.pictures.views import METRICS, ObjectView, Panel, PatchView, Sheet
 from recon_worker.reconstruction.stitching import canvas_positions
+from recon_worker.snapshot.artifact import GALLERY, SCALES, Artifact, Failure
 from recon_worker.snapshot.records import Scan, Snapshot
 from recon_worker.system.shortages import is_shortage
 
@@ -43,23 +43,6 @@ _DESCRIBED = (
     *("half_data_frc_cutoff", "half_data_frc_resolution_nm", *_DIFFRACTION),
 )
 """Numbers in the run's description, where there are such."""
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A file to upload, or one of `deliveries`."""
-
-    path: str
-    """Relative path with forward slashes, such as epoch_05/stitched/amp_pred.png."""
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An artifact, or a group of them, that could not be made."""
-
-    path: str
-    reason: str
 
 
 def render(

@@ -13,8 +13,7 @@ from recon_worker.pictures.gallery.entry import GalleryEntry, gallery_entry
 from recon_worker.pictures.gallery.evolution import evolution_gif
 from recon_worker.pictures.gallery.page import entries_of, gallery_html, thinned
 from recon_worker.pictures.views import Sheet
-
-SCALES, GALLERY = HISTORY_FILES = "scales.json", "gallery.html"
+from recon_worker.snapshot.artifact import GALLERY, SCALES
 
 
 class History:

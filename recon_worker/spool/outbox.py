@@ -27,8 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from recon_worker.pictures.artifacts import Artifact
-from recon_worker.pictures.history import HISTORY_FILES
+from recon_worker.snapshot.artifact import HISTORY_FILES, Artifact
 from recon_worker.snapshot.codec import CodecError, dump_scan, load_scan
 from recon_worker.snapshot.records import Scan
 from recon_worker.spool.lock import take_lock

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import tenacity
 
-from recon_worker.pictures.history import HISTORY_FILES, History
+from recon_worker.pictures.history import History
+from recon_worker.snapshot.artifact import HISTORY_FILES
 from recon_worker.spool.outbox import Outbox, RunTarget
 from recon_worker.system.messages import message_log
 from recon_worker.system.reasons import reason

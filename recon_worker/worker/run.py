@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from recon_worker.pictures.artifacts import Artifact, Failure, finish, render
+from recon_worker.pictures.artifacts import finish, render
 from recon_worker.pictures.history import History
 from recon_worker.pictures.records import Numbers
+from recon_worker.snapshot.artifact import Artifact, Failure
 from recon_worker.snapshot.codec import load_brief, read_snapshot
 from recon_worker.snapshot.records import Snapshot
 from recon_worker.spool.lock import is_alone

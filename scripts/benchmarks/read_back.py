@@ -25,8 +25,9 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 import mlflow
 from worker_memory import CROP_PX, FIXED, N_PX, SAMPLES, fill, make_scan
 
-from recon_worker.pictures.artifacts import Artifact, render
+from recon_worker.pictures.artifacts import render
 from recon_worker.pictures.history import History
+from recon_worker.snapshot.artifact import Artifact
 from recon_worker.snapshot.records import Snapshot, SnapshotLayout
 from recon_worker.spool.outbox import Outbox, RunTarget
 from recon_worker.upload.run_sink import RunSink

@@ -21,10 +21,11 @@ from processes import process_status
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
-from recon_worker.pictures.artifacts import Artifact, render
+from recon_worker.pictures.artifacts import render
 from recon_worker.pictures.history import History
 from recon_worker.pictures.records import is_file
 from recon_worker.reconstruction.stitching import crop_to_footprint
+from recon_worker.snapshot.artifact import Artifact
 from recon_worker.snapshot.records import (
     Complex64,
     Float64,

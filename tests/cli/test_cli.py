@@ -20,9 +20,10 @@ import pytest
 
 from recon_worker.cli.main import main
 from recon_worker.cli.status import status
-from recon_worker.pictures.artifacts import Artifact, render
+from recon_worker.pictures.artifacts import render
 from recon_worker.pictures.history import History
 from recon_worker.pictures.png import read_png
+from recon_worker.snapshot.artifact import Artifact
 from recon_worker.snapshot.codec import dump_snapshot, snapshot_header
 from recon_worker.spool.outbox import Outbox, RunTarget
 from tests.faults.harness import soon_s

@@ -6,8 +6,8 @@ from recon_worker.client.depth_advice import Job
 from recon_worker.client.ledger import Ledger
 from recon_worker.client.recon_worker import ReconWorker, words_for_what_is_left
 from recon_worker.client.uploads import Uploads
-from recon_worker.pictures.artifacts import Artifact
 from recon_worker.settings import WorkerSettings
+from recon_worker.snapshot.artifact import Artifact
 from recon_worker.spool.outbox import Outbox
 
 

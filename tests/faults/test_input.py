@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
-from recon_worker.pictures.artifacts import Failure, render
+from recon_worker.pictures.artifacts import render
 from recon_worker.pictures.history import History
+from recon_worker.snapshot.artifact import Failure
 from tests.lightning.foreign import ForeignDataset, loader
 from tests.lightning.test_recon_logging import fit
 from tests.samples import fill, layout_of, make_scan, snapshot

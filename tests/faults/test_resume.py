@@ -11,7 +11,7 @@ from ptycho_torch.cli import resolve
 from ptycho_torch.config import ConfigError
 from ptycho_torch.workflows.components import run_training
 from recon_worker.cli.main import main
-from recon_worker.pictures.artifacts import Artifact
+from recon_worker.snapshot.artifact import Artifact
 from recon_worker.spool.outbox import Outbox
 from recon_worker.upload.resumes import Resume, folder_of
 from recon_worker.upload.run_sink import RunSink

@@ -84,7 +84,7 @@ def test_a_spool_that_names_another_place_for_its_run_is_refused(tmp_path, caplo
      "epoch_01/patch_00/x.sh", "recon_log/x.csv", "epoch_01/patch_00/a b.png", "images/x.png"],
 )  # fmt: skip
 def test_only_names_of_this_program_are_written(tmp_path, name):
-    from recon_worker.pictures.artifacts import Artifact
+    from recon_worker.snapshot.artifact import Artifact
 
     with pytest.raises(ValueError, match="not an artifact name"):
         Outbox(tmp_path / "spool" / "run").put(Artifact(name, b"x"))

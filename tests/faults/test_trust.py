@@ -9,7 +9,7 @@ import sqlite3
 import pytest
 
 from recon_worker.cli.main import main
-from recon_worker.pictures.artifacts import Artifact
+from recon_worker.snapshot.artifact import Artifact
 from recon_worker.spool.outbox import Outbox, RunTarget
 from tests.samples import make_scan
 

@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recon_worker.pictures.artifacts import Artifact, render
+from recon_worker.pictures.artifacts import render
 from recon_worker.pictures.colour_ranges import Scales
 from recon_worker.pictures.history import History
 from recon_worker.pictures.panels import Panels
 from recon_worker.pictures.png import read_png
 from recon_worker.reconstruction.stitching import stitch
+from recon_worker.snapshot.artifact import Artifact
 from tests.samples import N_PX, fill, layout_of, make_scan, snapshot
 
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recon_worker.pictures.artifacts import Artifact, finish, render
+from recon_worker.pictures.artifacts import finish, render
 from recon_worker.pictures.history import History
 from recon_worker.reconstruction.stitching import stitch
+from recon_worker.snapshot.artifact import Artifact
 from recon_worker.snapshot.codec import CodecError, dump_scan, dump_snapshot, load_scan, load_snapshot, snapshot_header
 from recon_worker.snapshot.records import GridGeometry, PositionGeometry, Scan, Snapshot, SnapshotLayout
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recon_worker.pictures.artifacts import Artifact
+from recon_worker.snapshot.artifact import Artifact
 from recon_worker.spool.outbox import Outbox, SpoolError
 
 

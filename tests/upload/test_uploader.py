@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from recon_worker.pictures.artifacts import Artifact
+from recon_worker.snapshot.artifact import Artifact
 from recon_worker.spool.outbox import Outbox
 from recon_worker.upload.answers import RefusedError, UnacceptableError
 from recon_worker.upload.uploader import Uploader
