@@ -22,8 +22,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 
 from recon_worker.system.databases import with_absolute_path
+from recon_worker.system.errors import failure_of, reason
 from recon_worker.system.messages import message_log
-from recon_worker.system.reasons import failure_of, reason
 from recon_worker.upload.mlflow_log import without_its_tracebacks
 
 _log = message_log(__name__)

@@ -12,8 +12,8 @@ from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
 from ptycho_torch.config import ConfigError, RunConfig, credentials_found
 from ptycho_torch.workflows.checkpoint import read_checkpoint
+from recon_worker.system.errors import reason
 from recon_worker.system.messages import message_log
-from recon_worker.system.reasons import reason
 from recon_worker.system.uris import without_credentials
 
 _log = message_log(__name__)

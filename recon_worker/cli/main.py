@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> ExitCode:
-    from recon_worker.spool.outbox import SpoolError
+    from recon_worker.spool.folder import SpoolError
 
     command: Callable[[argparse.Namespace], ExitCode] = arguments.command
     try:
@@ -168,7 +168,7 @@ def _status(arguments: argparse.Namespace) -> ExitCode:
 
 def _render(arguments: argparse.Namespace) -> ExitCode:
     from recon_worker.cli.status import render_to, run_folders
-    from recon_worker.spool.outbox import SpoolError
+    from recon_worker.spool.folder import SpoolError
 
     out, directory = arguments.out.resolve(), arguments.directory.resolve()
     if out.is_relative_to(directory):
@@ -186,7 +186,7 @@ def _render(arguments: argparse.Namespace) -> ExitCode:
 
 def _each(folders: Sequence[Path], look: Callable[[Path], _T]) -> tuple[list[_T], ExitCode]:
     """Look at every run; one that cannot be read is named and does not hide the others."""
-    from recon_worker.spool.outbox import SpoolError
+    from recon_worker.spool.folder import SpoolError
 
     results, code = list[_T](), ExitCode.DONE
     for folder in folders:

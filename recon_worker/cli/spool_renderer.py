@@ -25,9 +25,11 @@ from recon_worker.pictures.artifacts import finish
 from recon_worker.pictures.history import History
 from recon_worker.snapshot.artifact import Artifact, Failure
 from recon_worker.snapshot.records import Scan
-from recon_worker.spool.outbox import Outbox, RunTarget, SpoolError
+from recon_worker.spool.folder import SpoolError
+from recon_worker.spool.outbox import Outbox
+from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.child_environment import child_command, child_environment
-from recon_worker.system.shortages import is_shortage
+from recon_worker.system.errors import is_shortage
 from recon_worker.upload.continuation import load_history
 from recon_worker.upload.run_sink import connect
 

@@ -16,13 +16,15 @@ from recon_worker.pictures.records import is_file
 from recon_worker.snapshot.artifact import Artifact, Failure
 from recon_worker.snapshot.codec import read_snapshot
 from recon_worker.snapshot.records import Scan
+from recon_worker.spool.folder import SpoolError
 from recon_worker.spool.lock import is_locked
-from recon_worker.spool.outbox import Outbox, RunTarget, SpoolError, is_artifact_name, total_bytes
+from recon_worker.spool.outbox import Outbox, is_artifact_name, total_bytes
+from recon_worker.spool.run_target import RunTarget
 from recon_worker.spool.sync_command import sync_command
 from recon_worker.spool.trust import why_refused
 from recon_worker.system.databases import is_sqlite, why_not_mlflows
+from recon_worker.system.errors import is_shortage
 from recon_worker.system.messages import size_text
-from recon_worker.system.shortages import is_shortage
 from recon_worker.system.uris import shown
 from recon_worker.upload.continuation import history_of_spool
 

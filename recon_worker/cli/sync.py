@@ -20,8 +20,10 @@ from recon_worker.cli.exit_code import ExitCode
 from recon_worker.cli.spool_renderer import CrashError, ShortageError, SpoolRenderer
 from recon_worker.cli.status import checked
 from recon_worker.snapshot.artifact import Failure
+from recon_worker.spool.folder import SpoolError
 from recon_worker.spool.lock import SpoolBusyError
-from recon_worker.spool.outbox import Outbox, RunTarget, SpoolError
+from recon_worker.spool.outbox import Outbox
+from recon_worker.spool.run_target import RunTarget
 from recon_worker.spool.trust import why_refused
 from recon_worker.system.databases import with_absolute_path
 from recon_worker.system.messages import message_log

@@ -10,9 +10,10 @@ from recon_worker.pictures.artifacts import finish, render
 from recon_worker.pictures.history import History
 from recon_worker.snapshot.artifact import Artifact, Failure
 from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
-from recon_worker.spool.outbox import RunTarget, Version, version_of
+from recon_worker.spool.outbox import Version, version_of
+from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.errors import reason
 from recon_worker.system.messages import message_log
-from recon_worker.system.reasons import reason
 from recon_worker.upload.continuation import earlier_history
 from recon_worker.upload.run_sink import RunSink, connect
 

@@ -30,7 +30,8 @@ from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.artifact import Artifact
 from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.spool.lock import SpoolBusyError, is_alone
-from recon_worker.spool.outbox import Outbox, RunTarget
+from recon_worker.spool.outbox import Outbox
+from recon_worker.spool.run_target import RunTarget
 from recon_worker.spool.sync_command import quoted, sync_command
 from recon_worker.system.messages import message_log
 from recon_worker.system.standard_streams import occupy_descriptors, shows_progress

@@ -22,7 +22,8 @@ from recon_worker.snapshot.codec import dump_brief
 from recon_worker.snapshot.records import Scan, SnapshotLayout
 from recon_worker.snapshot.slots import create_memory, write_all
 from recon_worker.spool.lock import note_worker
-from recon_worker.spool.outbox import Outbox, RunTarget
+from recon_worker.spool.outbox import Outbox
+from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)

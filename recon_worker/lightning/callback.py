@@ -44,7 +44,7 @@ from recon_worker.lightning.trainer_state import (
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
 from recon_worker.snapshot.records import Snapshot, SnapshotLayout
-from recon_worker.spool.outbox import RunTarget
+from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.databases import as_opened_by
 from recon_worker.system.messages import message_log
 

@@ -32,7 +32,7 @@ from recon_worker.pictures.views import METRICS, ObjectView, Panel, PatchView, S
 from recon_worker.reconstruction.stitching import canvas_positions
 from recon_worker.snapshot.artifact import GALLERY, SCALES, Artifact, Failure
 from recon_worker.snapshot.records import Scan, Snapshot
-from recon_worker.system.shortages import is_shortage
+from recon_worker.system.errors import is_shortage
 
 _T = TypeVar("_T")
 _CARD_PX, _LARGEST_CARD_PX = 256, 1024

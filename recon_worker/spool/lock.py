@@ -1,10 +1,10 @@
-"""Who may work on a run's spool: the holders of an flock on `<spool>/<run id>/lock`.
+"""Who may work on a run's folder in the spool: the holders of an flock on `<spool>/<run id>/lock`.
 
-A training run and its worker hold it together (shared); a `sync` holds it alone.
-The kernel gives the lock back when the last process that holds the descriptor is dead: no lock is ever stale.
+A training run and its worker share it; a `sync` holds it exclusively. The kernel releases a lock when the last process
+that holds its descriptor has ended, so no lock is ever stale.
 
-On file systems that cannot lock (Lustre mounted without flock, NFS without its lock daemon) a training goes on without
-it, as each run has a folder of its own; a `sync`, which could then meet a training at work, refuses.
+Some file systems cannot lock (Lustre mounted without flock, NFS without its lock daemon). A training continues there
+without a lock, as each run has a folder of its own; a `sync`, which could interfere with a running training, refuses.
 """
 
 import contextlib
@@ -21,39 +21,42 @@ _log = message_log(__name__)
 
 _CANNOT_LOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _WAIT_S, _POLL_S = 0.5, 0.05
-"""Waits longer than `is_locked` holds the lock."""
-_SOMEBODY = "a training run or by another sync. Wait until that has ended"
+"""Longer than `is_locked` holds the lock."""
 
 
 class SpoolBusyError(RuntimeError):
-    """Another process is at work on the spool."""
+    """Another process works on the spool."""
 
 
 def take_lock(folder: Path, *, shared: bool = False, held: Path | None = None) -> int:
-    """Take the spool; closing the descriptor gives it back.
+    """Lock a run's folder. Closing the returned descriptor releases the lock.
 
     Args:
         folder: `<spool>/<run id>`.
-        shared: Take it beside others that share it; else alone. Where the file system cannot lock, a warning is logged
-            once, and nothing is locked.
-        held: Another name of the folder, by which to open it.
+        shared: Share the lock with others that share it; else take it exclusively. Where the file system cannot lock, a
+            shared lock logs a warning once and locks nothing.
+        held: Another path of the folder, by which to open it.
 
     Raises:
-        SpoolBusyError: Another process has it.
-        OSError: The file system cannot lock, and it was to be taken alone.
-        FileNotFoundError: The spool is gone: another process has emptied it.
+        SpoolBusyError: Another process holds the lock.
+        FileNotFoundError: The folder is gone: another process has emptied it.
+        OSError: The file system cannot lock, and the lock was to be exclusive.
     """
     place = (held or folder) / "lock"
     descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    deadline = time.monotonic() + _WAIT_S
     try:
         try:
-            _wait_for(descriptor, folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            while not _try(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    raise SpoolBusyError(f"{folder} is in use by {_holder(descriptor)}.")
+                time.sleep(_POLL_S)
         except OSError as error:
             if not shared or error.errno not in _CANNOT_LOCK:
                 raise
-            _warn(folder.parent, str(error))
+            _warn_once(folder.parent, str(error))
         if os.fstat(descriptor).st_ino != place.stat().st_ino:
-            raise FileNotFoundError(f"{folder} was emptied, and made again since.")
+            raise FileNotFoundError(f"{folder} was emptied, and created again since.")
     except BaseException:
         os.close(descriptor)
         raise
@@ -61,72 +64,65 @@ def take_lock(folder: Path, *, shared: bool = False, held: Path | None = None) -
 
 
 @functools.cache
-def _warn(spool: Path, reason: str) -> None:
-    """Once for each spool."""
+def _warn_once(spool: Path, reason: str) -> None:
     _log.warning(
-        "%s lies on a file system that cannot lock files (%s). Logging goes on. Do not sync it before the training has "
-        "ended; then copy it to a local disk (cp -a) and sync that, or choose another --recon-log-spool-dir.",
+        "%s lies on a file system that cannot lock files (%s). Logging continues. Do not sync it before the training "
+        "has ended; then copy it to a local disk (cp -a) and sync the copy, or choose another --recon-log-spool-dir.",
         spool, reason,
     )  # fmt: skip
 
 
 def note_worker(descriptor: int, pid: int) -> None:
-    """Note in the lock's file which worker holds it beside its training, for messages: it may outlive that."""
+    """Write the process number of the worker that shares the lock into its file, for messages of other processes."""
     with contextlib.suppress(OSError):  # the disk is full
         os.ftruncate(descriptor, os.pwrite(descriptor, str(pid).encode(), 0))
 
 
-def _worker(descriptor: int) -> str:
-    """The worker that holds the lock, in words; empty where there is none, or on another machine."""
+def _holder(descriptor: int) -> str:
+    """Describe who holds the lock. A worker may outlive its training; one on another machine cannot be seen."""
+    unknown = "a training run or by another sync. Wait until it has ended"
     try:
         pid = int(os.pread(descriptor, 20, 0))
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, ValueError, IndexError):
-        return ""
-    if b"recon_worker.worker.loop" not in command:
-        return ""
-    what = f"the worker of a training run, process {pid}"
+        return unknown
+    if b"recon_worker.worker" not in command:
+        return unknown
+    worker = f"the worker of a training run, process {pid}"
     if state in "Tt":
-        return f"{what}, which is stopped and may hold snapshots in memory. To have it go on: kill -CONT {pid}"
-    return f"{what}. Wait until it has ended"
-
-
-def _wait_for(descriptor: int, folder: Path, kind: int) -> None:
-    deadline = time.monotonic() + _WAIT_S
-    while not _try(descriptor, kind):
-        if time.monotonic() > deadline:
-            raise SpoolBusyError(f"{folder} is in use by {_worker(descriptor) or _SOMEBODY}.")
-        time.sleep(_POLL_S)
+        return f"{worker}, which is stopped and may hold snapshots in memory. Resume it with: kill -CONT {pid}"
+    return f"{worker}. Wait until it has ended"
 
 
 def is_alone(descriptor: int) -> bool:
-    """Whether nobody shares a lock that this process holds; if so it is held alone from now on.
+    """Make a shared lock of this process exclusive; False if others share it.
 
-    False where the file system cannot lock: somebody may be there.
+    False where the file system cannot lock, as other processes cannot be ruled out.
     """
-    try:
-        return _try(descriptor, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in _CANNOT_LOCK:
-            raise
-        return False
+    return _try_unless_unsupported(descriptor) is True
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is seen at work on the spool; none is where the file system cannot lock. Changes nothing."""
+    """Return whether a process holds the lock of a folder; False where the file system cannot lock. Changes nothing."""
     try:
         descriptor = os.open(folder / "lock", os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
     try:
-        return not _try(descriptor, fcntl.LOCK_EX)
+        return _try_unless_unsupported(descriptor) is False
+    finally:
+        os.close(descriptor)
+
+
+def _try_unless_unsupported(descriptor: int) -> bool | None:
+    """Try to lock exclusively; None where the file system cannot lock."""
+    try:
+        return _try(descriptor, fcntl.LOCK_EX)
     except OSError as error:
         if error.errno not in _CANNOT_LOCK:
             raise
-        return False
-    finally:
-        os.close(descriptor)
+        return None
 
 
 def _try(descriptor: int, kind: int) -> bool:

@@ -1,11 +1,11 @@
-"""A snapshot file that is written in place, for a snapshot that does not fit into the queue's memory.
+"""Snapshot files that are captured into in place, for snapshots beyond the queue's memory budget.
 
-The capture writes its arrays straight into the mapped file, under a temporary name; `publish` puts the header before
-them and gives it the name of a waiting snapshot. So a file that is found under such a name is whole, and no second
-copy of the arrays is ever in memory: what is mapped is the system's file cache, which it writes out as it needs to.
+The capture writes its arrays into the mapped file under a temporary name; `publish` adds the header and renames it to a
+waiting snapshot. So a file of that name is complete, and no second copy of the arrays is ever in memory: the mapping is
+the kernel's page cache, which is written out as needed.
 
-Writing to a file whose pages are in that cache is ten times as fast as to a fresh one. So the worker writes the files
-of the queue's places beforehand (`make_ready`), and once its snapshot is rendered a file is used again.
+Writing to a file whose pages are cached is ten times as fast as writing to a fresh one. So the worker writes the files
+of the queue's slots beforehand (`make_ready`), and files of rendered snapshots are reused.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ _REPORT_BYTES = 16 * len(_ZEROS)
 
 
 class RawFile:
-    """One such file. Given up unless it is published; arrays that still use the memory keep it alive.
+    """A mapped file for the arrays of one snapshot. Arrays that use its memory keep the mapping alive.
 
     Args:
-        temporary: Its name until it is published. A file of that name is used again.
+        temporary: Path until it is published. An existing file is reused.
         nbytes: Size of the arrays.
 
     Raises:
-        OSError: There is no room for it, or the folder cannot be written.
+        OSError: The disk is full, or the folder cannot be written.
     """
 
     def __init__(self, temporary: Path, nbytes: int) -> None:
@@ -39,7 +39,7 @@ class RawFile:
             size = FILE_HEADER_BYTES + nbytes
             if os.fstat(descriptor).st_size != size:
                 os.ftruncate(descriptor, size)
-                allocate(descriptor, size)  # a disk that fills up later would kill the process
+                allocate(descriptor, size)  # else a disk that fills up later would kill the process (SIGBUS)
             self._map = mmap.mmap(descriptor, size)
         except BaseException:
             temporary.unlink()
@@ -49,29 +49,29 @@ class RawFile:
 
     @property
     def memory(self) -> memoryview:
-        """What holds the arrays; as an earlier snapshot left it, or zero."""
+        """Memory of the arrays: zero, or as an earlier snapshot left it."""
         return memoryview(self._map)[FILE_HEADER_BYTES:]
 
     def publish(self, place: Path, header: bytes) -> None:
-        """Make it the snapshot file `place`; `header`: of `codec.snapshot_header`."""
+        """Rename the file to the snapshot file `place`; `header` is from `codec.snapshot_header`."""
         self._map[:FILE_HEADER_BYTES] = file_header(header, self.memory)
         self._temporary.rename(place)
 
     def discard(self) -> None:
-        """Remove it, unless it was published."""
+        """Remove the file unless it was published."""
         self._temporary.unlink(missing_ok=True)
 
 
 def make_ready(temporary: Path, nbytes: int, on_progress: Callable[[], None]) -> None:
-    """Write the file that `RawFile` will open, unless it is there already: its pages are in memory then.
+    """Write the file that `RawFile` will open, unless it exists, so that its pages are cached.
 
     Args:
-        temporary: Its name.
+        temporary: Path of the file.
         nbytes: Size of the arrays.
-        on_progress: Called every 16 MiB: the disk may be slow.
+        on_progress: Called every 16 MiB, as the disk may be slow.
 
     Raises:
-        OSError: See `RawFile`.
+        OSError: The disk is full, or the folder cannot be written.
     """
     own = temporary.with_name(f"{temporary.name}.{os.getpid()}")
     try:

@@ -1,4 +1,4 @@
-"""The command that uploads what is left, ready to paste, whether or not this program is installed."""
+"""The shell command that uploads a spool, ready to paste, whether or not this package is installed."""
 
 import os
 import shlex
@@ -12,16 +12,29 @@ _NAME = "recon-worker"
 
 
 def sync_command(folder: str | Path) -> str:
-    """For a POSIX shell, whatever the folder is called.
+    """Return the command for a POSIX shell; the path may contain any bytes.
+
+    Uses the console script. Without one, as beside a package that was copied, it runs Python with the package's parent
+    in PYTHONPATH.
 
     Args:
-        folder: The spool, or one run's folder in it.
+        folder: The spool, or the folder of one run in it.
     """
-    return f"{_program()} sync {quoted(folder)}"
+    beside = Path(sys.executable).with_name(_NAME)
+    if shutil.which(_NAME):
+        program = _NAME
+    elif os.access(beside, os.X_OK):
+        program = shlex.quote(str(beside))
+    else:
+        home = str(Path(__file__).resolve().parents[2])
+        installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()}
+        path = "" if home in installed else f"PYTHONPATH={shlex.quote(home)} "
+        program = f"{path}{shlex.quote(sys.executable)} -m recon_worker"
+    return f"{program} sync {quoted(folder)}"
 
 
 def quoted(folder: str | Path) -> str:
-    """As a word of a shell; bytes that are no text, or that a terminal would obey, as in `$'...'` of bash and zsh."""
+    """Quote a path for a shell; unprintable characters and undecodable bytes need `$'...'` (bash, zsh)."""
     path = str(folder)
     return shlex.quote(path) if path.isprintable() else f"$'{''.join(map(_escaped, path))}'"
 
@@ -30,16 +43,3 @@ def _escaped(letter: str) -> str:
     if letter in "\\'":
         return f"\\{letter}"
     return letter if letter.isprintable() else "".join(f"\\{byte:03o}" for byte in os.fsencode(letter))
-
-
-def _program() -> str:
-    """The console script; where there is none, as beside a package that was copied, Python with the package's place."""
-    if shutil.which(_NAME):
-        return _NAME
-    beside = Path(sys.executable).with_name(_NAME)
-    if os.access(beside, os.X_OK):
-        return shlex.quote(str(beside))
-    place = Path(__file__).resolve().parent.parent
-    installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()}
-    path = "" if str(place) in installed else f"PYTHONPATH={shlex.quote(str(place))} "
-    return f"{path}{shlex.quote(sys.executable)} -m recon_worker"

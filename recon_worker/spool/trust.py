@@ -1,8 +1,8 @@
-"""Whether a spool may decide where a `sync` goes.
+"""Whether a spool may decide which server a `sync` contacts.
 
-A spool that this user's training wrote may: its run.json is signed with a key that lies in the user's state directory.
-Any other, one from somebody else or from an earlier version, may not lead credentials to a server that the user has
-not named, nor MLflow, which makes tables where it finds none, to a database.
+A spool that a training of this user wrote may: its run.json is signed with a key in the user's state directory. Any
+other spool, from another user or an earlier version, must not direct credentials to a server that the user has not
+named, nor MLflow, which creates missing tables, to a database.
 """
 
 import contextlib
@@ -36,31 +36,31 @@ _CREDENTIALS = (
 _SIGV4 = "MLFLOW_TRACKING_AWS_SIGV4"
 _CREDENTIALS_FILE = "~/.mlflow/credentials"
 _SERVER = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?(?:/[^\s@\\]*)?", re.IGNORECASE)
-"""Of http; what is written in a way that two programs could understand differently is no such address."""
+"""An HTTP address; one that two programs could interpret differently does not match."""
 _PORTS = {"http": 80, "https": 443}
 
 
 class _KeyError(Exception):
-    """The user's key cannot be used. The message says why."""
+    """The user's key is unusable. The message says why."""
 
 
 def signed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record (run.json) with its signature; without one where the user has no key and none can be made."""
+    """Return a record (run.json) with its signature; unsigned if the user has no key and none can be created."""
     try:
         key = _read_key() or _make_key()
-    except (_KeyError, OSError, RuntimeError) as error:  # RuntimeError: nothing says where the user's home is
+    except (_KeyError, OSError, RuntimeError) as error:  # RuntimeError: the home directory is unknown
         _log.info("The spool is not signed: %s. A sync may ask you to name the tracking server.", error)
         return dict(record)
     return {**record, SIGNATURE: _signature(key, record)}
 
 
 def is_own(record: Mapping[str, Any]) -> bool:
-    """Whether a record has a signature of this user."""
+    """Return whether a record has a valid signature of this user."""
     given = record.get(SIGNATURE)
     try:
         key = _read_key()
     except (_KeyError, OSError, RuntimeError) as error:
-        _log.info("It cannot be told whether the spool is yours: %s.", error)
+        _log.info("The signature of the spool cannot be checked: %s.", error)
         return False
     if key is None or not isinstance(given, str) or not given.isascii():
         return False
@@ -80,11 +80,11 @@ def _key_file() -> Path:
 
 
 def _read_key() -> bytes | None:
-    """The user's key; None: there is none yet.
+    """Return the user's key; None if there is none yet.
 
     Raises:
-        _KeyError: Others could know it.
-        OSError: It cannot be read.
+        _KeyError: Other users could know the key, or it is damaged.
+        OSError: The key cannot be read.
     """
     place = _key_file()
     try:
@@ -95,7 +95,7 @@ def _read_key() -> bytes | None:
         found = os.fstat(descriptor)
         private = found.st_uid == os.geteuid() and not found.st_mode & 0o077
         if not stat.S_ISREG(found.st_mode) or not private:
-            raise _KeyError(f"{place} is not a file of yours that nobody else can read; remove it")
+            raise _KeyError(f"{place} must be a regular file of yours that nobody else can read; remove it")
         key = file.read(_KEY_BYTES + 1)
     if len(key) != _KEY_BYTES:
         raise _KeyError(f"{place} does not hold {_KEY_BYTES} bytes; remove it")
@@ -103,7 +103,7 @@ def _read_key() -> bytes | None:
 
 
 def _make_key() -> bytes:
-    """A new key, or the one that another process has made at the same moment. It appears whole."""
+    """Create the key, or return the one that another process created at the same moment. It appears complete."""
     place = _key_file()
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     own = place.with_name(f"key.{os.getpid()}.{secrets.token_hex(4)}")
@@ -121,36 +121,31 @@ def _make_key() -> bytes:
 
 
 def why_refused(uri: str, *, own: bool) -> str | None:
-    """Why a sync does not go where a spool says, and how to have it go there; None: it goes.
+    """Explain why a `sync` does not contact the server that a spool names, and how to permit it; None if it does.
 
-    Any SQLite database may be named: it is looked at before it is opened (`databases`).
+    SQLite databases are always permitted: they are inspected before they are opened (`databases.why_not_mlflows`).
 
     Args:
         uri: The tracking URI.
         own: Whether the spool is this user's (`is_own`), or the user has named the URI.
     """
-    if own or is_sqlite(uri) or _is_named_by_user(uri):
-        return None
-    place, agree = _server(uri), f"If that is where it belongs, add: --tracking-uri {shlex.quote(shown(uri))}"
-    stranger = "and no training of yours on this machine has signed the spool"
-    if uri.lower().startswith(("http://", "https://")):
-        found = _credentials()
-        if not found:
-            return None
-        where = "{}://{}:{}".format(*place) if place else shown(uri)
-        return f"it names the server {where}, {stranger}; it would get your credentials ({', '.join(found)}). {agree}"
-    return f"it names {shown(uri)}, {stranger}. {agree}"
-
-
-def _is_named_by_user(uri: str) -> bool:
-    """Whether it is the server of MLFLOW_TRACKING_URI."""
-    named = without_credentials(with_absolute_path(os.environ.get("MLFLOW_TRACKING_URI", "")))
     server = _server(uri)
-    return uri == named or (server is not None and server == _server(named))
+    named = without_credentials(with_absolute_path(os.environ.get("MLFLOW_TRACKING_URI", "")))
+    if own or is_sqlite(uri) or uri == named or (server is not None and server == _server(named)):
+        return None
+    stranger = "and no training of yours on this machine has signed the spool"
+    agree = f"To permit it, add: --tracking-uri {shlex.quote(shown(uri))}"
+    if not uri.lower().startswith(("http://", "https://")):
+        return f"it names {shown(uri)}, {stranger}. {agree}"
+    found = _credentials()
+    if not found:
+        return None
+    where = "{}://{}:{}".format(*server) if server else shown(uri)
+    return f"it names the server {where}, {stranger}; it would get your credentials ({', '.join(found)}). {agree}"
 
 
 def _server(uri: str) -> tuple[str, str, int] | None:
-    """Scheme, host and port of an http address; None of anything else."""
+    """Return scheme, host and port of an HTTP address; None for any other URI."""
     found = _SERVER.fullmatch(uri)
     if found is None or uri != shown(uri):
         return None
@@ -159,10 +154,10 @@ def _server(uri: str) -> tuple[str, str, int] | None:
 
 
 def _credentials() -> list[str]:
-    """Where MLflow finds credentials that it would send to any server; names only."""
+    """Return the names of the places where MLflow finds credentials that it would send to any server."""
     found = [name for name in _CREDENTIALS if os.environ.get(name)]
     if os.environ.get(_SIGV4, "false").lower() not in ("", "false", "0"):
         found.append(_SIGV4)
     found += sorted(name for name in os.environ if name.startswith("DATABRICKS_"))
-    in_file = Path(os.path.expanduser(_CREDENTIALS_FILE)).exists()  # noqa: PTH111 - MLflow does so
+    in_file = Path(os.path.expanduser(_CREDENTIALS_FILE)).exists()  # noqa: PTH111 - as MLflow does
     return [*found, _CREDENTIALS_FILE] if in_file else found

@@ -1,4 +1,4 @@
-"""SQLite databases that tracking URIs name: where they lie, and whether they are those of MLflow."""
+"""SQLite databases behind tracking URIs: their location, and whether they belong to MLflow."""
 
 import contextlib
 import re
@@ -9,20 +9,19 @@ from urllib.parse import quote
 
 _SQLITE = re.compile(r"sqlite(\+\w+)?:")
 _TABLES = {"runs", "experiments", "alembic_version"}
-_LOOK_S = 5.0
-"""A database that another process has locked for so long cannot be looked at."""
+_LOCK_TIMEOUT_S = 5.0
 _READ_ONLY = "mode=ro"
-_AS_IT_LIES = "mode=ro&immutable=1"
-"""For a database that was left in the middle of a write: reading it otherwise means to complete that first."""
+_IMMUTABLE = "mode=ro&immutable=1"
+"""For a database with an unfinished write: any other read-only connection would first have to complete that write."""
 
 
 def is_sqlite(uri: str) -> bool:
-    """Whether a tracking URI names an SQLite database."""
+    """Return whether a tracking URI names an SQLite database."""
     return _SQLITE.match(uri) is not None
 
 
 def with_absolute_path(uri: str) -> str:
-    """The same database in whatever working directory; other tracking URIs as they are."""
+    """Make the path of an SQLite URI independent of the working directory; return other URIs unchanged."""
     beginning, found, rest = uri.partition(":///")
     name, mark, options = rest.partition("?")
     kind, path = ("file:", name.removeprefix("file:")) if name.startswith("file:") else ("", name)
@@ -32,7 +31,14 @@ def with_absolute_path(uri: str) -> str:
 
 
 def as_opened_by(client: Any, uri: str) -> str:  # noqa: ANN401 - a mlflow.MlflowClient
-    """Like `with_absolute_path`, of what a client was made with: SQLite took a relative path from where it was then."""
+    """Make the path of an SQLite URI absolute, as the client opened it.
+
+    The working directory may have changed since, so the open database is asked for its file.
+
+    Args:
+        client: Client that was created with `uri`.
+        uri: Tracking URI.
+    """
     engine = getattr(client._tracking_client.store, "engine", None)
     if engine is None or with_absolute_path(uri) == uri:
         return uri
@@ -42,37 +48,33 @@ def as_opened_by(client: Any, uri: str) -> str:  # noqa: ANN401 - a mlflow.Mlflo
 
 
 def why_not_mlflows(uri: str) -> str | None:
-    """Why the SQLite database that a tracking URI names is not one of MLflow's; None: it is. Changes nothing.
+    """Explain why the SQLite database of a tracking URI is not an MLflow database; None if it is. Changes nothing.
 
     Raises:
-        sqlite3.OperationalError: It is locked, or cannot be read now.
+        sqlite3.OperationalError: The database is locked or currently unreadable.
     """
-    from sqlalchemy import make_url  # it decides which file the URI means
+    from sqlalchemy import make_url  # MLflow resolves the URI to a file with it
 
     named = make_url(uri).database
     file = Path(named or "").absolute()
     if not named or not file.is_file():
         return f"there is no database {file}."
     try:
-        found = _tables(file)
+        missing = sorted(_TABLES - _tables(file, _READ_ONLY))
     except sqlite3.OperationalError:
         raise
     except sqlite3.DatabaseError:
         return f"{file} is not an SQLite database."
-    missing = sorted(_TABLES - found)
-    return f"{file} is not a database of MLflow: it has no table {missing[0]}." if missing else None
+    return f"{file} is not an MLflow database: table {missing[0]} is missing." if missing else None
 
 
-def _tables(file: Path) -> set[str]:
+def _tables(file: Path, options: str) -> set[str]:
     try:
-        return _read_tables(file, _READ_ONLY)
+        place = f"file:{quote(str(file))}?{options}"
+        with contextlib.closing(sqlite3.connect(place, uri=True, timeout=_LOCK_TIMEOUT_S)) as connection:
+            return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+        unfinished_write = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+        if options == _IMMUTABLE or not unfinished_write:
             raise
-        return _read_tables(file, _AS_IT_LIES)
-
-
-def _read_tables(file: Path, options: str) -> set[str]:
-    connection = sqlite3.connect(f"file:{quote(str(file))}?{options}", uri=True, timeout=_LOOK_S)
-    with contextlib.closing(connection):
-        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    return _tables(file, _IMMUTABLE)

@@ -1,4 +1,4 @@
-"""Whose a folder is: its owner can put other files, and links, in the place of what is in it."""
+"""Checks who owns a folder: the owner can replace its contents by other files or links."""
 
 import contextlib
 import os
@@ -8,21 +8,25 @@ from pathlib import Path
 
 
 def why_not_ours(folder: Path, *, shared: bool = False) -> str | None:
-    """Why a folder is not safe to keep files in; None: it is this user's own, or root's.
+    """Explain why a folder is unsafe for files of this user; None if this user or root owns it.
 
     Args:
-        folder: It is there, and may be a `/proc/self/fd/...`.
-        shared: Whether one in which everybody may only touch what is their own, like /tmp, is safe too.
+        folder: Existing folder; may be a `/proc/self/fd/...` path.
+        shared: Also accept folders with the sticky bit, such as /tmp.
 
     Raises:
-        OSError: It cannot be looked at.
+        OSError: The folder cannot be inspected.
     """
     found = folder.stat()
     if found.st_uid in (0, os.geteuid()) or (shared and found.st_mode & stat.S_ISVTX):
         return None
-    if found.st_uid == _owner_of_new_files(folder):  # a mount that gives all files to one user, as of a container
+    if found.st_uid == _owner_of_new_files(folder):  # mounts of containers may assign all files to one user
         return None
-    return f"it belongs to {_name(found.st_uid)}, who could put other files, or links, in its place"
+    try:
+        owner = f"the user {pwd.getpwuid(found.st_uid).pw_name}"
+    except KeyError:
+        owner = f"the user with the number {found.st_uid}"
+    return f"it belongs to {owner}, who could replace it by other files or links"
 
 
 def _owner_of_new_files(folder: Path) -> int | None:
@@ -37,10 +41,3 @@ def _owner_of_new_files(folder: Path) -> int | None:
         os.close(descriptor)
         with contextlib.suppress(OSError):
             place.unlink()
-
-
-def _name(uid: int) -> str:
-    try:
-        return f"the user {pwd.getpwuid(uid).pw_name}"
-    except KeyError:
-        return f"the user with the number {uid}"

@@ -1,7 +1,7 @@
-"""Starts a module of this package in a process with `child_environment`: python -P launcher.py MODULE ARGUMENT...
+"""Starts a module of this package in the environment of `child_environment`: python -P launcher.py MODULE ARGUMENT
 
-Run as a file, before anything of this package can be imported. Imports as little as possible before the path is right:
-a user's module may have the name of one of the standard library.
+Runs as a file, before the package can be imported, so it imports nothing of the package. Until `sys.path` is set it
+imports as little as possible: a module of the user may have the name of a standard library module.
 """
 
 import os
@@ -11,34 +11,30 @@ _PATH = "RECON_LOG_PATH"
 
 
 def after_standard_library(folders: list[str]) -> list[str]:
-    """The standard library as it is in `sys.path`, and then `folders`: no module of theirs can take its place."""
-    home = os.path.dirname(os.__file__)  # noqa: PTH120 - see above
+    """Return the standard library's entries of `sys.path` followed by `folders`, so that nothing can shadow it."""
+    home = os.path.dirname(os.__file__)  # noqa: PTH120 - avoids the import of pathlib
     names = ("lib-dynload", f"python{sys.version_info.major}{sys.version_info.minor}.zip")
     standard = [folder for folder in sys.path if folder == home or folder.endswith(names)]
     return standard + [folder for folder in folders if folder not in standard]
 
 
-def _import_package() -> None:
-    """Import the package that this file lies in, from its own place, whatever else there is of that name."""
-    from importlib.util import module_from_spec, spec_from_file_location
-    from pathlib import Path
-
-    place = Path(__file__).resolve().parent.parent
-    spec = spec_from_file_location(place.name, place / "__init__.py")
-    assert spec is not None
-    assert spec.loader is not None
-    package = module_from_spec(spec)
-    sys.modules[place.name] = package
-    spec.loader.exec_module(package)
-
-
 def _main() -> int:
+    """Import this package from its own location, whatever else has its name, and run `main()` of the named module."""
     from json import loads
 
     sys.path[:] = after_standard_library(loads(os.environ[_PATH]))
-    _import_package()
 
     from importlib import import_module
+    from importlib.util import module_from_spec, spec_from_file_location
+    from pathlib import Path
+
+    home = Path(__file__).resolve().parent.parent
+    spec = spec_from_file_location(home.name, home / "__init__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    package = module_from_spec(spec)
+    sys.modules[home.name] = package
+    spec.loader.exec_module(package)
 
     del sys.argv[0]
     return int(import_module(sys.argv[0]).main())

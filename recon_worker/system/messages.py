@@ -1,4 +1,4 @@
-"""What this project says. A message that cannot be said must not end what it is about: the training, or a `sync`."""
+"""Logging that never raises: a message that cannot be delivered must not end a training or a `sync`."""
 
 import contextlib
 import logging
@@ -6,23 +6,23 @@ from typing import Any
 
 
 def message_log(name: str) -> "logging.LoggerAdapter[logging.Logger]":
-    """As `logging.getLogger`; what a handler raises, as one does whose stream is closed, is left out.
+    """Return a logger that suppresses exceptions of its handlers, such as a closed stream.
 
     Args:
-        name: Of the module.
+        name: Name of the module, as for `logging.getLogger`.
     """
-    return _Log(logging.getLogger(name))
+    return _SafeLogger(logging.getLogger(name))
 
 
-class _Log(logging.LoggerAdapter[logging.Logger]):
+class _SafeLogger(logging.LoggerAdapter[logging.Logger]):
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:  # noqa: ANN401
-        """See `message_log`."""
-        with contextlib.suppress(Exception):  # a handler may be the user's, and raise anything
+        """Log a message; every level ends up here."""
+        with contextlib.suppress(Exception):  # user-defined handlers may raise anything
             self.logger.log(level, msg, *args, stacklevel=2, **kwargs)
 
 
 def size_text(nbytes: int) -> str:
-    """Such as 1.2 GiB."""
+    """Format a size with a binary unit, for example `1.2 GiB`."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
         if nbytes >= size:
             return f"{nbytes / size:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Standard streams that are closed or replaced, as by a daemon, by `2>&-`, or by an application with its own stderr."""
+"""Standard streams that are closed or replaced: by a daemon, by `2>&-`, or by an application with its own stderr."""
 
 import contextlib
 import os
@@ -6,24 +6,24 @@ import sys
 
 
 def shows_progress() -> bool:
-    """Whether stderr is a terminal, on which a progress bar can be drawn."""
+    """Return whether stderr is a terminal that can show a progress bar."""
     try:
         return sys.stderr.isatty()
-    except Exception:  # None, closed, or an object of the user's that has no such method, or one that raises
+    except Exception:  # None, closed, or an object of the user without a working `isatty`
         return False
 
 
 def escape_unencodable_output() -> None:
-    """Have stdout escape what it cannot encode, as stderr does: a path can hold any bytes, and ASCII few letters."""
-    with contextlib.suppress(AttributeError, ValueError):  # it is closed, or not Python's own
+    """Make stdout escape characters that it cannot encode, as stderr does: paths may contain any bytes."""
+    with contextlib.suppress(AttributeError, ValueError):  # closed, or not a stream of Python
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def occupy_descriptors() -> None:
-    """Open /dev/null at each of the descriptors 0 to 2 that is closed; child processes inherit it.
+    """Open /dev/null at each closed descriptor from 0 to 2; child processes inherit it.
 
-    Otherwise shared memory or a socket of ours would get the number: whatever a library prints would land in it, and in
-    the worker its own stderr would replace it.
+    Otherwise shared memory or a socket would get such a number, output of libraries would be written into it, and the
+    worker would replace it by its own stderr.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)

@@ -1,8 +1,9 @@
-"""Tracking URIs: what may be shown and written down.
+"""Removes credentials from tracking URIs before they are shown or stored.
 
-A password may hold anything but `@`, and the query of a database URI goes to the end of the line, as SQLAlchemy reads
-them (`sqlalchemy.engine.url.make_url`). Of a query stays what is known to be harmless: names of keys and passwords have
-no end. What is hidden by mistake costs a word of a message; what is shown by mistake, a password.
+Parses as SQLAlchemy does (`sqlalchemy.engine.url.make_url`): a password may contain any character but `@`, and the
+query of a database URI extends to the end of the line. Only query options that are known to be harmless are kept, as
+the names of options that hold keys or passwords are open-ended. Hiding too much costs a word of a message; hiding too
+little reveals a password.
 """
 
 import re
@@ -16,13 +17,13 @@ _HARMLESS = frozenset(
     keepalives keepalives_idle keepalives_interval keepalives_count target_session_attrs workflowtype page
     """.split()  # noqa: SIM905 - forty lines else
 )
-"""Options that stay, in lower case."""
+"""Query options that are kept, in lower case."""
 _WEB, _DATABASE = r"\bhttps?://", r"\b(?!https?://)[A-Za-z][\w+.-]*://"
-_MORE = r"(?:[^\s?]*@)?"
-"""Where the password holds an `@` that is not written as `%40`."""
+_REST = r"(?:[^\s?]*@)?"
+"""The rest of a password that contains an `@` which is not escaped as `%40`."""
 _USERS = [
-    re.compile(rf"(?P<start>{_DATABASE})(?:[^:/\n]*:[^@\n]*|[^:/\s@]*)@{_MORE}", re.IGNORECASE),
-    re.compile(rf"(?P<start>{_WEB})[^:/?#\s@]*:(?!\d*(?:[/?#\s]|$))[^@\s]*@{_MORE}", re.IGNORECASE),
+    re.compile(rf"(?P<start>{_DATABASE})(?:[^:/\n]*:[^@\n]*|[^:/\s@]*)@{_REST}", re.IGNORECASE),
+    re.compile(rf"(?P<start>{_WEB})[^:/?#\s@]*:(?!\d*(?:[/?#\s]|$))[^@\s]*@{_REST}", re.IGNORECASE),
     re.compile(r"(?P<start>(?<!/)//)(?!/)[^/?#\s]*@"),
 ]
 _OPTIONS = [
@@ -34,7 +35,7 @@ _OPTIONS = [
 
 
 def without_credentials(text: str) -> str:
-    """A URI, or a text that quotes some, without users, passwords, and options that may be keys."""
+    """Remove users, passwords and options that may hold keys from a URI, or from a text that quotes URIs."""
     for users in _USERS:
         text = users.sub(r"\g<start>", text)
     for options in _OPTIONS:
@@ -43,17 +44,16 @@ def without_credentials(text: str) -> str:
 
 
 def shown(uri: str) -> str:
-    """A URI from a spool as it may be printed: no credentials, no control characters."""
+    """Return a URI from a spool for printing: without credentials and control characters."""
     return "".join(c if c.isprintable() else "?" for c in without_credentials(uri))
 
 
 def _with_harmless_options(found: re.Match[str]) -> str:
-    kept = [option for option in re.split("[&;]", found["options"]) if _is_harmless(option)]
+    kept = []
+    for option in re.split("[&;]", found["options"]):
+        name, _, value = option.partition("=")
+        if unquote_plus(name).strip().lower() in _HARMLESS and "@" not in unquote_plus(value):
+            kept.append(option)
     if found["options"] and not kept:
         return found["start"]
     return found["start"] + found["sign"] + "&".join(kept)
-
-
-def _is_harmless(option: str) -> bool:
-    name, _, value = option.partition("=")
-    return unquote_plus(name).strip().lower() in _HARMLESS and "@" not in unquote_plus(value)

@@ -9,9 +9,10 @@ import tenacity
 
 from recon_worker.pictures.history import History
 from recon_worker.snapshot.artifact import HISTORY_FILES
-from recon_worker.spool.outbox import Outbox, RunTarget
+from recon_worker.spool.outbox import Outbox
+from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.errors import reason
 from recon_worker.system.messages import message_log
-from recon_worker.system.reasons import reason
 from recon_worker.upload.resumes import folder_of_fit
 from recon_worker.upload.run_sink import is_refusal
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from recon_worker.spool.outbox import RunTarget, epoch_of
+from recon_worker.spool.outbox import epoch_of
+from recon_worker.spool.run_target import RunTarget
 
 FITS, RESUMED = "recon_log.fits", "recon_log.resumed"
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from recon_worker.pictures.records import Numbers, is_file
-from recon_worker.spool.outbox import RunTarget, Version
+from recon_worker.spool.outbox import Version
+from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.databases import is_sqlite, why_not_mlflows
+from recon_worker.system.errors import reason
 from recon_worker.system.messages import message_log
-from recon_worker.system.reasons import reason
 from recon_worker.upload.answers import (
     RefusedError,
     UnacceptableError,

@@ -21,8 +21,8 @@ from typing import Protocol
 import tenacity
 
 from recon_worker.spool.outbox import Outbox, Version
+from recon_worker.system.errors import failure_of
 from recon_worker.system.messages import message_log
-from recon_worker.system.reasons import failure_of
 from recon_worker.upload.answers import LostError, RefusedError, UnacceptableError
 
 _log = message_log(__name__)

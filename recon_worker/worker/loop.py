@@ -27,7 +27,8 @@ from pathlib import Path
 from recon_worker.snapshot.codec import CodecError, dump_snapshot, parse_header
 from recon_worker.snapshot.records import Snapshot
 from recon_worker.snapshot.slots import Slot, SlotContent, read_all
-from recon_worker.spool.outbox import Outbox, RunTarget
+from recon_worker.spool.outbox import Outbox
+from recon_worker.spool.run_target import RunTarget
 from recon_worker.spool.snapshot_file import make_ready
 from recon_worker.system.handover import HURRY, take_over
 from recon_worker.upload.run_sink import RunSink

@@ -17,9 +17,10 @@ from recon_worker.snapshot.artifact import Artifact, Failure
 from recon_worker.snapshot.codec import load_brief, read_snapshot
 from recon_worker.snapshot.records import Snapshot
 from recon_worker.spool.lock import is_alone
-from recon_worker.spool.outbox import Outbox, RunTarget, Version, epoch_of
+from recon_worker.spool.outbox import Outbox, Version, epoch_of
+from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.errors import is_shortage
 from recon_worker.system.messages import message_log
-from recon_worker.system.shortages import is_shortage
 from recon_worker.upload.continuation import load_history
 from recon_worker.upload.run_sink import connect
 from recon_worker.upload.uploader import ArtifactSink, Uploader, upload_threads

@@ -28,7 +28,7 @@ from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.client.supervisor import Supervisor
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.records import SnapshotLayout
-from recon_worker.spool.outbox import RunTarget
+from recon_worker.spool.run_target import RunTarget
 
 SNAPSHOTS, FLUSH_S = 4, 200.0
 _PR_CAPBSET_DROP, _CAP_SYS_ADMIN, _CAP_SYS_NICE = 24, 21, 23

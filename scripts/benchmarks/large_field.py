@@ -38,7 +38,7 @@ from recon_worker.snapshot.records import (
     SnapshotArrays,
     SnapshotLayout,
 )
-from recon_worker.spool.outbox import RunTarget
+from recon_worker.spool.run_target import RunTarget
 
 N_PX, CROP_PX, BATCH, EVENTS, FIXED = 128, 64, 16, 2, 4
 SIZES = {1024: 50, 2048: 100, 4096: 200}

@@ -29,7 +29,8 @@ from recon_worker.pictures.artifacts import render
 from recon_worker.pictures.history import History
 from recon_worker.snapshot.artifact import Artifact
 from recon_worker.snapshot.records import Snapshot, SnapshotLayout
-from recon_worker.spool.outbox import Outbox, RunTarget
+from recon_worker.spool.outbox import Outbox
+from recon_worker.spool.run_target import RunTarget
 from recon_worker.upload.run_sink import RunSink
 from recon_worker.upload.uploader import Uploader, upload_threads
 

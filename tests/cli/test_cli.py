@@ -25,7 +25,8 @@ from recon_worker.pictures.history import History
 from recon_worker.pictures.png import read_png
 from recon_worker.snapshot.artifact import Artifact
 from recon_worker.snapshot.codec import dump_snapshot, snapshot_header
-from recon_worker.spool.outbox import Outbox, RunTarget
+from recon_worker.spool.outbox import Outbox
+from recon_worker.spool.run_target import RunTarget
 from tests.faults.harness import soon_s
 from tests.samples import fill, layout_of, make_run, make_scan, snapshot
 

@@ -149,7 +149,7 @@ sys.path.insert(0, {str(REPOSITORY)!r})
 from pathlib import Path
 from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.settings import WorkerSettings
-from recon_worker.spool.outbox import RunTarget
+from recon_worker.spool.run_target import RunTarget
 from tests.samples import fill, layout_of, log_epoch, make_scan
 spool, run_id, uri = sys.argv[1:]
 scan = make_scan()

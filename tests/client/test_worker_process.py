@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, {repository!r})
 from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.settings import WorkerSettings
-from recon_worker.spool.outbox import RunTarget
+from recon_worker.spool.run_target import RunTarget
 from tests.samples import layout_of, log_epoch, make_scan
 assert not hasattr(sys.modules["__main__"], "__file__")
 scan = make_scan(n_samples=12, n_fixed=1)

@@ -19,7 +19,7 @@ from urllib.request import urlopen
 
 import mlflow
 
-from recon_worker.spool.outbox import RunTarget
+from recon_worker.spool.run_target import RunTarget
 from tests.conftest import artifacts_below
 from tests.leaks import MARK
 

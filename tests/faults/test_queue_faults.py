@@ -218,7 +218,7 @@ ORPHANED = """
 import os, signal, sys, time
 from pathlib import Path
 from recon_worker.client.recon_worker import ReconWorker
-from recon_worker.spool.outbox import RunTarget
+from recon_worker.spool.run_target import RunTarget
 from recon_worker.settings import WorkerSettings
 from tests.samples import layout_of, log_epoch, make_scan
 

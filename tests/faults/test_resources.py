@@ -124,7 +124,7 @@ import resource, sys
 sys.path.insert(0, {str(REPOSITORY)!r})
 from pathlib import Path
 from recon_worker.client.recon_worker import ReconWorker
-from recon_worker.spool.outbox import RunTarget
+from recon_worker.spool.run_target import RunTarget
 from recon_worker.settings import WorkerSettings
 from tests.samples import layout_of, log_epoch, make_scan
 uri, run_id, spool, descriptors, samples, depth = sys.argv[1:]

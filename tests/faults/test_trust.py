@@ -10,7 +10,8 @@ import pytest
 
 from recon_worker.cli.main import main
 from recon_worker.snapshot.artifact import Artifact
-from recon_worker.spool.outbox import Outbox, RunTarget
+from recon_worker.spool.outbox import Outbox
+from recon_worker.spool.run_target import RunTarget
 from tests.samples import make_scan
 
 pytestmark = pytest.mark.timeout(100)
@@ -183,7 +184,7 @@ def test_a_database_that_is_not_mlflows_is_left_as_it_is(tmp_path, caplog, schem
 
     assert main(["sync", str(outbox.folder)]) == LEFT
 
-    assert "is not a database of MLflow: it has no table alembic_version" in caplog.text
+    assert "is not an MLflow database: table alembic_version is missing" in caplog.text
     assert database.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine #1.db", "spool"]
 

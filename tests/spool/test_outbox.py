@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from recon_worker.snapshot.artifact import Artifact
-from recon_worker.spool.outbox import Outbox, SpoolError
+from recon_worker.spool.folder import SpoolError
+from recon_worker.spool.outbox import Outbox
 
 
 @pytest.fixture(params=[0, 0o002, 0o277], ids=oct)

@@ -10,7 +10,7 @@ from PIL import Image
 from recon_worker.pictures.colour_ranges import Scales
 from recon_worker.pictures.history import History
 from recon_worker.pictures.records import DESCRIPTION_NAME, Latest, Numbers, card_name, metrics_name
-from recon_worker.spool.outbox import RunTarget
+from recon_worker.spool.run_target import RunTarget
 from recon_worker.upload.answers import UnacceptableError
 from recon_worker.upload.continuation import earlier_history
 from recon_worker.upload.mlflow_sink import MlflowSink

@@ -203,7 +203,7 @@ sys.path.insert(0, {str(REPOSITORY)!r})
 from pathlib import Path
 from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.settings import WorkerSettings
-from recon_worker.spool.outbox import RunTarget
+from recon_worker.spool.run_target import RunTarget
 from tests.samples import layout_of, log_epoch, make_scan
 scan = make_scan()
 worker = ReconWorker(WorkerSettings(spool_dir=Path({str(tmp_path / "spool")!r}), depth=3))

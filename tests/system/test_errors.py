@@ -1,16 +1,20 @@
-"""The reason of a failure survives however libraries wrap it, and however long their words are."""
+"""The root cause of an error is reported however libraries wrap it; shortages of the machine are recognised."""
 
 import contextlib
+import errno
 import http.server
+import os
+import resource
 import ssl
 import subprocess
+import sys
 import threading
 
 import pytest
 import requests
 from mlflow import MlflowClient
 
-from recon_worker.system.reasons import reason
+from recon_worker.system.errors import is_shortage, reason
 
 pytestmark = pytest.mark.timeout(60)
 LONG = "/" + "x" * 500
@@ -94,3 +98,40 @@ def test_errors_that_refer_to_each_other_have_an_end():
     first.__cause__, second.__cause__ = second, first
     with contextlib.suppress(RecursionError):
         assert reason(first).startswith("OSError: ")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN])
+def test_what_the_machine_is_short_of_is_recognised_also_as_a_cause(number):
+    shortage = OSError(number, os.strerror(number))
+    outer = ValueError("cannot read")
+    outer.__cause__ = shortage
+
+    assert is_shortage(shortage)
+    assert is_shortage(outer)
+
+
+@pytest.mark.parametrize("error", [ValueError("shape"), OSError(errno.ENOENT, "gone"), RuntimeError("other"), None])
+def test_other_errors_are_not(error):
+    assert not is_shortage(error)
+
+
+def test_an_array_that_does_not_fit_into_memory_is_one():
+    code = (
+        "import numpy\nfrom recon_worker.system.errors import is_shortage\n"
+        "try: numpy.zeros(2**46)\nexcept Exception as error: print(is_shortage(error))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+
+    assert done.stdout.strip() == "True"
+
+
+def test_a_process_without_descriptors_is_short_of_them():
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    code = (
+        "import os, resource\nfrom recon_worker.system.errors import is_shortage\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, (8, {hard}))\n"
+        "try:\n    while True: os.dup(1)\nexcept OSError as error: print(is_shortage(error))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+
+    assert done.stdout.strip() == "True"

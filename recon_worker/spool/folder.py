@@ -1,0 +1,268 @@
+"""A run's folder in the spool, held by its descriptor, and the runs of a spool directory.
+
+Files appear by rename, so a file that exists is complete. Everything is readable by the owner only. The content of a
+spool is not trusted: links are never followed.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from recon_worker.system.folder_owner import why_not_ours
+
+_PREFIX = ".recon-log-"
+_TEMPORARY = re.compile(rf"{re.escape(_PREFIX)}.+\.\d+")
+"""An incomplete file, with the process that writes it; nothing else is swept."""
+_DISPENSABLE = re.compile(r"run\.json|scan\.npz|lock")
+"""Files that are worthless once nothing waits, as is the folder `history`."""
+_PARTS = {"lock", "run.json", "outbox", "raw"}
+"""Entries that tell a run's folder from others; each has some of them from its creation."""
+_RUN_PARTS = ("run.json", "raw", "outbox")
+_DESCRIPTORS = Path("/proc/self/fd")
+
+
+class SpoolError(ValueError):
+    """A spool directory cannot be used. The message says why and what to do."""
+
+
+class SpoolGoneError(SpoolError, FileNotFoundError):
+    """The folder does not exist, or no longer: another process has emptied it."""
+
+
+class RunFolder:
+    """A run's folder. It is held by a descriptor, so nothing is written to a folder that takes its name later.
+
+    Args:
+        folder: `<spool>/<run id>`.
+        create: Create the folder if it does not exist, and make it private; else nothing is changed. An existing
+            `<spool>` is never changed, as it may serve other purposes too.
+        descriptor: Descriptor of the folder that another process has opened; this object closes it.
+
+    Raises:
+        SpoolGoneError: The folder does not exist.
+        SpoolError: The folder is a link, or belongs to somebody else.
+        OSError: The folder cannot be created or opened.
+    """
+
+    folder: Path
+    """Path of the folder as it was opened, for messages."""
+    descriptor: int
+    """Descriptor of the folder; -1 once it is closed."""
+
+    def __init__(self, folder: Path, *, create: bool = True, descriptor: int | None = None) -> None:
+        self.folder, self.descriptor = folder, -1
+        self._folders_change = threading.Lock()
+        if descriptor is not None:
+            self._use(descriptor)
+        elif not create:
+            self._open()
+        if create:
+            self._make_folders("outbox", "raw")
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptor. The object must not be used afterwards."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self._use(-1)
+
+    def _open(self) -> None:
+        try:
+            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError as error:
+            raise SpoolGoneError(f"{self.folder} is not a spool: it does not exist.") from error
+        except NotADirectoryError as error:
+            raise SpoolError(f"{self.folder} is a link or no folder; a spool holds files and folders.") from error
+        self.close()
+        self._use(descriptor)
+        refusal = why_not_ours(self._place)
+        if refusal:
+            raise SpoolError(f"{self.folder} cannot be used: {refusal}. Choose another spool directory.")
+
+    def _use(self, descriptor: int) -> None:
+        """Name all files by way of the descriptor from now on, where the system supports that."""
+        self.descriptor = descriptor
+        self._place = _DESCRIPTORS / str(descriptor) if _DESCRIPTORS.is_dir() else self.folder
+
+    def _make_folders(self, *names: str) -> None:
+        """Create folders of the run, and the run's own folder even if somebody has removed it."""
+        if self.descriptor < 0 or not os.fstat(self.descriptor).st_nlink:
+            self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            self._open()
+            found = {place.name for place in self._place.iterdir()}
+            if found and not found & _PARTS:  # artifacts of a run may lie under its id too
+                some = ", ".join(sorted(found)[:3])
+                raise SpoolError(
+                    f"{self.folder} is not the folder of a run in a spool: it holds {some}. Choose another directory."
+                )
+        _make_private(self.descriptor)
+        for name in names:
+            _make_private_folder(self._place / name)
+
+    def held(self, place: Path) -> Path:
+        """Return the path to open, change or remove for a path below `folder`."""
+        return self._place / place.relative_to(self.folder)
+
+    def _named(self, held: Path) -> Path:
+        """Return the path below `folder`, as the user knows it: the inverse of `held`."""
+        return self.folder / held.relative_to(self._place)
+
+    def refuse_links(self) -> None:
+        """Raise SpoolError if the spool contains anything but files and folders: a link could lead elsewhere."""
+        for place in walk(self._place):
+            with contextlib.suppress(FileNotFoundError):  # uploaded meanwhile
+                mode = place.lstat().st_mode
+                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                    named = self._named(place)
+                    raise SpoolError(f"{named} is a link or a device; a spool holds files and folders. Remove it.")
+
+    def take_scratch(self) -> None:
+        """Make `tempfile` write into the spool, so that a killed process leaves nothing elsewhere.
+
+        On a full disk the system's default folder remains in use.
+        """
+        folder = temporary_path(self._place / "scratch")
+        with contextlib.suppress(OSError):
+            _make_private_folder(folder)
+            tempfile.tempdir = str(folder)
+
+    def sweep(self) -> None:
+        """Remove incomplete files of other processes and all scratch. The caller must hold the spool's lock alone."""
+        for place in walk(self._place):
+            if not _TEMPORARY.fullmatch(place.name):
+                continue
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place)
+            else:
+                place.unlink(missing_ok=True)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the folder holds nothing worth keeping."""
+        files = (place.relative_to(self._place) for place in walk(self._place) if not place.is_dir())
+        return all(
+            file.parts[0] == "history"
+            or _DISPENSABLE.fullmatch(file.name)
+            or _TEMPORARY.fullmatch(file.name)
+            or _TEMPORARY.fullmatch(file.parts[0])
+            for file in files
+        )
+
+    def discard(self) -> None:
+        """Remove the folder if it is empty. Whoever opens it at that moment finds all of it or nothing."""
+        if not self._is_called(self.folder) or not self.is_empty:
+            return
+        name, doomed = self.folder.name, temporary_path(self.folder).name
+        parent = os.open(self.folder.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if not self._is_called(name, parent):
+                return
+            os.rename(name, doomed, src_dir_fd=parent, dst_dir_fd=parent)
+            for place in self._place.iterdir():
+                shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
+            os.rmdir(doomed, dir_fd=parent)
+        finally:
+            os.close(parent)
+
+    @property
+    def place_now(self) -> Path:
+        """Current path of the folder, which somebody may have renamed; `folder` where the system cannot tell."""
+        return self.folder if self._is_called(self.folder) or self._place == self.folder else self._place.readlink()
+
+    def _is_called(self, name: str | Path, parent: int | None = None) -> bool:
+        """Return whether a name still leads to the folder that is held."""
+        with contextlib.suppress(OSError):
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            return os.path.samestat(found, os.fstat(self.descriptor))
+        return False
+
+
+def run_folders(directory: Path) -> list[Path]:
+    """Return the run folders of a spool directory; a run's folder stands for itself.
+
+    Empty for a missing folder whose parent is a spool, which may be empty: everything was uploaded.
+
+    Raises:
+        SpoolError: The directory does not exist, or is not a spool.
+    """
+    directory = directory.resolve()
+    if not directory.is_dir():
+        if directory.parent.is_dir() and _runs(directory.parent) is not None:
+            return []
+        raise SpoolError(f"{directory} does not exist, and its parent is not a spool: check the path.")
+    if any((directory / name).exists() for name in _RUN_PARTS):
+        return [directory]
+    folders = _runs(directory)
+    if folders is None:
+        raise SpoolError(f"{directory} is not a spool: neither it nor a folder in it holds a run.json.")
+    return folders
+
+
+def _runs(directory: Path) -> list[Path] | None:
+    """Return the run folders in a directory; None if it holds other things only."""
+    entries: list[Path] = []
+    with contextlib.suppress(FileNotFoundError):  # emptied meanwhile
+        entries = [place for place in sorted(directory.iterdir()) if not place.name.startswith(".")]
+    folders = [place for place in entries if any((place / name).exists() for name in _RUN_PARTS)]
+    return folders if folders or not entries else None
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Yield all files, folders and links below a folder. Links are not followed; folders may vanish meanwhile."""
+
+    def fail_unless_gone(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for parent, folders, files in os.walk(folder, onerror=fail_unless_gone):
+        yield from (Path(parent, name) for name in (*folders, *files))
+
+
+def temporary_path(place: Path) -> Path:
+    """Return the path of a file while this process writes it."""
+    return place.with_name(f"{_PREFIX}{place.name}.{os.getpid()}")
+
+
+def write_whole(place: Path, parts: Sequence[bytes | memoryview], time_s: float | None = None) -> None:
+    """Write a file under a temporary name and rename it, so that a file under its own name is complete.
+
+    Args:
+        place: Path of the file.
+        parts: Its content.
+        time_s: Modification time, Unix seconds; None: now.
+    """
+    temporary = temporary_path(place)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            for part in parts:
+                stream.write(part)
+        if time_s is not None:
+            os.utime(temporary, (time_s, time_s))
+        temporary.replace(place)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _make_private_folder(folder: Path) -> None:
+    """Create a folder for its owner only, whatever the umask is."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if stat.S_ISDIR(folder.lstat().st_mode):  # the target of a link is not changed
+        _make_private(folder)
+
+
+def _make_private(folder: Path | int) -> None:
+    mode = os.stat(folder).st_mode  # noqa: PTH116 - may be a descriptor
+    if mode & 0o777 != 0o700:
+        with contextlib.suppress(OSError):  # somebody else's, read-only, or a file system without such modes
+            os.chmod(folder, stat.S_IMODE(mode) & ~0o777 | 0o700)  # noqa: PTH101

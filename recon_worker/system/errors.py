@@ -1,0 +1,94 @@
+"""Reports errors on one line, and tells shortages of the machine from faults of a snapshot.
+
+Libraries wrap a root cause in ever more general exceptions, so `reason` names the root cause first.
+"""
+
+import errno
+from collections.abc import Iterator
+
+import tenacity
+
+from recon_worker.system.uris import without_credentials
+
+_MAX_CHARACTERS = 300
+"""Maximum length of the root cause, and of the raised error."""
+_ELLIPSIS = " … "
+_SHORTAGES = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EAGAIN,  # the limit of processes and threads is reached
+    errno.EROFS,
+    errno.EIO,
+    errno.ESTALE,
+}
+_NO_THREAD = "can't start new thread"
+
+
+def reason(error: BaseException) -> str:
+    """Describe an error by type and text, preceded by its root cause unless the text contains that already.
+
+    Credentials are removed. The chain is followed through `__cause__`, `__context__`, the attribute `reason` (urllib3)
+    and the arguments (requests).
+    """
+    raised, cause = _shortened(_described(error)), _root_cause(error)
+    return raised if _text(cause) in raised else f"{_shortened(_described(cause))} ({raised})"
+
+
+def is_shortage(error: BaseException | None) -> bool:
+    """Return whether the machine, not the snapshot, caused an error or one of its `__cause__` ancestors.
+
+    Shortages are a full disk or quota, too little memory, too few descriptors or threads, and a file system that is
+    read-only or does not respond. Callers keep the snapshot and retry; any other error counts against the snapshot.
+    """
+    while error is not None:
+        by_number = isinstance(error, OSError) and error.errno in _SHORTAGES
+        no_thread = isinstance(error, RuntimeError) and _NO_THREAD in str(error)
+        if by_number or no_thread or isinstance(error, MemoryError):
+            return True
+        error = error.__cause__
+    return False
+
+
+def failure_of(state: tenacity.RetryCallState) -> BaseException:
+    """Return the exception of the last attempt, for tenacity's `before_sleep`."""
+    assert state.outcome is not None
+    error = state.outcome.exception()
+    assert error is not None
+    return error
+
+
+def _shortened(text: str) -> str:
+    """Put a text on one line and replace its middle by an ellipsis if it exceeds 300 characters."""
+    text = " ".join(text.split())
+    if len(text) <= _MAX_CHARACTERS:
+        return text
+    half = (_MAX_CHARACTERS - len(_ELLIPSIS)) // 2
+    return text[:half].rstrip() + _ELLIPSIS + text[-half:].lstrip()
+
+
+def _described(error: BaseException) -> str:
+    text = _text(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _text(error: BaseException) -> str:
+    return " ".join(without_credentials(str(error)).split())
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    seen: list[BaseException] = []
+    while error not in seen:  # exceptions may refer to each other
+        seen.append(error)
+        error = next(_causes(error), error)
+    return error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions that an error wraps, the closest first."""
+    context = None if error.__suppress_context__ else error.__context__
+    for one in (getattr(error, "reason", None), *error.args, error.__cause__, context):
+        if isinstance(one, BaseException):
+            yield one
