@@ -1,7 +1,4 @@
-"""The console script `recon-worker`: what to do with snapshots and pictures that a training left in its spool.
-
-Owns the arguments and the exit codes. Imports nothing heavy before it has to: `--help` answers at once.
-"""
+"""The console script `recon-worker`: arguments and dispatch. Imports nothing heavy before a command runs."""
 
 import argparse
 import json
@@ -11,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from recon_worker.cli.exit_code import ExitCode
-from recon_worker.cli.stderr_log import log_on_stderr
+from recon_worker.cli.console import ExitCode, log_on_stderr
+from recon_worker.spool.folder import SpoolError, run_folders
 from recon_worker.system.databases import with_absolute_path
 from recon_worker.system.messages import message_log
 from recon_worker.system.standard_streams import escape_unencodable_output, occupy_descriptors
@@ -23,14 +20,13 @@ _log = message_log(__name__)
 _T = TypeVar("_T")
 _TIMEOUT_S = 300.0
 _NOTHING = "nothing is left"
-_DIR_HELP = "a spool directory (recon_spool), or the folder of one run in it"
 _EPILOG = "\n".join(
     [
         "exit codes:",
         *(f"  {code.value}  {code.meaning}" for code in ExitCode),
         "",
-        "Credentials are taken from the environment only: MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD,",
-        "MLFLOW_TRACKING_TOKEN, or an MLFLOW_TRACKING_URI that holds them.",
+        "Credentials are read from the environment only: MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD,",
+        "MLFLOW_TRACKING_TOKEN, or an MLFLOW_TRACKING_URI that contains them.",
     ]
 )
 
@@ -40,42 +36,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     occupy_descriptors()
     escape_unencodable_output()
     arguments = _parser().parse_args(argv)
-    with log_on_stderr():
-        return _run(arguments)
-
-
-def _run(arguments: argparse.Namespace) -> ExitCode:
-    from recon_worker.spool.folder import SpoolError
-
     command: Callable[[argparse.Namespace], ExitCode] = arguments.command
-    try:
-        return command(arguments)
-    except SpoolError as error:
-        _log.error("%s", error)
-        return ExitCode.ERROR
-    except OSError as error:
-        _log.error("%s: %s", type(error).__name__, error)
-        return ExitCode.ERROR
-    except KeyboardInterrupt:
-        _log.error("interrupted; what was not uploaded is kept, run the same command again.")
-        return ExitCode.LEFT
+    with log_on_stderr():
+        try:
+            return command(arguments)
+        except SpoolError as error:
+            _log.error("%s", error)
+            return ExitCode.ERROR
+        except OSError as error:
+            _log.error("%s: %s", type(error).__name__, error)
+            return ExitCode.ERROR
+        except KeyboardInterrupt:
+            _log.error("interrupted; nothing is lost. Run the same command again to upload the rest.")
+            return ExitCode.LEFT
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="recon-worker",
-        description="Look at, draw, and bring to MLflow the reconstructions that a training could not upload itself.",
+        description="Inspect, draw and upload reconstructions that a training could not upload to MLflow itself.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_sync(_command(commands, "sync", _sync, "render and upload what waits, then remove it"))
-    _add_status(_command(commands, "status", _status, "say what waits, for which run, since when; changes nothing"))
-    _add_render(_command(commands, "render", _render, "write the pictures to a folder, without a server"))
+
+    sync = _add_command(commands, "sync", _sync, "render and upload what waits, then remove it")
+    sync.add_argument_group("destination").add_argument(
+        "--tracking-uri", metavar="URI", type=_uri, help="MLflow server (default: the server of the training)"
+    )
+    how = sync.add_argument_group("options")
+    seconds = "time limit for uploading, for all runs together; the rest is kept (default: %(default).0f)"
+    how.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=_TIMEOUT_S, help=seconds)
+    how.add_argument("--retry-damaged", action="store_true", help="render snapshots again that were set aside before")
+    how.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+
+    status = _add_command(commands, "status", _status, "show what waits, for which run, since when; change nothing")
+    status.add_argument_group("output").add_argument("--json", action="store_true", help="print a JSON list")
+
+    render = _add_command(commands, "render", _render, "write the pictures to a folder, without a server")
+    render.add_argument_group("destination").add_argument(
+        "--out", metavar="OUT", type=Path, required=True, help="folder of the pictures: OUT/<run id>/epoch_05/..."
+    )
     return parser
 
 
-def _command(
+def _add_command(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
     name: str,
     run: Callable[[argparse.Namespace], ExitCode],
@@ -85,45 +91,29 @@ def _command(
         name, help=summary, description=summary, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.set_defaults(command=run)
-    parser.add_argument_group("what to read").add_argument("directory", metavar="DIR", type=Path, help=_DIR_HELP)
+    parser.add_argument_group("input").add_argument(
+        "directory", metavar="DIR", type=Path, help="spool directory (recon_spool), or the folder of one run in it"
+    )
     return parser
 
 
-def _add_sync(parser: argparse.ArgumentParser) -> None:
-    where = parser.add_argument_group("where to")
-    where.add_argument(
-        "--tracking-uri", metavar="URI", type=_plain_uri, help="MLflow server (default: the one the training used)"
-    )
-    how = parser.add_argument_group("how")
-    how.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=_seconds,
-        default=_TIMEOUT_S,
-        help="give up uploading after so long, all runs together; what is left stays (default: %(default).0f)",
-    )
-    how.add_argument(
-        "--retry-damaged", action="store_true", help="render once more what was set aside because it could not be"
-    )
-    how.add_argument("--dry-run", action="store_true", help="only say what would be done")
+class _Version(argparse.Action):
+    """Prints the version of the distribution that provides this package, "unknown" if it is not installed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *ignored: object) -> None:
+        from importlib.metadata import packages_distributions, version
+
+        distributions = packages_distributions().get(__name__.partition(".")[0])
+        print(parser.prog, version(distributions[0]) if distributions else "unknown")
+        parser.exit()
 
 
-def _add_status(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument_group("output").add_argument("--json", action="store_true", help="a JSON list, for programs")
-
-
-def _add_render(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument_group("where to").add_argument(
-        "--out", metavar="OUT", type=Path, required=True, help="pictures go to OUT/<run id>/epoch_05/..."
-    )
-
-
-def _plain_uri(text: str) -> str:
+def _uri(text: str) -> str:
     if without_credentials(text) != text:
         raise argparse.ArgumentTypeError(
-            "it holds a password, or options that may be one, which others could see in the list of processes. Give "
-            "the URI without them here, and user and password in MLFLOW_TRACKING_USERNAME and _PASSWORD, or all of it "
-            "in MLFLOW_TRACKING_URI."
+            "it holds a password, or options that may be one, which other users could see in the list of processes. "
+            "Pass the URI without them, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or set "
+            "MLFLOW_TRACKING_URI to the complete URI."
         )
     return with_absolute_path(text)
 
@@ -136,25 +126,25 @@ def _seconds(text: str) -> float:
 
 
 def _sync(arguments: argparse.Namespace) -> ExitCode:
-    from recon_worker.cli.status import describe, run_folders, status
-
     folders = run_folders(arguments.directory)
     if not folders:
         print(_NOTHING)
         return ExitCode.DONE
-    if arguments.dry_run:
-        found, code = _each(folders, lambda folder: status(folder, arguments.tracking_uri))
-        for one in found:
-            code = max(code, ExitCode.ERROR if one.refusal else ExitCode.DONE)
-            print(f"{describe(one)}\n  to: {arguments.tracking_uri or one.tracking_uri} (dry run: nothing was done)")
-        return code
-    from recon_worker.cli.sync import sync
+    if not arguments.dry_run:
+        from recon_worker.cli.sync import sync
 
-    return sync(folders, arguments.tracking_uri, arguments.timeout, retry_damaged=arguments.retry_damaged)
+        return sync(folders, arguments.tracking_uri, arguments.timeout, retry_damaged=arguments.retry_damaged)
+    from recon_worker.cli.status import describe, status
+
+    found, code = _each(folders, lambda folder: status(folder, arguments.tracking_uri))
+    for one in found:
+        code = max(code, ExitCode.ERROR if one.refusal else ExitCode.DONE)
+        print(f"{describe(one)}\n  to: {arguments.tracking_uri or one.tracking_uri} (dry run: nothing was done)")
+    return code
 
 
 def _status(arguments: argparse.Namespace) -> ExitCode:
-    from recon_worker.cli.status import describe, run_folders, status
+    from recon_worker.cli.status import describe, status
 
     found, code = _each(run_folders(arguments.directory), status)
     if arguments.json:
@@ -167,8 +157,7 @@ def _status(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _render(arguments: argparse.Namespace) -> ExitCode:
-    from recon_worker.cli.status import render_to, run_folders
-    from recon_worker.spool.folder import SpoolError
+    from recon_worker.cli.render import render_to
 
     out, directory = arguments.out.resolve(), arguments.directory.resolve()
     if out.is_relative_to(directory):
@@ -185,9 +174,7 @@ def _render(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _each(folders: Sequence[Path], look: Callable[[Path], _T]) -> tuple[list[_T], ExitCode]:
-    """Look at every run; one that cannot be read is named and does not hide the others."""
-    from recon_worker.spool.folder import SpoolError
-
+    """Apply a function to every run. A run that cannot be read is reported and does not hide the others."""
     results, code = list[_T](), ExitCode.DONE
     for folder in folders:
         try:

@@ -1,14 +1,15 @@
-"""`recon-worker sync`: brings what waits in a spool into MLflow.
+"""`recon-worker sync`: renders and uploads what waits in a spool.
 
-    raw snapshots -> SpoolRenderer's process -> outbox -> uploader -> MLflow
+    snapshots -> process of SpoolRenderer -> outbox -> Uploader -> MLflow
 
-A snapshot is removed once it is rendered, a file once it is uploaded, the folder once it is empty. The spool is locked
-meanwhile. It may be stopped at any moment and started again: what is not uploaded stays.
+A snapshot is removed once it is rendered, a file once it is uploaded, the folder once it is empty; the spool is locked
+meanwhile. A sync may be interrupted at any moment and repeated: what is not uploaded stays.
 """
 
 import os
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,9 +17,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recon_worker.cli.exit_code import ExitCode
+from recon_worker.cli.console import ExitCode
 from recon_worker.cli.spool_renderer import CrashError, ShortageError, SpoolRenderer
-from recon_worker.cli.status import checked
 from recon_worker.snapshot.artifact import Failure
 from recon_worker.spool.folder import SpoolError
 from recon_worker.spool.lock import SpoolBusyError
@@ -36,21 +36,22 @@ from recon_worker.upload.uploader import Uploader, upload_threads
 _log = message_log(__name__)
 
 _POLL_S = 0.05
-_TRIES = 2
-"""Processes that a snapshot may cost."""
+_ATTEMPTS = 2
+"""Processes that may die over one snapshot."""
 _WAITS_S = (0.0, 1.0, 4.0)
-"""Before each round over the snapshots; there is another one if the machine was short of something in the last."""
+"""Waits before each round over the snapshots; another round follows only a shortage of the machine."""
+_OF_RUN = "the pictures of the whole run"
 
 
 @dataclass
 class Budget:
-    """Time that may be spent on uploading, all runs together."""
+    """Time left for uploading, shared by all runs."""
 
     left_s: float
 
     @contextmanager
     def spend(self) -> Iterator[float]:
-        """Gives the deadline, on the monotonic clock."""
+        """Yield the deadline (monotonic clock), and subtract the time that passes."""
         began = time.monotonic()
         try:
             yield began + self.left_s
@@ -64,10 +65,10 @@ def sync(
     """Render and upload what waits, run after run.
 
     Args:
-        folders: The runs' folders.
-        tracking_uri: The server to use instead of the one that the spool names.
-        timeout_s: Bounds the uploading of all runs together.
-        retry_damaged: Render once more what could not be rendered, and was set aside as damaged.
+        folders: Folders of the runs.
+        tracking_uri: Server to use instead of the one that the spool names.
+        timeout_s: Time limit for uploading, for all runs together.
+        retry_damaged: Render snapshots again that were set aside as damaged.
     """
     os.environ.update(for_uploads(os.environ))
     budget = Budget(timeout_s)
@@ -94,7 +95,8 @@ def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget, *, retry_d
         _log.error("%s cannot be locked, so nothing is uploaded from it: %s", folder, error)
         return ExitCode.ERROR
     try:
-        target, own = checked(outbox)
+        outbox.refuse_links()
+        target, own = outbox.target_and_owner()
         refusal = why_refused(target.tracking_uri, own=own or tracking_uri is not None)
         if refusal:
             raise SpoolError(f"Nothing is uploaded from {folder}: {refusal}")
@@ -102,8 +104,11 @@ def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget, *, retry_d
         outbox.take_scratch()
         if retry_damaged:
             outbox.take_back_damaged()
-        target = replace(target, tracking_uri=_uri(tracking_uri or target.tracking_uri))
-        return _empty(outbox, target, lock, budget)
+        uri = tracking_uri or target.tracking_uri
+        from_environment = with_absolute_path(os.environ.get("MLFLOW_TRACKING_URI", ""))
+        if without_credentials(from_environment) == uri:
+            uri = from_environment  # with the credentials for that server
+        return _empty(outbox, replace(target, tracking_uri=uri), lock, budget)
     except (SpoolError, OSError) as error:
         _log.error("%s", error)
         return ExitCode.ERROR
@@ -112,14 +117,8 @@ def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget, *, retry_d
         os.close(lock)
 
 
-def _uri(uri: str) -> str:
-    """With the credentials that MLFLOW_TRACKING_URI gives for that server, if it does."""
-    from_environment = with_absolute_path(os.environ.get("MLFLOW_TRACKING_URI", ""))
-    return from_environment if without_credentials(from_environment) == uri else uri
-
-
 def _empty(outbox: Outbox, target: RunTarget, lock: int, budget: Budget) -> ExitCode:
-    """Render, upload, remove, and say what became of it."""
+    """Render, upload and remove what waits, and print a summary."""
     code, rendered, uploaded = ExitCode.DONE, 0, 0
     for wait_s in _WAITS_S:
         time.sleep(wait_s)
@@ -127,10 +126,10 @@ def _empty(outbox: Outbox, target: RunTarget, lock: int, budget: Budget) -> Exit
         try:
             done, short = _render_all(outbox, target, lock)
             rendered += done
-        except (SpoolError, OSError) as error:  # what is rendered already can be uploaded all the same
+        except (SpoolError, OSError) as error:  # artifacts that exist can still be uploaded
             _log.error("%s", error)
             code = ExitCode.ERROR
-        uploaded += _upload_all(outbox, target, budget)  # which may make room for what is left
+        uploaded += _upload_all(outbox, target, budget)  # may free disk space for the remaining snapshots
         if not short:
             break
     left = f"{len(outbox.raw())} snapshots, {len(list(outbox.artifacts()))} artifacts and "
@@ -149,11 +148,11 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool
     """Render the snapshots, oldest first. Each is removed once its pictures are in the outbox.
 
     Returns:
-        How many were rendered, and whether the machine was short of something for others, which stay.
+        The number of rendered snapshots, and whether a shortage of the machine kept others from being rendered.
 
     Raises:
         SpoolError: The scan cannot be read, or no snapshot of this spool can be rendered; the snapshots stay.
-        OSError: The same of a snapshot.
+        OSError: A snapshot cannot be read or removed; the snapshots stay.
     """
     raw, rendered, short = outbox.raw(), 0, False
     waiting = [*map(outbox.held, raw), *map(outbox.local_path, outbox.artifacts())]
@@ -165,59 +164,56 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool
             try:
                 failures = _render(renderer, one)
             except ShortageError as error:
-                _log.error("%s cannot be rendered now (%s); it is kept, and tried again.", one.name, error)
+                _log.error("%s cannot be rendered now (%s); it is kept and tried again.", one.name, error)
                 short = True
                 continue
             if failures:
                 _log.error(
-                    "%s: %d pictures cannot be made; the first: %s: %s. The snapshot is kept as raw/%s.",
+                    "%s: %d pictures cannot be rendered; the first: %s: %s. The snapshot is kept as raw/%s.",
                     one.name, len(failures), failures[0].path, failures[0].reason, outbox.set_aside(one).name,
                 )  # fmt: skip
             else:
                 outbox.held(one).unlink()
                 rendered += 1
-        _render_end(renderer, taken_unix_s)
+        try:
+            failures = renderer.finish(taken_unix_s)
+        except CrashError as error:
+            failures = [Failure(_OF_RUN, f"the process that rendered them died ({error})")]
+        except ShortageError as error:
+            failures = [Failure(_OF_RUN, str(error))]
+    for failure in failures:
+        _log.error("%s cannot be rendered: %s", failure.path, failure.reason)
     return rendered, short
 
 
 def _render(renderer: SpoolRenderer, raw: Path) -> list[Failure]:
-    """Render a snapshot; returns what failed. It may cost two processes: the first may have died of something else."""
+    """Render a snapshot; returns what failed. A second process is tried: the first may have died for another reason."""
     how = ""
-    for _ in range(_TRIES):
+    for _ in range(_ATTEMPTS):
         try:
             return renderer.render(raw)
         except CrashError as error:
             how = str(error)
             _log.warning("%s: the process that rendered it died (%s).", raw.name, how)
-    return [Failure(f"raw/{raw.name}", f"{_TRIES} processes died over it ({how})")]
-
-
-def _render_end(renderer: SpoolRenderer, taken_unix_s: float) -> None:
-    """What is made when no more snapshots come; `taken_unix_s`: when the last one was taken."""
-    try:
-        failures = renderer.finish(taken_unix_s)
-    except CrashError as error:
-        failures = [Failure("what comes last", f"the process that rendered it died ({error})")]
-    except ShortageError as error:
-        failures = [Failure("what comes last", str(error))]
-    for failure in failures:
-        _log.error("%s cannot be made: %s", failure.path, failure.reason)
+    return [Failure(f"raw/{raw.name}", f"{_ATTEMPTS} processes died over it ({how})")]
 
 
 def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
-    """Upload the artifacts until all are, the time is over or nothing can be done; returns how many were."""
+    """Upload artifacts until all have arrived, time is up, or the server refuses the rest; returns their number."""
     names = list(outbox.artifacts())
     if not names:
         return 0
-    import mlflow  # noqa: F401  # here, so that the seconds it takes do not count
+    import mlflow  # noqa: F401  # here, so that the seconds it takes are not counted
 
     sink = RunSink(target)
-    threads = upload_threads(target.tracking_uri)
+    by_folder = defaultdict[str, list[str]](list)  # a folder is uploaded, and then verified, as a whole
+    for name in names:
+        by_folder[name.rpartition("/")[0]].append(name)
     bar = tqdm(total=len(names), desc="upload", unit="file", disable=not shows_progress())
     with bar, budget.spend() as deadline:
-        uploader = Uploader(outbox, sink, threads, lambda generation: None)
+        uploader = Uploader(outbox, sink, upload_threads(target.tracking_uri), lambda generation: None)
         try:
-            for number, together in enumerate(_by_folder(names)):
+            for number, together in enumerate(by_folder.values()):
                 uploader.add(number, together)
             while not (uploader.idle or uploader.refused) and time.monotonic() < deadline:
                 bar.update(uploader.arrived - bar.n)
@@ -226,16 +222,8 @@ def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
             uploader.stop()
             bar.update(uploader.arrived - bar.n)
     if uploader.arrived < len(names):
-        over = not (uploader.idle or uploader.refused)
-        why = "the time is over (--timeout)" if over else "trying again does not help"
+        timed_out = not (uploader.idle or uploader.refused)
+        why = "the time limit is reached (--timeout)" if timed_out else "retrying does not help"
         server = shown(target.tracking_uri)
-        _log.error("Not all is uploaded to %s: %s. Last error: %s", server, why, sink.last_error or "none")
+        _log.error("Not everything is uploaded to %s: %s. Last error: %s", server, why, sink.last_error or "none")
     return uploader.arrived
-
-
-def _by_folder(names: Sequence[str]) -> list[list[str]]:
-    """What is uploaded, and then looked for, together."""
-    folders: dict[str, list[str]] = {}
-    for name in names:
-        folders.setdefault(name.rpartition("/")[0], []).append(name)
-    return list(folders.values())

@@ -12,7 +12,7 @@ import pytest
 import recon_worker
 from recon_worker.client.process import end_process, last_words
 from recon_worker.spool.sync_command import sync_command
-from tests.cli.test_cli import make_spool
+from tests.cli.spools import make_spool
 from tests.faults.harness import epochs
 from tests.samples import make_run
 

@@ -5,7 +5,7 @@ import pytest
 from lightning.pytorch import Trainer
 
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
-from recon_worker.cli.exit_code import ExitCode
+from recon_worker.cli.console import ExitCode
 from recon_worker.settings import WorkerSettings
 from tests.faults.harness import ALWAYS, PYTHON, epochs, inject, nothing_left_behind, sync  # noqa: F401
 from tests.lightning.foreign import ForeignDataset, loader

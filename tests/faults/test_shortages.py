@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from recon_worker.cli.exit_code import ExitCode
+from recon_worker.cli.console import ExitCode
 from recon_worker.cli.main import main as recon_worker
 from recon_worker.settings import WorkerSettings
 from recon_worker.spool.outbox import Outbox

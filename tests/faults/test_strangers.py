@@ -10,7 +10,7 @@ import pytest
 
 from recon_worker.cli.main import main as recon_worker
 from recon_worker.settings import WorkerSettings
-from tests.cli.test_cli import make_spool
+from tests.cli.spools import make_spool
 from tests.faults.harness import FLUSH_S, epochs, kill, nothing_left_behind, started, wait_until  # noqa: F401
 from tests.samples import layout_of, log_epoch, make_run, make_scan
 

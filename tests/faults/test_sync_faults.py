@@ -9,7 +9,7 @@ import time
 import pytest
 
 from recon_worker.cli.main import main
-from tests.cli.test_cli import DONE, ERROR, LEFT, command, make_spool
+from tests.cli.spools import DONE, ERROR, LEFT, command, make_spool
 from tests.faults.harness import ALWAYS, epochs, inject, nothing_left_behind, wait_until  # noqa: F401
 from tests.samples import make_run
 
@@ -77,7 +77,7 @@ def test_a_process_that_hangs_is_replaced(tracking, outbox, fault, monkeypatch, 
 
     assert main(["sync", str(outbox.folder)]) == DONE
 
-    assert "it said nothing for 25 s: ended by this program" in caplog.text
+    assert "no answer within 25 s: ended by this program" in caplog.text
     assert epochs(tracking) == {1, 2, 3}
 
 
@@ -87,7 +87,8 @@ def test_a_death_over_what_comes_last_costs_only_that(tracking, outbox, fault, c
 
     assert main(["sync", str(outbox.folder)]) == DONE
 
-    assert "what comes last cannot be made: the process that rendered it died (killed by SIGSEGV)" in caplog.text
+    died = "the process that rendered them died (killed by SIGSEGV)"
+    assert f"the pictures of the whole run cannot be rendered: {died}" in caplog.text
     assert epochs(tracking) == {1, 2, 3}
 
 

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from recon_worker.cli.main import ExitCode, main
+from recon_worker.cli.console import ExitCode
+from recon_worker.cli.main import main
 from tests.conftest import Tracking
 from tests.faults.harness import wait_until
 from tests.lightning.rank_training import Case

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from recon_worker.cli.exit_code import ExitCode
+from recon_worker.cli.console import ExitCode
 from recon_worker.cli.main import main as recon_worker
 from recon_worker.settings import WorkerSettings
 from recon_worker.spool.lock import is_alone, is_locked, take_lock

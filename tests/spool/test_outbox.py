@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,18 @@ def test_a_spool_that_somebody_has_removed_is_made_again(tmp_path):
     outbox.put(Artifact("epoch_01/summary.png", b"x"))
 
     assert [p.name for p in outbox.folder.rglob("*.png")] == ["summary.png"]
+
+
+def test_files_of_one_folder_are_written_and_removed_by_many_threads(tmp_path):
+    outbox = Outbox(tmp_path / "run")
+    names = [f"epoch_{n % 3:02d}/patch_00/picture_{n}.png" for n in range(300)]
+
+    def pass_through(name):
+        outbox.put(Artifact(name, b"png"))
+        outbox.remove(name, outbox.version(name))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(pass_through, names))
+
+    outbox.discard()
+    assert not outbox.folder.exists()

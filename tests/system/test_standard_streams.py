@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.cli.test_cli import DONE, make_spool
+from tests.cli.spools import DONE, make_spool
 from tests.client.test_worker_process import LOG_ONE
 from tests.faults.harness import epochs
 from tests.paths import REPOSITORY

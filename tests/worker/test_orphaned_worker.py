@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recon_worker.cli.exit_code import ExitCode
+from recon_worker.cli.console import ExitCode
 from recon_worker.spool.outbox import Outbox
 from tests.faults.harness import ALWAYS, PYTHON, busyness, epochs, inject, sync, wait_until  # noqa: F401
 from tests.paths import REPOSITORY
