@@ -8,21 +8,12 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of `recon-worker`. The highest of several runs counts."""
+    """Exit codes of `recon-worker`; `--help` explains them. The highest of several runs counts."""
 
-    meaning: str
-    """One line for `--help`."""
-
-    def __new__(cls, value: int, meaning: str) -> "ExitCode":
-        member = int.__new__(cls, value)
-        member._value_ = value
-        member.meaning = meaning
-        return member
-
-    DONE = 0, "everything is done"
-    LEFT = 1, "something is left or damaged; nothing is lost, try again"
-    ERROR = 2, "wrong usage, an unreadable spool, or one that names a server which you must permit"
-    BUSY = 3, "another process works on the spool"
+    DONE = 0
+    LEFT = 1
+    ERROR = 2
+    BUSY = 3
 
 
 @contextmanager

@@ -20,15 +20,16 @@ _log = message_log(__name__)
 _T = TypeVar("_T")
 _TIMEOUT_S = 300.0
 _NOTHING = "nothing is left"
-_EPILOG = "\n".join(
-    [
-        "exit codes:",
-        *(f"  {code.value}  {code.meaning}" for code in ExitCode),
-        "",
-        "Credentials are read from the environment only: MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD,",
-        "MLFLOW_TRACKING_TOKEN, or an MLFLOW_TRACKING_URI that contains them.",
-    ]
-)
+_EPILOG = f"""\
+exit codes:
+  {ExitCode.DONE}  everything is done
+  {ExitCode.LEFT}  something is left or damaged; nothing is lost, try again
+  {ExitCode.ERROR}  wrong usage, an unreadable spool, or one that names a server which you must permit
+  {ExitCode.BUSY}  another process works on the spool
+
+Credentials are read from the environment only: MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD,
+MLFLOW_TRACKING_TOKEN, or an MLFLOW_TRACKING_URI that contains them.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,11 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     sync.add_argument_group("destination").add_argument(
         "--tracking-uri", metavar="URI", type=_uri, help="MLflow server (default: the server of the training)"
     )
-    how = sync.add_argument_group("options")
     seconds = "time limit for uploading, for all runs together; the rest is kept (default: %(default).0f)"
-    how.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=_TIMEOUT_S, help=seconds)
-    how.add_argument("--retry-damaged", action="store_true", help="render snapshots again that were set aside before")
-    how.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+    sync.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=_TIMEOUT_S, help=seconds)
+    sync.add_argument("--retry-damaged", action="store_true", help="render snapshots again that were set aside before")
+    sync.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
 
     status = _add_command(commands, "status", _status, "show what waits, for which run, since when; change nothing")
     status.add_argument_group("output").add_argument("--json", action="store_true", help="print a JSON list")

@@ -24,7 +24,6 @@ def render_to(folder: Path, out: Path) -> tuple[int, list[Failure]]:
         SpoolError: The spool holds links, is of another version, does not name a run, or its scan cannot be read.
     """
     outbox = Outbox(folder, create=False)
-    outbox.refuse_links()
     outbox.target_and_owner()
     names, failures, history = set[str](), list[Failure](), history_of_spool(outbox) or History()
     for name in filter(is_file, outbox.artifacts()):

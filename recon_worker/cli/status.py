@@ -60,7 +60,6 @@ def status(folder: Path, tracking_uri: str | None = None) -> SpoolStatus:
         SpoolError: The spool holds links, is of another version, or does not name a run.
     """
     outbox = Outbox(folder, create=False)
-    outbox.refuse_links()
     target, own = outbox.target_and_owner()
     raw, damaged = outbox.raw(), outbox.damaged()
     artifacts = [outbox.local_path(name) for name in outbox.artifacts()]

@@ -95,7 +95,6 @@ def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget, *, retry_d
         _log.error("%s cannot be locked, so nothing is uploaded from it: %s", folder, error)
         return ExitCode.ERROR
     try:
-        outbox.refuse_links()
         target, own = outbox.target_and_owner()
         refusal = why_refused(target.tracking_uri, own=own or tracking_uri is not None)
         if refusal:

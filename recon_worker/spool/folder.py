@@ -116,15 +116,6 @@ class RunFolder:
         """Return the path below `folder`, as the user knows it: the inverse of `held`."""
         return self.folder / held.relative_to(self._place)
 
-    def refuse_links(self) -> None:
-        """Raise SpoolError if the spool contains anything but files and folders: a link could lead elsewhere."""
-        for place in walk(self._place):
-            with contextlib.suppress(FileNotFoundError):  # uploaded meanwhile
-                mode = place.lstat().st_mode
-                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                    named = self._named(place)
-                    raise SpoolError(f"{named} is a link or a device; a spool holds files and folders. Remove it.")
-
     def take_scratch(self) -> None:
         """Make `tempfile` write into the spool, so that a killed process leaves nothing elsewhere.
 

@@ -15,6 +15,7 @@ Names are not trusted: only names that this program gives to artifacts are writt
 import contextlib
 import math
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -52,7 +53,17 @@ class Outbox(RunFolder):
         write_whole(self._place / "scan.npz", [dump_scan(scan)])
 
     def target_and_owner(self) -> tuple[RunTarget, bool]:
-        """Return the spool's run, and whether a training of this user wrote run.json; see `run_target.read_target`."""
+        """Return the spool's run, and whether a training of this user wrote run.json (`trust.is_own`).
+
+        Raises:
+            SpoolError: The spool holds links, is of another version, or does not name a run.
+        """
+        for place in walk(self._place):
+            with contextlib.suppress(FileNotFoundError):  # uploaded meanwhile
+                mode = place.lstat().st_mode
+                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                    named = self._named(place)
+                    raise SpoolError(f"{named} is a link or a device; a spool holds files and folders. Remove it.")
         return read_target(self._place / "run.json", self.folder)
 
     def scan(self) -> Scan:

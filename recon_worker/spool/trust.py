@@ -40,15 +40,11 @@ _SERVER = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?(?
 _PORTS = {"http": 80, "https": 443}
 
 
-class _KeyError(Exception):
-    """The user's key is unusable. The message says why."""
-
-
 def signed(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record (run.json) with its signature; unsigned if the user has no key and none can be created."""
     try:
         key = _read_key() or _make_key()
-    except (_KeyError, OSError, RuntimeError) as error:  # RuntimeError: the home directory is unknown
+    except (OSError, RuntimeError) as error:  # RuntimeError: the home directory is unknown
         _log.info("The spool is not signed: %s. A sync may ask you to name the tracking server.", error)
         return dict(record)
     return {**record, SIGNATURE: _signature(key, record)}
@@ -59,7 +55,7 @@ def is_own(record: Mapping[str, Any]) -> bool:
     given = record.get(SIGNATURE)
     try:
         key = _read_key()
-    except (_KeyError, OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         _log.info("The signature of the spool cannot be checked: %s.", error)
         return False
     if key is None or not isinstance(given, str) or not given.isascii():
@@ -83,8 +79,7 @@ def _read_key() -> bytes | None:
     """Return the user's key; None if there is none yet.
 
     Raises:
-        _KeyError: Other users could know the key, or it is damaged.
-        OSError: The key cannot be read.
+        OSError: The key cannot be read, is damaged, or other users could know it.
     """
     place = _key_file()
     try:
@@ -95,10 +90,10 @@ def _read_key() -> bytes | None:
         found = os.fstat(descriptor)
         private = found.st_uid == os.geteuid() and not found.st_mode & 0o077
         if not stat.S_ISREG(found.st_mode) or not private:
-            raise _KeyError(f"{place} must be a regular file of yours that nobody else can read; remove it")
+            raise OSError(f"{place} must be a regular file of yours that nobody else can read; remove it")
         key = file.read(_KEY_BYTES + 1)
     if len(key) != _KEY_BYTES:
-        raise _KeyError(f"{place} does not hold {_KEY_BYTES} bytes; remove it")
+        raise OSError(f"{place} does not hold {_KEY_BYTES} bytes; remove it")
     return key
 
 
@@ -116,7 +111,7 @@ def _make_key() -> bytes:
         own.unlink(missing_ok=True)
     key = _read_key()
     if key is None:
-        raise _KeyError(f"{place} was removed again")
+        raise OSError(f"{place} was removed again")
     return key
 
 

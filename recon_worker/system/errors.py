@@ -4,7 +4,6 @@ Libraries wrap a root cause in ever more general exceptions, so `reason` names t
 """
 
 import errno
-from collections.abc import Iterator
 
 import tenacity
 
@@ -33,8 +32,8 @@ def reason(error: BaseException) -> str:
     Credentials are removed. The chain is followed through `__cause__`, `__context__`, the attribute `reason` (urllib3)
     and the arguments (requests).
     """
-    raised, cause = _shortened(_described(error)), _root_cause(error)
-    return raised if _text(cause) in raised else f"{_shortened(_described(cause))} ({raised})"
+    (raised, _), (cause, text) = _described(error), _described(_root_cause(error))
+    return raised if text in raised else f"{cause} ({raised})"
 
 
 def is_shortage(error: BaseException | None) -> bool:
@@ -60,35 +59,21 @@ def failure_of(state: tenacity.RetryCallState) -> BaseException:
     return error
 
 
-def _shortened(text: str) -> str:
-    """Put a text on one line and replace its middle by an ellipsis if it exceeds 300 characters."""
-    text = " ".join(text.split())
-    if len(text) <= _MAX_CHARACTERS:
-        return text
-    half = (_MAX_CHARACTERS - len(_ELLIPSIS)) // 2
-    return text[:half].rstrip() + _ELLIPSIS + text[-half:].lstrip()
-
-
-def _described(error: BaseException) -> str:
-    text = _text(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _text(error: BaseException) -> str:
-    return " ".join(without_credentials(str(error)).split())
+def _described(error: BaseException) -> tuple[str, str]:
+    """Return an error on one line, its middle replaced by an ellipsis if it is long, and its text alone."""
+    text = " ".join(without_credentials(str(error)).split())
+    line = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if len(line) > _MAX_CHARACTERS:
+        half = (_MAX_CHARACTERS - len(_ELLIPSIS)) // 2
+        line = line[:half].rstrip() + _ELLIPSIS + line[-half:].lstrip()
+    return line, text
 
 
 def _root_cause(error: BaseException) -> BaseException:
     seen: list[BaseException] = []
     while error not in seen:  # exceptions may refer to each other
         seen.append(error)
-        error = next(_causes(error), error)
+        context = None if error.__suppress_context__ else error.__context__
+        wrapped = (getattr(error, "reason", None), *error.args, error.__cause__, context)
+        error = next((one for one in wrapped if isinstance(one, BaseException)), error)
     return error
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions that an error wraps, the closest first."""
-    context = None if error.__suppress_context__ else error.__context__
-    for one in (getattr(error, "reason", None), *error.args, error.__cause__, context):
-        if isinstance(one, BaseException):
-            yield one
