@@ -12,10 +12,10 @@ from tests.samples import fill, layout_of, make_scan, snapshot
 
 DONE, LEFT, ERROR, BUSY = range(4)
 PER_EPOCH = 28
-"""Files: 9 of each of 2 patches, 6 of the object, a complex picture of each, the summary."""
+"""Pictures: 9 of each of 2 patches, 6 of the object, a complex picture of each, the summary."""
 OF_RUN = {"recon_log/gallery.html", "recon_log/scales.json"}
 WAITING = PER_EPOCH + 4
-"""Per epoch in the outbox: files, 3 image cards, numbers."""
+"""Files of an epoch in the outbox: pictures, 3 image cards, metrics."""
 
 
 def command(*arguments):
@@ -29,7 +29,7 @@ def recon_worker(*arguments, **environment):
 
 
 def add_raw(outbox, scan, epoch):
-    """A snapshot that waits to be rendered; returns it."""
+    """Add a snapshot to render; returns it."""
     layout = layout_of(scan)
     buffer = bytearray(layout.nbytes)
     one = snapshot(layout.views(buffer), epoch)

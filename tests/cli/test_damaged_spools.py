@@ -75,7 +75,7 @@ def test_other_files_in_a_spool_are_neither_uploaded_nor_removed(tracking, outbo
     assert (outbox.folder / "outbox" / "notes.txt").read_text() == "mine"
 
 
-def test_what_a_killed_writer_left_half_written_goes_with_the_folder(outbox):
+def test_incomplete_files_of_a_killed_writer_are_removed_with_the_folder(outbox):
     (outbox.folder / "raw" / ".recon-log-00000007_epoch_7.snapshot.4711").write_bytes(b"half")
 
     assert main(["sync", str(outbox.folder)]) == DONE

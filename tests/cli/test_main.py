@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(200)
         ([], "COMMAND"),
     ],
 )
-def test_wrong_usage_is_named(words, message, tmp_path):
+def test_wrong_usage_is_reported(words, message, tmp_path):
     (tmp_path / "something").write_text("")
     done = recon_worker(*(word.format(tmp_path) for word in words))
 
@@ -35,7 +35,7 @@ def test_wrong_usage_is_named(words, message, tmp_path):
     assert "canary" not in done.stderr
 
 
-def test_help_comes_at_once_and_imports_nothing_heavy():
+def test_help_is_fast_and_imports_nothing_heavy():
     code = "import sys; from recon_worker.cli.main import main\n"
     code += "try: main(['sync', '--help'])\nexcept SystemExit: pass\n"
     code += "print(sorted({'numpy', 'mlflow', 'matplotlib', 'tqdm', 'PIL'} & set(sys.modules)))"

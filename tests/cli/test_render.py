@@ -21,7 +21,7 @@ def test_render_writes_all_pictures_and_changes_nothing(outbox, tmp_path):
     assert files(outbox.folder) == before
 
 
-def test_render_names_what_is_damaged_and_draws_the_rest(outbox, tmp_path, caplog):
+def test_render_reports_damaged_snapshots_and_draws_the_rest(outbox, tmp_path, caplog):
     outbox.raw()[0].write_bytes(b"torn")
 
     assert main(["render", str(outbox.folder), "--out", str(tmp_path / "out")]) == LEFT

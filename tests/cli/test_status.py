@@ -28,7 +28,7 @@ def test_dry_run_and_status_change_nothing(outbox):
     assert files(outbox.folder) == before
 
 
-def test_status_looks_at_a_spool_that_is_being_filled_and_emptied(outbox):
+def test_status_reads_a_spool_while_it_is_filled_and_emptied(outbox):
     finished = threading.Event()
 
     def work():

@@ -37,7 +37,7 @@ def test_sync_renders_and_uploads_everything_and_removes_the_folder(tracking, ou
 
 
 @pytest.mark.slow
-def test_sync_of_an_emptied_spool_says_that_nothing_is_left(outbox):
+def test_sync_of_an_empty_spool_reports_that_nothing_is_left(outbox):
     spool = outbox.folder.parent
     first, second, seen = (recon_worker(*words, spool) for words in (["sync"], ["sync"], ["status"]))
 
@@ -46,7 +46,7 @@ def test_sync_of_an_emptied_spool_says_that_nothing_is_left(outbox):
 
 
 @pytest.mark.parametrize("others", [0, 1])
-def test_a_sync_of_a_run_may_be_repeated_when_all_of_it_is_uploaded(outbox, capsys, others):
+def test_a_complete_sync_may_be_repeated(outbox, capsys, others):
     folder = outbox.folder
     for number in range(others):
         make_spool(folder.parent, RunTarget(run_id=f"other{number}", tracking_uri="http://127.0.0.1:9"))
@@ -58,7 +58,7 @@ def test_a_sync_of_a_run_may_be_repeated_when_all_of_it_is_uploaded(outbox, caps
     assert capsys.readouterr().out == 4 * "nothing is left\n"
 
 
-def test_synced_pictures_are_those_that_the_worker_would_have_made(tracking, outbox):
+def test_sync_renders_the_same_pictures_as_the_worker(tracking, outbox):
     scan = make_scan()
     one = add_raw(Outbox(outbox.folder.parent / "other"), scan, 1)
     made = list(render(scan, one, History.of_files(outbox.history())))
@@ -116,7 +116,7 @@ def test_a_silent_server_costs_the_timeout_too(target, tmp_path, silent_server):
     assert len(list(outbox.artifacts())) == WAITING + 2
 
 
-def test_a_run_that_the_server_does_not_know_is_named_at_once(tracking, target, tmp_path):
+def test_a_run_that_the_server_does_not_know_is_reported_at_once(tracking, target, tmp_path):
     outbox = make_spool(tmp_path, replace(target, run_id="0" * 32), raw=())
     done = recon_worker("sync", outbox.folder)
 
@@ -135,7 +135,7 @@ def test_a_deleted_run_keeps_its_spool(tracking, target, outbox, caplog):
     assert len(list(outbox.artifacts())) == 3 * WAITING + 3
 
 
-def test_a_database_that_is_not_there_is_named_and_not_made(tmp_path, caplog):
+def test_a_missing_database_is_reported_and_not_created(tmp_path, caplog):
     absent = tmp_path / "absent.db"
     outbox = make_spool(tmp_path / "spool", RunTarget(run_id="abc", tracking_uri=f"sqlite:///{absent}"))
 
@@ -154,7 +154,7 @@ def test_a_database_whose_uri_has_options_is_found(tracking, outbox):
 
 
 @pytest.mark.slow
-def test_a_second_sync_says_that_another_process_is_at_work(outbox):
+def test_a_second_sync_reports_that_the_spool_is_in_use(outbox):
     code = "import sys; from pathlib import Path; from recon_worker.spool.lock import take_lock\n"
     code += "take_lock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     words = [sys.executable, "-c", code, str(outbox.folder)]

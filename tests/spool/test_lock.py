@@ -9,7 +9,7 @@ import time
 from recon_worker.spool.lock import take_lock
 
 
-def test_the_lock_waits_for_a_look_at_it(tmp_path):
+def test_taking_the_lock_waits_while_status_inspects_it(tmp_path):
     os.close(take_lock(tmp_path))
     with (tmp_path / "lock").open() as look:
         fcntl.flock(look, fcntl.LOCK_SH)

@@ -1,4 +1,4 @@
-"""A spool on a file system that cannot lock: the training goes on, a sync refuses."""
+"""A spool on a file system that cannot lock: the training continues, a sync refuses."""
 
 import errno
 import fcntl
@@ -27,7 +27,7 @@ def no_flock(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("no_flock")
-def test_where_nothing_can_be_locked_a_training_goes_on_with_one_warning(tmp_path, caplog):
+def test_without_file_locks_a_training_continues_after_one_warning(tmp_path, caplog):
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
@@ -42,7 +42,7 @@ def test_where_nothing_can_be_locked_a_training_goes_on_with_one_warning(tmp_pat
 
 
 @pytest.mark.usefixtures("no_flock")
-def test_where_nothing_can_be_locked_a_sync_refuses_and_changes_nothing(tracking, tmp_path, caplog):
+def test_without_file_locks_a_sync_refuses_and_changes_nothing(tracking, tmp_path, caplog):
     target, scan = make_run(tracking), make_scan()
     outbox = Outbox(tmp_path / "spool" / target.run_id)
     outbox.describe(target, scan)
@@ -53,7 +53,7 @@ def test_where_nothing_can_be_locked_a_sync_refuses_and_changes_nothing(tracking
     assert {path: path.read_bytes() for path in outbox.folder.glob("*.*")} == before
 
 
-def test_an_error_that_says_nothing_of_locks_is_not_taken_for_one(tmp_path, monkeypatch):
+def test_other_errors_of_flock_are_raised(tmp_path, monkeypatch):
     def refuse(descriptor, operation):
         raise OSError(errno.EIO, "broken disk")
 
@@ -65,7 +65,7 @@ def test_an_error_that_says_nothing_of_locks_is_not_taken_for_one(tmp_path, monk
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("nothing_left_behind")
-def test_a_worker_logs_everything_where_neither_it_nor_the_training_can_lock(tracking, tmp_path, monkeypatch, caplog):
+def test_a_worker_logs_everything_without_file_locks(tracking, tmp_path, monkeypatch, caplog):
     (tmp_path / "sitecustomize.py").write_text(
         "import errno, fcntl\ndef flock(*_): raise OSError(errno.ENOSYS, 'none')\nfcntl.flock = flock\n"
     )

@@ -1,4 +1,4 @@
-"""Who may look into a spool, and what is not worth keeping in it."""
+"""Permissions of a spool, its temporary files, and folders that are swapped or removed."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def _modes(folder):
 
 
 @pytest.mark.usefixtures("umask")
-def test_folders_on_the_way_to_an_artifact_are_for_their_owner_only_whatever_the_umask(tmp_path):
+def test_folders_of_artifacts_are_private_whatever_the_umask(tmp_path):
     outbox = Outbox(tmp_path / "run")
     outbox.put(Artifact("epoch_01/patch_00/amp_pred.png", b"x"))
     outbox.put(Artifact("cards/epoch_01/summary.step_1.png", b"x"))
@@ -34,7 +34,7 @@ def test_folders_on_the_way_to_an_artifact_are_for_their_owner_only_whatever_the
     assert _modes(tmp_path / "run") == {0o700}
 
 
-def test_a_run_folder_that_was_open_to_others_is_closed_and_the_users_own_folder_left_as_it_is(tmp_path):
+def test_a_run_folder_becomes_private_and_its_parent_is_unchanged(tmp_path):
     folder = tmp_path / "spool" / "run"
     (folder / "outbox" / "epoch_01").mkdir(parents=True)
     for place in (tmp_path / "spool", folder, folder / "outbox", folder / "outbox" / "epoch_01"):
@@ -47,12 +47,12 @@ def test_a_run_folder_that_was_open_to_others_is_closed_and_the_users_own_folder
 
 @pytest.fixture
 def scratch(monkeypatch):
-    """Where temporary files of the spool of `outbox` go; the system's place afterwards."""
+    """Returns the temporary folder of an outbox; restores the default afterwards."""
     monkeypatch.setattr(tempfile, "tempdir", None)
     return lambda outbox: outbox.take_scratch() or Path(tempfile.gettempdir())
 
 
-def test_temporary_files_lie_in_the_spool_and_keep_nobody_from_removing_it(tmp_path, scratch):
+def test_temporary_files_lie_in_the_spool_and_do_not_prevent_its_removal(tmp_path, scratch):
     outbox = Outbox(tmp_path / "run")
     place = scratch(outbox)
     (place / "image").mkdir()
@@ -64,7 +64,7 @@ def test_temporary_files_lie_in_the_spool_and_keep_nobody_from_removing_it(tmp_p
     assert not outbox.folder.exists()
 
 
-def test_temporary_files_that_a_dead_process_left_are_swept_and_what_waits_stays(tmp_path, scratch):
+def test_sweeping_removes_temporary_files_and_keeps_artifacts(tmp_path, scratch):
     outbox = Outbox(tmp_path / "run")
     outbox.put(Artifact("epoch_01/summary.png", b"x"))
     (scratch(outbox) / "summary.png").write_bytes(b"x")
@@ -74,7 +74,7 @@ def test_temporary_files_that_a_dead_process_left_are_swept_and_what_waits_stays
     assert not outbox.is_empty
 
 
-def test_what_only_looks_like_a_temporary_file_is_not_swept(tmp_path):
+def test_other_hidden_files_are_not_swept(tmp_path):
     outbox = Outbox(tmp_path / "run")
     others = [outbox.folder / name for name in (".notes.2024", "raw/.cache.1/model", ".backup.7")]
     ours = [outbox.folder / name for name in (".recon-log-run.json.7", "raw/.recon-log-capture_0.7")]
@@ -87,7 +87,7 @@ def test_what_only_looks_like_a_temporary_file_is_not_swept(tmp_path):
     assert not outbox.is_empty
 
 
-def test_where_the_spool_cannot_be_written_the_systems_own_place_stays(tmp_path, scratch):
+def test_the_default_temporary_folder_stays_if_the_spool_cannot_be_written(tmp_path, scratch):
     outbox = Outbox(tmp_path / "run")
     shutil.rmtree(outbox.folder)
 
@@ -96,7 +96,7 @@ def test_where_the_spool_cannot_be_written_the_systems_own_place_stays(tmp_path,
 
 @pytest.fixture
 def swapped(tmp_path):
-    """An outbox whose folder was renamed, and a link put in its place; where the link leads."""
+    """An outbox whose folder was renamed and replaced by a link, and the target of the link."""
     outbox, stranger = Outbox(tmp_path / "run"), tmp_path / "stranger"
     outbox.put(Artifact("epoch_01/summary.png", b"ours"))
     for name in ("outbox/epoch_01/summary.png", "raw/00000001_epoch_1.snapshot", ".recon-log-x.7", "run.json"):
@@ -153,7 +153,7 @@ def test_a_folder_that_is_there_for_something_else_is_no_spool_and_stays_as_it_i
     assert (tmp_path / "run").stat().st_mode & 0o777 == 0o755
 
 
-def test_a_spool_that_somebody_has_removed_is_made_again(tmp_path):
+def test_a_removed_spool_is_created_again(tmp_path):
     outbox = Outbox(tmp_path / "run")
     shutil.rmtree(outbox.folder)
     outbox.put(Artifact("epoch_01/summary.png", b"x"))

@@ -22,7 +22,7 @@ LONG = "/" + "x" * 500
 
 @pytest.fixture
 def tls_server(tmp_path):
-    """Address of a server whose certificate nobody has signed."""
+    """Address of a server with a self-signed certificate."""
     files = ["-keyout", tmp_path / "key", "-out", tmp_path / "certificate"]
     words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", *files]
     try:
@@ -66,7 +66,7 @@ def test_a_host_that_is_not_known_is_named_however_long_the_address_is():
 
 
 @pytest.mark.parametrize("how", ["cause", "context", "argument", "reason"])
-def test_what_lies_at_the_bottom_comes_first_unless_it_is_told_already(how):
+def test_the_root_cause_comes_first_unless_the_text_contains_it(how):
     def fail(words):
         try:
             raise ValueError("the disk")
@@ -85,7 +85,7 @@ def test_what_lies_at_the_bottom_comes_first_unless_it_is_told_already(how):
     assert reason(raised(lambda: fail("it failed: the disk"))).startswith("RuntimeError: ")
 
 
-def test_the_reason_is_one_line_without_credentials_and_an_error_without_words_has_its_name():
+def test_a_reason_is_one_line_without_credentials():
     assert (
         reason(OSError("line 1\n  line 2 postgresql://me:canary@host/db"))
         == "OSError: line 1 line 2 postgresql://host/db"
@@ -93,7 +93,7 @@ def test_the_reason_is_one_line_without_credentials_and_an_error_without_words_h
     assert reason(TimeoutError()) == "TimeoutError"
 
 
-def test_errors_that_refer_to_each_other_have_an_end():
+def test_a_cycle_of_errors_ends():
     first, second = OSError("first"), OSError("second")
     first.__cause__, second.__cause__ = second, first
     with contextlib.suppress(RecursionError):
@@ -101,7 +101,7 @@ def test_errors_that_refer_to_each_other_have_an_end():
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN])
-def test_what_the_machine_is_short_of_is_recognised_also_as_a_cause(number):
+def test_a_shortage_is_recognised_even_as_a_cause(number):
     shortage = OSError(number, os.strerror(number))
     outer = ValueError("cannot read")
     outer.__cause__ = shortage
@@ -111,11 +111,11 @@ def test_what_the_machine_is_short_of_is_recognised_also_as_a_cause(number):
 
 
 @pytest.mark.parametrize("error", [ValueError("shape"), OSError(errno.ENOENT, "gone"), RuntimeError("other"), None])
-def test_other_errors_are_not(error):
+def test_other_errors_are_no_shortage(error):
     assert not is_shortage(error)
 
 
-def test_an_array_that_does_not_fit_into_memory_is_one():
+def test_an_array_larger_than_memory_is_a_shortage():
     code = (
         "import numpy\nfrom recon_worker.system.errors import is_shortage\n"
         "try: numpy.zeros(2**46)\nexcept Exception as error: print(is_shortage(error))"
@@ -125,7 +125,7 @@ def test_an_array_that_does_not_fit_into_memory_is_one():
     assert done.stdout.strip() == "True"
 
 
-def test_a_process_without_descriptors_is_short_of_them():
+def test_running_out_of_descriptors_is_a_shortage():
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     code = (
         "import os, resource\nfrom recon_worker.system.errors import is_shortage\n"

@@ -1,4 +1,4 @@
-"""Standard streams that are closed or replaced: nothing is lost, and nothing lands in a stranger's descriptor."""
+"""Standard streams that are closed or replaced: nothing is lost, and nothing is written to a foreign descriptor."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def print_in_c():
 
 
 def run(*words, streams, cwd):
-    """Run Python with redirections of a shell."""
+    """Run Python with shell redirections."""
     command = ["sh", "-c", f'exec "$@" {streams}', "sh", sys.executable, *map(str, words)]
     return subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=150)
 
@@ -70,7 +70,7 @@ def test_the_program_works_without_standard_streams(tracking, tmp_path, command,
 
 
 def test_a_log_handler_whose_stream_is_closed_costs_no_snapshot(tracking, tmp_path):
-    """As after `logging.basicConfig()`, and when there is something to say: a worker dies."""
+    """As after `logging.basicConfig()`; the death of a worker is logged."""
     target = make_run(tracking)
     code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
     closed = "import logging, os, sys; logging.basicConfig(); sys.stderr.close()\n"
@@ -84,7 +84,7 @@ def test_a_log_handler_whose_stream_is_closed_costs_no_snapshot(tracking, tmp_pa
     assert epochs(tracking) == {1}
 
 
-def test_programs_that_are_started_from_there_have_standard_descriptors(tmp_path):
+def test_child_processes_have_standard_descriptors(tmp_path):
     look = "import os; [os.fstat(number) for number in range(3)]"
     code = (
         "import subprocess, sys\n"

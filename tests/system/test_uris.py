@@ -1,4 +1,4 @@
-"""What may be shown of a tracking URI, in whatever text it stands."""
+"""Credentials are removed from tracking URIs, wherever they are quoted."""
 
 import string
 
@@ -34,7 +34,7 @@ NAMES = st.text(string.ascii_letters + string.digits + "_-.%+", min_size=1, max_
         ("two: https://a.example/?x=canary and postgresql://me:canary@b/db", "two: https://a.example/ and postgresql://b/db"),
     ],
 )  # fmt: skip
-def test_credentials_are_left_out_of_what_is_shown_of_a_uri(uri, shown):
+def test_credentials_are_removed_from_uris(uri, shown):
     assert without_credentials(uri) == shown
 
 
@@ -51,7 +51,7 @@ def test_credentials_are_left_out_of_what_is_shown_of_a_uri(uri, shown):
         "postgresql://host:5432/db failed (Background on this error at: https://sqlalche.me/e/20/e3q8)",
     ],
 )
-def test_what_holds_no_credentials_is_shown_as_it_is(text):
+def test_a_text_without_credentials_is_unchanged(text):
     assert without_credentials(text) == text
 
 
@@ -70,6 +70,6 @@ def test_no_password_that_sqlalchemy_takes_is_shown(scheme, password, port, rest
 
 
 @given(st.sampled_from(["https://host.example/p", "postgresql://host.example/db"]), NAMES, SECRETS)
-def test_of_a_query_only_options_that_are_known_to_be_harmless_are_shown(uri, name, value):
+def test_only_harmless_options_of_a_query_are_shown(uri, name, value):
     value = value.replace(" ", "+") if uri.startswith("https") else value
     assert SECRET not in without_credentials(f"{uri}?sslmode=require&{name}x={value}")
