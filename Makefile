@@ -72,4 +72,4 @@ bench-large: $(READY)  ## measure fields of up to 4096 x 4096 px and 40 000 patc
 	$(BIN)/python scripts/benchmarks/large_field.py
 
 clean:  ## remove the demo, built distributions and all caches, keep the environment
-	rm -rf $(DEMO_DIR) dist build *.egg-info recon_worker/build recon_worker/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO_DIR) dist build *.egg-info recon_worker/build recon_worker/*.egg-info .pytest_cache .mypy_cache .import_linter_cache .ruff_cache .hypothesis
