@@ -13,16 +13,9 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from ptycho_torch.config import (
-    DEFAULT_EVERY_N_EPOCHS,
-    ConfigError,
-    DataConfig,
-    ModelConfig,
-    PyTorchExecutionConfig,
-    RunConfig,
-    ScanKind,
-    TrainingConfig,
-)
+from ptycho_torch.checks import ConfigError
+from ptycho_torch.config import DataConfig, ModelConfig, PyTorchExecutionConfig, RunConfig, ScanKind, TrainingConfig
+from ptycho_torch.recon_log_config import DEFAULT_EVERY_N_EPOCHS
 
 SECTIONS: dict[str, type] = {
     "data": DataConfig,

@@ -5,8 +5,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from ptycho_torch.checks import ConfigError
 from ptycho_torch.cli import Arguments
-from ptycho_torch.config import ConfigError
 from ptycho_torch.inference_config import InferenceConfig
 
 _INCOMPLETE = 1

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import torch
 from lightning.pytorch import Callback
 
-from ptycho_torch.config import ConfigError, Precision, RunConfig, ScanKind, check_choices
+from ptycho_torch.checks import ConfigError, check_choices
+from ptycho_torch.config import Precision, RunConfig, ScanKind
 from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.data.normalisation import Normalisation
 from ptycho_torch.model.lightning_module import PtychoLightningModule

@@ -24,7 +24,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from ptycho_torch.config import ConfigError, RunConfig, make_directory
+from ptycho_torch.checks import ConfigError, make_directory
+from ptycho_torch.config import RunConfig
 from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.model.lightning_module import PtychoLightningModule
 from ptycho_torch.workflows.checkpoint import Recipe, RecipeInCheckpoint, check_resumable

@@ -16,7 +16,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ptycho_torch.config import ConfigError, ScanKind, make_directory
+from ptycho_torch.checks import ConfigError, make_directory
+from ptycho_torch.config import ScanKind
 from ptycho_torch.data.builders import Split, grid_dataset, raw_dataset
 from ptycho_torch.data.dataset import Item, PtychoDataset
 from ptycho_torch.data.npz import DataError, GridLines, RawScan, load_scan

@@ -10,7 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
-from ptycho_torch.config import ConfigError, RunConfig, credentials_found
+from ptycho_torch.checks import ConfigError
+from ptycho_torch.config import RunConfig, credentials_found
 from ptycho_torch.workflows.checkpoint import read_checkpoint
 from recon_worker.system.messages import message_log
 from recon_worker.system.reasons import reason

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ptycho_torch.config import ConfigError, make_directory
+from ptycho_torch.checks import ConfigError, make_directory
 from recon_worker.pictures.artifacts import render
 from recon_worker.pictures.history import History
 from recon_worker.pictures.labels import metric_label, metric_value
