@@ -1,6 +1,6 @@
 """Building blocks of the settings: documented dataclass fields, `ConfigError`, and checks that several groups share."""
 
-from dataclasses import field, fields
+from dataclasses import MISSING, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -13,6 +13,15 @@ class ConfigError(ValueError):
 def option(default: Any, help: str, *, group: str | None = None, metavar: str | None = None) -> Any:  # noqa: ANN401
     """Define a dataclass field with a help text. `group` overrides the heading in `--help`, the class's docstring."""
     return field(default=default, metadata={"help": help, "group": group, "metavar": metavar})
+
+
+def same_option(config: type, name: str, *, required: bool = False) -> Any:  # noqa: ANN401
+    """Define a field that stands for the field `name` of `config`: same help text, and same default unless required.
+
+    The metadata keeps the original's name as `setting`.
+    """
+    original = next(f for f in fields(config) if f.name == name)
+    return field(default=MISSING if required else original.default, metadata={**original.metadata, "setting": name})
 
 
 def require(condition: bool, message: str) -> None:
