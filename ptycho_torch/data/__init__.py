@@ -1,1 +1,1 @@
-"""Reading, validating and simulating ptychography scans."""
+"""Reads, checks and simulates ptychography scans."""

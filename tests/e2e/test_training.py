@@ -250,7 +250,7 @@ def test_a_dry_run_says_what_it_understood_of_each_file_and_writes_nothing(raw_s
     assert train[3] == "  probe: 32.1 px in diameter"
     assert train[4] == f"  truth: for {count} of {count} patterns"
     assert test[4] == "  truth: none"
-    assert test[-1] == "Settings and data are good."
+    assert test[-1] == "Settings and data are valid."
     assert not folder.exists()
 
 
