@@ -49,7 +49,7 @@ def main(
     if print_config:
         print(config.as_yaml(), end="")
         return 0
-    from ptycho_torch.data.npz import DataError
+    from ptycho_torch.files.npz import DataError
     from ptycho_torch.workflows.components import describe, run_training
 
     try:

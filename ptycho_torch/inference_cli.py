@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = InferenceConfig(**given)
     except ConfigError as error:
         arguments.fail(str(error))
-    from ptycho_torch.data.npz import DataError
+    from ptycho_torch.files.npz import DataError
     from ptycho_torch.workflows.inference import reconstruct
 
     try:

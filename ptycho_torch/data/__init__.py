@@ -1,1 +1,1 @@
-"""Reads, checks and simulates ptychography scans."""
+"""Datasets and loaders: samples, labels, normalisation and geometry of a scan."""

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from ptycho_torch.config import ModelType
 from ptycho_torch.data.dataset import PtychoDataset
 from ptycho_torch.data.grouping import grid_corners, nearest_groups
-from ptycho_torch.data.metadata import grid_metadata
 from ptycho_torch.data.normalisation import Normalisation, physical_amplitude_scale
-from ptycho_torch.data.npz import DataError, GridLines, RawScan
 from ptycho_torch.data.truth import IlluminatedTruth, ObjectTruth, PatchTruth, Truth
+from ptycho_torch.files.metadata import grid_metadata
+from ptycho_torch.files.npz import DataError, GridLines, RawScan
 from recon_worker.reconstruction.stitching import crop_start_px
 from recon_worker.snapshot.records import Complex64, Float32, Float64, GridGeometry, PositionGeometry
 

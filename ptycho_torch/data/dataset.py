@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 
 from ptycho_torch.data.normalisation import Normalisation, mean_power
 from ptycho_torch.data.overview import Overview, probe_diameter_px
-from ptycho_torch.data.plausibility import step_px
 from ptycho_torch.data.truth import Truth
+from ptycho_torch.files.plausibility import step_px
 from recon_worker.reconstruction.stitching import crop_to_footprint
 from recon_worker.snapshot.records import Complex64, Float32, Float64, Geometry, GridGeometry
 

@@ -20,7 +20,7 @@ from ptycho_torch.checks import ConfigError, make_directory
 from ptycho_torch.config import ScanKind
 from ptycho_torch.data.builders import Split, grid_dataset, raw_dataset
 from ptycho_torch.data.dataset import Item, PtychoDataset
-from ptycho_torch.data.npz import DataError, GridLines, RawScan, load_scan
+from ptycho_torch.files.npz import DataError, GridLines, RawScan, load_scan
 from ptycho_torch.inference_config import InferenceConfig
 from ptycho_torch.workflows.checkpoint import Recipe, Trained, load_trained
 from ptycho_torch.workflows.reconstruction import Reconstruction, write

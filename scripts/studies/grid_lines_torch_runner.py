@@ -52,7 +52,7 @@ def run_grid_lines_torch(config: TorchRunnerConfig) -> "TrainingResult":
 
     Raises:
         ptycho_torch.checks.ConfigError: A setting does not fit this machine or the data.
-        ptycho_torch.data.npz.DataError: A data file is invalid.
+        ptycho_torch.files.npz.DataError: A data file is invalid.
     """
     from ptycho_torch.workflows.components import run_training
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ptycho_torch.cli import resolve
-from ptycho_torch.data.archive import save_npz
+from ptycho_torch.files.archive import save_npz
 from ptycho_torch.inference_cli import main
 from ptycho_torch.workflows.components import run_training
 from recon_worker.pictures.png import read_png

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_torch.data.archive import save_npz
 from ptycho_torch.data.builders import raw_dataset
 from ptycho_torch.data.datamodule import PtychoDataModule
-from ptycho_torch.data.grid_simulation import GridPlan, simulate_grid_lines
 from ptycho_torch.data.grouping import nearest_groups
-from ptycho_torch.data.metadata import dump_metadata
 from ptycho_torch.data.normalisation import mean_power, normalisation
-from ptycho_torch.data.npz import DataError, load_raw_scan
 from ptycho_torch.data.patches import cut_patch
-from ptycho_torch.data.scan_patterns import scan_positions
-from ptycho_torch.data.simulation import simulate_raw_scan
-from ptycho_torch.data.specimens import default_pictures, disc_probe, make_object, varied_object
+from ptycho_torch.files.archive import save_npz
+from ptycho_torch.files.metadata import dump_metadata
+from ptycho_torch.files.npz import DataError, load_raw_scan
+from ptycho_torch.simulation.grid_lines import GridPlan, simulate_grid_lines
+from ptycho_torch.simulation.raw_scan import simulate_raw_scan
+from ptycho_torch.simulation.scan_patterns import scan_positions
+from ptycho_torch.simulation.specimens import default_pictures, disc_probe, make_object, varied_object
 from recon_worker.reconstruction.stitching import crop_start_px, stitch
 from recon_worker.snapshot.records import GridGeometry, PositionGeometry
 from tests.paths import siemens_star

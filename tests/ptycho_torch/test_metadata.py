@@ -6,8 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
-from ptycho_torch.data.archive import DataError
-from ptycho_torch.data.metadata import dump_metadata, grid_metadata, parse_metadata
+from ptycho_torch.files.archive import DataError
+from ptycho_torch.files.metadata import dump_metadata, grid_metadata, parse_metadata
 
 GRID = {
     "size": 100,

@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from ptycho_torch.data.archive import save_npz
-from ptycho_torch.data.npz import DataError, load_grid_lines, load_probe, load_raw_scan
+from ptycho_torch.files.archive import save_npz
+from ptycho_torch.files.npz import DataError, load_grid_lines, load_probe, load_raw_scan
 from tests.paths import siemens_star
 
 M, N = 5, 16

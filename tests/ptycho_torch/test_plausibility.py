@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from ptycho_torch.data.archive import save_npz
-from ptycho_torch.data.npz import DataError, load_raw_scan
 from ptycho_torch.data.overview import Overview, probe_diameter_px
-from ptycho_torch.data.specimens import disc_probe
+from ptycho_torch.files.archive import save_npz
+from ptycho_torch.files.npz import DataError, load_raw_scan
+from ptycho_torch.simulation.specimens import disc_probe
 
 N = 16
 

@@ -8,9 +8,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ptycho_torch.data.datamodule import PtychoDataModule
-from ptycho_torch.data.scan_patterns import scan_positions
-from ptycho_torch.data.simulation import simulate_raw_scan
-from ptycho_torch.data.specimens import diffuser_probe, make_object
+from ptycho_torch.simulation.raw_scan import simulate_raw_scan
+from ptycho_torch.simulation.scan_patterns import scan_positions
+from ptycho_torch.simulation.specimens import diffuser_probe, make_object
 from ptycho_torch.workflows.refinement import UnrefinableError, refine
 from recon_worker.reconstruction.comparison import compare, quality
 from recon_worker.reconstruction.stitching import Stitched, crop_to_footprint, stitch

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from skimage.restoration import unwrap_phase
 
-from ptycho_torch.data.archive import save_npz
-from ptycho_torch.data.grid_simulation import GridPlan, simulate_grid_lines
-from ptycho_torch.data.npz import load_grid_lines, load_raw_scan
-from ptycho_torch.data.scan_patterns import PATTERNS, scan_positions
-from ptycho_torch.data.simulation import cut_all, detector_amplitude, simulate_raw_scan
-from ptycho_torch.data.specimens import default_pictures, diffuser_probe, disc_probe, make_object, varied_object
+from ptycho_torch.files.archive import save_npz
+from ptycho_torch.files.npz import load_grid_lines, load_raw_scan
+from ptycho_torch.simulation.grid_lines import GridPlan, simulate_grid_lines
+from ptycho_torch.simulation.raw_scan import cut_all, detector_amplitude, simulate_raw_scan
+from ptycho_torch.simulation.scan_patterns import PATTERNS, scan_positions
+from ptycho_torch.simulation.specimens import default_pictures, diffuser_probe, disc_probe, make_object, varied_object
 from tests.paths import REPOSITORY
 
 N = 16
@@ -117,8 +117,8 @@ def test_scans_that_cannot_be_are_refused(shape, step):
 
 @pytest.mark.parametrize(("n_px", "per_axis", "stitched"), [(64, 33, 330), (128, 27, 270)], ids=["N64", "N128"])
 def test_the_default_grid_has_the_published_sizes(n_px, per_axis, stitched):
-    from ptycho_torch.data.grid_simulation import _stitched_part
     from ptycho_torch.data.grouping import grid_corners
+    from ptycho_torch.simulation.grid_lines import _stitched_part
 
     assert len(grid_corners(392, n_px, 10)) == per_axis**2
     assert _stitched_part(np.zeros((392, 392), np.complex64), n_px, GridPlan()).shape == (stitched, stitched)

@@ -1,6 +1,6 @@
 """Simulates data files from a known object: diffraction of a scanned beam with Poisson noise. Pure numpy, seeded.
 
-Exit wave psi = O P with O cut at the absolute position (`patches`); detector amplitude A = sqrt(|FFT2(psi)|^2 / N^2)
+Exit wave psi = O P with O cut at the absolute position (`data.patches`); detector amplitude A = sqrt(|FFT2(psi)|^2 / N^2)
 with DC in the centre, probe modes summed coherently; counts ~ Poisson(c A^2) with c such that a pattern has `nphotons`
 on average. Files store sqrt(counts). The returned dicts are the contents of an NPZ file and load without pickle.
 """
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.metadata import dump_metadata
 from ptycho_torch.data.patches import cut_patch
+from ptycho_torch.files.metadata import dump_metadata
 from recon_worker.snapshot.records import Complex64, Float32, Float64
 
 Arrays = dict[str, NDArray[Any]]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from ptycho_torch.data.archive import Archive
+from ptycho_torch.files.archive import Archive
 from recon_worker.snapshot.records import Complex64, Float64
 
 _MIN_FIELD_PX = 1.0

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.config import ScanKind
-from ptycho_torch.data.archive import Archive, DataError, open_archive
-from ptycho_torch.data.fields import (
+from ptycho_torch.files.archive import Archive, DataError, open_archive
+from ptycho_torch.files.fields import (
     as_amplitude,
     check_side,
     finite,
@@ -24,8 +24,8 @@ from ptycho_torch.data.fields import (
     read_objects,
     read_probe,
 )
-from ptycho_torch.data.metadata import Metadata, parse_metadata
-from ptycho_torch.data.plausibility import check_group, check_positions, counts_notice
+from ptycho_torch.files.metadata import Metadata, parse_metadata
+from ptycho_torch.files.plausibility import check_group, check_positions, counts_notice
 from recon_worker.snapshot.records import Complex64, Float32, Float64
 
 __all__ = ["DataError", "GridLines", "RawScan", "load_grid_lines", "load_probe", "load_raw_scan"]

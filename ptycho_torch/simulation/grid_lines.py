@@ -1,4 +1,4 @@
-"""Simulates grid-lines data files from known objects; `simulation` has the physics.
+"""Simulates grid-lines data files from known objects; `raw_scan` has the physics.
 
 Samples lie on a square grid, object after object, row by row. The training file shuffles the samples but not their
 absolute positions, as the existing files of this format do.
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ptycho_torch.data.grouping import grid_corners
-from ptycho_torch.data.metadata import dump_metadata
-from ptycho_torch.data.simulation import Arrays, cut_all, detector_amplitude, record
+from ptycho_torch.files.metadata import dump_metadata
+from ptycho_torch.simulation.raw_scan import Arrays, cut_all, detector_amplitude, record
 from recon_worker.snapshot.records import Complex64, Float32
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.archive import Archive
+from ptycho_torch.files.archive import Archive
 from recon_worker.snapshot.records import Complex64, Float32
 
 

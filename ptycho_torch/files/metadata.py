@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.archive import DataError
+from ptycho_torch.files.archive import DataError
 
 _SECTIONS = ("additional_parameters", "physics_parameters", "training_parameters")
 _SCHEMA_VERSION = "1.0"
