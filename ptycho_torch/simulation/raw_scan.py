@@ -1,6 +1,6 @@
 """Simulates data files from a known object: diffraction of a scanned beam with Poisson noise. Pure numpy, seeded.
 
-Exit wave psi = O P with O cut at the absolute position (`data.patches`); detector amplitude A = sqrt(|FFT2(psi)|^2 / N^2)
+Exit wave psi = O P, O cut at the absolute position (`data.patches`); detector amplitude A = sqrt(|FFT2(psi)|^2 / N^2)
 with DC in the centre, probe modes summed coherently; counts ~ Poisson(c A^2) with c such that a pattern has `nphotons`
 on average. Files store sqrt(counts). The returned dicts are the contents of an NPZ file and load without pickle.
 """
