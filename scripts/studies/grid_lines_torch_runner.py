@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class TorchRunnerConfig(ReconLogConfig):
     """One training on a pair of grid-lines files, for studies that start it from Python.
 
-    Each field stands for a setting of the command line; its metadata names that setting and holds its help text. As on
-    the command line, any `recon_log_*` field switches the logging on. Other settings have their defaults.
+    Each field stands for a setting of the command line; its metadata names that setting and holds its help text. A
+    `recon_log_*` field that differs from its default switches the logging on, every 5 epochs unless
+    `recon_log_every_n_epochs` is set. Settings without a field keep their defaults.
 
     Raises:
         ptycho_torch.checks.ConfigError: A value is not allowed, or a file does not exist.
