@@ -1,4 +1,4 @@
-"""Datasets: items obey the physics, labels and scales agree with each other, and loading is reproducible."""
+"""Datamodule: constants, probe, checks against the settings, and reproducible loading."""
 
 import numpy as np
 import pytest
