@@ -7,17 +7,20 @@ DEMO_DIR ?= demo_output
 PORT ?= 5000
 SEED ?= 1
 
-.PHONY: help setup demo ui test test-slow test-browser test-faults soak check format bench bench-large clean
+.PHONY: help setup demo ui test test-slow test-browser test-faults soak check wheels format bench bench-large clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## make the virtual environment (the other targets do it by themselves)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml recon_worker/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	@# Version 0.1 was one distribution: removed after the new ones are installed, it would take their command with it.
+	$(BIN)/python -m pip uninstall --quiet --yes --disable-pip-version-check ptycho-recon-log 2>/dev/null
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,tensorboard,h5]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable './recon_worker[lightning,h5]' --editable '.[dev,tensorboard,h5]'
 	touch $(READY)
 
 demo: $(READY)  ## simulate a scan, train on it for a few minutes, log its reconstructions
@@ -41,11 +44,20 @@ test-faults: $(READY)  ## run the whole fault matrix, long cells included (ten t
 soak: $(READY)  ## random faults against a running training for ten minutes (SEED=1)
 	$(BIN)/python -m tests.faults.soak --seconds 600 --seed $(SEED)
 
-check: $(READY)  ## lint, format, spelling and type checks
+check: $(READY)  ## lint, format, spelling, type and import checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/typos .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The wheels are built from the sdists, so a stale build/ cannot reach them; without isolation, so no index is needed.
+wheels: $(READY)  ## build both distributions into dist/ and check them
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist recon_worker
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
 
 format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .
@@ -59,5 +71,5 @@ bench: $(READY)  ## measure what logging costs the training (a quarter of an hou
 bench-large: $(READY)  ## measure fields of up to 4096 x 4096 px and 40 000 patches (some minutes, 4 GB of disk)
 	$(BIN)/python scripts/benchmarks/large_field.py
 
-clean:  ## remove the demo and all caches, keep the environment
-	rm -rf $(DEMO_DIR) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## remove the demo, built distributions and all caches, keep the environment
+	rm -rf $(DEMO_DIR) dist build *.egg-info recon_worker/build recon_worker/*.egg-info .pytest_cache .mypy_cache .import_linter_cache .ruff_cache .hypothesis

@@ -1,1 +1,1 @@
-"""Training side: data, model, physics and workflow of a ptychography network in PyTorch Lightning."""
+"""Reference training of a ptychography network in PyTorch Lightning: data, model, physics, workflows."""

@@ -1,7 +1,7 @@
-"""The command line that the training scripts share: one flag per field of `ptycho_torch.config`.
+"""Command line of the training scripts: one flag per field of `ptycho_torch.config`.
 
-Flags come from the dataclasses, so a setting is written once. Values are taken from the defaults, then from
-`--config file.yaml`, then from the command line. Imports nothing heavy: `--help` must answer at once.
+Flags are generated from the dataclasses, so each setting is defined once. The command line overrides
+`--config file.yaml`, which overrides the defaults. Imports nothing heavy, so that `--help` answers at once.
 """
 
 import argparse
@@ -13,16 +13,9 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from ptycho_torch.config import (
-    DEFAULT_EVERY_N_EPOCHS,
-    ConfigError,
-    DataConfig,
-    ModelConfig,
-    PyTorchExecutionConfig,
-    RunConfig,
-    ScanKind,
-    TrainingConfig,
-)
+from ptycho_torch.checks import ConfigError
+from ptycho_torch.config import DataConfig, ModelConfig, PyTorchExecutionConfig, RunConfig, ScanKind, TrainingConfig
+from ptycho_torch.recon_log_config import DEFAULT_EVERY_N_EPOCHS
 
 SECTIONS: dict[str, type] = {
     "data": DataConfig,
@@ -34,9 +27,18 @@ _DASHED_PREFIXES = ("recon_log_", "mlflow_", "print_config", "dry_run")
 _UNSET_CADENCE = "recon_log_every_n_epochs"
 
 
-def main(kind: ScanKind, description: str, argv: Sequence[str] | None = None) -> int:
-    """Parse, check and run; returns the exit code. Wrong settings and wrong data exit with 2 before training."""
-    arguments = Arguments(description, SECTIONS.values())
+def main(
+    kind: ScanKind, description: str, argv: Sequence[str] | None = None, *, aliases: Mapping[str, str] | None = None
+) -> int:
+    """Parse, check and run; returns the exit code. Invalid settings and invalid data exit with 2 before training.
+
+    Args:
+        kind: Format of the data files.
+        description: First line of `--help`.
+        argv: Arguments after the script's name; None: those of this process.
+        aliases: Second names of flags: alias -> setting.
+    """
+    arguments = Arguments(description, SECTIONS.values(), aliases)
     arguments.add_general()
     settings = arguments.parse(argv)
     config_file, print_config, dry_run = (settings.pop(name) for name in ("config", "print_config", "dry_run"))
@@ -47,7 +49,7 @@ def main(kind: ScanKind, description: str, argv: Sequence[str] | None = None) ->
     if print_config:
         print(config.as_yaml(), end="")
         return 0
-    from ptycho_torch.data.npz import DataError
+    from ptycho_torch.files.npz import DataError
     from ptycho_torch.workflows.components import describe, run_training
 
     try:
@@ -61,12 +63,12 @@ def main(kind: ScanKind, description: str, argv: Sequence[str] | None = None) ->
 
 
 def resolve(kind: ScanKind, given: Mapping[str, Any], config_file: Path | None = None) -> RunConfig:
-    """Defaults, then the file, then `given` (flat: field name -> value), checked."""
+    """Build checked settings: `given` (field name -> value) overrides the file, which overrides the defaults."""
     from_file = read_yaml(config_file) if config_file else {}
     if from_file.get("scan_kind", kind) != kind:
         raise ConfigError(f"{config_file} is for {from_file['scan_kind']} data; this script trains on {kind} data.")
     values = {**from_file, **given, "scan_kind": kind}
-    # A file that --print-config wrote says null for "off"; a flag beside it still switches the logging on.
+    # A file from --print-config says null for "off"; a recon-log flag beside it still switches the logging on.
     asked = given if _UNSET_CADENCE in from_file else values
     if values.get(_UNSET_CADENCE) is None and any(name.startswith("recon_log_") for name in asked):
         values[_UNSET_CADENCE] = DEFAULT_EVERY_N_EPOCHS
@@ -82,7 +84,7 @@ def resolve(kind: ScanKind, given: Mapping[str, Any], config_file: Path | None =
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Settings of a YAML file, flat; it holds sections (data, model, ...) as `--print-config` writes them."""
+    """Read a YAML file with the sections that `--print-config` writes; returns field name -> value."""
     import yaml
 
     if not path.is_file():
@@ -102,7 +104,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if section not in SECTIONS:
             raise ConfigError(f"--config: {path} has an unknown section {section!r}; {_hint(section, SECTIONS)}")
         if not isinstance(values, dict | None):
-            raise ConfigError(f"--config: {path}: {section} is {values!r}; it must hold settings, one a line.")
+            raise ConfigError(f"--config: {path}: {section} is {values!r}; it must hold settings, one per line.")
         flat.update(_typed_section(path, section, values or {}))
     return flat
 
@@ -140,7 +142,7 @@ def _hint(name: str, known: Mapping[str, object]) -> str:
 
 
 def _value_type(cls: type, option: Field[Any]) -> tuple[type, bool, bool]:
-    """(type of one value, whether there are many, whether None is allowed) of a field."""
+    """Return (type of one value, whether the field holds several, whether it accepts None)."""
     hint, optional = _hint_of(cls, option)
     if get_origin(hint) is Literal:
         return str, False, optional
@@ -150,7 +152,7 @@ def _value_type(cls: type, option: Field[Any]) -> tuple[type, bool, bool]:
 
 
 def _hint_of(cls: type, option: Field[Any]) -> tuple[Any, bool]:
-    """(the type of a field without None, whether None is allowed)."""
+    """Return (type of a field without None, whether it accepts None)."""
     hint = get_type_hints(cls)[option.name]
     if get_origin(hint) not in (Union, UnionType):
         return hint, False
@@ -158,25 +160,27 @@ def _hint_of(cls: type, option: Field[Any]) -> tuple[Any, bool]:
 
 
 def flag_of(name: str) -> str:
-    """The flag as it is shown; underscores and dashes are interchangeable in what the user types."""
+    """Return the flag as `--help` shows it. On input, underscores and dashes are interchangeable."""
     return "--" + (name.replace("_", "-") if name.startswith(_DASHED_PREFIXES) else name)
 
 
 class Arguments:
-    """An argparse parser made of config classes.
+    """An argparse parser generated from config classes.
 
     Args:
         description: What the script does.
-        sections: Dataclasses whose fields become flags, those with a help text.
+        sections: Dataclasses; each field with a help text becomes a flag.
+        aliases: Second names of flags: alias -> field name.
     """
 
-    def __init__(self, description: str, sections: Iterable[type]) -> None:
+    def __init__(self, description: str, sections: Iterable[type], aliases: Mapping[str, str] | None = None) -> None:
         self._parser = argparse.ArgumentParser(
             description=description,
             allow_abbrev=False,
             formatter_class=_HelpFormatter,
             argument_default=argparse.SUPPRESS,
         )
+        self._aliases = dict(aliases or {})
         self._names: set[str] = set()
         self._groups: dict[str, argparse._ArgumentGroup] = {}
         for cls in sections:
@@ -185,7 +189,7 @@ class Arguments:
                     self._add(cls, option)
 
     def add_general(self) -> None:
-        """Add the flags of a training: settings file and checks."""
+        """Add the flags that every training has: settings file and checks."""
         self._names |= {"config", "print_config", "dry_run"}
         general = self._parser.add_argument_group("Settings file and checks")
         general.add_argument("--config", type=Path, default=None, metavar="YAML", help="read settings from this file")
@@ -211,13 +215,14 @@ class Arguments:
         else:
             extra |= {"type": kind, **({"nargs": "+"} if many else {})}
         self._names.add(option.name)
-        self._groups[title].add_argument(flag_of(option.name), dest=option.name, help=text, **extra)
+        aliases = ["--" + alias.replace("_", "-") for alias, name in self._aliases.items() if name == option.name]
+        self._groups[title].add_argument(flag_of(option.name), *aliases, dest=option.name, help=text, **extra)
 
     def parse(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
-        """The values of the flags that are given, by name; exits with 2 and a message on unknown or malformed flags.
+        """Return the values of the given flags by field name. Unknown or malformed flags exit with 2 and a message.
 
         Args:
-            argv: What follows the name of the script; None: that of this process.
+            argv: Arguments after the script's name; None: those of this process.
         """
         tokens = sys.argv[1:] if argv is None else argv
         given = vars(self._parser.parse_args([self._normalised(token) for token in tokens]))
@@ -231,6 +236,7 @@ class Arguments:
         torch_name = name.removeprefix("torch_")
         if torch_name != name and torch_name.startswith(("recon_log_", "no_recon_log_", "logger")):
             name = torch_name
+        name = self._aliases.get(name, name)
         if name in self._names:
             return flag_of(name) + equals + value
         if name.removeprefix("no_") in self._names:
@@ -238,7 +244,7 @@ class Arguments:
         return token
 
     def fail(self, message: str) -> NoReturn:
-        """Exit with 2 after one line."""
+        """Print one line and exit with 2."""
         self._parser.exit(2, f"{self._parser.prog}: error: {message}\n")
 
 

@@ -1,28 +1,28 @@
-"""The command line of the reconstruction from a checkpoint. Imports nothing heavy."""
+"""Command line of the reconstruction from a checkpoint. Imports nothing heavy."""
 
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from ptycho_torch.checks import ConfigError
 from ptycho_torch.cli import Arguments
-from ptycho_torch.config import ConfigError
 from ptycho_torch.inference_config import InferenceConfig
 
 _INCOMPLETE = 1
-"""Exit code if a picture could not be made."""
+"""Exit code if a picture failed."""
 _ADVICE = (".*srun. command is available", ".*isinstance.treespec, LeafSpec", ".*does not have many workers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, reconstruct, print the numbers; returns the exit code. Wrong settings and wrong data exit with 2."""
+    """Parse, reconstruct, print the metrics; returns the exit code. Invalid settings and data exit with 2."""
     arguments = Arguments("Reconstruct a scan with a trained network: pictures, arrays and numbers.", [InferenceConfig])
     given = arguments.parse(argv)
     try:
         config = InferenceConfig(**given)
     except ConfigError as error:
         arguments.fail(str(error))
-    from ptycho_torch.data.npz import DataError
+    from ptycho_torch.files.npz import DataError
     from ptycho_torch.workflows.inference import reconstruct
 
     try:
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Lightning's advice is for trainings, and would stand between the user and the numbers."""
+    """Silence Lightning's advice, which concerns trainings and would clutter the printed metrics."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptycho_torch.config import (
-    Accelerator,
+from ptycho_torch.checks import (
     check_arrays_format,
     check_choices,
     check_directory,
@@ -14,6 +13,7 @@ from ptycho_torch.config import (
     option,
     require,
 )
+from ptycho_torch.config import Accelerator
 from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
 
 _PICTURES = "Pictures and numbers (default: as in the training)"
@@ -28,44 +28,46 @@ class InferenceConfig:
     )
     data_file: Path = option(
         None,
-        "NPZ file with the scan to reconstruct (required); of the same format, pattern size and units as that of the "
-        "training, whose probe and normalisation are used",
+        "NPZ file with the scan to reconstruct (required), in the format, pattern size and units of the training scan, "
+        "whose probe and normalisation are used",
         metavar="NPZ",
     )
-    output_dir: Path = option(Path("reconstruction"), "directory for what is made; older files of a name are replaced")
+    output_dir: Path = option(Path("reconstruction"), "output directory; existing files of the same name are replaced")
     arrays: ArraysFormat = option(
-        "npz", "the stitched object as numbers: npz, h5 (HDF5 in CXI's conventions, needs h5py) or none"
+        "npz", "format of the stitched object as arrays: npz, h5 (HDF5 in CXI conventions, needs h5py) or none"
     )
     refine_passes: int = option(
         0,
-        "also improve the stitched object itself against the diffraction, with this many passes over the patterns; it "
-        "is written beside the prediction, as 'refined'; 0: not, 15 is usually enough",
+        "also refine the stitched object against the diffraction with N passes over the patterns, and write it beside "
+        "the prediction, as 'refined'; 15 is usually enough; 0: no refinement",
     )
-    accelerator: Accelerator = option("auto", "where to compute")
+    accelerator: Accelerator = option("auto", "device to compute on")
     allow_pickled_metadata: bool = option(
-        False, "read the metadata of old files that hold it as a pickled string; nothing else is ever unpickled"
+        False, "read metadata that older files store as a pickled string; nothing else is ever unpickled"
     )
-    num_patches: int | None = option(None, "sample patches, spread evenly over the scan; 0: none", group=_PICTURES)
+    num_patches: int | None = option(
+        None, "number of sample patches, evenly spaced over the scan; 0: none", group=_PICTURES
+    )
     fixed_indices: tuple[int, ...] | None = option(
-        None, "indices of the sample patches, instead of an even spread", group=_PICTURES, metavar="I"
+        None, "indices of the sample patches, instead of evenly spaced ones", group=_PICTURES, metavar="I"
     )
     max_stitch_samples: int | None = option(
         None,
-        "stitch only the first this many samples; the rest is shown as not scanned (default: all)",
+        "stitch only the first N samples; the rest of the object is shown as not scanned (default: all)",
         group=_PICTURES,
     )
     stitch_weight: StitchWeight | None = option(
-        None, "average overlapping patches equally, or by the probe's intensity", group=_PICTURES
+        None, "weight of overlapping patches: uniform, or the probe's intensity", group=_PICTURES
     )
     ramp: bool | None = option(
-        None, "take a linear phase ramp out of the stitched object before errors are computed", group=_PICTURES
+        None, "remove a linear phase ramp from the stitched object before computing errors", group=_PICTURES
     )
     pixel_size: float | None = option(
         None, "side of an object pixel, metres: for scale bars, resolutions in nm and the arrays", group=_PICTURES
     )
     scales: Path | None = option(
         None,
-        "recon_log/scales.json of a run, for the same colours as its pictures; default: ranges of their own",
+        "recon_log/scales.json of a run, for the colour ranges of its pictures; default: ranges of this scan",
         group=_PICTURES,
         metavar="JSON",
     )
@@ -82,7 +84,7 @@ class InferenceConfig:
         check_indices("fixed_indices", self.fixed_indices)
         require(
             self.num_patches is None or self.fixed_indices is None,
-            "num_patches and fixed_indices are both given; they choose the same patches. Give one of them.",
+            "num_patches and fixed_indices are both given, and both select patches. Give one of them.",
         )
         require(self.refine_passes >= 0, f"refine_passes is {self.refine_passes}; it must be at least 0.")
         limit = self.max_stitch_samples

@@ -1,1 +1,63 @@
-"""Worker side: stitches, renders and uploads snapshots of a reconstruction. Never imports torch or Lightning."""
+"""Logs ptychography reconstructions to MLflow from a separate worker process.
+
+The public names are below; the Lightning callback is `recon_worker.lightning.PtychoReconLoggingCallback`. Each name is
+imported on first use, because `recon-worker --help` and the worker process start through this module.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from recon_worker.client.recon_worker import ReconWorker
+    from recon_worker.pictures.png import DecodedImage, read_png
+    from recon_worker.settings import WorkerSettings
+    from recon_worker.snapshot.records import (
+        GridGeometry,
+        PositionGeometry,
+        Scan,
+        Snapshot,
+        SnapshotArrays,
+        SnapshotLayout,
+    )
+    from recon_worker.spool.outbox import RunTarget
+
+__all__ = [
+    "DecodedImage",
+    "GridGeometry",
+    "PositionGeometry",
+    "ReconWorker",
+    "RunTarget",
+    "Scan",
+    "Snapshot",
+    "SnapshotArrays",
+    "SnapshotLayout",
+    "WorkerSettings",
+    "read_png",
+]
+
+_MODULES = {
+    "client.recon_worker": ("ReconWorker",),
+    "pictures.png": ("DecodedImage", "read_png"),
+    "settings": ("WorkerSettings",),
+    "snapshot.records": (
+        "GridGeometry",
+        "PositionGeometry",
+        "Scan",
+        "Snapshot",
+        "SnapshotArrays",
+        "SnapshotLayout",
+    ),
+    "spool.outbox": ("RunTarget",),
+}
+"""The module of each public name, relative to this package."""
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -106,9 +106,9 @@ def _command(
 def _raw(arguments: argparse.Namespace) -> None:
     import numpy as np
 
-    from ptycho_torch.data.scan_patterns import scan_positions
-    from ptycho_torch.data.simulation import simulate_raw_scan
-    from ptycho_torch.data.specimens import make_object
+    from ptycho_torch.simulation.raw_scan import simulate_raw_scan
+    from ptycho_torch.simulation.scan_patterns import scan_positions
+    from ptycho_torch.simulation.specimens import make_object
 
     probe = _probe(arguments)
     object_ = make_object(*_pictures(arguments), arguments.object_size, tuple(arguments.amplitude_range))
@@ -122,8 +122,8 @@ def _raw(arguments: argparse.Namespace) -> None:
 def _grid_lines(arguments: argparse.Namespace) -> None:
     import numpy as np
 
-    from ptycho_torch.data.grid_simulation import GridPlan, simulate_grid_lines
-    from ptycho_torch.data.specimens import varied_object
+    from ptycho_torch.simulation.grid_lines import GridPlan, simulate_grid_lines
+    from ptycho_torch.simulation.specimens import varied_object
 
     plan = GridPlan(
         gridsize=arguments.gridsize,
@@ -156,7 +156,7 @@ def _probe(arguments: argparse.Namespace) -> "Complex64":
     """(P, N, N)"""
     if arguments.probe_file is None:
         return _made_probe(arguments)
-    from ptycho_torch.data.npz import load_probe
+    from ptycho_torch.files.npz import load_probe
 
     if arguments.probe is not None:
         raise ValueError("--probe and --probe_file are both given; give one of them.")
@@ -169,7 +169,7 @@ def _probe(arguments: argparse.Namespace) -> "Complex64":
 
 
 def _made_probe(arguments: argparse.Namespace) -> "Complex64":
-    from ptycho_torch.data.specimens import diffuser_probe, disc_probe
+    from ptycho_torch.simulation.specimens import diffuser_probe, disc_probe
 
     radius_px = arguments.N / 4 if arguments.probe_radius is None else arguments.probe_radius
     if arguments.probe == "diffuser":
@@ -179,7 +179,7 @@ def _made_probe(arguments: argparse.Namespace) -> "Complex64":
 
 
 def _pictures(arguments: argparse.Namespace) -> "tuple[Float64, Float64]":
-    from ptycho_torch.data.specimens import default_pictures
+    from ptycho_torch.simulation.specimens import default_pictures
 
     amplitude, phase = default_pictures()
     if arguments.amplitude_image is not None:
@@ -199,7 +199,7 @@ def _picture(path: Path) -> "Float64":
 
 
 def _save(path: Path, arrays: "dict[str, NDArray[np.generic]]", contents: str) -> None:
-    from ptycho_torch.data.archive import save_npz
+    from ptycho_torch.files.archive import save_npz
 
     save_npz(path, arrays)
     print(f"wrote {path}: {contents}, {path.stat().st_size / 2**20:.0f} MiB")

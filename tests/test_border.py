@@ -1,7 +1,12 @@
-"""The worker's side starts without the training side."""
+"""Which libraries each part of `recon_worker` loads: the worker's side starts without the training side."""
 
 import subprocess
 import sys
+from importlib import import_module
+
+import pytest
+
+import recon_worker
 
 WALK = """
 import importlib, pkgutil, sys
@@ -11,23 +16,54 @@ for room in pkgutil.iter_modules(recon_worker.__path__, "recon_worker."):
         continue
     for module in pkgutil.walk_packages(getattr(importlib.import_module(room.name), "__path__", []), room.name + "."):
         importlib.import_module(module.name)
-roots = {name.partition(".")[0] for name in sys.modules}
-print(*sorted(roots & {"torch", "lightning", "pytorch_lightning", "ptycho_torch"}))
 """
-PURE = """
-import sys
-import recon_worker.reconstruction.stitching, recon_worker.reconstruction.alignment, recon_worker.pictures.png
-print(*sorted({"torch", "matplotlib", "mlflow", "scipy"} & set(sys.modules)))
-"""
+TRAINING_SIDE = {"torch", "lightning", "pytorch_lightning", "ptycho_torch"}
+HEAVY = {*TRAINING_SIDE, "numpy", "PIL", "matplotlib", "mlflow", "scipy", "skimage", "tenacity"}
 
 
-def _printed(program):
-    return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.strip()
+def _loaded(program):
+    """Top-level modules in a fresh process after `program`."""
+    program += "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    return set(done.stdout.split())
 
 
 def test_no_worker_module_imports_torch_lightning_or_the_training_side():
-    assert _printed(WALK) == ""
+    assert not _loaded(WALK) & TRAINING_SIDE
 
 
 def test_pure_functions_import_only_numpy_and_pillow():
-    assert _printed(PURE) == ""
+    modules = "reconstruction.stitching", "reconstruction.alignment", "pictures.png"
+
+    loaded = _loaded("\n".join(f"import recon_worker.{module}" for module in modules))
+
+    assert loaded & HEAVY == {"numpy", "PIL"}
+
+
+def test_the_package_and_its_command_import_nothing_heavy():
+    assert not _loaded("import recon_worker, recon_worker.cli.main; dir(recon_worker)") & HEAVY
+
+
+def test_public_names_of_the_training_process_load_neither_torch_nor_mlflow():
+    names = set(recon_worker.__all__) - {"read_png", "DecodedImage"}
+
+    loaded = _loaded("\n".join(f"from recon_worker import {name}" for name in sorted(names)))
+
+    assert loaded & HEAVY == {"numpy"}
+
+
+@pytest.mark.parametrize("name", recon_worker.__all__)
+def test_each_public_name_comes_from_the_module_that_defines_it(name):
+    public = getattr(recon_worker, name)
+
+    assert public is getattr(import_module(public.__module__), name)
+    assert name in dir(recon_worker)
+
+
+def test_the_table_of_modules_holds_the_public_names_and_no_others():
+    assert sorted(name for names in recon_worker._MODULES.values() for name in names) == sorted(recon_worker.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'recon_worker' has no attribute 'Absent'"):
+        _ = recon_worker.Absent

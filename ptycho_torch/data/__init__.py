@@ -1,1 +1,1 @@
-"""Reading, validating and simulating ptychography scans."""
+"""Datasets and loaders: samples, labels, normalisation and geometry of a scan."""

@@ -1,4 +1,4 @@
-"""From a read data file to a dataset: grouping, labels, amplitude scale and geometry of each kind of scan."""
+"""Builds datasets from data files that were read: grouping, labels, amplitude scale and geometry per kind of scan."""
 
 import warnings
 from dataclasses import replace
@@ -10,25 +10,25 @@ from numpy.typing import NDArray
 from ptycho_torch.config import ModelType
 from ptycho_torch.data.dataset import PtychoDataset
 from ptycho_torch.data.grouping import grid_corners, nearest_groups
-from ptycho_torch.data.metadata import grid_metadata
 from ptycho_torch.data.normalisation import Normalisation, physical_amplitude_scale
-from ptycho_torch.data.npz import DataError, GridLines, RawScan
 from ptycho_torch.data.truth import IlluminatedTruth, ObjectTruth, PatchTruth, Truth
+from ptycho_torch.files.metadata import grid_metadata
+from ptycho_torch.files.npz import DataError, GridLines, RawScan
 from recon_worker.reconstruction.stitching import crop_start_px
 from recon_worker.snapshot.records import Complex64, Float32, Float64, GridGeometry, PositionGeometry
 
 Split = Literal["train", "test"]
 _TRAIN_NOT_STITCHED = (
-    "the training split of a grid-lines file is shuffled and its positions do not belong to its patterns; "
-    "give a test file to see stitched objects"
+    "the training split of a grid-lines file is shuffled, and its positions do not match its patterns; "
+    "give a test file to get stitched objects"
 )
 
 
 def raw_dataset(scan: RawScan, *, gridsize: int, constants: Normalisation, source: str) -> PtychoDataset:
-    """Samples of a raw scan: one per pattern, with its nearest neighbours at gridsize 2.
+    """Build the samples of a raw scan: one per pattern, grouped with its nearest neighbours at gridsize 2.
 
     Raises:
-        DataError: There are fewer patterns than a group needs.
+        DataError: The scan has fewer patterns than a group.
     """
     try:
         members = nearest_groups(scan.positions_px, gridsize**2)
@@ -62,7 +62,7 @@ def raw_dataset(scan: RawScan, *, gridsize: int, constants: Normalisation, sourc
 def grid_dataset(
     data: GridLines, *, split: Split, model_type: ModelType, constants: Normalisation, source: str
 ) -> PtychoDataset:
-    """Samples of a grid-lines file, in the file's order. Only the test split can be stitched."""
+    """Build the samples of a grid-lines file, in file order. Only the test split can be stitched."""
     geometry, reason = (None, _TRAIN_NOT_STITCHED) if split == "train" else _grid_geometry(data, source)
     objects = None if geometry is None else _fitting_objects(data, geometry, source)
     truth = _grid_truth(data, geometry, objects)
@@ -86,12 +86,12 @@ def grid_dataset(
 
 
 def _stitched_px(n_px: int) -> int:
-    """Side of the centre crop that is stitched: half a patch, the support of the network's heads, made even."""
+    """Return the side of the stitched centre crop: half a patch, as the network's heads predict, rounded to even."""
     return n_px // 4 * 2
 
 
 def _central_intensity(probe: Complex64) -> Float32:
-    """(m, m) float32 sum of |P|^2 over the modes, on the stitched crop."""
+    """Return the sum of |P|^2 over the modes on the stitched crop, (m, m) float32."""
     n_px = probe.shape[-1]
     start, side = crop_start_px(n_px, _stitched_px(n_px)), _stitched_px(n_px)
     intensity: Float32 = np.sum(np.abs(probe) ** 2, axis=0, dtype=np.float32)
@@ -110,7 +110,7 @@ def _raw_truth(scan: RawScan) -> Truth | None:
 
 
 def _grid_geometry(data: GridLines, source: str) -> tuple[GridGeometry | None, str | None]:
-    """The grid of a test split; or None, and why there is none."""
+    """Return the grid of a test split, or None and the reason."""
     grid = grid_metadata(data.metadata, source)
     n, channels, n_px, _ = data.diffraction.shape
     needed = {"outer_offset_test": grid.outer_offset_test, "nimgs_test": grid.nimgs_test, "offset": grid.offset}
@@ -132,7 +132,7 @@ def _grid_geometry(data: GridLines, source: str) -> tuple[GridGeometry | None, s
 
 
 def _fitting_objects(data: GridLines, geometry: GridGeometry, source: str) -> Complex64 | None:
-    """The whole objects, if the grid is theirs."""
+    """Return the whole objects if they match the grid."""
     if data.objects is None:
         return None
     count, *sides = data.objects.shape
@@ -141,9 +141,9 @@ def _fitting_objects(data: GridLines, geometry: GridGeometry, source: str) -> Co
     if count == geometry.n_objects and per_axis == [geometry.samples_per_axis] * 2:
         return data.objects
     warnings.warn(
-        f"{source}: YY_full holds {count} objects of {sides[0]} x {sides[1]} px, which make grids of {per_axis[0]} x "
-        f"{per_axis[1]} samples, but the patterns make {geometry.n_objects} of {geometry.samples_per_axis}^2; "
-        "YY_full is left out. Correct `nimgs_test`, `outer_offset_test` and `offset` in the metadata.",
+        f"{source}: YY_full holds {count} objects of {sides[0]} x {sides[1]} px, which give grids of {per_axis[0]} x "
+        f"{per_axis[1]} samples, but the patterns form {geometry.n_objects} grids of {geometry.samples_per_axis}^2; "
+        "YY_full is ignored. Correct `nimgs_test`, `outer_offset_test` and `offset` in the metadata.",
         UserWarning,
         stacklevel=2,
     )
@@ -189,14 +189,14 @@ def _grid_amplitude_scale(
     constants: Normalisation,
     source: str,
 ) -> float:
-    """A pinn's amplitude is in units of the scaled probe; a supervised one's was divided by norm_Y_I."""
+    """Return the factor to the object's amplitude: from units of the scaled probe (pinn), or norm_Y_I (supervised)."""
     physical = None
     if model_type == "pinn" and truth is not None:
         physical = physical_amplitude_scale(truth, diffraction, constants)
     if physical is not None:
         return physical
     if data.norm_Y_I is None and split == "test":
-        warnings.warn(f"{source}: there is no norm_Y_I; object amplitudes stay as they are.", UserWarning, stacklevel=2)
+        warnings.warn(f"{source}: norm_Y_I is missing; object amplitudes are not rescaled.", UserWarning, stacklevel=2)
     return data.norm_Y_I or 1.0
 
 
@@ -207,8 +207,8 @@ def _stitched_truth(data: GridLines, geometry: GridGeometry | None, source: str)
     if data.ground_truth.shape == (side, side):
         return data.ground_truth
     warnings.warn(
-        f"{source}: YY_ground_truth has shape {data.ground_truth.shape}, the stitched object ({side}, {side}); "
-        "it is left out.",
+        f"{source}: YY_ground_truth has shape {data.ground_truth.shape}, but the stitched object ({side}, {side}); "
+        "YY_ground_truth is ignored.",
         UserWarning,
         stacklevel=2,
     )

@@ -1,4 +1,4 @@
-"""The data of a training run: one file to train on, optionally one to validate on, read once."""
+"""Data of a training run: a training file and an optional test file, each read once."""
 
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,14 @@ from ptycho_torch.data.builders import Split, grid_dataset, raw_dataset
 from ptycho_torch.data.dataset import Item, PtychoDataset
 from ptycho_torch.data.neighbours import NeighbourSampler
 from ptycho_torch.data.normalisation import Normalisation, normalisation
-from ptycho_torch.data.npz import DataError, GridLines, RawScan, load_probe, load_scan
+from ptycho_torch.files.npz import DataError, GridLines, RawScan, load_probe, load_scan
 from recon_worker.snapshot.records import Complex64
 
 _DEFAULT_NPHOTONS = 1e9
 
 
 class PtychoDataModule(LightningDataModule):
-    """Datasets and loaders. The order of training samples depends on `seed` alone, and loading draws nothing from the
-    global random state."""
+    """Datasets and loaders. The training order depends on `seed` alone; loading keeps the global random state."""
 
     def __init__(
         self,
@@ -40,22 +39,22 @@ class PtychoDataModule(LightningDataModule):
         merge_neighbours: int = 1,
         seed: int = 0,
     ) -> None:
-        """Nothing is read before `setup`.
+        """Store the settings; `setup` reads the files.
 
         Args:
             train_data_file: NPZ to train on.
             test_data_file: NPZ to validate on; None: no validation.
-            kind: Which format the files have.
-            n_px: Side of a pattern; the files must agree.
-            gridsize: 1, or 2 for groups of four patterns.
+            kind: Format of the files.
+            n_px: Side of a pattern, pixels, as in the files.
+            gridsize: 1 for single patterns, 2 for groups of four.
             batch_size: Samples per batch.
             num_workers: Loading processes; 0: none.
-            nphotons: Mean photons per pattern. None: from the metadata; else the measured counts of a raw scan, or 1e9.
-            probe_file: NPZ whose `probeGuess` replaces the training file's.
-            allow_pickled_metadata: Read metadata that an old file holds as a pickled text.
+            nphotons: Mean photons per pattern. None: from the metadata, else the counts of a raw scan, else 1e9.
+            probe_file: NPZ whose `probeGuess` replaces that of the training file.
+            allow_pickled_metadata: Read metadata that older files store as a pickled string.
             model_type: A pinn needs a probe, a supervised model needs true patches.
-            merge_neighbours: Training samples come in groups of this many neighbours on the object; 1: in any order.
-            seed: Of the order of training samples.
+            merge_neighbours: Size of the groups of neighbouring training samples; 1: samples are shuffled singly.
+            seed: Seed of the training order.
         """
         super().__init__()
         self._train_data_file, self._test_data_file = Path(train_data_file), test_data_file
@@ -68,10 +67,10 @@ class PtychoDataModule(LightningDataModule):
         self._state: dict[str, Any] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the files; a second call does nothing.
+        """Read the files; further calls do nothing.
 
         Raises:
-            DataError: A file is not what it should be, or does not fit the settings.
+            DataError: A file is invalid, or does not match the settings.
         """
         if self._datasets:
             return
@@ -84,21 +83,21 @@ class PtychoDataModule(LightningDataModule):
         self._datasets, self._state = datasets, constants.to_state()
 
     def state_dict(self) -> dict[str, Any]:
-        """Goes into checkpoints: the constants of the training set, with which a network reconstructs other scans."""
+        """Return the constants of the training set for checkpoints: the network needs them for any other scan."""
         return self._state
 
     @property
     def train_dataset(self) -> PtychoDataset:
-        """The training scan; after `setup`."""
+        """Training scan, available after `setup`."""
         return self._datasets["train"]
 
     @property
     def test_dataset(self) -> PtychoDataset | None:
-        """The validation scan, if there is one; after `setup`."""
+        """Validation scan, available after `setup`; None without a test file."""
         return self._datasets.get("test")
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Shuffled by `seed`, singly or by groups of neighbours."""
+        """Return the training samples shuffled by `seed`, singly or in groups of neighbours."""
         if self._merge_neighbours == 1:
             return self._loader(self.train_dataset, shuffle=True)
         generator = torch.Generator().manual_seed(self._seed)
@@ -106,7 +105,7 @@ class PtychoDataModule(LightningDataModule):
         return self._loader(self.train_dataset, sampler=order)
 
     def val_dataloader(self) -> DataLoader[Item] | list[DataLoader[Item]]:
-        """In dataset order; an empty list without a test file."""
+        """Return the test samples in dataset order, or an empty list without a test file."""
         return [] if self.test_dataset is None else self._loader(self.test_dataset)
 
     def _loader(
@@ -119,7 +118,7 @@ class PtychoDataModule(LightningDataModule):
             sampler=sampler,
             num_workers=self._num_workers,
             persistent_workers=self._num_workers > 0,
-            generator=torch.Generator().manual_seed(self._seed),  # of its own: the global one stays untouched
+            generator=torch.Generator().manual_seed(self._seed),  # leaves the global generator alone
         )
 
     def _load(self, path: Path) -> RawScan | GridLines:
@@ -142,14 +141,14 @@ class PtychoDataModule(LightningDataModule):
         return normalisation(train.diffraction.reshape(-1, self._n_px, self._n_px), self._probe(train), nphotons)
 
     def _probe(self, train: RawScan | GridLines) -> Complex64:
-        """The probe file's, else the training file's; ones for a supervised model that has none, as it ignores it."""
+        """Return the probe of the probe file or the training file; ones for a supervised model without one."""
         probe = train.probe if self._probe_file is None else load_probe(Path(self._probe_file))
         if probe is None and self._model_type == "supervised":
             return np.ones((1, self._n_px, self._n_px), np.complex64)
         if probe is None:
             raise DataError(
                 f"{self._train_data_file.name}: key 'probeGuess' is missing, and a pinn needs the probe. "
-                "Name an NPZ file that has it: --probe_file."
+                "Give an NPZ file that has it: --probe_file."
             )
         if probe.shape[-1] != self._n_px:
             raise DataError(

@@ -1,4 +1,4 @@
-"""A scan as a map-style dataset: items for the model, and for the logging how they make up a whole object."""
+"""A scan as a map-style dataset: items for the model, and the geometry and ground truth that the logging needs."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 
 from ptycho_torch.data.normalisation import Normalisation, mean_power
 from ptycho_torch.data.overview import Overview, probe_diameter_px
-from ptycho_torch.data.plausibility import step_px
 from ptycho_torch.data.truth import Truth
+from ptycho_torch.files.plausibility import step_px
 from recon_worker.reconstruction.stitching import crop_to_footprint
 from recon_worker.snapshot.records import Complex64, Float32, Float64, Geometry, GridGeometry
 
@@ -23,13 +23,13 @@ class PtychoDataset(Dataset[Item]):
     """Samples of C patterns. An item is `(fields, probe, scale)`:
 
     images, observed_images: (C, N, N) float32, diffraction amplitude in the file's units.
-    coords_relative: (C, 1, 2) float32, (x, y), -(x - mean), pixels. coords_global: the same shape, absolute centres;
-        only where a scan has them.
+    coords_relative: (C, 1, 2) float32, (x, y), -(x - mean), pixels. coords_global: same shape, absolute centres; only
+        if the scan has them.
     rms_scaling_constant, physics_scaling_constant: (1, 1, 1) float32.
     experiment_id: () int64, 0.
-    label_amp, label_phase: (C, N, N) float32; all-zero where the truth is not known. label_amp is in the network's
-        units: times `amplitude_scale` it is the object's amplitude.
-    probe: (C, P, N, N) complex64, scaled; scale: () float32, what it was multiplied by.
+    label_amp, label_phase: (C, N, N) float32; zero where the ground truth is unknown. label_amp is in the network's
+        units: multiply by `amplitude_scale` to get the object's amplitude.
+    probe: (C, P, N, N) complex64, scaled; scale: () float32, factor that scaled it.
     """
 
     def __init__(
@@ -47,20 +47,20 @@ class PtychoDataset(Dataset[Item]):
         true_objects: tuple[Complex64 | None, ...],
         stitched_truth: Complex64 | None = None,
     ) -> None:
-        """Keep references; nothing is copied.
+        """Store references without copying.
 
         Args:
             diffraction: (M, N, N).
-            members: (n, C) which patterns make up each sample.
+            members: (n, C) pattern indices of each sample.
             coords_relative_px: (n, C, 2).
             positions_px: (n, C, 2), absolute, or None.
-            constants: Of the training set.
+            constants: Constants of the training set.
             truth: True object patch of a pattern.
             amplitude_scale: Factor from the network's amplitude to the object's.
             geometry: How samples are stitched, with the same `amplitude_scale`.
-            geometry_skip_reason: Why there is no geometry.
+            geometry_skip_reason: Why `geometry` is None.
             true_objects: One (H, W) per object of the geometry, or None.
-            stitched_truth: The first object as stitching shows it, for files that have nothing else.
+            stitched_truth: First object on the stitched footprint, for files that hold no whole objects.
         """
         self.scan_geometry = geometry
         self.geometry_skip_reason = geometry_skip_reason
@@ -94,7 +94,7 @@ class PtychoDataset(Dataset[Item]):
 
     @cached_property
     def ground_truth(self) -> tuple[Complex64 | None, ...]:
-        """Per object: (H, W) complex64 on the stitched footprint, NaN where it is unknown; None: no truth."""
+        """Per object: (H, W) complex64 on the stitched footprint, NaN where unknown; None without ground truth."""
         if self.scan_geometry is None:
             return ()
         if self._stitched_truth is not None:
@@ -106,12 +106,12 @@ class PtychoDataset(Dataset[Item]):
         )
 
     def first_patterns(self, indices: NDArray[np.int64]) -> Tensor:
-        """(k, N, N) float32: the first pattern of each of these samples, in the file's units."""
+        """Return the first pattern of each sample, (k, N, N) float32 in the file's units."""
         return torch.from_numpy(self._diffraction[self._members[indices, 0]])
 
     @property
     def sample_positions_px(self) -> Float64:
-        """(n, 2): where the first pattern of each sample is, (x, y), absolute; only of a scan that has positions."""
+        """Absolute position of each sample's first pattern, (n, 2), (x, y), pixels. Requires a scan with positions."""
         assert self._positions_px is not None
         return self._positions_px[:, 0]
 
@@ -121,12 +121,12 @@ class PtychoDataset(Dataset[Item]):
         return len(self._diffraction)
 
     def count_unlabelled(self) -> int:
-        """How many patterns have no true patch. Makes every patch once."""
+        """Count the patterns without a true patch. Computes every patch once."""
         truth: Callable[[int], object] = self._truth or (lambda _: None)
         return sum(truth(i) is None for i in range(self.n_patterns))
 
     def overview(self) -> Overview:
-        """What was understood of the file. Makes every true patch once."""
+        """Summarise the scan. Computes every true patch once."""
         field_px, step = self._field()
         return Overview(
             samples=len(self),
@@ -141,7 +141,7 @@ class PtychoDataset(Dataset[Item]):
         )
 
     def _field(self) -> tuple[tuple[float, float] | None, float | None]:
-        """Width and height of the positions' field and the median step, pixels, where they are known."""
+        """Return (width, height) of the field of positions and the median step, pixels; None if unknown."""
         if self._positions_px is not None:
             width, height = np.ptp(self._positions_px.reshape(-1, 2), axis=0)
             return (float(width), float(height)), step_px(self._positions_px[:, 0])
@@ -152,7 +152,7 @@ class PtychoDataset(Dataset[Item]):
         return (extent, extent), float(grid.tile_px)
 
     def _labels(self, members: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """(C, N, N) amplitude in the network's units, and phase."""
+        """Return amplitude in the network's units and phase in radians, each (C, N, N)."""
         labels = np.zeros((2, len(members), *self._diffraction.shape[1:]), np.float32)
         for channel, member in enumerate(members):
             patch = self._truth(int(member)) if self._truth is not None else None

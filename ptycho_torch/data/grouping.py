@@ -1,4 +1,4 @@
-"""Which patterns make up a sample, and where samples lie on a grid."""
+"""Groups patterns into samples, and places samples on a grid."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,22 +7,22 @@ from scipy.spatial import KDTree
 from recon_worker.snapshot.records import Float64
 
 _CANDIDATES = 24
-"""Neighbours looked at, so that equal distances (a raster has eight neighbours at two) are decided by index."""
+"""Number of neighbours compared. A raster has eight neighbours at two distances; ties are broken by index."""
 _DISTANCE_DIGITS = 6
 
 
 def nearest_groups(positions_px: Float64, group_size: int) -> NDArray[np.int64]:
-    """For each pattern, itself and its nearest neighbours.
+    """Group each pattern with its nearest neighbours.
 
     Args:
         positions_px: (M, 2), any order of axes.
         group_size: C, patterns of a group.
 
     Returns:
-        (M, C) indices; column 0 is the pattern itself, then nearest first, equal distances by index.
+        (M, C) indices; column 0 is the pattern itself, then nearest first, ties by index.
 
     Raises:
-        ValueError: There are fewer patterns than a group needs.
+        ValueError: There are fewer patterns than a group has.
     """
     count = len(positions_px)
     if count < group_size:
@@ -37,6 +37,6 @@ def nearest_groups(positions_px: Float64, group_size: int) -> NDArray[np.int64]:
 
 
 def grid_corners(size_px: int, sample_px: int, stride_px: int) -> NDArray[np.int64]:
-    """(n^2, 2), (row, column), row-major: corners of the samples of one object, n = (size - sample) // stride + 1."""
+    """Return the corners of the samples of one object, (n^2, 2), (row, column), n = (size - sample) // stride + 1."""
     axis = np.arange((size_px - sample_px) // stride_px + 1) * stride_px
     return np.stack([a.ravel() for a in np.meshgrid(axis, axis, indexing="ij")], axis=1)

@@ -1,4 +1,4 @@
-"""An order of training samples in which neighbours on the object follow each other."""
+"""Training order in which neighbours on the object follow each other."""
 
 import math
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ def neighbour_groups(positions_px: Float64, group_size: int, angle_rad: float) -
     Args:
         positions_px: (n, 2).
         group_size: Samples per group; the last group holds the remainder.
-        angle_rad: The field is first rotated by this; other angles give other groups.
+        angle_rad: Rotation of the field before it is halved; other angles give other groups.
 
     Returns:
-        Indices; each sample is in one group.
+        Sample indices per group; each sample is in exactly one group.
     """
     turn = np.array([[np.cos(angle_rad), -np.sin(angle_rad)], [np.sin(angle_rad), np.cos(angle_rad)]])
     turned = positions_px @ turn
@@ -37,10 +37,10 @@ def neighbour_groups(positions_px: Float64, group_size: int, angle_rad: float) -
 
 
 class NeighbourSampler(Sampler[int]):
-    """Yields every sample once per epoch, group by group; each epoch has new groups in a new order."""
+    """Yields every sample once per epoch, group by group; groups and their order change with each epoch."""
 
     def __init__(self, positions_px: Float64, group_size: int, generator: torch.Generator) -> None:
-        """Args as of `neighbour_groups`; `generator` decides angles and order."""
+        """Arguments as in `neighbour_groups`; `generator` draws angles and order."""
         self._positions_px, self._group_size, self._generator = positions_px, group_size, generator
 
     def __len__(self) -> int:
@@ -51,4 +51,4 @@ class NeighbourSampler(Sampler[int]):
         *whole, last = neighbour_groups(self._positions_px, self._group_size, angle)
         for group in torch.randperm(len(whole), generator=self._generator).tolist():
             yield from whole[group].tolist()
-        yield from last.tolist()  # at the end: if it is short, no batch begins within a group
+        yield from last.tolist()  # last, because it may be short: no batch then starts inside a group

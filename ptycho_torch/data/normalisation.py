@@ -1,7 +1,7 @@
-"""The factors between a data file's units and the network's: of diffraction, probe and object amplitude.
+"""Factors between a data file's units and the network's, for diffraction, probe and object amplitude.
 
-The network's amplitude head is a sigmoid, so units are chosen in which a transparent object is near 0.8: patterns with
-a mean total power of (N/2)^2, and a probe whose power is 1.25^2 times that.
+The network's amplitude head is a sigmoid. In its units a transparent object is near 0.8: patterns have a mean total
+power of (N/2)^2, and the probe has 1.25^2 times that power.
 """
 
 import math
@@ -18,41 +18,41 @@ from recon_worker.snapshot.records import Complex64, Float32
 
 _PROBE_POWER_MARGIN = 1.25
 _SCALE_PATTERNS = 1024
-"""Patterns, evenly spread, that `physical_amplitude_scale` looks at."""
+"""Number of evenly spaced patterns that `physical_amplitude_scale` uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
-    """Constants of a training set, used for its validation set too."""
+    """Constants of a training set, also applied to its validation set."""
 
     rms: float
-    """`rms_scaling_constant`: diffraction times this has a mean total power of (N/2)^2."""
+    """`rms_scaling_constant`: diffraction multiplied by it has a mean total power of (N/2)^2."""
     physics: float
-    """`physics_scaling_constant`: diffraction times this is sqrt(photons)."""
+    """`physics_scaling_constant`: diffraction multiplied by it is sqrt(photons)."""
     probe: Complex64
     """(P, N, N), scaled: sum |P / 4|^2 = (1.25 N/2)^2 over all modes."""
     probe_factor: float
-    """What the probe was multiplied by."""
+    """Factor that scaled the probe."""
 
     def to_state(self) -> dict[str, Any]:
-        """Plain numbers and a tensor, for checkpoints that are read without unpickling."""
+        """Return plain numbers and a tensor, for checkpoints that are read without unpickling."""
         numbers = {name: float(getattr(self, name)) for name in ("rms", "physics", "probe_factor")}
         return {**numbers, "probe": torch.from_numpy(self.probe)}
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any]) -> "Normalisation":
-        """What `to_state` gave. Raises KeyError, TypeError, ValueError or AttributeError if it is something else."""
+        """Restore the result of `to_state`. Raises KeyError, TypeError, ValueError or AttributeError otherwise."""
         numbers = {name: float(state[name]) for name in ("rms", "physics", "probe_factor")}
         return cls(**numbers, probe=state["probe"].numpy().astype(np.complex64))
 
 
 def normalisation(diffraction: Float32, probe: Complex64, nphotons: float | None) -> Normalisation:
-    """Constants for a training set.
+    """Compute the constants of a training set.
 
     Args:
         diffraction: (M, N, N) amplitude, in the file's units.
         probe: (P, N, N), in any units.
-        nphotons: Mean photons per pattern. None: the file's units are counts^(1/2).
+        nphotons: Mean photons per pattern. None: the file's units are sqrt(counts).
     """
     power, half_px = mean_power(diffraction), diffraction.shape[-1] / 2
     energy = float(np.sum(np.abs(probe).astype(np.float64) ** 2))
@@ -66,15 +66,15 @@ def normalisation(diffraction: Float32, probe: Complex64, nphotons: float | None
 
 
 def mean_power(diffraction: Float32) -> float:
-    """Mean over patterns of the sum of squared amplitudes; (M, N, N)."""
+    """Return the mean over patterns, (M, N, N), of the sum of squared amplitudes."""
     return math.fsum(float(np.vdot(pattern, pattern)) for pattern in diffraction) / len(diffraction)
 
 
 def physical_amplitude_scale(truth: Truth, diffraction: Float32, constants: Normalisation) -> float | None:
-    """The factor a from the network's amplitude to the true object's, by conservation of power.
+    """Return the factor a from the network's amplitude to the true object's, by conservation of power.
 
-    a^2 = mean sum |O P/4|^2 / mean sum (diffraction rms)^2: the object O / a, lit by the scaled probe, has the power of
-    the normalised patterns. None if no pattern has a true patch.
+    a^2 = mean sum |O P/4|^2 / mean sum (diffraction rms)^2: the scaled probe times the object O / a has the power
+    of the normalised patterns. None if no pattern has a true patch.
     """
     light = np.abs(constants.probe.sum(axis=0) / PROBE_SCALE) ** 2
     true_power, measured_power = 0.0, 0.0

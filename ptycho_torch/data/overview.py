@@ -1,4 +1,4 @@
-"""What was understood of a data file, in numbers that its owner can recognise."""
+"""Summary of a data file, in numbers that its owner can recognise."""
 
 import math
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from recon_worker.snapshot.records import Complex64
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """A scan as it will be trained on."""
+    """Key figures of a scan as the training uses it."""
 
     samples: int
     patterns: int
     n_px: int
     """Side of a pattern."""
     field_px: tuple[float, float] | None
-    """Width and height over which the positions extend; None: they are not known."""
+    """Width and height of the field of positions; None if unknown."""
     step_px: float | None
     """Median distance of a position to its nearest neighbour."""
     probe_px: float | None
-    """`probe_diameter_px` of the probe in use; None: there is none."""
+    """`probe_diameter_px` of the probe in use; None without a probe."""
     photons: float
-    """Mean per pattern, in the units of the loss."""
+    """Mean photons per pattern, as the loss sees them."""
     photons_stated: bool
-    """Whether `photons` follows from a number that was given; else from the file's own units, sqrt(counts)."""
+    """Whether `photons` comes from a given number; else from the file's units, taken as sqrt(counts)."""
     patterns_with_truth: int
 
     @property
@@ -36,7 +36,7 @@ class Overview:
         return max(0.0, 1 - self.step_px / self.probe_px)
 
     def describe(self, name: str, source: object) -> list[str]:
-        """Lines for the terminal; `name` is the file's part in the training."""
+        """Return lines for the terminal; `name` is the file's role in the training."""
         n_px, stated = self.n_px, "stated" if self.photons_stated else "if the file holds sqrt(counts)"
         truth = f"for {self.patterns_with_truth} of {self.patterns} patterns" if self.patterns_with_truth else "none"
         probe = "none" if self.probe_px is None else f"{self.probe_px:.3g} px in diameter"
@@ -50,7 +50,7 @@ class Overview:
 
     def _field(self) -> str:
         if self.field_px is None or self.step_px is None:
-            return "not known, as the samples are shuffled"
+            return "unknown, because the samples are shuffled"
         width, height = self.field_px
         overlap = "" if self.overlap is None else f", overlap {100 * self.overlap:.0f} %"
         overlap += " (are the positions in pixels?)" if self.overlap == 0 else ""
@@ -59,7 +59,7 @@ class Overview:
 
 
 def probe_diameter_px(probe: Complex64) -> float | None:
-    """Diameter of the uniform disc that is as concentrated as a probe, (P, N, N).
+    """Return the diameter of the uniform disc that is as concentrated as a probe, (P, N, N).
 
     Area A = (sum I)^2 / sum I^2 with I = sum_p |P_p|^2, diameter sqrt(4 A / pi): exact for a disc, four standard
     deviations for a Gaussian, as in ISO 11146. None for a uniform array, which stands for no probe.

@@ -1,8 +1,8 @@
-"""Cutting patches out of an object at sub-pixel positions. Positions are (x, y) of centres, index n // 2.
+"""Cuts patches out of an object at sub-pixel positions. Positions are (x, y) of centres, index n // 2.
 
-Between pixels the object is a polynomial of degree five through the six nearest (Lagrange; Abramowitz & Stegun 25.2).
-A phase ramp of 1 rad per pixel keeps its amplitude within 0.5 %; bilinear interpolation, which averages two phasors,
-dims it by 12 %. Unlike a spline's, its reach is finite: what is not finite in an object stays where it is.
+Interpolates with a polynomial of degree five through the six nearest pixels (Lagrange; Abramowitz & Stegun 25.2). A
+phase ramp of 1 rad per pixel keeps its amplitude within 0.5 %; bilinear interpolation, which averages two phasors,
+reduces it by 12 %. Unlike a spline it has finite support, so non-finite pixels of an object affect only neighbours.
 """
 
 import math
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from recon_worker.snapshot.records import Complex64, Float64
 
 NODES = range(-2, 4)
-"""Pixels that make up a value between 0 and 1."""
+"""Offsets of the six pixels that contribute to a position between 0 and 1."""
 
 
 def cut_patch(object_: Complex64, centre_px: Float64, n_px: int) -> Complex64 | None:
-    """The n-pixel patch around a position; polynomial between pixels, exact at whole ones.
+    """Cut the patch around a position: interpolated between pixels, exact at integer positions.
 
     Args:
-        object_: (H, W) complex64. Beyond its edges it is continued by odd reflection, which keeps a slope.
-        centre_px: (2,), (x, y), where the patch's index (n // 2, n // 2) lies in the object.
+        object_: (H, W) complex64. Extended beyond its edges by odd reflection, which preserves a slope.
+        centre_px: (2,), (x, y), position of the patch's index (n // 2, n // 2) in the object.
         n_px: Side of the patch.
 
     Returns:
@@ -42,12 +42,12 @@ def cut_patch(object_: Complex64, centre_px: Float64, n_px: int) -> Complex64 | 
 
 
 def lagrange_weights(fraction: float) -> list[float]:
-    """Six weights, of the pixels -2 ... 3, for a value between 0 and 1."""
+    """Return the weights of the pixels -2 ... 3 for a position between 0 and 1."""
     return [math.prod((fraction - m) / (k - m) for m in NODES if m != k) for k in NODES]
 
 
 def _part(image: NDArray[np.complexfloating], axis: int, start: int, stop: int) -> NDArray[np.complexfloating]:
-    """From `start` to `stop`, which may lie a few pixels outside, along an axis."""
+    """Slice from `start` to `stop` along an axis; both may lie a few pixels outside."""
     lines = np.moveaxis(image, axis, 0)
     missing = (max(0, -start), max(0, stop - len(lines)))
     lines = lines[max(0, start) : stop]
@@ -57,7 +57,7 @@ def _part(image: NDArray[np.complexfloating], axis: int, start: int, stop: int) 
 
 
 def _moved(image: NDArray[np.complexfloating], axis: int, fraction: float, n_px: int) -> NDArray[np.complexfloating]:
-    """n pixels at `fraction` after the pixels 2 ... n + 1 along an axis."""
+    """Interpolate n pixels at `fraction` after the pixels 2 ... n + 1 along an axis."""
     lines = np.moveaxis(image, axis, 0)
     moved = np.zeros_like(lines[:n_px])
     for k, weight in enumerate(lagrange_weights(fraction)):

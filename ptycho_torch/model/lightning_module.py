@@ -1,7 +1,7 @@
 """`PtychoLightningModule`: network, physics and loss in one trainable module.
 
-The model calls and the batch layout follow the PtychoPINN conventions, so that the logging callback can serve
-modules of either project. `validation_step` returns its predictions: logging them then costs no forward pass.
+Signatures and batch layout follow the PtychoPINN conventions, so that the logging callback serves modules of either
+project. `validation_step` returns its predictions, so that logging them costs no extra forward pass.
 """
 
 import math
@@ -21,12 +21,12 @@ from recon_worker.system.messages import message_log
 _log = message_log(__name__)
 
 _EPOCHS_TO_DIFFER, _LEAST_DIFFERENCE = 3, 0.02
-"""From this epoch on predictions of different patterns should differ by this much."""
+"""From this epoch on, predictions of different patterns should differ by at least this fraction."""
 _SATURATED, _MOST_SATURATED = 0.99 * math.pi, 0.5
-"""Phases beyond this have next to no gradient; at most this share of them is healthy."""
+"""Phases beyond this have almost no gradient; a larger share of them triggers a warning."""
 
 _LAST_STEP_SIZE = 0.02
-"""Of the cosine, in parts of the learning rate."""
+"""Final value of the cosine, relative to the learning rate."""
 
 Batch = tuple[Mapping[str, Tensor], Tensor, Tensor]
 """(fields, probe (B, C, P, N, N) complex64, scale)."""
@@ -38,15 +38,15 @@ class PtychoLightningModule(LightningModule):
     Args:
         n_px: N, side of a pattern: 64, 128 or 256.
         gridsize: C = gridsize^2 patterns per sample; 2 merges them into one object before propagating.
-        model_type: What the loss compares.
+        model_type: Whether the loss compares diffraction (pinn) or objects (supervised).
         loss: Loss of the pinn.
-        probe_big: Whether the border of N/4 is predicted too.
+        probe_big: Also predict the border of N/4.
         n_filters_scale: Width of the network.
-        learning_rate: Step size of Adam.
-        warmup_steps: Steps over which the step size rises to that, linearly; 0: none.
-        lr_schedule: Of the step size after that; "cosine" needs a Trainer that knows its last step.
-        merge_neighbours: Predicted patches of this many consecutive samples are averaged where they overlap, in the
-            training loss only; 1: off. The sampler must make consecutive samples neighbours.
+        learning_rate: Learning rate of Adam.
+        warmup_steps: Steps over which the learning rate rises linearly to its value; 0: no warm-up.
+        lr_schedule: Schedule after the warm-up; "cosine" needs a Trainer that knows its last step.
+        merge_neighbours: Number of consecutive samples whose predicted patches are averaged where they overlap, in the
+            training loss only; 1: off. The sampler must order neighbours consecutively.
     """
 
     def __init__(
@@ -88,15 +88,15 @@ class PtychoLightningModule(LightningModule):
             x: (B, C, N, N) float32 diffraction amplitude in the data's units.
             positions: (B, C, 1, 2) float32, (x, y) relative to the group, sign -(x - mean), pixels.
             probe: (B, C, P, N, N) complex64.
-            input_scale: (B, 1, 1, 1), from the data's units to mean total power (N/2)^2.
-            output_scale: (B, 1, 1, 1), the same, undone on the prediction.
+            input_scale: (B, 1, 1, 1), factor from the data's units to a mean total power of (N/2)^2.
+            output_scale: (B, 1, 1, 1), divides the predicted diffraction back into the data's units.
             experiment_ids: (B,), unused.
-            neighbours_px: (B, 1, 1, 2), absolute positions, where `merge_neighbours` are to agree before they are
-                propagated; amplitude and phase are returned as predicted.
+            neighbours_px: (B, 1, 1, 2), absolute positions: merges `merge_neighbours` patches before propagation.
+                Amplitude and phase are returned unmerged.
 
         Returns:
-            Diffraction amplitude (B, C, N, N) in the data's units, or, supervised, the object (B, C, N, N) complex64;
-            object amplitude and phase (B, C, N, N), radians.
+            Diffraction amplitude (B, C, N, N) in the data's units, or the supervised object, (B, C, N, N) complex64;
+            object amplitude and phase, (B, C, N, N) each, radians.
         """
         amp, phase = self.network(x * input_scale)
         with torch.autocast(x.device.type, enabled=False):
@@ -112,7 +112,7 @@ class PtychoLightningModule(LightningModule):
             return diffraction_amplitude(exit_waves) / output_scale, amp, phase
 
     def forward_predict(self, x: Tensor, positions: Tensor, probe: Tensor, input_scale: Tensor) -> Tensor:
-        """The object alone, without propagation: (B, C, N, N) complex64; arguments as in `forward`."""
+        """Predict the object without propagation, (B, C, N, N) complex64; arguments as in `forward`."""
         amp, phase = self.network(x * input_scale)
         return _object(amp.float(), phase.float())
 
@@ -124,7 +124,7 @@ class PtychoLightningModule(LightningModule):
         return torch.cat(merged)[:, None]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step: returns and logs the loss."""
+        """Return and log the loss of a batch."""
         loss, predictions = self._loss_and_predictions(batch)
         if batch_idx == 0:
             amp, phase = predictions["amp"].detach(), predictions["phase"].detach()
@@ -134,17 +134,17 @@ class PtychoLightningModule(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Say once if the network has come to predict one patch for all patterns, or only phases of +-pi."""
+        """Warn once if the network predicts one patch for all patterns, or saturated phases of +-pi."""
         if self.current_epoch + 1 < _EPOCHS_TO_DIFFER or self._has_warned or not self.trainer.is_global_zero:
             return
         difference, saturated = float(self._difference), float(self._saturated)
-        if difference < _LEAST_DIFFERENCE:  # not if it is NaN: that is another matter
+        if difference < _LEAST_DIFFERENCE:  # False for NaN, which is a different failure
             found = (
                 f"predicts nearly the same patch for all patterns (they differ by {100 * difference:.1f} %): it has "
-                "learned nothing of the object, unless that is uniform."
+                "not learned the object, unless the object is uniform."
             )
         elif saturated > _MOST_SATURATED:
-            found = f"predicts a phase of +pi or -pi in {100 * saturated:.0f} % of the pixels, and learns little there."
+            found = f"predicts a phase of +pi or -pi in {100 * saturated:.0f} % of the pixels, where gradients vanish."
         else:
             return
         self._has_warned = True
@@ -152,7 +152,7 @@ class PtychoLightningModule(LightningModule):
         _log.warning("After %d epochs the network %s %s", self.current_epoch + 1, found, advice)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Returns `amp`, `phase` and (pinn) `pred_diffraction`, each (B, C, N, N), and logs loss and deviance."""
+        """Return `amp`, `phase` and, for pinn, `pred_diffraction`, (B, C, N, N) each; log loss and deviance."""
         loss, predictions = self._loss_and_predictions(batch)
         size = batch[1].shape[0]
         self.log("val_loss", loss, prog_bar=True, sync_dist=True, batch_size=size)
@@ -177,7 +177,7 @@ class PtychoLightningModule(LightningModule):
         return losses.normalised(per_sample, observed), {"pred_diffraction": first, "amp": amp, "phase": phase}
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own return type
-        """Adam, whose first steps are small, and the last ones too if `lr_schedule` says so."""
+        """Return Adam with linear warm-up, followed by `lr_schedule`."""
         adam, warmup = torch.optim.Adam(self.parameters(), lr=self.learning_rate), max(1, self.warmup_steps)
         total = self.trainer.estimated_stepping_batches if self.lr_schedule == "cosine" else math.inf
 
@@ -190,23 +190,23 @@ class PtychoLightningModule(LightningModule):
 
 
 def _intensity(probe: Tensor) -> Tensor:
-    """(N, N) sum over modes of |P|^2; a batch has one probe."""
+    """Return the sum over modes of |P|^2, (N, N); a batch has one probe."""
     return probe[0, 0].abs().square().sum(0)
 
 
 def _observed(fields: Mapping[str, Tensor]) -> Tensor:
-    """(B, C, N, N) measured amplitude, in the data's units."""
+    """Return the measured amplitude, (B, C, N, N), in the data's units."""
     return fields.get("observed_images", fields["images"])
 
 
 def _deviance(pred: Tensor, fields: Mapping[str, Tensor]) -> Tensor:
-    """Comparable between files, as `val_loss` is not."""
+    """Compute the deviance, which is comparable between files, unlike `val_loss`."""
     scale = fields["physics_scaling_constant"]
     return losses.poisson_deviance(pred * scale, _observed(fields) * scale)
 
 
 def relative_difference(amp: Tensor, phase: Tensor) -> Tensor:
-    """() how much the objects of a batch differ, in parts of their rms amplitude; NaN for a single one.
+    """Return how much the objects of a batch differ, relative to their rms amplitude; NaN for a single one.
 
     Args:
         amp: (B, C, N, N).
@@ -220,11 +220,11 @@ def relative_difference(amp: Tensor, phase: Tensor) -> Tensor:
 
 
 def saturated_share(phase: Tensor) -> Tensor:
-    """() share of pixels at the ends of pi tanh, in the central half: (B, C, N, N), radians."""
+    """Return the share of saturated pixels of pi tanh in the central half of phases, (B, C, N, N), radians."""
     quarter = phase.shape[-1] // 4
     return (phase[..., quarter:-quarter, quarter:-quarter].abs() > _SATURATED).float().mean()
 
 
 def _object(amp: Tensor, phase: Tensor) -> Tensor:
-    """amp exp(i phase), complex64; unlike `torch.polar` it takes the negative amplitudes of an unbounded border."""
+    """Return amp exp(i phase), complex64; unlike `torch.polar`, accepts the negative amplitudes of the border."""
     return torch.complex(amp * phase.cos(), amp * phase.sin())

@@ -1,6 +1,6 @@
-"""Losses between predicted and measured diffraction amplitude, and between object and label; the deviance.
+"""Losses between predicted and measured diffraction amplitude and between object and label; Poisson deviance.
 
-The losses reduce each sample to one number by a sum (Poisson, supervised) or a mean (MAE) over its patches and pixels.
+Each loss reduces a sample to one number by a sum (Poisson, supervised) or a mean (MAE) over its patches and pixels.
 """
 
 import math
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 _RATE_FLOOR = 1e-12
-"""Photons; keeps the logarithm finite where nothing is predicted."""
+"""Photons; keeps the logarithm finite where the prediction is 0."""
 _MEAN_EPSILON = 1e-8
 
 
 def poisson_nll(pred_amp: Tensor, obs_amp: Tensor) -> Tensor:
-    """Negative log-likelihood of Poisson counts, per sample.
+    """Compute the negative log-likelihood of Poisson counts, per sample.
 
     sum [lambda - k log(lambda) + lgamma(k + 1)], lambda = pred^2, k = obs^2, photons.
 
@@ -30,32 +30,32 @@ def poisson_nll(pred_amp: Tensor, obs_amp: Tensor) -> Tensor:
 
 
 def mean_absolute_error(pred_amp: Tensor, obs_amp: Tensor) -> Tensor:
-    """Mean |pred - obs| per sample: (B, C, N, N) twice -> (B,)."""
+    """Compute the mean |pred - obs| per sample: (B, C, N, N) twice -> (B,)."""
     return (pred_amp - obs_amp).abs().mean((1, 2, 3))
 
 
 def normalised(per_sample: Tensor, obs_amp: Tensor) -> Tensor:
-    """Mean over the batch of loss / mean amplitude: scans of different brightness weigh alike."""
+    """Average loss / mean amplitude over the batch, so that scans of different brightness weigh the same."""
     return (per_sample / (obs_amp.mean((1, 2, 3)) + _MEAN_EPSILON)).mean()
 
 
 def supervised(amp: Tensor, phase: Tensor, label_amp: Tensor, label_phase: Tensor) -> Tensor:
-    """2 sum |amp - label| + 4 sum |wrap(phase - label)|, mean over the batch; all (B, C, N, N), phases in radians."""
+    """Compute 2 sum |amp - label| + 4 sum |wrap(phase - label)|, averaged over the batch; all (B, C, N, N), radians."""
     per_sample = 2 * (amp - label_amp).abs() + 4 * _wrapped(phase - label_phase).abs()
     return per_sample.sum((1, 2, 3)).mean()
 
 
 def _wrapped(phase: Tensor) -> Tensor:
-    """The same angle in [-pi, pi]; unchanged where it already lies there."""
+    """Wrap to [-pi, pi]; angles in that range keep their value bit for bit."""
     return phase - 2 * math.pi * torch.round(phase / (2 * math.pi))
 
 
 def poisson_deviance(pred_amp: Tensor, obs_amp: Tensor) -> Tensor:
-    """Mean Poisson deviance per detector pixel: about 1 for a perfect model where a pixel has many photons.
+    """Compute the mean Poisson deviance per detector pixel: about 1 for a perfect model and many photons per pixel.
 
     2 mean [k log(k / lambda) - (k - lambda)], lambda = pred^2, k = obs^2, photons; 2 lambda where k = 0.
-    McCullagh, Nelder, Generalized Linear Models, 2nd ed. (1989), section 2.3. In float64: the terms cancel to 1 out
-    of k, up to 1e8. It is for reading, not for training.
+    McCullagh, Nelder, Generalized Linear Models, 2nd ed. (1989), section 2.3. Uses float64: terms of up
+    to 1e8 cancel to about 1. A metric for people, without gradient.
 
     Args:
         pred_amp: (B, C, N, N), square root of the expected photons.

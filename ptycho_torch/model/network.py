@@ -3,8 +3,8 @@
     diffraction (C, N, N) -> encoder -> (256, 8, 8) -> decoder -> amplitude (C, N, N), sigmoid
                                                     -> decoder -> phase (C, N, N), pi tanh
 
-The decoders see the object on the central N/2 x N/2, where the probe is. The border of N/4 is zero, or, with
-`probe_big`, comes from a second, unbounded branch, for probes that reach beyond the centre.
+The decoders predict the object on the central N/2 x N/2, where the probe is. The border of N/4 is zero or, with
+`probe_big`, predicted by a second, unbounded branch, for probes that extend beyond the centre.
 Attention: CBAM, Woo et al., ECCV 2018 (arXiv:1807.06521). Network: Hoidn et al., Sci. Rep. 13, 22789 (2023).
 """
 
@@ -21,19 +21,19 @@ _DEEPEST_FILTERS = 128
 """Filters of the deepest encoder block per unit of n_filters_scale."""
 _ATTENTION_REDUCTION = 16
 _HEAD_GAIN = 0.1
-"""Of the last convolution of a head: small, so that the object begins uniform and no phase is near the ends of tanh."""
+"""Gain of the last convolution of a head: small, so that the object starts uniform and phases far from saturation."""
 _TRANSPARENT_CENTRE, _TRANSPARENT_BORDER = math.log(4), 1.07
-"""At which sigmoid and SiLU are 0.8: the amplitude of a transparent object in the network's units."""
+"""Arguments at which sigmoid and SiLU are 0.8, the amplitude of a transparent object in the network's units."""
 
 
 def encoder_filters(n_px: int, channels: int, n_filters_scale: int) -> list[int]:
-    """Channel counts along the encoder: it halves the image down to 8 px, doubling the filters up to 128 * scale."""
+    """Return the channel counts of the encoder: halves the image to 8 px and doubles the filters to 128 * scale."""
     depth = int(math.log2(n_px // _BOTTLENECK_PX))
     return [channels, *(n_filters_scale * _DEEPEST_FILTERS // 2**k for k in reversed(range(depth)))]
 
 
 def decoder_filters(n_px: int, n_filters_scale: int) -> list[int]:
-    """Channel counts along a decoder: up from 8 px to N/2, ending at 32 * scale filters."""
+    """Return the channel counts of a decoder: from 8 px to N/2, ending at 32 * scale filters."""
     ups = int(math.log2(n_px // _BOTTLENECK_PX)) - 1
     deepest = n_filters_scale * _DEEPEST_FILTERS
     return [deepest, *(min(deepest, n_filters_scale * 32 * 2**k) for k in reversed(range(ups)))]
@@ -50,7 +50,7 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same, each channel scaled by its gate in (0, 2)."""
+        """Scale each channel of (B, C, H, W) by its gate in (0, 2)."""
         average, maximum = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
         return x * (2 * torch.sigmoid(self.gate(average) + self.gate(maximum)))
 
@@ -63,7 +63,7 @@ class SpatialAttention(nn.Module):
         self.gate = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same, each pixel scaled by its gate in (0, 2)."""
+        """Scale each pixel of (B, C, H, W) by its gate in (0, 2)."""
         summary = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], dim=1)
         return x * (2 * torch.sigmoid(self.gate(summary)))
 
@@ -81,7 +81,7 @@ def _encoder(filters: Sequence[int]) -> nn.Sequential:
 
 
 class Decoder(nn.Module):
-    """Bottleneck features -> one real quantity of the object: centre from `activation`, border from SiLU or zero."""
+    """Decodes one real quantity of the object: `activation` in the centre, SiLU or zero on the border."""
 
     def __init__(self, filters: Sequence[int], channels: int, activation: nn.Module, *, probe_big: bool) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Decoder(nn.Module):
         )
 
     def begin(self, centre: float, border: float) -> None:
-        """Make the output nearly uniform: what the activations make of these two numbers."""
+        """Initialise to a nearly uniform output: the activations of these two values."""
         for branch, value in ((self.centre, centre), (self.border, border)):
             last = None if branch is None else branch[-2]
             if isinstance(last, nn.Conv2d) and last.bias is not None:
@@ -108,14 +108,14 @@ class Decoder(nn.Module):
                 nn.init.constant_(last.bias, value)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, 8, 8) features -> (B, C, N, N), float32: under autocast bfloat16 would quantise the object."""
+        """Map features, (B, F, 8, 8), to (B, C, N, N) float32: bfloat16 under autocast would quantise the object."""
         features = self.blocks(x)
         hidden = self.centre[:-2](features)
         with torch.autocast(x.device.type, enabled=False):
             return self._object(features.float(), hidden.float())
 
     def _object(self, features: Tensor, hidden: Tensor) -> Tensor:
-        """The last convolutions: features and what the centre made of them, (B, F, N/2, N/2) -> (B, C, N, N)."""
+        """Apply the last convolutions: features and the centre's hidden layer, (B, F, N/2, N/2), to (B, C, N, N)."""
         centre: Tensor = self.centre[-2:](hidden)
         quarter = centre.shape[-1] // 2
         padded = functional.pad(centre, (quarter,) * 4)
@@ -127,15 +127,15 @@ class Decoder(nn.Module):
 
 
 class PiTanh(nn.Module):
-    """pi tanh(x): any phase once, in radians."""
+    """pi tanh(x): covers every phase once, in radians."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Elementwise."""
+        """Apply elementwise."""
         return math.pi * torch.tanh(x)
 
 
 class ObjectNetwork(nn.Module):
-    """Diffraction amplitude -> object amplitude and phase."""
+    """Maps diffraction amplitude to object amplitude and phase."""
 
     def __init__(self, n_px: int, channels: int, n_filters_scale: int, *, probe_big: bool) -> None:
         super().__init__()
@@ -146,11 +146,10 @@ class ObjectNetwork(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """He et al. 2015 (arXiv:1502.01852): signals keep their size through ReLU layers.
+        """Initialise as He et al. 2015 (arXiv:1502.01852), which preserves the scale of signals through ReLU layers.
 
-        Gates begin at 1, whatever they see. The object begins as uniform and transparent, so that the first steps need
-        not find its brightness: all patterns have that in common, and a network that learns it first forgets what tells
-        them apart.
+        Gates start at 1. The object starts uniform and transparent, so that the first steps need not learn its
+        brightness: all patterns share it, and a network that learns it first loses the features that distinguish them.
         """
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):

@@ -1,6 +1,6 @@
-"""From object patches to diffraction: far-field propagation, and the merge of neighbouring patches.
+"""Maps object patches to diffraction: far-field propagation, and merging of neighbouring patches.
 
-Amplitude mode: everything predicts the square root of the intensity. Shapes: B batch, C patches per sample, P probe
+Diffraction is an amplitude, the square root of the intensity. Shapes: B batch, C patches per sample, P probe
 modes, N patch side. Offsets are (x, y) = (column, row), pixels.
 """
 
@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.nn import functional
 
 PROBE_SCALE = 4.0
-"""The probe is divided by this before it multiplies the object; the datamodule scales it so that the object's amplitude
-stays below 1, where the network's sigmoid can reach it."""
+"""Divisor of the probe in the exit wave. The datamodule scales the probe so that the object's amplitude stays below 1,
+within the range of the network's sigmoid."""
 _MERGE_EPSILON = 1e-3
 _MERGE_FLOOR = 1e-6
 _NEIGHBOUR_FLOOR = 1e-3
-"""Least weight of a pixel, in parts of the probe's brightest: what no probe reaches is still averaged."""
+"""Minimum weight of a pixel, relative to the probe's maximum, so that pixels outside the probe are averaged too."""
 
 
 def diffraction_amplitude(exit_waves: Tensor) -> Tensor:
-    """Far-field amplitude A = sqrt(fftshift(|sum_p FFT2(psi_p)|^2) / N^2), DC in the centre.
+    """Compute the far-field amplitude A = sqrt(fftshift(|sum_p FFT2(psi_p)|^2) / N^2), DC in the centre.
 
     Args:
         exit_waves: (B, C, P, N, N) complex64, object times probe mode.
@@ -31,7 +31,7 @@ def diffraction_amplitude(exit_waves: Tensor) -> Tensor:
     field = torch.fft.fft2(exit_waves.sum(2))
     intensity = field.real.square() + field.imag.square()
     n_px = exit_waves.shape[-1]
-    # The root has an infinite slope at 0, which would turn gradients of dark pixels into NaN.
+    # sqrt has an infinite slope at 0, which would make the gradients of dark pixels NaN.
     return torch.sqrt(torch.fft.fftshift(intensity, dim=(-2, -1)) / n_px**2 + torch.finfo(intensity.dtype).tiny)
 
 
@@ -54,10 +54,10 @@ def shift(images: Tensor, offsets_px: Tensor) -> Tensor:
 
 
 def merge_group(objects: Tensor, coords_relative_px: Tensor, canvas_px: int, weight: Tensor | None = None) -> Tensor:
-    """Merge the C overlapping patches of a sample into one object, their weighted average.
+    """Merge the C overlapping patches of a sample into one object by weighted averaging.
 
     merged = sum_c shift(O_c, -off) shift(W, -off) / (sum_c shift(W, -off) + 0.001); PtychoPINN's W is 1 on the central
-    N/2 square and 0 around it. With another `weight` the 0.001 is omitted, as it would dim pixels of low weight.
+    N/2 square and 0 around it. Other weights omit the 0.001, which would dim pixels of low weight.
 
     Args:
         objects: (B, C, N, N) complex64.
@@ -84,7 +84,7 @@ def merge_group(objects: Tensor, coords_relative_px: Tensor, canvas_px: int, wei
 
 
 def cut_group(merged: Tensor, coords_relative_px: Tensor, n_px: int) -> Tensor:
-    """Cut the patches of a group out of their merged object again.
+    """Cut the patches of a group out of their merged object.
 
     Args:
         merged: (B, M, M) complex64.
@@ -105,8 +105,8 @@ def cut_group(merged: Tensor, coords_relative_px: Tensor, n_px: int) -> Tensor:
 def average_neighbours(patches: Tensor, positions_px: Tensor, probe_intensity: Tensor) -> Tensor:
     """Replace each object patch by the weighted average of all patches that overlap it.
 
-    `merge_group` with W = |P|^2 / max |P|^2 + 0.001 on a canvas that holds all of them, cut out again. The canvas ends
-    2 N beyond a patch at the mean position, which bounds its memory; a patch farther away becomes 0.
+    `merge_group` with W = |P|^2 / max |P|^2 + 0.001 on a canvas that holds all patches, then `cut_group`. The canvas
+    extends at most 2 N beyond a patch at the mean position, which bounds its memory; patches farther away become 0.
 
     Args:
         patches: (G, k, N, N) complex64, G groups of k neighbours.
@@ -117,7 +117,7 @@ def average_neighbours(patches: Tensor, positions_px: Tensor, probe_intensity: T
         (G, k, N, N) complex64.
     """
     n_px = patches.shape[-1]
-    offsets = positions_px - positions_px.mean(1, keepdim=True).round()  # whole positions need no interpolation
+    offsets = positions_px - positions_px.mean(1, keepdim=True).round()  # integer positions need no interpolation
     margin_px = min(math.ceil(float(offsets.abs().max())) + 1, 2 * n_px)
     weight = probe_intensity / probe_intensity.max() + _NEIGHBOUR_FLOOR
     coords_relative = -offsets[:, :, None]

@@ -1,1 +1,1 @@
-"""Training runs and the reconstruction logging callback."""
+"""Workflows: training, checkpoints, MLflow runs, reconstruction and refinement of scans."""

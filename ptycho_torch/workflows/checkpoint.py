@@ -1,10 +1,10 @@
-"""What a checkpoint of a training holds, so that it can be used without the files of that training.
+"""Contents of a checkpoint, which make it usable without the files of its training.
 
     state_dict, hyper_parameters     the network
     PtychoDataModule                 constants of the training set: `Normalisation.to_state`
-    callbacks/RecipeInCheckpoint     how the training made its reconstructions: `Recipe`
+    callbacks/RecipeInCheckpoint     settings of its reconstructions: `Recipe`
 
-All of it is tensors and plain values: nothing in a checkpoint is ever unpickled.
+All entries are tensors and plain values: nothing in a checkpoint is ever unpickled.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import torch
 from lightning.pytorch import Callback
 
-from ptycho_torch.config import ConfigError, Precision, RunConfig, ScanKind, check_choices
+from ptycho_torch.checks import ConfigError, check_choices
+from ptycho_torch.config import Precision, RunConfig, ScanKind
 from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.data.normalisation import Normalisation
 from ptycho_torch.model.lightning_module import PtychoLightningModule
@@ -26,24 +27,24 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a training makes its reconstructions: what is needed beside network and data to make them again."""
+    """Settings that reproduce the reconstructions of a training from its network and data."""
 
     scan_kind: ScanKind
-    """Format of its data files."""
+    """Format of the data files."""
     batch_size: int
     """Samples per batch."""
     precision: Precision
-    """Of the network."""
+    """Precision of the network."""
     validated: bool
-    """Whether predictions are those of the validation; else, without a test file, of an extra pass over the scan."""
+    """Whether predictions come from validation; else, without a test file, from an extra pass over the scan."""
     num_patches: int
-    """Sample patches, spread evenly over the dataset, where `fixed_indices` is None."""
+    """Number of evenly spaced sample patches if `fixed_indices` is None."""
     fixed_indices: tuple[int, ...] | None
     """Dataset indices of the sample patches."""
     stitch_weight: StitchWeight
-    """How overlapping patches are averaged."""
+    """Weight of overlapping patches."""
     remove_ramp: bool
-    """Whether a linear phase ramp is removed before errors are taken."""
+    """Whether a linear phase ramp is removed before errors are computed."""
     pixel_size_m: float | None
     """Side of an object pixel, metres."""
 
@@ -52,7 +53,7 @@ class Recipe:
 
     @classmethod
     def of(cls, config: RunConfig) -> "Recipe":
-        """That of a training."""
+        """Extract the recipe from the settings of a training."""
         execution = config.execution
         return cls(
             scan_kind=config.data.scan_kind,
@@ -68,23 +69,23 @@ class Recipe:
 
 
 _SHAPING = ("n_px", "gridsize", "probe_big", "n_filters_scale")
-"""Settings that decide what a network consists of."""
+"""Settings that determine the parameters of a network."""
 
 
 class RecipeInCheckpoint(Callback):
-    """Keeps the recipe in the checkpoints."""
+    """Stores the recipe in checkpoints."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
 
     def state_dict(self) -> dict[str, Any]:
-        """The recipe as plain values."""
+        """Return the recipe as plain values."""
         return asdict(self._recipe)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A trained network with what it needs to reconstruct a scan."""
+    """A trained network and the constants and settings that reconstruct a scan with it."""
 
     model: PtychoLightningModule
     """On the CPU."""
@@ -97,20 +98,20 @@ class Trained:
 
 
 def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
-    """The content of a checkpoint file; tensors stay on disk until they are used.
+    """Read a checkpoint file; tensors stay on disk until they are used.
 
     Args:
-        path: Of the file.
-        setting: Which setting names it.
+        path: Checkpoint file.
+        setting: Name of the setting that gave the path, for the message.
 
     Raises:
-        ConfigError: It is not a checkpoint of Lightning, or is damaged.
+        ConfigError: The file is not a Lightning checkpoint, or is damaged.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if not {"state_dict", "callbacks", "epoch", "global_step"} <= content.keys():
-            raise KeyError("it lacks what Lightning keeps in a checkpoint")
-    except Exception as error:  # whatever a damaged or foreign file makes torch raise
+            raise KeyError("entries of a Lightning checkpoint are missing")
+    except Exception as error:  # torch raises many types for damaged or foreign files
         first = next(iter(str(error).splitlines()), "")
         raise ConfigError(
             f"{setting}: {path} cannot be read as a checkpoint ({type(error).__name__}: {first})."
@@ -119,10 +120,10 @@ def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
 
 
 def check_resumable(path: Path, model: PtychoLightningModule) -> None:
-    """Refuse to continue the training of another network than `model`, before anything is trained or written.
+    """Check that a checkpoint holds the same network as `model`, before anything is trained or written.
 
     Raises:
-        ConfigError: The checkpoint cannot be read, or holds another network; names the settings that differ.
+        ConfigError: The checkpoint cannot be read, or holds a different network; names the settings that differ.
     """
     content = read_checkpoint(path, "resume")
     kept, own = (
@@ -134,8 +135,8 @@ def check_resumable(path: Path, model: PtychoLightningModule) -> None:
     differing = [name for name in _SHAPING if name in settings and settings[name] != model.hparams[name]]
     found = ", ".join(f"{name} {settings[name]} (here {model.hparams[name]})" for name in differing)
     raise ConfigError(
-        f"resume: {path} holds another network than these settings make"
-        + (f": it was trained with {found}. Give the same settings." if found else ", of another version.")
+        f"resume: {path} holds a different network than these settings define"
+        + (f": it was trained with {found}. Give the same settings." if found else ", from another version.")
     )
 
 
@@ -143,7 +144,7 @@ def load_trained(path: Path) -> Trained:
     """Read the checkpoint of a training.
 
     Raises:
-        ConfigError: It cannot be read, holds another network, or lacks constants or recipe.
+        ConfigError: It cannot be read, holds a different network, or lacks constants or recipe.
     """
     content = read_checkpoint(path, "checkpoint")
     recipe, state = (
@@ -153,9 +154,9 @@ def load_trained(path: Path) -> Trained:
     model = _model(path, content)
     if recipe is None or state is None:
         raise ConfigError(
-            f"checkpoint: {path} has no normalisation constants and settings of its training, which it needs to "
-            "reconstruct: it is older than this version, or not written by the training scripts. Continue its "
-            "training with --resume for at least one epoch; the checkpoint of that has them."
+            f"checkpoint: {path} lacks the normalisation constants and settings of its training, which the "
+            "reconstruction needs: an older version or another program wrote it. Continue its training with --resume "
+            "for at least one epoch; the new checkpoint has them."
         )
     return Trained(
         model=model,
@@ -173,13 +174,13 @@ def _model(path: Path, content: Mapping[str, Any]) -> PtychoLightningModule:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         first = next(iter(str(error).splitlines()), "")
         raise ConfigError(
-            f"checkpoint: {path} holds another network than this program trains ({type(error).__name__}: {first})."
+            f"checkpoint: {path} holds a network that this program does not train ({type(error).__name__}: {first})."
         ) from error
     return model.eval()
 
 
 def _read(path: Path, read: Callable[[Any], _T], state: object) -> _T:
-    """What the training wrote; a record of another version or by another hand is refused."""
+    """Parse an entry of a checkpoint. Raises ConfigError if another version or program wrote it."""
     try:
         return read(state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

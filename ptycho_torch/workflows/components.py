@@ -1,7 +1,7 @@
-"""A training run from settings to a fitted model: data -> model -> Trainer -> fit.
+"""Runs a training from its settings: data -> model -> Trainer -> fit.
 
-`run_training` is what the scripts call. Loggers, callbacks and the Trainer are made before data is read, so that a
-wrong setting costs seconds, not the loading time of a large scan.
+The scripts call `run_training`. Logger, callbacks and Trainer are created before data is read, so that an invalid
+setting fails within seconds instead of after loading a large scan.
 """
 
 import os
@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from recon_worker.system.mlflow_environment import for_training
 
-os.environ.update(for_training(os.environ))  # before mlflow is imported: it starts telemetry threads
-# MLflow's own line about where the run is quotes a password in the URI; `_log_settings` prints a line without.
+os.environ.update(for_training(os.environ))  # before importing mlflow, which starts telemetry threads
+# MLflow prints the URI of the run with its password; `_log_settings` prints one without.
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -24,7 +24,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from ptycho_torch.config import ConfigError, RunConfig, make_directory
+from ptycho_torch.checks import ConfigError, make_directory
+from ptycho_torch.config import RunConfig
 from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.model.lightning_module import PtychoLightningModule
 from ptycho_torch.workflows.checkpoint import Recipe, RecipeInCheckpoint, check_resumable
@@ -40,7 +41,7 @@ _UI_PORT = 5000
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """What a finished run leaves in memory."""
+    """Trainer, trained model and data of a finished training."""
 
     trainer: Trainer
     model: PtychoLightningModule
@@ -48,11 +49,11 @@ class TrainingResult:
 
 
 def run_training(config: RunConfig) -> TrainingResult:
-    """Train as `config` says, logging to its logger.
+    """Train with the given settings and log to their logger.
 
     Raises:
-        ConfigError: A setting does not fit this machine or the data.
-        DataError: A data file is not what it should be.
+        ConfigError: A setting does not match this machine or the data.
+        DataError: A data file is invalid.
     """
     seed_everything(config.training.seed, workers=True, verbose=False)
     logger = make_logger(config)
@@ -69,7 +70,7 @@ def run_training(config: RunConfig) -> TrainingResult:
 
 
 def describe(config: RunConfig) -> str:
-    """Check settings, machine and data without training; returns what was understood, per file."""
+    """Check settings, machine and data without training; returns a summary of each file."""
     make_trainer(config, None)
     datamodule = make_datamodule(config)
     datamodule.setup("fit")
@@ -78,11 +79,11 @@ def describe(config: RunConfig) -> str:
     lines = datamodule.train_dataset.overview().describe("train", config.data.train_data_file)
     if datamodule.test_dataset is not None:
         lines += datamodule.test_dataset.overview().describe("test", config.data.test_data_file)
-    return "\n".join([*lines, f"model: {parameters} parameters", "Settings and data are good."])
+    return "\n".join([*lines, f"model: {parameters} parameters", "Settings and data are valid."])
 
 
 def make_logger(config: RunConfig) -> Logger | None:
-    """The logger that the settings name."""
+    """Create the logger of the settings; None for "none"."""
     output_dir, execution = config.training.output_dir.absolute(), config.execution
     if execution.logger == "mlflow":
         make_directory("output_dir", output_dir)
@@ -105,7 +106,7 @@ def make_logger(config: RunConfig) -> Logger | None:
 
 
 def make_trainer(config: RunConfig, logger: Logger | None) -> Trainer:
-    """The Trainer with its callbacks. Raises ConfigError where Lightning or the machine cannot do what is asked."""
+    """Create the Trainer with its callbacks. Raises ConfigError if Lightning or the machine rejects a setting."""
     training, execution = config.training, config.execution
     try:
         trainer = Trainer(
@@ -124,11 +125,11 @@ def make_trainer(config: RunConfig, logger: Logger | None) -> Trainer:
             log_every_n_steps=1,
         )
     except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"the Trainer cannot be set up on this machine: {error}") from error
+        raise ConfigError(f"the Trainer cannot be created on this machine: {error}") from error
     if training.merge_neighbours > 1 and trainer.world_size > 1:
         raise ConfigError(
             f"merge_neighbours is {training.merge_neighbours}; it needs a single device, but there are "
-            f"{trainer.world_size}, which would share each group of neighbours among them."
+            f"{trainer.world_size}, which would split each group of neighbours."
         )
     return trainer
 
@@ -140,7 +141,7 @@ def _callbacks(config: RunConfig) -> list[Callback]:
         ModelCheckpoint(config.training.checkpoint_dir, filename="best", monitor=monitored, save_last=True),
         RecipeInCheckpoint(Recipe.of(config)),
     ]
-    if sys.stdout is not None:  # `>&-`: Lightning's bar would end the training
+    if sys.stdout is not None:  # `>&-`: Lightning's progress bar would end the training
         callbacks.append(TQDMProgressBar(leave=False))
     if config.execution.logger == "mlflow":
         callbacks.append(RunInCheckpoint())
@@ -150,7 +151,7 @@ def _callbacks(config: RunConfig) -> list[Callback]:
 
 
 def make_recon_callback(config: RunConfig) -> PtychoReconLoggingCallback:
-    """The reconstruction logging that the settings ask for."""
+    """Create the callback of the reconstruction logging. Raises ConfigError if it is off."""
     execution = config.execution
     if execution.recon_log_every_n_epochs is None:
         raise ConfigError("reconstruction logging is off: recon_log_every_n_epochs is not set.")
@@ -188,7 +189,7 @@ def _worker_settings(config: RunConfig) -> WorkerSettings:
 
 
 def make_datamodule(config: RunConfig) -> PtychoDataModule:
-    """The data that the settings name; nothing is read yet."""
+    """Create the datamodule; it reads no file before `setup`."""
     data = config.data
     return PtychoDataModule(
         train_data_file=data.train_data_file,
@@ -208,7 +209,7 @@ def make_datamodule(config: RunConfig) -> PtychoDataModule:
 
 
 def make_model(config: RunConfig) -> PtychoLightningModule:
-    """The untrained model."""
+    """Create the untrained model."""
     return PtychoLightningModule(
         n_px=config.data.N,
         gridsize=config.data.gridsize,
@@ -224,7 +225,7 @@ def make_model(config: RunConfig) -> PtychoLightningModule:
 
 
 def _checked_model(config: RunConfig) -> PtychoLightningModule:
-    """The untrained model, which fits the checkpoint that is to be continued, if there is one."""
+    """Create the model and, with --resume, check that it matches the checkpoint."""
     model, resumed = make_model(config), config.training.resume_path
     if resumed is not None:
         check_resumable(resumed, model)
@@ -232,7 +233,7 @@ def _checked_model(config: RunConfig) -> PtychoLightningModule:
 
 
 def run_url(logger: MLFlowLogger) -> str:
-    """Where the run's page is, or will be once `mlflow ui` runs on the local database."""
+    """Return the URL of the run's page; for a local database, the URL once `mlflow ui` is running."""
     uri = str(logger._tracking_uri)
     server = (
         without_credentials(uri).rstrip("/")
@@ -250,7 +251,7 @@ def _train_with_lightning(
 
 @contextmanager
 def _environment_kept(name: str) -> Iterator[None]:
-    """Connecting makes MLflow write its URI into the environment, where the next run of a session would find it."""
+    """Restore a variable on exit: connecting writes MLflow's URI, which the next training of a session would read."""
     before = os.environ.get(name)
     try:
         yield
@@ -262,16 +263,16 @@ def _environment_kept(name: str) -> Iterator[None]:
 
 
 def _log_settings(logger: MLFlowLogger, config: RunConfig) -> None:
-    """The resolved settings go to the run; the terminal says where to look."""
+    """Log the resolved settings to the run and print how to open it."""
     prepare_run(logger, config.as_dict(), config.as_yaml())
     uri = without_credentials(config.tracking_uri)
     if urlsplit(uri).scheme not in ("http", "https"):
-        rank_zero_info(f"To look at this run, start: mlflow ui --backend-store-uri '{uri}' --port {_UI_PORT}")
+        rank_zero_info(f"To view this run, start: mlflow ui --backend-store-uri '{uri}' --port {_UI_PORT}")
     rank_zero_info(f"MLflow run: {run_url(logger)}")
 
 
 def _check_fixed_indices(config: RunConfig, datamodule: PtychoDataModule) -> None:
-    """Refuse patches that the logged dataset does not have, while nothing has been written yet."""
+    """Check that the logged dataset has the selected patches, before anything is written."""
     logged = datamodule.train_dataset if datamodule.test_dataset is None else datamodule.test_dataset
     outside = [i for i in config.execution.recon_log_fixed_indices or () if i >= len(logged)]
     if outside:

@@ -1,7 +1,7 @@
-"""A scan reconstructed with a trained network: checkpoint and data file in, pictures, arrays and numbers out.
+"""Reconstructs a scan with a trained network: checkpoint and data file in, pictures, arrays and metrics out.
 
-Prediction, stitching, metrics and rendering are those of the logging during training, with the same batches, so that
-the numbers are those of the epoch of the checkpoint.
+Prediction, stitching, metrics and rendering are shared with the logging during training and use the same batches, so
+that metrics equal those logged for the epoch of the checkpoint.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +16,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ptycho_torch.config import ConfigError, ScanKind, make_directory
+from ptycho_torch.checks import ConfigError, make_directory
+from ptycho_torch.config import ScanKind
 from ptycho_torch.data.builders import Split, grid_dataset, raw_dataset
 from ptycho_torch.data.dataset import Item, PtychoDataset
-from ptycho_torch.data.npz import DataError, GridLines, RawScan, load_scan
+from ptycho_torch.files.npz import DataError, GridLines, RawScan, load_scan
 from ptycho_torch.inference_config import InferenceConfig
 from ptycho_torch.workflows.checkpoint import Recipe, Trained, load_trained
 from ptycho_torch.workflows.reconstruction import Reconstruction, write
@@ -44,8 +45,8 @@ def reconstruct(config: InferenceConfig) -> Reconstruction:
     """Reconstruct a scan and write `stitched/`, `patch_*/`, `summary.png`, `metrics.json` and `scales.json`.
 
     Raises:
-        ConfigError: A setting does not fit, the checkpoint cannot be used, or the output cannot be written.
-        DataError: The data file is not what it should be, or does not fit the network.
+        ConfigError: A setting conflicts, the checkpoint is unusable, or the output cannot be written.
+        DataError: The data file is invalid, or does not match the network.
     """
     history = History(_scales(config.scales))
     trained = load_trained(config.checkpoint)
@@ -64,11 +65,11 @@ def _check_refinable(config: InferenceConfig, trained: Trained, scan: Scan) -> N
     if not config.refine_passes:
         return
     if not isinstance(scan.geometry, PositionGeometry):
-        raise ConfigError("refine_passes needs a raw scan: only there does each pattern have a position of its own.")
+        raise ConfigError("refine_passes needs a raw scan, in which each pattern has its own position.")
     if trained.model.model_type == "supervised":
-        raise ConfigError("refine_passes needs a network of model_type pinn: a supervised one knows no probe.")
+        raise ConfigError("refine_passes needs a network of model_type pinn: a supervised network uses no probe.")
     if config.max_stitch_samples is not None:
-        raise ConfigError("refine_passes needs the whole scan; leave max_stitch_samples out.")
+        raise ConfigError("refine_passes needs the whole scan. Leave max_stitch_samples out.")
 
 
 def _refine(
@@ -92,7 +93,7 @@ def _scales(path: Path | None) -> Scales:
 
 
 def _changed(recipe: Recipe, config: InferenceConfig) -> Recipe:
-    """The training's recipe with what the user wants otherwise."""
+    """Override the training's recipe with the given settings."""
     if config.num_patches is not None:
         recipe = replace(recipe, num_patches=config.num_patches, fixed_indices=None)
     given = {
@@ -105,7 +106,7 @@ def _changed(recipe: Recipe, config: InferenceConfig) -> Recipe:
 
 
 def _dataset(config: InferenceConfig, trained: Trained) -> PtychoDataset:
-    """The scan with the constants of the training, as a test set is read while training."""
+    """Read the scan as a test set, with the constants of the training."""
     path, kind = config.data_file, trained.recipe.scan_kind
     try:
         scan = load_scan(path, kind, allow_pickled_metadata=config.allow_pickled_metadata)
@@ -130,7 +131,7 @@ def _grid_dataset(scan: GridLines, trained: Trained, source: str) -> PtychoDatas
             f"{source}: samples have {channels} channels, but the network was trained with gridsize {gridsize}. Give "
             "a checkpoint of a training with this gridsize."
         )
-    # Only test files hold these. Samples of a training file are shuffled: stitching them would give nonsense.
+    # Only test files hold these. Samples of a training file are shuffled and cannot be stitched.
     split: Split = "train" if scan.ground_truth is None and scan.norm_Y_I is None else "test"
     return grid_dataset(
         scan, split=split, model_type=trained.model.model_type, constants=trained.constants, source=source
@@ -141,7 +142,7 @@ def _plan(config: InferenceConfig, recipe: Recipe, dataset: PtychoDataset) -> tu
     try:
         indices = choose_indices(len(dataset), recipe.num_patches, recipe.fixed_indices)
     except ValueError as error:
-        raise ConfigError(f"{error} Choose others with --fixed_indices, or an even spread: --num_patches.") from error
+        raise ConfigError(f"{error} Choose others with --fixed_indices, or set --num_patches.") from error
     scan, layout = read_scan(
         dataset,
         indices,
@@ -158,7 +159,7 @@ def _plan(config: InferenceConfig, recipe: Recipe, dataset: PtychoDataset) -> tu
 
 
 class _Watched(Dataset[Item]):
-    """A dataset that moves a progress bar with every sample that is read."""
+    """Dataset that advances a progress bar with every sample read."""
 
     def __init__(self, dataset: PtychoDataset, bar: "tqdm[Any]") -> None:
         self._dataset, self._bar = dataset, bar
@@ -172,7 +173,7 @@ class _Watched(Dataset[Item]):
 
 
 class _TakePredictions(Callback):
-    """Copies what the validation predicts."""
+    """Copies the predictions of the validation."""
 
     capture: Capture
 
@@ -192,7 +193,7 @@ class _TakePredictions(Callback):
 def _predict(
     config: InferenceConfig, trained: Trained, dataset: PtychoDataset, plan: CapturePlan
 ) -> tuple[Snapshot, torch.device]:
-    """Predict as the training did: in its validation or, if it had no test file, in an extra pass; and where."""
+    """Predict as the training did, in validation or, without a test file, in an extra pass; also return the device."""
     taking = _TakePredictions()
     trainer = _trainer(config, trained.recipe, taking)
     device, plugin = trainer.strategy.root_device, trainer.precision_plugin
@@ -230,7 +231,7 @@ def _trainer(config: InferenceConfig, recipe: Recipe, callback: Callback) -> Tra
             enable_model_summary=False,
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise ConfigError(f"the network cannot run on this machine as it did: {error}") from error
+        raise ConfigError(f"the network cannot run on this machine as in its training: {error}") from error
 
 
 @contextmanager

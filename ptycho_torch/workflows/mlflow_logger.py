@@ -1,9 +1,9 @@
-"""`QueuedMLFlowLogger`: Lightning's MLflow logger, without its waits on the training thread.
+"""`QueuedMLFlowLogger`: Lightning's MLflow logger, sending metrics from a background thread.
 
-    training thread: log_metrics -> bounded queue -> one thread -> MLflow, tried again until it takes them
+    training thread: log_metrics -> bounded queue -> sender thread -> MLflow, retried until it succeeds
 
-Lightning's own logger sends metrics from the training thread: a server that is slow slows the training, one that goes
-down stops it. Runs are still made, and settings still sent, before training starts: there an error should be seen.
+Lightning's logger sends metrics from the training thread: a slow server slows the training, an unreachable one stops
+it. Creating the run and sending the settings stay synchronous: an error there should appear before training starts.
 """
 
 import queue
@@ -29,27 +29,27 @@ from recon_worker.upload.mlflow_log import without_its_tracebacks
 _log = message_log(__name__)
 
 _QUEUE_LENGTH = 10_000
-"""Calls that may wait; at one per step, hours of a server's absence."""
+"""Maximum number of waiting calls: at one per step, hours without a server."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _HURRIED_WAIT_S = 0.5, 15.0, 0.2
 _FORBIDDEN = re.compile(r"[^a-zA-Z0-9_/. -]+")
-"""MLflow takes nothing of this in the name of a metric."""
+"""Characters that MLflow rejects in metric names."""
 _TAG_CHARACTERS = 5000
-"""MLflow takes no longer tags."""
+"""MLflow's limit for the length of a tag."""
 _NO_SERVER = "http://localhost"
-"""Lightning makes a client, on every rank, when the logger is made. One for this does nothing, and is not used."""
+"""Lightning creates a client on every rank with the logger. One for this URI opens no connection and is never used."""
 _FINALIZE_S = 30.0
 _FINALIZE_WITHOUT_SERVER_S = 2.0
 _LAST_CALL_S = 0.5
 
 
 class QueuedMLFlowLogger(MLFlowLogger):
-    """Like `MLFlowLogger`; metrics, and the run's final status, are sent by a thread of its own.
+    """`MLFlowLogger` that sends metrics and the run's final status from its own thread.
 
     Args:
-        tracking_uri: Of the server or the database.
-        finish_timeout_s: How long after the last metrics `finalize` waits for the server, if there is one: at least 2 s
-            and at most 30 s from then. The flush timeout of the reconstructions, so that both end together.
-        **settings: Those of MLFlowLogger.
+        tracking_uri: MLflow server or database.
+        finish_timeout_s: How long after the last metrics `finalize` waits for the server: at least 2 s and at most 30 s
+            from its call. Pass the flush timeout of the reconstructions, so that both end together.
+        **settings: Arguments of MLFlowLogger.
     """
 
     def __init__(self, *, tracking_uri: str, finish_timeout_s: float = _FINALIZE_S, **settings: Any) -> None:  # noqa: ANN401
@@ -59,7 +59,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
         self._forget()
 
     def _forget(self) -> None:
-        """As if nothing had been sent yet: in a new logger, and in a copy of one in another process."""
+        """Reset connection, queue and thread: in a new logger, and in its copy in another process."""
         self._client: MlflowClient | None = None
         self._initialized = False
         self._calls: queue.Queue[Callable[[], None]] = queue.Queue(_QUEUE_LENGTH)
@@ -70,7 +70,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
         self._last_metrics_s = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Settings and the run: connection, queue and thread stay in their process (`ddp_spawn`)."""
+        """Pickle settings and run without connection, queue and thread, which stay in their process (`ddp_spawn`)."""
         own = {"_client", "_mlflow_client", "_calls", "_thread", "_stopped", "_hurry"}
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
@@ -82,9 +82,9 @@ class QueuedMLFlowLogger(MLFlowLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> MlflowClient:
-        """The client. Connects with its first use, and on rank zero only.
+        """MLflow client. Connects on first use and on rank zero only.
 
-        Ranks that all make the tables of a new database get in each other's way.
+        Ranks that create the tables of a new database concurrently collide.
         """
         if self._client is None:
             self._client = self._mlflow_client = MlflowClient(self._tracking_uri)
@@ -93,27 +93,27 @@ class QueuedMLFlowLogger(MLFlowLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """At once, as this is before training; as tags (docs/decisions/0013)."""
+        """Send the settings synchronously, before training starts, as tags (docs/decisions/0013)."""
         values = params if isinstance(params, dict) else vars(params)
         tags = [RunTag(name, str(value)[:_TAG_CHARACTERS]) for name, value in _flat(values)]
         self.experiment.log_batch(str(self.run_id), tags=tags, synchronous=True)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Queue the metrics; returns at once. The oldest are given up if the server is away for hours."""
+        """Queue the metrics and return immediately. Drops the oldest ones if the server is away for hours."""
         self._last_metrics_s = time.monotonic()
         batch = _batch(metrics, step or 0, self._prefix)
         self._enqueue(lambda: self.experiment.log_batch(str(self.run_id), metrics=batch, synchronous=True))
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        """Send what is left and the run's status; waits, but not long for a server that does not answer."""
+        """Send the remaining metrics and the run's status; waits only briefly for a server that does not answer."""
         self._enqueue(lambda: super(QueuedMLFlowLogger, self).finalize(status))
         self._enqueue(self._stopped.set)
-        self._hurry.set()  # a server that has just come back must not be found out only after the longest wait
+        self._hurry.set()  # a server that has just come back should be noticed before the longest wait is over
         self._stopped.wait(self._patience_s())
         if not self._stopped.is_set():
-            batches = self._calls.qsize() - 1  # and one is being sent; status and end are none
+            batches = self._calls.qsize() - 1  # plus one being sent, minus status and end
             what = (
                 f"{batches} batch{'' if batches == 1 else 'es'} of metrics and the run's status"
                 if batches > 0
@@ -127,7 +127,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
         self._thread, self._stopped, self._hurry = None, threading.Event(), threading.Event()
 
     def _patience_s(self) -> float:
-        """How long to wait for what is left; a server that has not answered until now gets no more than the least."""
+        """Return how long to wait for the rest: the minimum if the server has not answered so far."""
         left_s = self._last_metrics_s + self._finish_timeout_s - time.monotonic()
         return _FINALIZE_WITHOUT_SERVER_S if self._error else min(_FINALIZE_S, max(_FINALIZE_WITHOUT_SERVER_S, left_s))
 
@@ -161,26 +161,26 @@ class QueuedMLFlowLogger(MLFlowLogger):
             self._error = None
 
     def _sleep(self, seconds: float) -> None:
-        """Wait before the next try; shorter when everything is about to end."""
+        """Wait before the next attempt; briefly once `finalize` was called."""
         if self._hurry.wait(seconds):
             self._stopped.wait(_HURRIED_WAIT_S)
 
     def _report(self, state: tenacity.RetryCallState) -> None:
         error = failure_of(state)
         if self._error is None:
-            _log.warning("The MLflow server did not take metrics; they are sent again later. %s", reason(error))
+            _log.warning("The MLflow server did not accept metrics; they will be sent again. %s", reason(error))
         self._error = error
 
 
 def _batch(metrics: Mapping[str, float], step: int, prefix: str) -> list[Metric]:
-    """Metrics with the time of now, by which MLflow knows those that are sent again after an answer was lost."""
+    """Build metrics with the current time, by which MLflow recognises those sent twice after a lost answer."""
     now_ms = int(time.time() * 1000)
     named = {f"{prefix}-{name}" if prefix else name: float(value) for name, value in metrics.items()}
     return [Metric(_FORBIDDEN.sub("", name), value, now_ms, step) for name, value in named.items()]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Names and values of nested settings, such as training/nepochs."""
+    """Yield (name, value) of nested settings, such as training/nepochs."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}/")

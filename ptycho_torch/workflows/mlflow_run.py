@@ -1,6 +1,6 @@
-"""Which MLflow run a training logs to, so that a resumed one goes on in the run that it began.
+"""Chooses the MLflow run of a training, so that a resumed training continues its run.
 
-Checkpoints name their run (`RunInCheckpoint`); `chosen_run_id` reads that before the logger is made.
+Checkpoints name their run (`RunInCheckpoint`); `chosen_run_id` reads it before the logger is created.
 """
 
 from pathlib import Path
@@ -10,7 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
-from ptycho_torch.config import ConfigError, RunConfig, credentials_found
+from ptycho_torch.checks import ConfigError
+from ptycho_torch.config import RunConfig, credentials_found
 from ptycho_torch.workflows.checkpoint import read_checkpoint
 from recon_worker.system.errors import reason
 from recon_worker.system.messages import message_log
@@ -20,25 +21,25 @@ _log = message_log(__name__)
 
 
 class RunInCheckpoint(Callback):
-    """Keeps the MLflow run's id and server, without credentials, in the checkpoints."""
+    """Stores the id and server of the MLflow run, without credentials, in checkpoints."""
 
     def __init__(self) -> None:
         self._state: dict[str, str] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look up the run."""
+        """Look up the run of the MLflow logger."""
         for logger in trainer.loggers:
             if isinstance(logger, MLFlowLogger):
                 uri = without_credentials(str(logger._tracking_uri))
                 self._state = {"run_id": str(logger.run_id), "tracking_uri": uri}
 
     def state_dict(self) -> dict[str, Any]:
-        """Run id and server; empty without an MLflow logger."""
+        """Return run id and server; empty without an MLflow logger."""
         return dict(self._state)
 
 
 def chosen_run_id(config: RunConfig) -> str | None:
-    """The run to go on with; None: a new one.
+    """Return the id of the run to continue; None for a new run.
 
     Raises:
         ConfigError: The checkpoint cannot be read.
@@ -63,18 +64,18 @@ def _named_by(path: Path) -> dict[str, str]:
 
 
 def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: str) -> None:
-    """Make the run, or open it again, and log the settings: as tags, and as config.yaml.
+    """Create or reopen the run and log the settings, as tags and as config.yaml.
 
-    In a run that is continued the tags are those of the last part; each part has its file, `config_2.yaml` and so on.
+    In a continued run the tags are those of the last training; each training has its own file, `config_2.yaml` etc.
 
     Raises:
-        ConfigError: The server cannot be reached, or does not take the run.
+        ConfigError: The server cannot be reached, or rejects the run.
     """
     try:
         continued = logger._run_id is not None
         client, run_id = logger.experiment, str(logger.run_id)
         if continued and client.get_run(run_id).info.lifecycle_stage == "deleted":
-            raise ConfigError(f"MLflow run {run_id} is deleted. Restore it, or begin another: --mlflow-run-id new.")
+            raise ConfigError(f"MLflow run {run_id} is deleted. Restore it, or start another: --mlflow-run-id new.")
         client.update_run(run_id, status="RUNNING")
         logger.log_hyperparams(settings)
         client.log_text(run_id, settings_text, _free_name([file.path for file in client.list_artifacts(run_id)]))
@@ -87,7 +88,7 @@ def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: s
 
 
 def _reason(error: Exception, uri: str) -> str:
-    """Why the server does not take the run, and what to do."""
+    """Return why the server rejects the run, and what to do."""
     status = ERROR_CODE_TO_HTTP_STATUS.get(error.error_code) if isinstance(error, MlflowException) else None
     if status == 401:
         found = " and ".join(credentials_found(uri)) or "none in the environment"
@@ -97,7 +98,7 @@ def _reason(error: Exception, uri: str) -> str:
         )
     if status == 403:
         return (
-            "it answers 403, this user may not write there. Have the permission EDIT given on the experiment, choose "
+            "it answers 403, this user may not write there. Request the permission EDIT on the experiment, choose "
             "another with --mlflow-experiment"
         )
     return f"{reason(error)}. Start it, correct --mlflow-tracking-uri"

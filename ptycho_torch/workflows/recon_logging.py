@@ -1,5 +1,5 @@
-"""`PtychoReconLoggingCallback`, where the design has it; it lives in `recon_worker.lightning`."""
+"""`PtychoReconLoggingCallback` under the path of the design; the implementation is in `recon_worker.lightning`."""
 
-from recon_worker.lightning.callback import PtychoReconLoggingCallback
+from recon_worker.lightning import PtychoReconLoggingCallback
 
 __all__ = ["PtychoReconLoggingCallback"]

@@ -1,11 +1,11 @@
-"""The files and numbers of one reconstruction in a directory, as one epoch of a training has them in MLflow.
+"""Writes one reconstruction to a directory, with the files and metrics that one epoch has in MLflow.
 
 summary.png
 stitched/{amp,phase}_pred.png ...   arrays.npz or .h5      further objects: stitched_object_01/
-refined/                            the same of the refined object
+refined/                            the same for the refined object
 patch_272/...
-metrics.json                        numbers by their name in MLflow
-scales.json                         the colour ranges
+metrics.json                        metrics by their names in MLflow
+scales.json                         colour ranges
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ptycho_torch.config import ConfigError, make_directory
+from ptycho_torch.checks import ConfigError, make_directory
 from recon_worker.pictures.artifacts import render
 from recon_worker.pictures.history import History
 from recon_worker.pictures.labels import metric_label, metric_value
@@ -29,23 +29,23 @@ from recon_worker.system.standard_streams import shows_progress
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """What was made of a scan."""
+    """Files and metrics of a reconstructed scan."""
 
     output_dir: Path
     files: tuple[str, ...]
     """Paths in the output directory."""
     failures: tuple[Failure, ...]
-    """What could not be made."""
+    """Artifacts that failed."""
     epoch: int
     """Completed epochs of the network."""
     step: int
-    """Its optimizer steps."""
+    """Optimizer steps of the network."""
     metrics: Mapping[str, float]
-    """By their name in MLflow, such as "recon/stitched/amp_mae"."""
+    """Metrics by their names in MLflow, such as "recon/stitched/amp_mae"."""
 
     def describe(self) -> str:
-        """A table of the numbers, one column per object, what failed, and where to look."""
-        failed = [f"{one.path} could not be made: {one.reason}" for one in self.failures]
+        """Return a table of the metrics, one column per object, the failures and the output directory."""
+        failed = [f"{one.path} failed: {one.reason}" for one in self.failures]
         where = f"Epoch {self.epoch}, step {self.step}: {len(self.files)} files in {self.output_dir}"
         return "\n".join([*table(self.metrics), *failed, where])
 
@@ -58,15 +58,15 @@ def write(
     source: Mapping[str, str],
     refined: Sequence[RefinedObject | Failure] = (),
 ) -> Reconstruction:
-    """Render a snapshot and write all but what only MLflow shows; a file of the same name is replaced.
+    """Render a snapshot and write the files, replacing existing ones of the same name.
 
     Args:
-        output_dir: Made if it is not there.
-        scan: What does not change.
-        snapshot: What was predicted.
-        history: The colour ranges.
-        source: What metrics.json says about where the numbers come from.
-        refined: See `Panels`; or why it could not be made.
+        output_dir: Created if it does not exist.
+        scan: Constant part of the scan.
+        snapshot: Predictions.
+        history: Colour ranges.
+        source: Entries of metrics.json that state the origin of the metrics.
+        refined: Refined objects, or failures of the refinement.
 
     Raises:
         ConfigError: The directory cannot be written.
@@ -105,7 +105,7 @@ def _put(output_dir: Path, name: str, data: bytes) -> str:
 
 
 def table(metrics: Mapping[str, float]) -> list[str]:
-    """Lines with the numbers, by their name in MLflow: one row for each of `METRICS`, one column for each object.
+    """Return the lines of a table: one row for each of `METRICS`, one column for each object.
 
     >>> table({"recon/stitched/amp_mae": 0.25, "recon/patches/coverage": 0.5})
     ['               stitched  patches', 'amplitude MAE  0.25', 'coverage                 0.5']

@@ -1,9 +1,9 @@
-"""The object itself, improved against the measured diffraction, from what a network has predicted.
+"""Refines a predicted object against the measured diffraction, by maximum likelihood.
 
-A network predicts each patch from one pattern; neighbours are averaged, and the result is blurred. Here the object's
-pixels are the unknowns, and all patterns speak at once: gradient descent on the project's own likelihood, through its
-own physics: the likelihood of Thibault, Guizar-Sicairos, New J. Phys. 14, 063004 (2012), the descent as in Kandel et
-al., Opt. Express 27, 18653 (2019). It runs after a training, never in it.
+A network predicts each patch from one pattern, and averaging neighbours blurs the result. Here the unknowns are the
+pixels of the object, fitted to all patterns together: gradient descent on the Poisson likelihood (Thibault,
+Guizar-Sicairos, New J. Phys. 14, 063004 (2012)) through the physics of the training, by automatic differentiation as in
+Kandel et al., Opt. Express 27, 18653 (2019). Runs after a training, never within.
 """
 
 import math
@@ -26,27 +26,27 @@ from recon_worker.snapshot.records import Bool, Complex64, Float64, PositionGeom
 from recon_worker.system.standard_streams import shows_progress
 
 _LARGEST_BATCH, _LEAST_BATCHES = 64, 8
-"""Patterns of a step at most; steps of a pass at least, for scans that are small."""
+"""Maximum number of patterns per step; minimum number of steps per pass, for small scans."""
 _LEARNING_RATE = 1e-2
 
 
 class UnrefinableError(ValueError):
-    """There is nothing to refine, or nothing to refine it with. The message says why."""
+    """The object cannot be refined. The message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refined:
-    """A refined object."""
+    """A refined object and how well it explains the patterns."""
 
     image: Stitched
     deviance_before: float
-    """Poisson deviance per detector pixel of the object that was started from."""
+    """Poisson deviance per detector pixel of the initial object."""
     deviance: float
-    """Of the refined one."""
+    """Poisson deviance per detector pixel of the refined object."""
 
     @property
     def metrics(self) -> dict[str, float]:
-        """By a name of `views.METRICS`."""
+        """Metrics by their names in `METRICS`."""
         return {"deviance": self.deviance, "deviance_before": self.deviance_before}
 
 
@@ -56,18 +56,17 @@ def refine(
     """Refine a stitched object.
 
     Args:
-        dataset: The scan; each sample's first pattern is used, at its own position.
-        stitched: Where to start; what it has not scanned stays so.
-        geometry: That of the stitched object.
-        passes: Over all patterns.
-        device: Where to compute.
+        dataset: Scan; uses the first pattern of each sample, at its position.
+        stitched: Initial object; pixels that were not scanned stay so.
+        geometry: Geometry of the stitched object.
+        passes: Number of passes over all patterns.
+        device: Device to compute on.
 
     Raises:
-        UnrefinableError: The object is not finite where it was scanned, or descending did not bring it nearer to the
-            measured patterns.
+        UnrefinableError: The object is not finite where it was scanned, or the descent did not reduce the deviance.
     """
     if not np.isfinite(stitched.object[stitched.scanned]).all():
-        raise UnrefinableError("the network's prediction is not finite everywhere: there is nothing to start from.")
+        raise UnrefinableError("the network's prediction is not finite everywhere: there is no initial object.")
     scan = _Scan(dataset, geometry, device)
     start = _extended(stitched.object / geometry.amplitude_scale, stitched.scanned, scan.margin_px)
     pixels = torch.view_as_real(torch.from_numpy(start).to(device)).clone().requires_grad_(True)
@@ -76,9 +75,9 @@ def refine(
         pixels *= scan.amplitude_factor(pixels)
     _descend(scan, pixels, passes)
     after = scan.deviance(pixels)
-    if not after < before:  # nor if it is NaN
+    if not after < before:  # also true for NaN
         raise UnrefinableError(
-            "it came no nearer to the measured patterns than the network's prediction: the deviance per detector pixel "
+            "the refinement did not improve the agreement with the measured patterns: the deviance per detector pixel "
             f"was {before:.3g} before and is {after:.3g} after."
         )
     found = _within(pixels, scan.margin_px, geometry.amplitude_scale, stitched.scanned)
@@ -90,7 +89,7 @@ def refine(
 
 
 def _descend(scan: "_Scan", pixels: Tensor, passes: int) -> None:
-    """Adam with a step size that falls to 0 along a cosine."""
+    """Run Adam with a cosine decay of the learning rate to 0."""
     adam, steps = torch.optim.Adam([pixels], lr=_LEARNING_RATE), passes * scan.batches
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(1, steps))
     order = np.random.default_rng(0)
@@ -105,13 +104,13 @@ def _descend(scan: "_Scan", pixels: Tensor, passes: int) -> None:
 
 
 def _loss(scan: "_Scan", pixels: Tensor, batch: NDArray[np.int64]) -> Tensor:
-    """That of the training."""
+    """Compute the loss of the training."""
     predicted, observed = scan.compare(pixels, batch)
     return normalised(poisson_nll(predicted * scan.photon_scale, observed * scan.photon_scale), observed)
 
 
 def _extended(object_: Complex64, scanned: Bool, margin_px: int) -> Complex64:
-    """With a margin, for patches that reach beyond the canvas; what was not scanned is as the nearest that was."""
+    """Pad with a margin for patches beyond the canvas; unscanned pixels get the value of the nearest scanned one."""
     inside = np.pad(scanned, margin_px)
     nearest = distance_transform_edt(~inside, return_distances=False, return_indices=True)
     extended: Complex64 = np.pad(object_, margin_px)[tuple(nearest)].astype(np.complex64)
@@ -125,7 +124,7 @@ def _within(pixels: Tensor, margin_px: int, scale: float, scanned: Bool) -> Comp
 
 
 class _Scan:
-    """Measured patterns and what an object predicts for them."""
+    """Measured patterns of a scan, and the prediction of an object for them."""
 
     def __init__(self, dataset: PtychoDataset, geometry: PositionGeometry, device: torch.device) -> None:
         self._dataset, self._device, n_px = dataset, device, geometry.patch_px
@@ -144,23 +143,23 @@ class _Scan:
 
     @property
     def batches(self) -> int:
-        """Of a pass."""
+        """Number of batches per pass."""
         return math.ceil(self.patterns / self._in_batch)
 
     def split(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        """Batches of pattern numbers."""
+        """Split pattern indices into batches."""
         return (order[start : start + self._in_batch] for start in range(0, len(order), self._in_batch))
 
     def compare(self, pixels: Tensor, batch: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Predicted and measured amplitude of some patterns, (B, 1, N, N) in the data's units."""
+        """Return predicted and measured amplitude of a batch, (B, 1, N, N) each, in the data's units."""
         patches = self._cut(torch.view_as_complex(pixels), batch)
         predicted = diffraction_amplitude(patches[:, None, None] * self._probe) / self._rms
         return predicted, self._dataset.first_patterns(batch).to(self._device)[:, None]
 
     def amplitude_factor(self, pixels: Tensor) -> float:
-        """What the object is to be multiplied by, so that as many photons are expected as were counted.
+        """Return the factor of the object that makes the expected photon number equal the counted one.
 
-        sqrt(sum k / sum lambda): of all factors the most likely one under Poisson noise.
+        sqrt(sum k / sum lambda), the maximum-likelihood factor under Poisson noise.
         """
         with torch.no_grad():
             pairs = (self.compare(pixels, batch) for batch in self.split(np.arange(self.patterns)))
@@ -169,7 +168,7 @@ class _Scan:
         return math.sqrt(counted / expected)
 
     def deviance(self, pixels: Tensor) -> float:
-        """Poisson deviance per detector pixel, over all patterns."""
+        """Compute the Poisson deviance per detector pixel over all patterns."""
         total = 0.0
         with torch.no_grad():
             for batch in self.split(np.arange(self.patterns)):
@@ -178,7 +177,7 @@ class _Scan:
         return total / self.patterns
 
     def _cut(self, object_: Tensor, batch: NDArray[np.int64]) -> Tensor:
-        """(B, N, N) object patches: as `data.patches.cut_patch`, with a gradient."""
+        """Cut object patches, (B, N, N): a differentiable `data.patches.cut_patch`."""
         whole = torch.from_numpy(self._whole[batch]).to(self._device) + NODES[0]
         rows, columns = (whole[:, axis, None] + self._side for axis in (0, 1))
         window = object_[rows[:, :, None], columns[:, None, :]]
@@ -189,5 +188,5 @@ class _Scan:
 
 
 def _interpolation(fractions: Float64) -> NDArray[np.float32]:
-    """(n, 2, 6) weights of the pixels around a position, (y, x)."""
+    """Return the weights of the six pixels around each position, (n, 2, 6), (y, x)."""
     return np.array([[lagrange_weights(float(f)) for f in pair] for pair in fractions], np.float32)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ptycho_torch.data.specimens import default_pictures, disc_probe, make_object
+from ptycho_torch.simulation.specimens import default_pictures, disc_probe, make_object
 from recon_worker.pictures.colour_ranges import Scales
 from recon_worker.pictures.complex_png import encode_complex_png
 from recon_worker.pictures.looks import make_look

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ptycho_torch.cli import resolve
-from ptycho_torch.data.archive import save_npz
+from ptycho_torch.files.archive import save_npz
 from ptycho_torch.inference_cli import main
 from ptycho_torch.workflows.components import run_training
 from recon_worker.pictures.png import read_png
@@ -172,7 +172,7 @@ def test_a_refinement_that_fails_costs_only_its_own_pictures(trained, raw_scan, 
 
     assert _infer(tmp_path / "diverged.ckpt", raw_scan, tmp_path / "out", "--refine-passes", 1) == 1
 
-    assert "refined could not be made: the network's prediction is not finite" in capsys.readouterr().out
+    assert "refined failed: the network's prediction is not finite" in capsys.readouterr().out
     assert {"stitched/amp_pred.png", "summary.png", "metrics.json"} <= _files(tmp_path / "out").keys()
 
 
@@ -276,8 +276,8 @@ def test_nothing_in_a_checkpoint_is_unpickled(trained, raw_scan, tmp_path, capsy
         (lambda c: c["callbacks"]["RecipeInCheckpoint"].update(more=1), "settings that this version cannot read"),
         (lambda c: c["callbacks"]["RecipeInCheckpoint"].update(scan_kind="tiff"), "scan_kind is 'tiff'; allowed: raw"),
         (lambda c: c["PtychoDataModule"].pop("rms"), "settings that this version cannot read (KeyError: 'rms')"),
-        (lambda c: c["hyper_parameters"].update(n_filters_scale=2), "another network than this program trains"),
-        (lambda c: c.pop("hyper_parameters"), "another network than this program trains"),
+        (lambda c: c["hyper_parameters"].update(n_filters_scale=2), "a network that this program does not train"),
+        (lambda c: c.pop("hyper_parameters"), "a network that this program does not train"),
         (lambda c: c.pop("state_dict"), "cannot be read as a checkpoint"),
     ],
 )

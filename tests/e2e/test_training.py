@@ -250,7 +250,7 @@ def test_a_dry_run_says_what_it_understood_of_each_file_and_writes_nothing(raw_s
     assert train[3] == "  probe: 32.1 px in diameter"
     assert train[4] == f"  truth: for {count} of {count} patterns"
     assert test[4] == "  truth: none"
-    assert test[-1] == "Settings and data are good."
+    assert test[-1] == "Settings and data are valid."
     assert not folder.exists()
 
 
@@ -275,7 +275,7 @@ def test_a_dry_run_of_grid_lines_knows_the_field_of_the_test_file_alone(grid_lin
     main("grid_lines", "t", [*files, "--dry-run"])
 
     train, test = capsys.readouterr().out.split("test: ")
-    assert "field of view: not known, as the samples are shuffled" in train
+    assert "field of view: unknown, because the samples are shuffled" in train
     assert "positions over 60 x 60 px (width x height), median step 10 px, overlap 69 %" in test
 
 

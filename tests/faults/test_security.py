@@ -112,7 +112,7 @@ def test_whatever_the_umask_a_spool_is_for_its_owner_only(tmp_path):
 @pytest.fixture(scope="module")
 def hostile_scan(raw_scan, tmp_path_factory):
     """A raw scan whose metadata and member names try to lead elsewhere."""
-    from ptycho_torch.data.archive import save_npz
+    from ptycho_torch.files.archive import save_npz
 
     path = tmp_path_factory.mktemp("hostile") / "scan.npz"
     with np.load(raw_scan, allow_pickle=False) as file:

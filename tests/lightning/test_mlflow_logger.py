@@ -100,7 +100,7 @@ def test_metrics_that_fail_are_known_to_even_where_the_user_logs_asynchronously(
     logger = make_logger(tracking, finish_timeout_s=0)
     logger.experiment.delete_run(logger.run_id)
     logger.log_metrics({"loss": 1.0}, 1)
-    wait_until(lambda: "did not take metrics" in caplog.text, 30)
+    wait_until(lambda: "did not accept metrics" in caplog.text, 30)
     with pytest.raises(MlflowException):
         logger.log_hyperparams({"nepochs": 1})
     logger.finalize("success")
@@ -113,7 +113,7 @@ def test_errors_of_a_database_are_said_in_one_line_without_a_traceback(tracking,
         database.execute("ALTER TABLE metrics RENAME TO gone")
         try:
             logger.log_metrics({"loss": 1.0}, 1)
-            wait_until(lambda: "did not take metrics" in caplog.text, 30)
+            wait_until(lambda: "did not accept metrics" in caplog.text, 30)
             logger.finalize("success")
         finally:
             database.execute("ALTER TABLE gone RENAME TO metrics")

@@ -6,8 +6,8 @@ import sys
 import pytest
 import yaml
 
+from ptycho_torch.checks import ConfigError
 from ptycho_torch.cli import main, read_yaml, resolve
-from ptycho_torch.config import ConfigError
 from tests.paths import REPOSITORY
 
 SCRIPTS = ["scripts/training/train.py", "scripts/studies/grid_lines_torch_runner.py"]

@@ -2,14 +2,8 @@
 
 import pytest
 
-from ptycho_torch.config import (
-    ConfigError,
-    DataConfig,
-    ModelConfig,
-    PyTorchExecutionConfig,
-    RunConfig,
-    TrainingConfig,
-)
+from ptycho_torch.checks import ConfigError
+from ptycho_torch.config import DataConfig, ModelConfig, PyTorchExecutionConfig, RunConfig, TrainingConfig
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
-from ptycho_torch.data.archive import DataError
-from ptycho_torch.data.metadata import dump_metadata, grid_metadata, parse_metadata
+from ptycho_torch.files.archive import DataError
+from ptycho_torch.files.metadata import dump_metadata, grid_metadata, parse_metadata
 
 GRID = {
     "size": 100,
@@ -59,7 +59,7 @@ def test_every_missing_grid_entry_is_announced_with_its_default():
     assert (grid.size, grid.offset, grid.outer_offset_train, grid.outer_offset_test) == (392, 4, 8, 20)
     assert (grid.nimgs_train, grid.nimgs_test) == (2, 2)
     assert sorted(str(w.message).split("'")[1] for w in caught) == sorted(GRID)
-    assert "test.npz: the metadata has no 'outer_offset_test'; 20 is used." in {str(w.message) for w in caught}
+    assert "test.npz: the metadata has no 'outer_offset_test'; using 20." in {str(w.message) for w in caught}
 
 
 @pytest.mark.parametrize(("value", "read"), [(None, None), ("20", None), (2.5, None), (True, None), (20.0, 20), (0, 0)])

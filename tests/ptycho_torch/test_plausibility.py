@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from ptycho_torch.data.archive import save_npz
-from ptycho_torch.data.npz import DataError, load_raw_scan
 from ptycho_torch.data.overview import Overview, probe_diameter_px
-from ptycho_torch.data.specimens import disc_probe
+from ptycho_torch.files.archive import save_npz
+from ptycho_torch.files.npz import DataError, load_raw_scan
+from ptycho_torch.simulation.specimens import disc_probe
 
 N = 16
 
@@ -55,7 +55,7 @@ def test_positions_in_micrometres_are_refused_although_the_field_is_wider_than_a
 
 
 def test_positions_in_nanometres_are_refused_with_and_without_an_object(load):
-    with pytest.raises(DataError, match=r"360 x 360 px .*nothing in common. They may be in nanometres"):
+    with pytest.raises(DataError, match=r"360 x 360 px .*neighbours do not overlap: they may be in nanometres"):
         load(_raster() * 10)
     with pytest.raises(DataError, match=r"objectGuess 60 x 60 px.* first at .*may be in nanometres"):
         load(_raster() * 10, (60, 60))
@@ -77,7 +77,7 @@ def test_exchanged_axes_are_named_where_the_object_shows_them(load):
     wide = _raster(columns=14, rows=4)
 
     assert load(wide, (40, 80)).object.shape == (40, 80)
-    with pytest.raises(DataError, match="Exchange xcoords and ycoords"):
+    with pytest.raises(DataError, match="Swap xcoords and ycoords"):
         load(wide[:, ::-1], (40, 80))
 
 

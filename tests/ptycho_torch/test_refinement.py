@@ -8,9 +8,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ptycho_torch.data.datamodule import PtychoDataModule
-from ptycho_torch.data.scan_patterns import scan_positions
-from ptycho_torch.data.simulation import simulate_raw_scan
-from ptycho_torch.data.specimens import diffuser_probe, make_object
+from ptycho_torch.simulation.raw_scan import simulate_raw_scan
+from ptycho_torch.simulation.scan_patterns import scan_positions
+from ptycho_torch.simulation.specimens import diffuser_probe, make_object
 from ptycho_torch.workflows.refinement import UnrefinableError, refine
 from recon_worker.reconstruction.comparison import compare, quality
 from recon_worker.reconstruction.stitching import Stitched, crop_to_footprint, stitch
@@ -100,7 +100,7 @@ def test_the_deviance_of_the_true_object_is_that_of_the_noise(island):
 
 def test_what_comes_no_nearer_to_the_patterns_is_no_result(island):
     """One pass from the true object: the first steps are larger than what there is to gain."""
-    with pytest.raises(UnrefinableError, match=r"no nearer .* 0\.\d+ before and is \d"):
+    with pytest.raises(UnrefinableError, match=r"did not improve .* 0\.\d+ before and is \d"):
         refine(island, _start(island, 0, object_=_island())[1], island.scan_geometry, 1, CPU)
 
 

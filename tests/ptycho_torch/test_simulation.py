@@ -1,20 +1,17 @@
 """Simulated data: the physics by identities, the file layouts by the format's published numbers."""
 
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
 import pytest
 from skimage.restoration import unwrap_phase
 
-from ptycho_torch.data.archive import save_npz
-from ptycho_torch.data.grid_simulation import GridPlan, simulate_grid_lines
-from ptycho_torch.data.npz import load_grid_lines, load_raw_scan
-from ptycho_torch.data.scan_patterns import PATTERNS, scan_positions
-from ptycho_torch.data.simulation import cut_all, detector_amplitude, simulate_raw_scan
-from ptycho_torch.data.specimens import default_pictures, diffuser_probe, disc_probe, make_object, varied_object
-from tests.paths import REPOSITORY
+from ptycho_torch.files.archive import save_npz
+from ptycho_torch.files.npz import load_grid_lines, load_raw_scan
+from ptycho_torch.simulation.grid_lines import GridPlan, simulate_grid_lines
+from ptycho_torch.simulation.raw_scan import cut_all, detector_amplitude, simulate_raw_scan
+from ptycho_torch.simulation.scan_patterns import PATTERNS, scan_positions
+from ptycho_torch.simulation.specimens import default_pictures, diffuser_probe, disc_probe, make_object, varied_object
 
 N = 16
 
@@ -117,8 +114,8 @@ def test_scans_that_cannot_be_are_refused(shape, step):
 
 @pytest.mark.parametrize(("n_px", "per_axis", "stitched"), [(64, 33, 330), (128, 27, 270)], ids=["N64", "N128"])
 def test_the_default_grid_has_the_published_sizes(n_px, per_axis, stitched):
-    from ptycho_torch.data.grid_simulation import _stitched_part
     from ptycho_torch.data.grouping import grid_corners
+    from ptycho_torch.simulation.grid_lines import _stitched_part
 
     assert len(grid_corners(392, n_px, 10)) == per_axis**2
     assert _stitched_part(np.zeros((392, 392), np.complex64), n_px, GridPlan()).shape == (stitched, stitched)
@@ -259,68 +256,3 @@ def test_simulated_files_load(tmp_path):
 
     assert load_raw_scan(tmp_path / "raw.npz").metadata.nphotons == 1e9
     assert load_grid_lines(tmp_path / "test.npz").metadata.gridsize == 2
-
-
-def _script(*arguments):
-    command = [sys.executable, str(REPOSITORY / "scripts" / "simulate.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
-
-
-def test_help_does_not_wait_for_heavy_imports():
-    code = "import sys, runpy; sys.argv[1:] = ['raw', '-h']; runpy.run_path('scripts/simulate.py', run_name='__main__')"
-    check = f"try:\n {code}\nexcept SystemExit:\n print({{'numpy', 'torch', 'skimage'}} & set(sys.modules))"
-
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
-
-    assert done.stdout.endswith("set()\n"), done.stderr
-    assert "--nphotons" in done.stdout
-
-
-def test_the_script_writes_what_it_says(tmp_path):
-    output = tmp_path / "new" / "scan.npz"
-
-    done = _script("raw", "--N", 16, "--object_size", 40, "--step", 6, "--nphotons", 1e4, "--output", output)
-
-    scan = load_raw_scan(output)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"wrote {output}: {len(scan.positions_px)} patterns of 16 x 16 px")
-    assert scan.metadata.nphotons == 1e4
-
-
-def test_the_script_makes_the_probe_and_the_object_that_are_asked_for(tmp_path):
-    output = tmp_path / "scan.npz"
-    size, probe = (
-        ("--N", 32, "--object_size", 48, "--step", 9, "--seed", 3),
-        ("--probe", "diffuser", "--probe_rms", 1.2),
-    )
-
-    done = _script("raw", *size, *probe, "--amplitude_range", 0.5, 1, "--output", output)
-
-    assert done.returncode == 0, done.stderr
-    scan = load_raw_scan(output)
-    np.testing.assert_array_equal(scan.probe, diffuser_probe(32, 8, rms_rad=1.2, seed=3))
-    assert np.abs(scan.object).min() == pytest.approx(0.5, abs=1e-5)
-
-
-def test_the_script_takes_one_probe(tmp_path):
-    done = _script("raw", "--probe", "diffuser", "--probe_file", tmp_path / "p.npz", "--output", tmp_path / "scan.npz")
-
-    assert done.returncode == 2
-    assert done.stderr == "error: --probe and --probe_file are both given; give one of them.\n"
-
-
-def test_the_script_writes_both_grid_lines_files_where_they_belong(tmp_path):
-    done = _script("grid-lines", "--N", 16, "--object_size", 40, "--gridsize", 2, "--output", tmp_path)
-
-    directory = tmp_path / "datasets" / "N16" / "gs2"
-    assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in directory.iterdir()) == ["test.npz", "train.npz"]
-    assert load_grid_lines(directory / "test.npz").diffraction.shape[1] == 4
-
-
-def test_the_script_refuses_what_does_not_fit_in_one_line(tmp_path):
-    done = _script("raw", "--N", 64, "--object_size", 40, "--output", tmp_path / "scan.npz")
-
-    assert done.returncode == 2
-    assert done.stderr == "error: the object is (40, 40) px; it must be larger than a patch (64 px) on both axes.\n"
-    assert not list(tmp_path.iterdir())

@@ -15,11 +15,11 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ptycho_torch.data.datamodule import PtychoDataModule
-from ptycho_torch.data.scan_patterns import scan_positions
-from ptycho_torch.data.simulation import simulate_raw_scan
-from ptycho_torch.data.specimens import default_pictures, disc_probe, make_object
 from ptycho_torch.model.lightning_module import PtychoLightningModule
 from ptycho_torch.model.physics import PROBE_SCALE, diffraction_amplitude
+from ptycho_torch.simulation.raw_scan import simulate_raw_scan
+from ptycho_torch.simulation.scan_patterns import scan_positions
+from ptycho_torch.simulation.specimens import default_pictures, disc_probe, make_object
 from recon_worker.lightning.dataset import read_scan
 from recon_worker.pictures.colour_ranges import Scales
 from recon_worker.pictures.panels import Panels

@@ -1,7 +1,7 @@
-"""Whether arrays of the right shape can be what they are taken for: positions in pixels, amplitudes and not counts.
+"""Plausibility checks for arrays of valid shape: are positions in pixels, are amplitudes really counts?
 
 A wrong unit passes every check of shape and type: positions in metres put all patches on one pixel, positions in
-nanometres tear them apart, and a network trains on either. The criteria are those of docs/data-formats.md.
+nanometres scatter them, and a network trains on either. docs/data-formats.md states the criteria.
 """
 
 from typing import Any
@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from ptycho_torch.data.archive import Archive
+from ptycho_torch.files.archive import Archive
 from recon_worker.snapshot.records import Complex64, Float64
 
 _MIN_FIELD_PX = 1.0
 _DENSE_STEP = 1 / 200
-"""Part of a patch's side: a smaller step, in a field of less than half a patch, is no step in pixels."""
+"""Fraction of a patch's side: in a field below half a patch, a smaller step cannot be in pixels."""
 _FAR_STEP = 2
-"""Patch sides: neighbours further apart have nothing in common."""
+"""Patch sides: neighbours further apart do not overlap."""
 _EMPTY_CANVAS_PX = 2**28
 _EMPTY_CANVAS_RATIO = 16
-"""How much larger than all its patches together a canvas above that size may be."""
+"""Maximum ratio of a canvas above that size to the total area of its patches."""
 _UNITS = ((2e-3, "metres"), (0.2, "millimetres"), (np.inf, "micrometres"))
-"""Fields below this many units are likely in metres (at most 2 mm), millimetres (at most 0.2 mm) or micrometres."""
+"""Upper limits of a field and its likely unit: metres (up to 2 mm), millimetres (up to 0.2 mm), else micrometres."""
 _CONVERT = (
     "Positions are patch centres in pixels of the object: divide them by its pixel size, in the same unit (far field: "
     "wavelength x distance / (N x detector pixel))"
@@ -30,7 +30,7 @@ _CONVERT = (
 
 
 def step_px(positions_px: Float64) -> float:
-    """Median distance of a position, (M, 2), to its nearest neighbour at another place; 0 if there is one place."""
+    """Return the median distance of positions, (M, 2), to the nearest different position; 0 if all are equal."""
     places = np.unique(positions_px, axis=0)
     if len(places) < 2:
         return 0.0
@@ -39,46 +39,46 @@ def step_px(positions_px: Float64) -> float:
 
 
 def check_positions(archive: Archive, positions: Float64, object_: Complex64 | None, n_px: int) -> None:
-    """Raise DataError unless positions, (M, 2), (x, y), can be pixels of the object that patches of n_px cover."""
+    """Raise DataError unless positions, (M, 2), (x, y), are plausible in pixels for patches of n_px."""
     size = f"patches have {n_px} px" + ("" if object_ is None else f", objectGuess {_size(object_.shape[::-1])}")
     found = f"the positions extend over {_size(np.ptp(positions, axis=0))} (width x height); {size}. "
     if object_ is not None:
         _check_reach(archive, positions, object_.shape, n_px, found)
-    if len(np.unique(positions, axis=0)) > 1:  # repeated exposures of one place have no unit
+    if len(np.unique(positions, axis=0)) > 1:  # repeated exposures of one position reveal no unit
         _check_not_dense(archive, positions, n_px, found)
         _check_not_far(archive, positions, n_px, found)
 
 
 def check_group(archive: Archive, key: str, coords: Float64, n_px: int) -> None:
-    """The same for the positions within the samples of a grid-lines file, (n, C, 2)."""
+    """Raise DataError unless positions within samples of a grid-lines file, (n, C, 2), are plausible in pixels."""
     extent = float(np.ptp(coords, axis=1).max()) if coords.shape[1] > 1 and coords.size else None
     if extent is not None and not _MIN_FIELD_PX <= extent <= n_px:
         raise archive.error(
             key,
             f"the {coords.shape[1]} positions of a sample extend over at most {extent:.3g} px, the patches have {n_px} "
-            f"px; at least 1 px, and an overlap, is needed. {_CONVERT}.",
+            f"px; they must extend over at least 1 px and overlap. {_CONVERT}.",
         )
 
 
 def counts_notice(stored: NDArray[Any]) -> str | None:
-    """What is assumed of patterns that look like counts: all whole numbers, and some above 1, where a root differs."""
+    """Return a notice if patterns look like counts: integers, some above 1, where sqrt matters."""
     if stored.max() <= 1 or not all(np.array_equal(one, np.rint(one)) for one in stored):
         return None
     return (
-        f"all values are whole numbers, up to {stored.max():g}, which looks like counts; they are taken as amplitude = "
+        f"all values are whole numbers, up to {stored.max():g}, which looks like counts; they are read as amplitude = "
         "sqrt(counts). If they are counts, save np.sqrt of them."
     )
 
 
 def _check_reach(archive: Archive, positions: Float64, shape: tuple[int, ...], n_px: int, found: str) -> None:
-    """A patch may stick out of the object, but a centre further than a patch away is another coordinate system."""
+    """Check the reach: a patch may overhang the object; a centre beyond a patch means another coordinate system."""
     size = np.array(shape[::-1], np.float64)
     swapped = _overhang(positions[:, ::-1], size)
     if _overhang(positions, size).max() > 0 and swapped.max() <= -(n_px // 2):
         raise archive.error(
             "xcoords",
-            f"{found}They leave the object, and would fit it with x and y exchanged: x is the column, y the row. "
-            "Exchange xcoords and ycoords.",
+            f"{found}They leave the object, but fit it with x and y swapped: x is the column, y the row. "
+            "Swap xcoords and ycoords.",
         )
     outside = _overhang(positions, size) > n_px
     if outside.any():
@@ -92,12 +92,12 @@ def _check_reach(archive: Archive, positions: Float64, shape: tuple[int, ...], n
 
 
 def _overhang(positions: Float64, size: Float64) -> Float64:
-    """(M,) how far a position lies outside the object, pixels; negative inside."""
+    """Return the distance of each position outside the object, (M,) pixels; negative inside."""
     return np.asarray(np.maximum(-positions, positions - size).max(axis=1))
 
 
 def _far_unit(positions: Float64, size: Float64) -> str:
-    """Names the unit if not only the origin is another: the field itself is larger than the object."""
+    """Name the likely unit if the field itself, not only its origin, exceeds the object."""
     return ": they may be in nanometres" if (np.ptp(positions, axis=0) > 2 * size).any() else ""
 
 
@@ -107,7 +107,7 @@ def _check_not_dense(archive: Archive, positions: Float64, n_px: int, found: str
         unit = next(name for limit, name in _UNITS if extent < limit)
         raise archive.error(
             "xcoords",
-            f"{found}Their median step is {step:.3g} px, so that all patches show the same: they may be in {unit}. "
+            f"{found}Their median step is {step:.3g} px, so all patches show the same area: they may be in {unit}. "
             f"{_CONVERT}.",
         )
 
@@ -118,13 +118,13 @@ def _check_not_far(archive: Archive, positions: Float64, n_px: int, found: str) 
     if step > _FAR_STEP * n_px:
         raise archive.error(
             "xcoords",
-            f"{found}Their median step is {step:.3g} px: neighbours have nothing in common. They may be in "
+            f"{found}Their median step is {step:.3g} px, so neighbours do not overlap: they may be in "
             f"nanometres. {_CONVERT}.",
         )
     if canvas > max(_EMPTY_CANVAS_PX, _EMPTY_CANVAS_RATIO * patches):
         raise archive.error(
             "xcoords",
-            f"{found}The {len(positions)} patches cover at most {100 * patches / canvas:.2g} % of that field, though "
+            f"{found}The {len(positions)} patches cover at most {100 * patches / canvas:.2g} % of that field, although "
             f"their median step is {step:.3g} px: some positions are wrong, or all are in nanometres. {_CONVERT}.",
         )
 

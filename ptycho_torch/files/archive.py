@@ -1,7 +1,7 @@
-"""Arrays in and out of NPZ files that nobody vouches for: checked before they are read, never unpickled.
+"""Reads and writes NPZ files. Input is untrusted: checked before it is read, never unpickled.
 
-A member's header is compared with the size of the member, so that no header can make the reader allocate more than
-the file holds. The one exception to "no pickle" is a text in a 0-d object array, on request (`Archive.read_text`).
+The header of a member is compared with the member's size, so that no header can make the reader allocate more than
+the file holds. The one exception to "no pickle" is a string in a 0-d object array, on request (`Archive.read_text`).
 """
 
 import io
@@ -27,7 +27,7 @@ _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImp
 
 
 class DataError(ValueError):
-    """A data file is not what it should be. The message says what was found, what is allowed and what to do."""
+    """Invalid data file. The message says what was found, what is allowed and what to do."""
 
 
 class Archive:
@@ -44,14 +44,14 @@ class Archive:
         return frozenset(self._members)
 
     def error(self, key: str, message: str) -> DataError:
-        """A DataError that names file and key."""
+        """Create a DataError that names the file and the key."""
         return DataError(f"{self.path.name}: key {key!r}: {message}")
 
     def read(self, key: str) -> NDArray[Any]:
-        """The array of a key.
+        """Read the array of a key.
 
         Raises:
-            DataError: It is missing, damaged, pickled, or claims another size than the member has.
+            DataError: The array is missing, damaged or pickled, or its header disagrees with the size of the member.
         """
         with self._open(key) as member:
             shape, dtype = self._header(key, member)
@@ -61,15 +61,15 @@ class Archive:
             found = self._members[key].file_size - member.tell()
             if expected != found:
                 raise self.error(
-                    key, f"the header promises {expected} bytes, but {found} follow: the file is damaged. Copy it anew."
+                    key, f"the header announces {expected} bytes, but {found} follow: damaged file. Copy it again."
                 )
         with self._open(key) as member:
             array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
-            member.read(1)  # reaching the end makes zipfile compare the checksum
+            member.read(1)  # zipfile verifies the checksum only at the end of the member
             return array
 
     def read_text(self, key: str, *, allow_pickled: bool) -> str:
-        """A text stored as a 0-d array; if `allow_pickled`, also as a 0-d array of one pickled `str`."""
+        """Read a string stored as a 0-d array; if `allow_pickled`, also as a 0-d object array of one pickled `str`."""
         with self._open(key) as member:
             shape, dtype = self._header(key, member)
             if shape == () and dtype.hasobject:
@@ -77,7 +77,7 @@ class Archive:
         array = self.read(key)
         if array.shape != () or array.dtype.kind not in "US":
             raise self.error(
-                key, f"is an array of shape {array.shape} and type {array.dtype}; it must be a 0-d text. Save it anew."
+                key, f"has shape {array.shape} and type {array.dtype}; it must be a 0-d string. Save it again."
             )
         value = array.item()
         return value if isinstance(value, str) else value.decode(errors="replace")
@@ -86,15 +86,15 @@ class Archive:
         if not allowed:
             raise self.error(
                 key,
-                "is a pickled text, which is not read by default. Pass --allow_pickled_metadata (then only this text "
-                "is unpickled, and nothing but text is accepted), or save it as a plain string.",
+                "is a pickled string, which is not read by default. Pass --allow_pickled_metadata, which unpickles "
+                "this string and nothing else, or save it as a plain string.",
             )
         try:
             value = _TextUnpickler(io.BytesIO(member.read(_MAX_PICKLED_TEXT_BYTES))).load()
         except Exception as error:  # pickle raises whatever the bytes make it raise
-            raise self.error(key, f"cannot be unpickled as a text ({error}). Save it as a plain string.") from error
+            raise self.error(key, f"cannot be unpickled as a string ({error}). Save it as a plain string.") from error
         if not isinstance(value, _Cell) or not isinstance(value.value, str):
-            raise self.error(key, "the pickled object is not a text; only a text is accepted. Save it as a string.")
+            raise self.error(key, "the pickled object is not a string. Save a plain string.")
         return value.value
 
     @contextmanager
@@ -110,7 +110,7 @@ class Archive:
         except DataError:
             raise
         except (*_BROKEN, MemoryError) as error:
-            raise self.error(key, f"cannot be read ({error or type(error).__name__}). Copy or save it anew.") from error
+            raise self.error(key, f"cannot be read ({error or type(error).__name__}). Copy it again.") from error
 
     def _header(self, key: str, member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
         version = np.lib.format.read_magic(member)
@@ -125,7 +125,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
     """Open an NPZ file for reading.
 
     Raises:
-        DataError: There is no such file, or it is not a complete NPZ file.
+        DataError: The file does not exist, or is not a complete NPZ file.
     """
     if not path.is_file():
         raise DataError(f"there is no file {str(path)!r}. Give the path of an existing NPZ file.")
@@ -133,15 +133,15 @@ def open_archive(path: Path) -> Iterator[Archive]:
         zip_file = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise DataError(
-            f"{path.name}: not an NPZ file, or cut short ({error}; {path.stat().st_size} bytes). "
-            "Copy it anew, or write it with numpy.savez."
+            f"{path.name}: not an NPZ file, or truncated ({error}; {path.stat().st_size} bytes). "
+            "Copy it again, or write it with numpy.savez."
         ) from error
     with zip_file:
         yield Archive(path, zip_file)
 
 
 def save_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays to an NPZ file that is either whole or not there (temporary file, then rename)."""
+    """Write arrays to an NPZ file atomically: temporary file, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
@@ -162,7 +162,7 @@ def _write(file: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 class _Cell:
-    """Stands for numpy's array while unpickling: keeps the one element and builds nothing."""
+    """Stand-in for numpy's array while unpickling: keeps the single element and builds nothing."""
 
     value: object = None
 
@@ -176,10 +176,10 @@ class _Cell:
 
 
 class _TextUnpickler(pickle.Unpickler):
-    """Admits the three names that a pickled 0-d object array needs, all replaced by `_Cell`."""
+    """Resolves only the three names that a pickled 0-d object array needs, all to `_Cell`."""
 
     def find_class(self, module: str, name: str) -> type[_Cell]:
-        """Refuse everything else, before it is imported."""
+        """Reject every other name before it is imported."""
         if (module.split(".")[0], name) not in {("numpy", n) for n in ("_reconstruct", "ndarray", "dtype")}:
             raise pickle.UnpicklingError(f"it refers to {module}.{name}")
         return _Cell

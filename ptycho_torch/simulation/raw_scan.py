@@ -1,8 +1,8 @@
-"""Data files made from a known object: diffraction of a scanned beam, with Poisson noise. Pure numpy, seeded.
+"""Simulates data files from a known object: diffraction of a scanned beam with Poisson noise. Pure numpy, seeded.
 
-Exit wave psi = O P with O cut at the absolute position (`patches`); detector amplitude A = sqrt(|FFT2(psi)|^2 / N^2)
+Exit wave psi = O P, O cut at the absolute position (`data.patches`); detector amplitude A = sqrt(|FFT2(psi)|^2 / N^2)
 with DC in the centre, probe modes summed coherently; counts ~ Poisson(c A^2) with c such that a pattern has `nphotons`
-on average. Stored is sqrt(counts). The returned dicts are the contents of an NPZ file and load without pickle.
+on average. Files store sqrt(counts). The returned dicts are the contents of an NPZ file and load without pickle.
 """
 
 from collections.abc import Sequence
@@ -11,27 +11,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.metadata import dump_metadata
 from ptycho_torch.data.patches import cut_patch
+from ptycho_torch.files.metadata import dump_metadata
 from recon_worker.snapshot.records import Complex64, Float32, Float64
 
 Arrays = dict[str, NDArray[Any]]
 _CHUNK = 256
-"""Patterns propagated at a time; bounds the extra memory."""
+"""Patterns propagated at once; bounds the extra memory."""
 
 
 def simulate_raw_scan(
     object_: Complex64, probe: Complex64, positions_px: Float64, *, nphotons: float = 1e9, seed: int, noise: bool = True
 ) -> Arrays:
-    """A raw-scan file.
+    """Simulate a raw-scan file.
 
     Args:
         object_: (H, W) complex64, dimensionless.
         probe: (P, N, N) complex64.
         positions_px: (M, 2), (x, y), patch centres, object pixels.
         nphotons: Mean photons per pattern.
-        seed: Of the noise.
-        noise: Whether counts are drawn; without it the exact amplitudes are stored.
+        seed: Seed of the noise.
+        noise: Draw Poisson counts; False stores the exact amplitudes.
 
     Raises:
         ValueError: A patch does not lie inside the object.
@@ -53,10 +53,10 @@ def simulate_raw_scan(
 
 
 def detector_amplitude(patches: Sequence[Complex64] | Complex64, probe: Complex64) -> Float64:
-    """Noise-free far-field amplitude of each object patch.
+    """Compute the noise-free far-field amplitude of each object patch.
 
     Args:
-        patches: M of (N, N) complex64.
+        patches: M patches, (N, N) complex64.
         probe: (P, N, N) complex64.
 
     Returns:
@@ -72,7 +72,7 @@ def detector_amplitude(patches: Sequence[Complex64] | Complex64, probe: Complex6
 
 
 def cut_all(object_: Complex64, positions_px: NDArray[Any], n_px: int) -> Sequence[Complex64]:
-    """The patch at every position; ValueError if one does not lie inside the object."""
+    """Cut the patch at every position. Raises ValueError if one does not lie inside the object."""
     patches = [cut_patch(object_, position, n_px) for position in positions_px]
     inside = [p for p in patches if p is not None]
     if len(inside) < len(patches):
@@ -84,7 +84,7 @@ def cut_all(object_: Complex64, positions_px: NDArray[Any], n_px: int) -> Sequen
 
 
 def record(amplitude: Float64, nphotons: float, rng: np.random.Generator, noise: bool) -> Float32:
-    """Scale to the photon count and draw the counts; (M, N, N) float32 amplitude."""
+    """Scale to the photon count and draw counts; returns amplitude, (M, N, N) float32."""
     if not 0 < nphotons < 1e18:
         raise ValueError(f"nphotons is {nphotons}; it must be above 0 and below 1e18.")
     intensity = amplitude**2

@@ -1,7 +1,7 @@
-"""The two kinds of data file, raw scans and grid lines: every layout in use, read into one checked form.
+"""Loads the two kinds of data file, raw scans and grid lines, in every layout in use.
 
-`load_raw_scan` and `load_grid_lines` either return arrays that the rest can rely on (shapes, dtypes, finite values) or
-raise a DataError that names file and key. How bytes become arrays is `archive`'s matter.
+`load_raw_scan` and `load_grid_lines` return checked arrays (shapes, dtypes, finite values) or raise a DataError that
+names file and key. `archive` turns bytes into arrays.
 """
 
 import warnings
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.config import ScanKind
-from ptycho_torch.data.archive import Archive, DataError, open_archive
-from ptycho_torch.data.fields import (
+from ptycho_torch.files.archive import Archive, DataError, open_archive
+from ptycho_torch.files.fields import (
     as_amplitude,
     check_side,
     finite,
@@ -24,8 +24,8 @@ from ptycho_torch.data.fields import (
     read_objects,
     read_probe,
 )
-from ptycho_torch.data.metadata import Metadata, parse_metadata
-from ptycho_torch.data.plausibility import check_group, check_positions, counts_notice
+from ptycho_torch.files.metadata import Metadata, parse_metadata
+from ptycho_torch.files.plausibility import check_group, check_positions, counts_notice
 from recon_worker.snapshot.records import Complex64, Float32, Float64
 
 __all__ = ["DataError", "GridLines", "RawScan", "load_grid_lines", "load_probe", "load_raw_scan"]
@@ -63,35 +63,35 @@ class GridLines:
     coords_relative_px: Float64
     """(n, C, 2), (x, y), sign -(x - mean); zero at C = 1."""
     centres_px: Float64 | None
-    """(n, C, 2), (x, y); not to be trusted in training files, where the patterns are shuffled and these are not."""
+    """(n, C, 2), (x, y). Wrong in training files, where the patterns are shuffled but these are not."""
     objects: Complex64 | None
     """(nimgs, H, W) whole objects."""
     ground_truth: Complex64 | None
     """(H', W') the first test object on the stitched footprint."""
     norm_Y_I: float | None  # noqa: N815  the format's name
-    """What the amplitude was divided by."""
+    """Divisor of the object's amplitude."""
     probe: Complex64 | None
     """(P, N, N) probe modes to reconstruct with."""
     probe_simulated: Complex64 | None
-    """(P, N, N) probe modes that made the patterns, where the file tells them apart."""
+    """(P, N, N) probe modes that produced the patterns, if stored separately."""
     metadata: Metadata
 
 
 def load_scan(path: Path, kind: ScanKind, *, allow_pickled_metadata: bool = False) -> RawScan | GridLines:
-    """Read a file of the named format. Raises DataError like `load_raw_scan` and `load_grid_lines`."""
+    """Read a file of the given format. Raises DataError as `load_raw_scan` and `load_grid_lines` do."""
     if kind == "raw":
         return load_raw_scan(path, allow_pickled_metadata=allow_pickled_metadata)
     return load_grid_lines(path, allow_pickled_metadata=allow_pickled_metadata)
 
 
 def load_raw_scan(path: Path, *, allow_pickled_metadata: bool = False) -> RawScan:
-    """Read a raw-scan NPZ: `diff3d` or `diffraction`, `xcoords`, `ycoords` and what else there is.
+    """Read a raw-scan NPZ: `diff3d` or `diffraction`, `xcoords`, `ycoords` and optional keys.
 
-    Patterns may be (M, N, N), (N, N, M) or (M, N, N, 1) of any real type; a cube is taken as (M, N, N). Probes may be
+    Patterns may be (M, N, N), (N, N, M) or (M, N, N, 1) of any real type; a cube is read as (M, N, N). Probes may be
     (N, N), (N, N, 1) or (P, N, N).
 
     Raises:
-        DataError: The file is damaged or its contents do not fit together.
+        DataError: The file is damaged, or its arrays do not match.
     """
     with open_archive(path) as archive:
         positions = _positions(archive)
@@ -112,10 +112,10 @@ def load_raw_scan(path: Path, *, allow_pickled_metadata: bool = False) -> RawSca
 
 
 def load_grid_lines(path: Path, *, allow_pickled_metadata: bool = False) -> GridLines:
-    """Read a grid-lines NPZ; arrays come out channel first and positions as (x, y).
+    """Read a grid-lines NPZ; returns arrays channel first and positions as (x, y).
 
     Raises:
-        DataError: The file is damaged or its contents do not fit together.
+        DataError: The file is damaged, or its arrays do not match.
     """
     with open_archive(path) as archive:
         diffraction = _amplitude(archive, "diffraction", _channels_first(archive, "diffraction", None))
@@ -140,7 +140,7 @@ def load_grid_lines(path: Path, *, allow_pickled_metadata: bool = False) -> Grid
 
 
 def load_probe(path: Path) -> Complex64:
-    """(P, N, N) the `probeGuess` of any NPZ file. Raises DataError if it has none that can be used."""
+    """Read `probeGuess` from any NPZ file, (P, N, N). Raises DataError if it is missing or invalid."""
     with open_archive(path) as archive:
         probe = read_probe(archive, "probeGuess")
         if probe is None:
@@ -154,7 +154,7 @@ def _positions(archive: Archive) -> Float64:
         if values.squeeze().ndim > 1 or not values.size:
             raise archive.error(key, f"has shape {values.shape}; it must be (M,), one value per pattern.")
     if x.size != y.size:
-        raise archive.error("ycoords", f"has {y.size} values and 'xcoords' {x.size}; there must be as many.")
+        raise archive.error("ycoords", f"has {y.size} values and 'xcoords' {x.size}; the numbers must agree.")
     return np.stack([x.ravel(), y.ravel()], axis=1)
 
 
@@ -169,7 +169,7 @@ def _pattern_stack(archive: Archive, key: str, n_patterns: int, probe_px: int | 
     probe = "" if probe_px is None else f" and a probe of {probe_px} x {probe_px} px"
     raise archive.error(
         key,
-        f"has shape {array.shape}, which does not fit {n_patterns} positions{probe}; allowed: (M, N, N), (N, N, M) "
+        f"has shape {array.shape}, which does not match {n_patterns} positions{probe}; allowed: (M, N, N), (N, N, M) "
         "and (M, N, N, 1) with M positions and a probe of N x N. Check which arrays belong together.",
     )
 
@@ -200,7 +200,7 @@ def _scan_index(archive: Archive, n_patterns: int) -> NDArray[np.int64] | None:
         return None
     index = read_numbers(archive, "scan_index", kinds="iu").ravel()
     if len(index) != n_patterns:
-        raise archive.error("scan_index", f"has {len(index)} values for {n_patterns} patterns; there must be as many.")
+        raise archive.error("scan_index", f"has {len(index)} values for {n_patterns} patterns; the numbers must agree.")
     return index.astype(np.int64)
 
 
@@ -224,7 +224,7 @@ def _optional_channels(archive: Archive, key: str, shape: tuple[int, ...]) -> Fl
 
 
 def _coords(archive: Archive, key: str, shape: tuple[int, ...]) -> Float64 | None:
-    """(n, 1, 2, C) -> (n, C, 2) in stored order; a last axis of 1 counts for every channel."""
+    """(n, 1, 2, C) -> (n, C, 2) in stored order; a last axis of length 1 applies to every channel."""
     if key not in archive.keys:
         return None
     array = finite(archive, key, read_numbers(archive, key), np.float64)
@@ -241,7 +241,7 @@ def _relative_coords(archive: Archive, shape: tuple[int, ...], n_px: int) -> Flo
             check_group(archive, key, coords, n_px)
             return coords
     if shape[1] > 1:
-        raise archive.error("coords_nominal", f"is missing, but samples have {shape[1]} channels that need it.")
+        raise archive.error("coords_nominal", f"is missing; samples with {shape[1]} channels need it.")
     return np.zeros((*shape, 2))
 
 

@@ -1,7 +1,7 @@
-"""Grid-lines data files made from known objects; see `simulation` for the physics.
+"""Simulates grid-lines data files from known objects; `raw_scan` has the physics.
 
-Samples lie on a square grid, object after object, row by row. In the training file they are shuffled, their absolute
-positions are not: the files that this format comes from are like that.
+Samples lie on a square grid, object after object, row by row. The training file shuffles the samples but not their
+absolute positions, as the existing files of this format do.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ptycho_torch.data.grouping import grid_corners
-from ptycho_torch.data.metadata import dump_metadata
-from ptycho_torch.data.simulation import Arrays, cut_all, detector_amplitude, record
+from ptycho_torch.files.metadata import dump_metadata
+from ptycho_torch.simulation.raw_scan import Arrays, cut_all, detector_amplitude, record
 from recon_worker.snapshot.records import Complex64, Float32
 
 
@@ -21,7 +21,7 @@ class GridPlan:
     gridsize: int = 1
     """Patterns of a sample along one side, 1 or 2."""
     offset: int = 4
-    """Distance of the patterns within a sample, pixels."""
+    """Distance between the patterns of a sample, pixels."""
     outer_offset_train: int = 8
     """Twice the grid stride of the training scan, pixels."""
     outer_offset_test: int = 20
@@ -38,7 +38,7 @@ class GridPlan:
 
     @property
     def extent_px(self) -> int:
-        """How much larger than a patch a sample is."""
+        """Side of a sample minus that of a patch, pixels."""
         return (self.gridsize - 1) * self.offset
 
 
@@ -52,7 +52,7 @@ def simulate_grid_lines(
     seed: int,
     noise: bool = True,
 ) -> tuple[Arrays, Arrays]:
-    """The training and the test file of a grid-lines study.
+    """Simulate the training file and the test file of a grid-lines study.
 
     Args:
         train_objects: (nimgs, size, size) complex64.
@@ -60,7 +60,7 @@ def simulate_grid_lines(
         probe: (N, N) complex64.
         plan: Grid and grouping.
         nphotons: Mean photons per pattern, in each file.
-        seed: Of noise and shuffling.
+        seed: Seed of noise and shuffling.
         noise: As in `simulate_raw_scan`.
 
     Raises:
@@ -132,14 +132,14 @@ def _last(stack: Float32, channels: int) -> Float32:
 
 
 def _shuffle(train: Arrays, rng: np.random.Generator) -> None:
-    """Mix the samples; `coords_offsets` keeps its order, as in the files this format comes from."""
+    """Shuffle the samples. `coords_offsets` keeps its order, as in the existing files of this format."""
     order = rng.permutation(len(train["diffraction"]))
     for key in ("diffraction", "Y_I", "Y_phi", "coords_nominal", "coords_true"):
         train[key] = train[key][order]
 
 
 def _stitched_part(object_: Complex64, n_px: int, plan: GridPlan) -> Complex64:
-    """What grid stitching of the test scan shows: the incomplete stride is trimmed, then half a patch less a tile."""
+    """Return the part of an object that grid stitching shows: without the incomplete stride and half a patch - tile."""
     tile = plan.outer_offset_test // 2
     used = len(object_) - (len(object_) - n_px - plan.extent_px) % tile
     low = -(-(n_px - tile) // 2) + plan.extent_px // 2

@@ -1,25 +1,25 @@
-"""One key of a data file -> one checked array. What is optional comes back as None when the key is absent."""
+"""Reads one key of a data file into a checked array. Optional keys that are absent return None."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.archive import Archive
+from ptycho_torch.files.archive import Archive
 from recon_worker.snapshot.records import Complex64, Float32
 
 
 def read_numbers(archive: Archive, key: str, *, kinds: str = "fiub") -> NDArray[Any]:
-    """The array of a key; DataError unless its dtype kind is one of `kinds`."""
+    """Read an array. Raises DataError unless its dtype kind is one of `kinds`."""
     array = archive.read(key)
     if array.dtype.kind not in kinds:
         wanted = "numbers" if "c" in kinds else "real numbers"
-        raise archive.error(key, f"has type {array.dtype}; it must hold {wanted}. Save it as such.")
+        raise archive.error(key, f"has type {array.dtype}; it must hold {wanted}. Save it with such a type.")
     return array
 
 
 def finite(archive: Archive, key: str, array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
-    """Convert; refuse what is not finite, before or after."""
+    """Convert to `dtype`. Raises DataError if a value is not finite, before or after."""
     with np.errstate(over="ignore"):
         converted = array.astype(dtype, copy=False)
     bad = np.count_nonzero(~np.isfinite(converted))
@@ -31,10 +31,10 @@ def finite(archive: Archive, key: str, array: NDArray[Any], dtype: type[np.gener
 
 
 def as_amplitude(archive: Archive, key: str, array: NDArray[Any]) -> Float32:
-    """Diffraction amplitude as contiguous float32; DataError if it is negative, not finite, or all zero."""
+    """Convert amplitude to contiguous float32. Raises DataError if it is negative, not finite or all zero."""
     amplitude: Float32 = np.ascontiguousarray(finite(archive, key, array, np.float32))
     if not amplitude.size or not amplitude.any():
-        raise archive.error(key, f"has shape {amplitude.shape} and no signal at all; there is nothing to learn from.")
+        raise archive.error(key, f"has shape {amplitude.shape} and no signal. Give measured patterns.")
     if amplitude.min() < 0:
         raise archive.error(
             key, f"{np.count_nonzero(amplitude < 0)} values are negative; amplitudes are sqrt(counts), 0 or more."
@@ -43,13 +43,13 @@ def as_amplitude(archive: Archive, key: str, array: NDArray[Any]) -> Float32:
 
 
 def check_side(archive: Archive, key: str, side_px: int) -> None:
-    """DataError unless the side of a pattern is even and above 0."""
+    """Raise DataError unless the side of a pattern is even and above 0."""
     if side_px % 2 or not side_px:
         raise archive.error(key, f"the patterns have a side of {side_px} px; it must be even. Crop or pad them.")
 
 
 def read_probe(archive: Archive, key: str) -> Complex64 | None:
-    """(P, N, N) complex64 from (N, N), (N, N, 1) or (P, N, N)."""
+    """Read a probe stored as (N, N), (N, N, 1) or (P, N, N); returns (P, N, N) complex64."""
     if key not in archive.keys:
         return None
     modes: Complex64 = finite(archive, key, read_numbers(archive, key, kinds="cfiu"), np.complex64)
@@ -65,7 +65,7 @@ def read_probe(archive: Archive, key: str) -> Complex64 | None:
 
 
 def read_complex(archive: Archive, key: str) -> Complex64 | None:
-    """The array of an optional key; all-zero means none."""
+    """Read an optional complex64 array; None if it is absent or all zero."""
     if key not in archive.keys:
         return None
     array: Complex64 = read_numbers(archive, key, kinds="cfiu").astype(np.complex64)
@@ -73,7 +73,7 @@ def read_complex(archive: Archive, key: str) -> Complex64 | None:
 
 
 def read_object(archive: Archive, key: str) -> Complex64 | None:
-    """(H, W) complex64; an extra axis of 1 at either end is dropped."""
+    """Read an object, (H, W) complex64; drops a first or last axis of length 1."""
     array = read_complex(archive, key)
     if array is not None and array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
@@ -83,7 +83,7 @@ def read_object(archive: Archive, key: str) -> Complex64 | None:
 
 
 def read_objects(archive: Archive) -> Complex64 | None:
-    """(nimgs, H, W) complex64, the whole objects of a grid-lines file (`YY_full`)."""
+    """Read the whole objects of a grid-lines file (`YY_full`), (nimgs, H, W) complex64."""
     array = read_complex(archive, "YY_full")
     if array is not None and array.ndim == 4 and array.shape[-1] == 1:
         array = array[..., 0]

@@ -1,6 +1,6 @@
-"""Where a simulated scan puts the beam: raster with jitter, Fermat spiral, or at random.
+"""Scan positions of a simulation: raster with jitter, Fermat spiral, or random.
 
-All return (M, 2) float64 patch centres, (x, y), object pixels, whose patches lie inside the object.
+All functions return (M, 2) float64 patch centres, (x, y), object pixels, whose patches lie inside the object.
 """
 
 import math
@@ -13,7 +13,7 @@ from recon_worker.snapshot.records import Float64
 
 _GOLDEN_ANGLE_RAD = math.pi * (3 - math.sqrt(5))
 _JITTER = 0.2
-"""Largest jitter of the raster, as a part of the step."""
+"""Maximum jitter of the raster, as a fraction of the step."""
 
 Bounds = tuple[NDArray[np.float64], NDArray[np.float64]]
 Pattern = Callable[[Bounds, float, np.random.Generator], Float64]
@@ -22,24 +22,24 @@ Pattern = Callable[[Bounds, float, np.random.Generator], Float64]
 def scan_positions(
     pattern: str, object_shape: tuple[int, int], n_px: int, step_px: float, rng: np.random.Generator
 ) -> Float64:
-    """Positions of one of `PATTERNS` over the whole object.
+    """Compute the positions of one of `PATTERNS` over the whole object.
 
     Args:
-        pattern: A name in `PATTERNS`.
+        pattern: Key of `PATTERNS`.
         object_shape: (rows, columns) of the object.
         n_px: Side of a patch.
-        step_px: Distance of neighbours; every pattern has about one position per step^2.
-        rng: Source of the jitter, or of the positions.
+        step_px: Distance between neighbours; every pattern has about one position per step^2.
+        rng: Random generator of the jitter or the positions.
 
     Raises:
-        ValueError: The object is too small for a patch, or the step is not above 0.
+        ValueError: The object is smaller than a patch, or the step is not above 0.
     """
     if min(object_shape) <= n_px:
         raise ValueError(f"the object is {object_shape} px; it must be larger than a patch ({n_px} px) on both axes.")
     if not 0 < step_px < math.inf:
         raise ValueError(f"the step is {step_px} px; it must be above 0.")
     low = np.full(2, float(n_px // 2))
-    high = low + np.array(object_shape[::-1]) - n_px - 1  # a patch between pixels reaches into one more
+    high = low + np.array(object_shape[::-1]) - n_px - 1  # a patch between pixels needs one more
     return PATTERNS[pattern]((low, high), step_px, rng)
 
 
@@ -51,7 +51,7 @@ def _raster(bounds: Bounds, step_px: float, rng: np.random.Generator) -> Float64
 
 
 def _spiral(bounds: Bounds, step_px: float, rng: np.random.Generator) -> Float64:
-    """Fermat spiral r = step sqrt(k / pi), one golden angle per point; `rng` turns it as a whole."""
+    """Fermat spiral r = step sqrt(k / pi), one golden angle per point, rotated as a whole by `rng`."""
     low, high = bounds
     count = math.ceil(math.pi * float(((high - low) ** 2).sum()) / 4 / step_px**2) + 1
     k = np.arange(count)

@@ -1,7 +1,7 @@
-"""The `_metadata` text of a data file: parsing, checking, writing.
+"""Parses, checks and writes `_metadata`, the JSON text of a data file.
 
-A JSON object whose sections (`physics_parameters`, `training_parameters`, `additional_parameters`, ...) hold what is
-known about a scan. Values are numbers to us; no text in it is ever used as a path.
+Its sections (`physics_parameters`, `training_parameters`, `additional_parameters`, ...) describe the scan. Only numbers
+are used; no string in it is ever used as a path.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.archive import DataError
+from ptycho_torch.files.archive import DataError
 
 _SECTIONS = ("additional_parameters", "physics_parameters", "training_parameters")
 _SCHEMA_VERSION = "1.0"
@@ -22,7 +22,7 @@ _SCHEMA_VERSION = "1.0"
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """What a data file says about itself; None where it says nothing."""
+    """Metadata of a data file; None for entries that are missing."""
 
     nphotons: float | None = None
     """Mean photons per pattern."""
@@ -34,7 +34,7 @@ class Metadata:
     """The whole JSON object."""
 
     def entry(self, name: str) -> object:
-        """The value of a name in whichever section has it; None if no section does."""
+        """Return the value of a name from the first section that has it; None if none does."""
         for section in _SECTIONS:
             values = self.raw.get(section)
             if isinstance(values, dict) and name in values:
@@ -42,13 +42,13 @@ class Metadata:
         return None
 
     def has(self, name: str) -> bool:
-        """Whether some section has the name."""
+        """Whether any section has the name."""
         return any(isinstance(s := self.raw.get(section), dict) and name in s for section in _SECTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridMetadata:
-    """How a grid-lines file was scanned. None: the file has a value that is not a whole number."""
+    """Scan grid of a grid-lines file. None: the file's value is not a whole number."""
 
     size: int | None = 392
     """Side of an object, pixels."""
@@ -68,7 +68,7 @@ def parse_metadata(text: str, source: str = "_metadata") -> Metadata:
     """Read the JSON text of `_metadata`.
 
     Raises:
-        DataError: It is not a JSON object, or nphotons, gridsize or N is not a positive number. `source` is named.
+        DataError: The text is not a JSON object, or nphotons, gridsize or N is not a positive number. Names `source`.
     """
     try:
         raw = json.loads(text)
@@ -85,7 +85,7 @@ def parse_metadata(text: str, source: str = "_metadata") -> Metadata:
 def dump_metadata(
     *, nphotons: float, gridsize: int, n_px: int, additional: Mapping[str, Any] | None = None
 ) -> NDArray[np.str_]:
-    """The metadata of a file as a 0-d text array, which loads without pickle."""
+    """Return the metadata of a file as a 0-d string array, which loads without pickle."""
     document = {
         "schema_version": _SCHEMA_VERSION,
         "creation_info": {"script": "scripts/simulate.py"},
@@ -98,13 +98,13 @@ def dump_metadata(
 
 
 def grid_metadata(metadata: Metadata, source: str) -> GridMetadata:
-    """The grid entries. Each missing one is taken from the format's defaults, with a UserWarning."""
+    """Return the grid entries. Missing entries get the format's defaults, with a UserWarning."""
     entries: dict[str, int | None] = {}
     for name, default in vars(GridMetadata()).items():
         if metadata.has(name):
             entries[name] = _whole(metadata.entry(name))
         else:
-            warnings.warn(f"{source}: the metadata has no {name!r}; {default} is used.", UserWarning, stacklevel=2)
+            warnings.warn(f"{source}: the metadata has no {name!r}; using {default}.", UserWarning, stacklevel=2)
     return GridMetadata(**entries)
 
 

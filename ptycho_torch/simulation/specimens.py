@@ -1,4 +1,4 @@
-"""What a simulated scan looks at, and with: objects made of two pictures; a defocused or a diffused aperture."""
+"""Objects and probes of simulated scans: objects from two pictures; a defocused or a diffused aperture."""
 
 import math
 from collections.abc import Callable
@@ -12,24 +12,26 @@ from skimage.transform import resize
 from recon_worker.snapshot.records import Complex64, Float64
 
 AMPLITUDE_RANGE = (0.8, 1.0)
-"""Of a simulated object, unless another is asked for."""
+"""Default amplitude range of a simulated object."""
 _PHASE_RANGE_RAD = (0.0, 1.5)
 _CELL = (slice(270, 470), slice(330, 530))
-"""The part of scikit-image's picture that the cell fills; the rest is empty."""
+"""Part of scikit-image's picture that the cell fills; the rest is empty."""
 _CELLS_PER_SIDE = 9
 _SMALLEST_WINDOW = 0.7
-"""Smallest part of a picture, along a side, that `varied_object` shows."""
+"""Smallest fraction of a picture's side that `varied_object` shows."""
 
 
 def default_pictures() -> tuple[Float64, Float64]:
-    """Pictures for amplitude (a camera operator) and phase (a field of cells, from one measured phase image); both come
-    with scikit-image, no network is used. (H, W) float64."""
+    """Return pictures for amplitude (a camera operator) and phase (a field of cells), (H, W) float64.
+
+    Both come with scikit-image and need no network. The cells are copies of one measured phase image.
+    """
     camera, cell = skimage.data.camera(), skimage.data.cell()  # type: ignore[no-untyped-call]
     return np.asarray(camera, np.float64), _field_of_cells(np.asarray(cell, np.float64)[_CELL])
 
 
 def _field_of_cells(cell: Float64) -> Float64:
-    """Turned copies side by side: single patterns do not tell a phase that varies more slowly than their probe is wide,
+    """Tile rotated copies. A single pattern does not determine a phase that varies more slowly than the probe is wide,
     so cells must be smaller than the probe."""
     side = range(_CELLS_PER_SIDE)
     return np.block([[np.rot90(cell, row + column) for column in side] for row in side])
@@ -41,10 +43,10 @@ def make_object(
     size_px: int,
     amplitude_range: tuple[float, float] = AMPLITUDE_RANGE,
 ) -> Complex64:
-    """(size, size) complex64 object: amplitude in `amplitude_range`, phase 0 ... 1.5 rad, each spanned by its picture.
+    """Make an object, (size, size) complex64: each picture spans `amplitude_range` or the phase range 0 ... 1.5 rad.
 
     Raises:
-        ValueError: A picture is uniform, or the range is not one of amplitudes, 0 <= low < high <= 1.
+        ValueError: A picture is uniform, or the range does not satisfy 0 <= low < high <= 1.
     """
     low, high = amplitude_range
     if not 0 <= low < high <= 1:
@@ -61,16 +63,16 @@ def varied_object(
     rng: np.random.Generator,
     amplitude_range: tuple[float, float] = AMPLITUDE_RANGE,
 ) -> Complex64:
-    """Like `make_object`, from a random window of each picture, turned and mirrored at random."""
+    """Make an object from a random window of each picture, randomly rotated and mirrored."""
     return make_object(_window(amplitude_picture, rng), _window(phase_picture, rng), size_px, amplitude_range)
 
 
 def disc_probe(n_px: int, radius_px: float, edge_px: float = 1.5, curvature_rad: float = 14.0) -> Complex64:
-    """A circular aperture out of focus: a disc with a soft rim and a quadratic phase.
+    """Make a defocused circular aperture: a disc with a soft rim and a quadratic phase.
 
     Args:
         n_px: Side of the array.
-        radius_px: Where the amplitude is 1/2.
+        radius_px: Radius at which the amplitude is 1/2.
         edge_px: Width of the rim: amplitude = 1 / (1 + exp((r - radius) / edge)).
         curvature_rad: Phase at the rim.
 
@@ -78,7 +80,7 @@ def disc_probe(n_px: int, radius_px: float, edge_px: float = 1.5, curvature_rad:
         (1, n, n) complex64, centred on index n // 2.
 
     Raises:
-        ValueError: The disc does not fit the array, or a width is not above 0.
+        ValueError: The disc exceeds the array, or a width is not above 0.
     """
     if not 0 < radius_px <= n_px / 2 or not 0 < edge_px < math.inf or not math.isfinite(curvature_rad):
         raise ValueError(
@@ -99,19 +101,19 @@ def diffuser_probe(
     *,
     seed: int,
 ) -> Complex64:
-    """A circular aperture behind a diffuser: a disc with a soft rim and a smooth random phase.
+    """Make a circular aperture behind a diffuser: a disc with a soft rim and a smooth random phase.
 
     The phase is white noise smoothed by a Gaussian, with mean 0 and `rms_rad` inside the radius. Its many spatial
-    frequencies spread the light over the detector, so that every pattern tells more about the object than that of a
+    frequencies spread the light over the detector, so that each pattern carries more information than that of a
     smooth beam (M. Guizar-Sicairos et al., Phys. Rev. B 86, 100103 (2012)).
 
     Args:
         n_px: Side of the array.
-        radius_px: Where the amplitude is 1/2.
+        radius_px: Radius at which the amplitude is 1/2.
         edge_px: Width of the rim, as in `disc_probe`.
         rms_rad: Root mean square of the phase.
         smoothing_px: Standard deviation of the Gaussian; at twice this distance the autocorrelation is 1/e.
-        seed: Of the noise.
+        seed: Seed of the noise.
 
     Returns:
         (1, n, n) complex64, centred on index n // 2; its amplitude is that of `disc_probe`.
@@ -142,7 +144,7 @@ def _spread(picture: Float64, size_px: int, limits: tuple[float, float]) -> Floa
     resized: Float64 = resize(picture, (size_px, size_px), anti_aliasing=True)  # type: ignore[no-untyped-call]
     span = float(np.ptp(resized))
     if not span > 0:
-        raise ValueError(f"the picture of {picture.shape} px is uniform; an object needs contrast. Take another one.")
+        raise ValueError(f"the picture of {picture.shape} px is uniform; an object needs contrast. Use another one.")
     return np.asarray(low + (high - low) * (resized - resized.min()) / span)
 
 

@@ -1,0 +1,1 @@
+"""Simulates data files from known objects; used by `scripts/simulate.py` and tests."""
