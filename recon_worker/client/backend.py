@@ -1,4 +1,4 @@
-"""How the training side hands snapshots over: `ReconBackend`, and `InlineBackend`, which does the work at once."""
+"""`ReconBackend`, the interface that the callback hands snapshots to; `InlineBackend`, which logs them at once."""
 
 import tempfile
 from collections.abc import Iterator
@@ -20,20 +20,20 @@ _log = message_log(__name__)
 
 
 class ReconBackend(Protocol):
-    """Takes snapshots of one run, in order."""
+    """Accepts the snapshots of one run, in order."""
 
     @property
     def stats(self) -> Ledger:
-        """What became of the snapshots so far."""
+        """Counts of what became of the snapshots so far."""
 
     def launch(self) -> None:
-        """Begin whatever takes time to begin. Called as early as possible; does not wait."""
+        """Begin whatever takes time to start, without waiting for it. Call it as early as possible."""
 
     def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
-        """Say which run it is, what stays the same during it, and how large its snapshots are. Called once."""
+        """Describe the run, what is common to its snapshots, and their size. Call it once."""
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
-        """Arrays to write the next snapshot into. Valid until it is submitted.
+        """Return arrays to write the next snapshot into, valid until it is submitted.
 
         Raises:
             OSError: There is no room for them. The snapshot counts as failed.
@@ -41,19 +41,19 @@ class ReconBackend(Protocol):
 
     @property
     def reuses_memory(self) -> bool:
-        """Whether later snapshots will lie in the memory that was acquired last: it pays to page-lock it."""
+        """Whether the arrays acquired last lie in memory that later snapshots will use too, worth page-locking."""
 
     def submit(self, snapshot: Snapshot) -> None:
-        """Hand over a snapshot whose arrays came from `acquire`."""
+        """Hand over the snapshot whose arrays were acquired last."""
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all that was submitted is logged; False when the time is over first."""
+        """Wait until everything submitted is logged. Returns False at the timeout."""
 
     def close(self, timeout_s: float) -> None:
         """Flush and release everything. May be called twice."""
 
     def summary(self) -> str:
-        """One line about what became of the snapshots."""
+        """Return one line about what became of the snapshots."""
 
 
 class InlineBackend:
@@ -69,15 +69,15 @@ class InlineBackend:
         self._arrays: SnapshotArrays | None = None
 
     def launch(self) -> None:
-        """See `ReconBackend`."""
+        """Do nothing: nothing takes time to start."""
 
     def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
-        """See `ReconBackend`."""
+        """Describe the run, and read what it needs from the run that it continues, if any."""
         self._sink, self._scan = RunSink(target), scan
         self._history = earlier_history(target, lambda: connect(target))
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
-        """See `ReconBackend`."""
+        """Return arrays to write the next snapshot into, the same ones each time."""
         if self._arrays is None or layout != self._layout:
             self._layout, self._arrays = layout, layout.allocate()
         self._arrays.fixed_filled[:] = False
@@ -85,7 +85,11 @@ class InlineBackend:
         return self._arrays
 
     def submit(self, snapshot: Snapshot) -> None:
-        """See `ReconBackend`; returns when the artifacts are uploaded or counted as failed."""
+        """Render and upload a snapshot. Returns when each artifact is uploaded or counted as failed.
+
+        Raises:
+            RuntimeError: The backend has not been started.
+        """
         if self._scan is None:
             raise RuntimeError("submit was called before start; start the backend with the run's Scan first.")
         self.stats.submitted += 1
@@ -99,24 +103,31 @@ class InlineBackend:
         else:
             self.stats.logged += 1
 
-    def _log_all(self, everything: Iterator[Artifact | Failure]) -> list[Failure]:
-        """Upload until the tracker fails once: each further try could block for minutes."""
+    def _log_all(self, artifacts: Iterator[Artifact | Failure]) -> list[Failure]:
+        """Upload artifacts until the tracker fails once: each further attempt could block for minutes."""
+        assert self._sink is not None
         failures: list[Failure] = []
         sent: dict[str, Version] = {}
         tracker_error = ""
         try:
-            for made in everything:
+            for made in artifacts:
                 if isinstance(made, Artifact) and not tracker_error:
                     tracker_error = self._upload_error(made, sent)
                 if isinstance(made, Failure) or tracker_error:
                     failures.append(made if isinstance(made, Failure) else Failure(made.path, tracker_error))
-            failures += self._lost(sent)
-        except Exception as error:  # the machine is short of something, and there is no place to keep the snapshot
+            try:
+                lost = dict.fromkeys(self._sink.missing(sent), "the server acknowledged it but does not have it")
+            except Exception as error:  # the tracker has gone: it cannot be asked
+                lost = dict.fromkeys(sent, reason(error))
+            self.stats.artifacts_logged -= len(lost)
+            failures += [Failure(name, why) for name, why in lost.items()]
+        except Exception as error:  # the machine is short of something, and the snapshot cannot be kept for later
             failures.append(Failure("the rest", f"{type(error).__name__}: {error}"))
         self.stats.artifacts_failed += len(failures)
         return failures
 
     def _upload_error(self, artifact: Artifact, sent: dict[str, Version]) -> str:
+        """Upload one artifact and note its version in `sent`. Returns the error, or nothing."""
         assert self._sink is not None
         try:
             with tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
@@ -124,32 +135,22 @@ class InlineBackend:
                 local.write_bytes(artifact.data)
                 self._sink.upload(local, artifact.path)
                 sent[artifact.path] = version_of(local)
-        except Exception as error:  # whatever the tracker does, the training goes on
+        except Exception as error:  # whatever the tracker does, training goes on
             return reason(error)
         self.stats.artifacts_logged += 1
         return ""
 
-    def _lost(self, sent: dict[str, Version]) -> list[Failure]:
-        """What was acknowledged and is not there; or cannot be looked for, as the tracker has gone."""
-        assert self._sink is not None
-        try:
-            lost = dict.fromkeys(self._sink.missing(sent), "it was acknowledged, and is not there")
-        except Exception as error:
-            lost = dict.fromkeys(sent, reason(error))
-        self.stats.artifacts_logged -= len(lost)
-        return [Failure(name, why) for name, why in lost.items()]
-
     def flush(self, timeout_s: float) -> bool:
-        """See `ReconBackend`; nothing is ever left over."""
+        """Return True: nothing is ever pending."""
         return True
 
     def close(self, timeout_s: float) -> None:
-        """See `ReconBackend`; the animation is logged now."""
+        """Log what is made of all snapshots, such as the animation, and release the arrays."""
         if self._scan is not None:
             for failure in self._log_all(finish(self._history)):
                 _log.warning("%s could not be logged: %s", failure.path, failure.reason)
         self._arrays = self._layout = self._scan = None
 
     def summary(self) -> str:
-        """See `ReconBackend`."""
+        """Return one line about what became of the snapshots."""
         return f"Reconstructions: {self.stats}."
