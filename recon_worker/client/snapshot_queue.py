@@ -53,8 +53,7 @@ class SnapshotQueue:
         self.rejected = set[int]()
         """Generations with an artifact that the server does not accept for now."""
         self._settings = settings
-        self._arriving = False
-        self._draining = False
+        self._arriving = self._draining = False
         self._jobs: dict[int, Job] = {}
         """By generation; within each state in the order of their turns."""
 
