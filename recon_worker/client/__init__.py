@@ -3,7 +3,8 @@
 Runs in the training process on global rank zero. It may start processes and threads, hold signals, allocate shared
 memory and write to the spool; it does not load torch, and only `InlineBackend` renders or talks to MLflow.
 
-    backend         `ReconBackend`, the interface that the callback uses, and `InlineBackend`, without a worker
+    backend         `ReconBackend`, the interface that the callback uses
+    inline_backend  `InlineBackend`, which implements it without a worker
     recon_worker    `ReconWorker`, the backend with a worker: the order of launch, start, submit, flush and close
     snapshot_queue  `SnapshotQueue`: every snapshot's state, the overflow policy, retries
     job             `Job`: one snapshot on its way

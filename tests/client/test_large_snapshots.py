@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recon_worker.client.backend import InlineBackend
+from recon_worker.client.inline_backend import InlineBackend
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.slots import HEADER_BYTES
 from recon_worker.spool.outbox import Outbox
