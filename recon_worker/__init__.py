@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         SnapshotArrays,
         SnapshotLayout,
     )
-    from recon_worker.spool.outbox import RunTarget
+    from recon_worker.spool.run_target import RunTarget
 
 __all__ = [
     "DecodedImage",

@@ -1,4 +1,4 @@
-"""How the queue between the training and its worker behaves: `WorkerSettings`."""
+"""`WorkerSettings`: the queue between the training and its worker, and the worker's time limits."""
 
 import re
 from collections.abc import Iterator
@@ -9,20 +9,20 @@ from typing import Literal
 from recon_worker.system.folder_owner import why_not_ours
 
 MAX_DEPTH = 64
-"""Places of the queue at most: a worker that is so far behind does not catch up. Each takes a descriptor."""
+"""Largest queue depth: a worker further behind does not catch up, and each slot takes a descriptor."""
 MAX_AUTO_DEPTH = 16
-"""Places that `depth=None` may use."""
+"""Largest depth that `depth=None` grows to."""
 Overflow = Literal["spill", "drop-oldest", "block"]
 
 
 def default_queue_bytes(root: Path = Path("/")) -> int:
-    """A tenth of the memory that this process can still have; 1 GiB where the system does not tell.
+    """Return a tenth of the memory still available to this process; 1 GiB where the system does not report it.
 
-    The smallest counts of what the system has and of what is left to each cgroup that the process is in, such as that
-    of a Slurm job or of a container. Files that the kernel keeps in memory, and can give up, count as free.
+    Available is the minimum over the system and each cgroup around the process, such as that of a Slurm job or a
+    container. Reclaimable page cache counts as available.
 
     Args:
-        root: Where `proc` and `sys` are.
+        root: Folder that contains `proc` and `sys`.
     """
     free = [*_free_of_system(root), *_free_of_cgroups(root)]
     return max(0, min(free)) // 10 if free else 2**30
@@ -35,7 +35,7 @@ def _free_of_system(root: Path) -> Iterator[int]:
 
 
 def _free_of_cgroups(root: Path) -> Iterator[int]:
-    """Of the cgroup, and of those around it, as far as they have a limit (`man 7 cgroups`)."""
+    """Yield the memory left in the process's cgroup and in those around it that have a limit (`man 7 cgroups`)."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         hierarchy, controllers, path = line.split(":", 2)
         if hierarchy == "0":
@@ -48,18 +48,14 @@ def _free_of_cgroups(root: Path) -> Iterator[int]:
         own = top / path.lstrip("/")
         for group in (own, *own.parents):
             if group.is_relative_to(top):
-                yield from _free_of_cgroup(group, *names)
-
-
-def _free_of_cgroup(group: Path, limit: str, used: str, cached: str) -> Iterator[int]:
-    limit_text, used_text = _text(group / limit).strip(), _text(group / used).strip()
-    if limit_text.isdecimal() and used_text.isdecimal():  # not "max", and in a container not out of sight
-        in_cache = re.search(rf"^{cached} (\d+)$", _text(group / "memory.stat"), re.MULTILINE)
-        yield int(limit_text) - int(used_text) + (int(in_cache[1]) if in_cache else 0)
+                limit, used = (_text(group / name).strip() for name in names[:2])
+                if limit.isdecimal() and used.isdecimal():  # neither "max" nor, in a container, out of sight
+                    cached = re.search(rf"^{names[2]} (\d+)$", _text(group / "memory.stat"), re.MULTILINE)
+                    yield int(limit) - int(used) + (int(cached[1]) if cached else 0)
 
 
 def _text(file: Path) -> str:
-    """Its content; nothing where it is not there, as outside of Linux."""
+    """Read a file; empty if it does not exist, as outside Linux."""
     try:
         return file.read_text()
     except OSError:
@@ -68,37 +64,37 @@ def _text(file: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """How much may wait, what happens when the queue is full, and how long the end may take."""
+    """Size of the queue, what happens when it is full, and how long the worker and the end of the training may take."""
 
     spool_dir: Path
-    """Where what cannot be uploaded is kept."""
+    """Directory for everything that cannot be uploaded yet."""
     depth: int | None = 2
-    """Places for snapshots that wait, in memory as far as `queue_bytes` goes, the others in files of the spool, 1 to
-    64; None: as many as fit into memory, at least 1, at most 16, beginning with 2. `drop-oldest` has at least 2: the
-    worker holds one of them, and what it holds cannot be given up."""
+    """Slots for waiting snapshots, 1 to 64: in memory within `queue_bytes`, in files of the spool beyond it. None: 2 at
+    first, growing to as many as fit into memory, at most 16. `drop-oldest` uses at least 2, as the snapshot that the
+    worker holds cannot be dropped."""
     overflow: Overflow = "spill"
-    """When all places are taken: write to disk, give up the oldest waiting snapshot, or wait for a place, at most for
-    `flush_timeout_s`, and then write to disk."""
+    """When no slot is free: write the snapshot to disk, drop the oldest waiting one, or block the training until a slot
+    is free, for at most `flush_timeout_s`, and then write to disk."""
     spill_bytes: int = 10 * 2**30
-    """Snapshots that wait on disk at most; beyond, the oldest waiting one there is given up. One that is captured in a
-    file counts when it is complete."""
+    """Limit for snapshots that wait on disk, in bytes; beyond it the oldest of them is dropped. A snapshot that is
+    captured in a file counts once it is complete."""
     queue_bytes: int = field(default_factory=default_queue_bytes)
-    """Memory that waiting snapshots may take. What does not fit is captured in a file."""
+    """Memory for waiting snapshots, in bytes. Those that do not fit are captured in files."""
     flush_timeout_s: float = 300.0
-    """How long the end of the training may be delayed for what is left."""
+    """Time for which the end of the training may be delayed to log what is left, in seconds."""
     silence_s: float = 120.0
-    """A worker that holds a snapshot and says nothing for so long, and a second more for every 4 MiB of it, hangs. It
-    is replaced."""
+    """A worker that holds a snapshot counts as hung, and is replaced, after this time without a message, in seconds;
+    one second more for every 4 MiB of the snapshot."""
 
     def __post_init__(self) -> None:
         if self.depth is not None and not 1 <= self.depth <= MAX_DEPTH:
             raise ValueError(f"depth is {self.depth}; allowed: 1 to {MAX_DEPTH}, or None to let it adapt.")
-        object.__setattr__(self, "spool_dir", self.spool_dir.absolute())  # whatever the working directory is later
+        object.__setattr__(self, "spool_dir", self.spool_dir.absolute())  # the working directory may change
         refusal = why_not_ours(self.spool_dir, shared=True) if self.spool_dir.is_dir() else None
         if refusal:
             raise ValueError(f"spool_dir {self.spool_dir} cannot be used: {refusal}. Choose a folder of your own.")
 
     @property
     def min_depth(self) -> int:
-        """Places that there are in any case."""
+        """Smallest number of slots that the overflow policy works with."""
         return 2 if self.overflow == "drop-oldest" else 1

@@ -1,53 +1,78 @@
-"""The count of what became of each snapshot: `submitted = logged + dropped + spooled + failed` at the end."""
+"""`Ledger`: counts the fate of every snapshot. At the end `submitted = logged + dropped + spooled + failed`."""
 
 from dataclasses import dataclass
+
+from recon_worker.client.job import EVENTS, Job
 
 
 @dataclass(kw_only=True)
 class Ledger:
-    """Counts of one run. Snapshots that are still on their way are `pending`."""
+    """Counts of one run. Snapshots still in progress are `pending`."""
 
     submitted: int = 0
-    """Snapshots handed over."""
+    """Snapshots submitted."""
     logged: int = 0
     """Snapshots whose artifacts have all been uploaded."""
     dropped: int = 0
-    """Snapshots given up for newer ones."""
+    """Snapshots discarded in favour of newer ones."""
     spooled: int = 0
-    """Snapshots kept on disk, to be uploaded later."""
+    """Snapshots left on disk for a later upload."""
     failed: int = 0
-    """Snapshots of which at least one artifact could not be made or uploaded."""
+    """Snapshots with at least one artifact that could not be made or uploaded."""
     failed_in_part: int = 0
-    """Of those that failed: the ones whose other artifacts are kept on disk, to be uploaded later."""
+    """Failed snapshots whose remaining artifacts are left on disk for a later upload."""
     artifacts_logged: int = 0
-    """Single artifacts uploaded."""
+    """Artifacts uploaded."""
     artifacts_failed: int = 0
-    """Single artifacts that could not be made or uploaded."""
+    """Artifacts that could not be made or uploaded."""
 
     spilled: int = 0
-    """Snapshots that went over the disk because the queue was full."""
+    """Snapshots written to disk because the queue was full."""
     waited: int = 0
-    """Snapshots that had the training wait for a place in the queue (`block`)."""
+    """Snapshots for which the training waited for a free slot (overflow policy `block`)."""
     high_water: int = 0
-    """Most snapshots that were in the queue at once."""
+    """Largest number of snapshots in the queue at once."""
     retries: int = 0
-    """Uploads that had to be tried again."""
+    """Upload attempts that were repeated."""
     restarts: int = 0
     """Worker processes that died."""
 
     @property
     def pending(self) -> int:
-        """Snapshots submitted and not yet accounted for."""
+        """Snapshots submitted but not yet logged, dropped, spooled or failed."""
         return self.submitted - self.logged - self.dropped - self.spooled - self.failed
 
-    @property
-    def _in_part(self) -> str:
-        if not self.failed_in_part:
-            return ""
-        return f"; of {self.failed_in_part} failed, the artifacts that could be made are spooled"
+    def metrics(self) -> dict[str, float]:
+        """Counts that are logged as MLflow metrics with each snapshot."""
+        return {
+            "high_water": self.high_water,
+            "spilled": self.spilled,
+            "dropped": self.dropped,
+            "waited": self.waited,
+            "failed": self.failed,
+            "restarts": self.restarts,
+        }
+
+    def count_logged(self, job: Job) -> None:
+        """Count a rendered snapshot whose artifacts are all in MLflow."""
+        self.artifacts_logged += job.artifacts
+        self.artifacts_failed += job.failures
+        if job.generation != EVENTS:
+            self.logged += not job.failures
+            self.failed += bool(job.failures)
+
+    def count_left(self, job: Job) -> None:
+        """Count a rendered snapshot whose artifacts stay in the outbox."""
+        self.artifacts_failed += job.failures
+        if job.generation != EVENTS:
+            self.spooled += not job.failures
+            self.failed += bool(job.failures)
+            self.failed_in_part += bool(job.failures and job.artifacts)
 
     def __str__(self) -> str:
+        partly = f"; of {self.failed_in_part} failed, the artifacts that could be made are spooled"
         return (
             f"{self.submitted} submitted = {self.logged} logged + {self.dropped} dropped + {self.spooled} spooled + "
-            f"{self.failed} failed ({self.artifacts_logged} artifacts, {self.artifacts_failed} failed{self._in_part})"
+            f"{self.failed} failed ({self.artifacts_logged} artifacts, {self.artifacts_failed} failed"
+            f"{partly if self.failed_in_part else ''})"
         )

@@ -1,8 +1,7 @@
-"""One worker process, seen from the training process: start it, talk to it, end it.
+"""`WorkerProcess`: one worker process as the training process sees it. Starts it, talks to it, ends it.
 
-The child is `recon_worker.worker.loop` with inherited descriptors. It does not import the user's `__main__`, sees no
-GPU, has an environment (`child_environment`) and a session of its own, and dies with nothing of the training
-process's.
+The child runs `recon_worker.worker.loop` with inherited descriptors. It does not import the user's `__main__`, sees no
+GPU, has its own environment (`child_environment`) and session, and is not killed along with the training process.
 """
 
 import contextlib
@@ -24,21 +23,21 @@ from recon_worker.system.child_environment import child_command, child_environme
 from recon_worker.system.handover import HURRY, SPOOL
 
 _STDERR_CHARACTERS = 600
-"""Of what led to the exception."""
+"""Shown of the output before the exception."""
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Warning)\b")
 _EXIT_WAIT_S = 2.0
 _MESSAGE_WAIT_S = 1.5
-"""A message that has begun must be over after this time, in either direction: a stopped process must stop nobody."""
+"""Limit for one message, in either direction: a worker that is stopped must not stop the training."""
 
 
 class WorkerProcess:
     """A running worker.
 
     Args:
-        brief: Descriptor of the memory with what there is to know about the run.
-        slots: Descriptors of the slots.
-        linger_s: How long it may go on when this process is dead.
-        spool: See `hand_over`; none before there is a spool.
+        brief: Descriptor of the shared memory that describes the run (`codec.dump_brief`).
+        slots: Descriptors of the queue's slots.
+        linger_s: How long the worker may continue after the death of this process.
+        spool: Descriptors as for `hand_over`; None before the run has a spool.
 
     Raises:
         OSError: The process cannot be started.
@@ -46,7 +45,7 @@ class WorkerProcess:
 
     def __init__(self, brief: int, slots: Sequence[int], linger_s: float, spool: tuple[int, int] | None = None) -> None:
         self._connection, child_end = Pipe()
-        _bound(self._connection)
+        _limit_message_time(self._connection)
         self._handover, child_handover = socket.socketpair()
         self._stderr = create_memory("recon-log-stderr")
         if spool is not None:
@@ -72,18 +71,18 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Of the worker."""
+        """Process id of the worker."""
         return self._process.pid
 
     def hand_over(self, lock: int, folder: int) -> None:
-        """Have the worker hold a run's spool from now on: even if it is stopped, and never looks at what it was given.
+        """Make the worker hold the run's spool from now on, even if it is stopped and never receives the descriptors.
 
         Args:
             lock: Descriptor of the spool's lock.
-            folder: Of its folder: the name may lead elsewhere when a worker comes to it.
+            folder: Descriptor of its folder. By the time the worker opens it, its name may lead elsewhere.
         """
         with contextlib.suppress(OSError):  # it is dead
-            socket.send_fds(self._handover, [SPOOL], [lock, folder])  # what is on its way is held like an open file
+            socket.send_fds(self._handover, [SPOOL], [lock, folder])  # descriptors in transit stay open
 
     def hurry(self) -> None:
         """Tell the worker to stop yielding to other processes."""
@@ -91,10 +90,10 @@ class WorkerProcess:
             self._handover.send(HURRY, socket.MSG_DONTWAIT)
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Tell the worker. A dead one is noticed by `receive`.
+        """Send a message. A dead worker is noticed by `receive`.
 
         Raises:
-            TimeoutError: The worker does not read.
+            TimeoutError: The worker does not read its messages.
         """
         try:
             self._connection.send_bytes(json.dumps(message).encode())
@@ -104,11 +103,11 @@ class WorkerProcess:
             pass
 
     def receive(self, timeout_s: float, wake: int) -> dict[str, Any] | None:
-        """The next message; None after a while, or as soon as the descriptor `wake` can be read.
+        """Return the next message; None after `timeout_s`, or as soon as the descriptor `wake` is readable.
 
         Raises:
             EOFError: The worker is dead.
-            TimeoutError: It stopped in the middle of a message.
+            TimeoutError: The worker stopped in the middle of a message.
         """
         try:
             ready = wait([self._connection, wake], timeout_s)
@@ -120,18 +119,18 @@ class WorkerProcess:
         except OSError as error:
             raise EOFError from error
         if not ready and self._process.poll() is not None:
-            raise EOFError  # its end of the pipe lives on in a process that was forked while it was started
+            raise EOFError  # a process forked during its start keeps its end of the pipe open
         return None
 
     def end(self, *, kill: bool = False) -> str:
-        """Wait for the worker's end, briefly, then kill it; says how it ended and what it wrote to stderr."""
+        """Wait briefly for the worker to exit, then kill it. Returns how it ended and its last words on stderr."""
         how = end_process(self._process, 0.0 if kill else _EXIT_WAIT_S)
         said = last_words(read_all(self._stderr).decode(errors="replace"))
         self.close_descriptors()
         return f"{how}{'; it said: ' + said if said else ''}"
 
     def close_descriptors(self) -> None:
-        """Close this process's ends; also in a forked child, which must not keep the pipe open."""
+        """Close this process's ends. A forked child does so too, so that it does not keep the pipe open."""
         self._connection.close()
         self._handover.close()
         if self._stderr >= 0:
@@ -139,8 +138,8 @@ class WorkerProcess:
             self._stderr = -1
 
 
-def _bound(connection: Connection) -> None:
-    """Have reads and writes end with an error after `_MESSAGE_WAIT_S`."""
+def _limit_message_time(connection: Connection) -> None:
+    """Make reads and writes that block for `_MESSAGE_WAIT_S` fail with BlockingIOError."""
     limit = struct.pack("ll", int(_MESSAGE_WAIT_S), int(_MESSAGE_WAIT_S % 1 * 1e6))
     with socket.socket(fileno=os.dup(connection.fileno())) as end:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
@@ -148,27 +147,24 @@ def _bound(connection: Connection) -> None:
 
 
 def end_process(process: "subprocess.Popen[bytes]", patience_s: float) -> str:
-    """Wait for a process, then kill it; says how it ended. A SIGKILL that is not ours is often the kernel's."""
+    """Wait for a process, then kill it. Returns how it ended, such as "exit code 1" or "killed by SIGSEGV"."""
     try:
-        return _describe_exit(process.wait(patience_s))
+        status = process.wait(patience_s)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
         return "ended by this program"
-
-
-def _describe_exit(status: int) -> str:
     if status >= 0:
         return f"exit code {status}"
     try:
         name = signal.Signals(-status).name
     except ValueError:  # a real-time signal
         name = f"signal {-status}"
-    return f"killed by {name}" + (", often out of memory" if name == "SIGKILL" else "")
+    return f"killed by {name}" + (", often out of memory" if name == "SIGKILL" else "")  # by the kernel
 
 
 def last_words(text: str) -> str:
-    """What a process wrote last, from the beginning of a line: the exception first, then what led to it."""
+    """Return the end of a process's stderr, from the start of a line: the exception first, then what preceded it."""
     lines = text.strip().splitlines()
     number = next((n for n in reversed(range(len(lines))) if _EXCEPTION.match(lines[n])), len(lines) - 1)
     said, rest = lines[number:], lines[:number]

@@ -1,7 +1,7 @@
-"""Holds signals back while something must not be cut in two.
+"""`HeldSignals`: delays signals while something must not be interrupted.
 
-Python runs signal handlers between any two instructions of the main thread: a Ctrl-C that lands in the middle of
-`submit` would leave a snapshot that is counted and lies nowhere.
+Python runs signal handlers between any two instructions of the main thread: a Ctrl-C in the middle of `submit` would
+leave a snapshot that is counted but stored nowhere.
 """
 
 import signal
@@ -9,28 +9,28 @@ import threading
 from types import FrameType
 from typing import Any
 
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+_HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class HeldSignals:
-    """Signals that arrive inside `with` take effect at its end. Elsewhere than in the main thread it does nothing.
+    """Delivers signals that arrive inside `with` at its end. Does nothing outside the main thread.
 
-    What the process ignores stays ignored, but for SIGINT: Lightning ignores that while callbacks flush, and a
+    Signals that the process ignores stay ignored, except SIGINT: Lightning ignores it while callbacks flush, but a
     second Ctrl-C is meant to end the flush.
     """
 
     def __init__(self) -> None:
         self.arrived: list[int] = []
-        """Signals that wait, in the order of their arrival."""
+        """Pending signals, in order of arrival."""
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "HeldSignals":
         if threading.current_thread() is not threading.main_thread():
             return self
         try:
-            for name in _NAMES:
-                self._hold(getattr(signal, name))
-        except BaseException:  # a handler that was not replaced yet has raised
+            for number in _HELD:
+                self._hold(number)
+        except BaseException:  # raised by a handler that was not replaced yet
             self._restore()
             raise
         return self
@@ -40,13 +40,13 @@ class HeldSignals:
         _deliver(self.arrived)
 
     def forget(self, number: int) -> None:
-        """Drop a signal that has been obeyed."""
+        """Drop a signal that has had its effect."""
         self.arrived = [one for one in self.arrived if one != number]
 
     def _hold(self, number: int) -> None:
         handler = signal.getsignal(number)
         if handler is None or (handler is signal.SIG_IGN and number != signal.SIGINT):
-            return  # set by another language, or ignored
+            return  # installed by non-Python code, or ignored
         self._handlers[number] = handler
         signal.signal(number, self._note)
 
@@ -61,7 +61,7 @@ class HeldSignals:
 
 
 def _deliver(numbers: list[int]) -> None:
-    """Each of them, even if the handler of an earlier one raises."""
+    """Raise each signal, even if the handler of an earlier one raises an exception."""
     if numbers:
         try:
             signal.raise_signal(numbers[0])

@@ -1,325 +1,300 @@
-"""The bounded queue: what becomes of snapshots, from `acquire` until their artifacts are in MLflow. No processes here.
+"""`SnapshotQueue`: the bounded queue that keeps each snapshot from `acquire` until its artifacts are in MLflow.
 
-    acquire -> a place, in memory or in a file (`places`); room elsewhere when all are taken
-    submit  -> waiting: in its place, or, by the overflow policy, in a file; or an older one is given up
-    take    -> in flight: with the worker              give_back -> waiting again: the worker died; after two such
-                                                                    deaths it is parked until all others are done
-    rendered -> uploading: the place is free again     logged    -> counted
-    spool_rest: what is left at the end stays on disk
+    acquire -> submit -> WAITING -> take -> IN_FLIGHT -> rendered -> UPLOADING -> logged
+                          ^   `-> dropped      |-> worker died: WAITING; after two deaths PARKED, after three set aside
+                          |                    |-> unreadable: WAITING; after three attempts set aside
+                          `-- POSTPONED <------'   the machine was short of memory, disk or descriptors
 
-One lock guards all of it; `changed` is notified whenever something that a caller may wait for has happened.
+The training thread submits, the supervisor's thread takes. One lock, `changed`, guards the jobs, their memory and the
+ledger; it is notified of everything that a caller may wait for. At the end `leave` keeps on disk what is left.
 """
 
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from recon_worker.client.backlog import Backlog
-from recon_worker.client.depth_advice import Job, Times
+from recon_worker.client.job import EVENTS, Job, State
 from recon_worker.client.ledger import Ledger
-from recon_worker.client.places import Acquired, Places
-from recon_worker.client.uploads import Uploads
+from recon_worker.client.slot_memory import SlotMemory
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.records import Snapshot, SnapshotArrays, SnapshotLayout
-from recon_worker.snapshot.slots import Slot
-from recon_worker.spool.outbox import Outbox
-from recon_worker.spool.snapshot_file import RawFile
 from recon_worker.system.messages import message_log, size_text
 
 _log = message_log(__name__)
 
+_TO_RENDER = (State.WAITING, State.IN_FLIGHT, State.POSTPONED, State.PARKED)
+_ATTEMPTS_BEFORE_PARKED, _MAX_ATTEMPTS = 2, 3
+_SHORTAGES_PER_FLUSH = 4
+"""Attempts per snapshot during a flush while the machine stays short of resources."""
 _ARRIVAL_WAIT_S = 2.0
 _POLL_S = 0.2
 
 
 class SnapshotQueue:
-    """See above. Every method may be called from any thread.
+    """Jobs in all their states, their memory and their ledger.
 
     Args:
-        settings: Depth, overflow, limits.
+        settings: Depth, overflow policy and limits.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.stats = Ledger()
-        self.history: list[Times] = []
+        self.history: list[Job] = []
+        """All snapshots submitted, for the table of events."""
+        self.memory = SlotMemory(settings)
         self.changed = threading.Condition()
         self.closed = False
-        """No snapshot is taken any more."""
+        """No further snapshot is accepted."""
         self.abandoned = False
-        """Nobody takes snapshots out any more: waiting for that is no use."""
+        """No worker will take snapshots any more."""
         self.refused = False
-        """The server refuses what is rendered: waiting for its upload is no use."""
+        """The server refuses all uploads for now."""
+        self.rejected = set[int]()
+        """Generations with an artifact that the server does not accept for now."""
         self._settings = settings
-        self._places = Places(settings)
-        self._acquired: Acquired | None = None
-        self._generation = 0
-        self._arriving = False
-        self._backlog = Backlog(self._places, self.stats, settings.spill_bytes)
-        self._draining = False
-        self._uploads = Uploads(self.stats)
+        self._arriving = self._draining = False
+        self._jobs: dict[int, Job] = {}
+        """By generation; within each state in the order of their turns."""
 
-    def open(self, outbox: Outbox, layout: SnapshotLayout) -> None:
-        """Say where files go and how large snapshots are."""
+    def in_state(self, *states: State) -> list[Job]:
+        """Return the jobs in these states, each in the order of their turns."""
         with self.changed:
-            self._backlog.open(outbox)
-            self._places.open(outbox, layout.nbytes)
-            in_memory = len(self._places.in_memory)
-            if in_memory < self.depth:
-                _log.warning(
-                    "A snapshot of this run takes %s and the queue may take %s of memory (--recon-log-queue-gib): "
-                    "%d of its %d places are in memory, the others are files in %s.",
-                    size_text(layout.nbytes), size_text(self._settings.queue_bytes), in_memory, self.depth,
-                    outbox.folder,
-                )  # fmt: skip
-
-    @property
-    def depth(self) -> int:
-        """Snapshots that may wait before the overflow policy is asked."""
-        return self._places.depth
-
-    @property
-    def slots(self) -> list[Slot]:
-        """All memory there may be, for the worker to inherit."""
-        return self._places.slots
-
-    @property
-    def slots_in_use(self) -> list[Slot]:
-        """The first of `slots`: those that snapshots of this run lie in."""
-        return self._places.in_memory
-
-    @property
-    def files(self) -> list[Path]:
-        """What snapshots of this run that find no room in memory are captured in."""
-        return self._places.files
-
-    # --- the training thread ---------------------------------------------------------------------------------------
-
-    def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
-        """Arrays for the next snapshot, somewhere. Never waits.
-
-        Raises:
-            OSError: They must lie in a file, and none can be made. The snapshot counts as failed.
-        """
-        with self.changed:
-            self.give_back_acquired()
-            try:
-                self._acquired = self._places.acquire(layout, closed=self.closed)
-            except OSError as error:
-                self.stats.submitted += 1
-                self._backlog.lose("A reconstruction", f"{size_text(layout.nbytes)} for it cannot be had: {error}")
-                raise
-            return self._acquired.arrays
-
-    @property
-    def reuses_memory(self) -> bool:
-        """Whether what was acquired last is memory that later snapshots will lie in too."""
-        return self._acquired is not None and self._acquired.file is None
-
-    def give_back_acquired(self) -> None:
-        """Forget arrays that were acquired and will not be submitted."""
-        with self.changed:
-            acquired, self._acquired = self._acquired, None
-            if acquired is not None:
-                self._give_up(acquired)
-
-    def _give_up(self, acquired: Acquired) -> None:
-        if acquired.place is not None:  # its file, if that is what it is, will be used again
-            self._places.release(acquired.place)
-            self.changed.notify_all()
-        elif acquired.file is not None:
-            acquired.file.discard()
-
-    def submit(self, snapshot: Snapshot, interrupted: Callable[[], bool] = lambda: False) -> None:
-        """Take the snapshot whose arrays were acquired last; `interrupted` ends the wait of `block`."""
-        with self.changed:
-            acquired, self._acquired = self._acquired, None
-            if acquired is None:
-                raise RuntimeError("submit without acquire: write the snapshot into the arrays that acquire returns.")
-            self.stats.submitted += 1
-            if self.closed:
-                self._lose(snapshot.epoch, "the worker was closed already")
-                if acquired.file is not None:
-                    acquired.file.discard()
-                return
-            self._generation += 1
-            job = acquired.job(self._generation, snapshot)
-            self._arriving = True
-            try:
-                self._enqueue(job, acquired.file, interrupted)
-            except (OSError, MemoryError, ValueError) as error:
-                self._lose(job.epoch, f"it cannot be kept: {error}")
-                self._backlog.forget_place(job)
-                if acquired.file is not None:
-                    acquired.file.discard()
-            finally:
-                self._arriving = False
-                self.changed.notify_all()
-
-    def _enqueue(self, job: Job, file: RawFile | None, interrupted: Callable[[], bool]) -> None:
-        """Have the job wait where it is, in a place that is free by now, or as the overflow policy says."""
-        self.history.append(job.times)
-        outside = job.place is None
-        if outside:
-            job.place = self._place_for_overflow(job.times, interrupted)
-        if file is not None or job.place is None or self.abandoned:
-            spilled = job.place is None
-            self.stats.spilled += self._backlog.wait_in_file(job, file) and spilled
-            if self.abandoned:  # nobody will ever free it
-                self._backlog.forget_place(job)
-        else:
-            self._backlog.wait_in_memory(job, from_overflow=outside)
-        self.stats.high_water = max(self.stats.high_water, self.to_render)
-
-    def _place_for_overflow(self, times: Times, interrupted: Callable[[], bool]) -> int | None:
-        if self._settings.overflow == "block" and not (self._places.any_free or self._ends(interrupted)):
-            self._wait_for_a_place(times, interrupted)
-        if self.abandoned or self.closed:
-            return None
-        if self._settings.overflow == "drop-oldest" and not self._places.any_free:
-            self._backlog.drop_oldest()
-        return self._places.take()
-
-    def _wait_for_a_place(self, times: Times, interrupted: Callable[[], bool]) -> None:
-        """Until one is free, nobody will free one, or the time is over; the snapshot then goes to a file."""
-        self.stats.waited += 1
-        began = time.monotonic()
-        while not (self._places.any_free or self._ends(interrupted)):
-            left_s = began + self._settings.flush_timeout_s - time.monotonic()
-            if left_s <= 0:
-                break
-            self.changed.wait(min(_POLL_S, left_s))
-        times.waited_s = time.monotonic() - began
-
-    def _ends(self, interrupted: Callable[[], bool]) -> bool:
-        return self.abandoned or self.closed or interrupted()
-
-    def _lose(self, epoch: int, reason: str) -> None:
-        self._backlog.lose(f"The reconstruction of epoch {epoch}", reason)
-
-    # --- what the worker does --------------------------------------------------------------------------------------
-
-    def take(self) -> Job | None:
-        """See `Backlog.take`."""
-        with self.changed:
-            return self._backlog.take(last_chance=self._draining)
-
-    def began(self) -> None:
-        """See `Backlog.began`."""
-        with self.changed:
-            self._backlog.began()
-
-    def give_back(self) -> None:
-        """See `Backlog.give_back`."""
-        with self.changed:
-            self._backlog.give_back()
-            self.changed.notify_all()
-
-    def abandon(self) -> None:
-        """No worker will come: keep on disk what waits, and what comes."""
-        with self.changed:
-            self.abandoned = True
-            self._backlog.move_to_files()
-            self.changed.notify_all()
-
-    def rendered(self, message: dict[str, Any]) -> None:
-        """See `Backlog.rendered`."""
-        with self.changed:
-            job = self._backlog.rendered(message)
-            if job is not None:
-                self._uploads.add(job)
-            self.changed.notify_all()
-
-    def upload_events(self) -> None:
-        """Expect the table of events to be logged."""
-        with self.changed:
-            self._uploads.expect_events()
-
-    def finished(self, artifacts: int, failures: int) -> None:
-        """So much was made beside the table of events."""
-        with self.changed:
-            self._uploads.finished(artifacts, failures)
-
-    def put_aside(self, generation: int) -> None:
-        """The server does not take one of a snapshot's artifacts: it is not waited for."""
-        with self.changed:
-            self._uploads.put_aside(generation)
-            self.changed.notify_all()
-
-    def reconsider(self) -> bool:
-        """Wait for what was refused or put aside too, as it is tried again; whether there is any."""
-        with self.changed:
-            any_aside, refused, self.refused = self._uploads.reconsider(), self.refused, False
-            return any_aside or refused
-
-    def logged(self, generation: int) -> None:
-        """All artifacts of a snapshot are in MLflow."""
-        with self.changed:
-            self._uploads.logged(generation)
-            self.changed.notify_all()
-
-    # --- how it stands ---------------------------------------------------------------------------------------------
+            return [job for state in states for job in self._jobs.values() if job.state is state]
 
     @property
     def to_render(self) -> int:
-        """Snapshots that are not rendered yet."""
-        return len(self._backlog)
+        """Number of snapshots not rendered yet."""
+        return len(self.in_state(*_TO_RENDER))
 
     @property
     def to_upload(self) -> int:
-        """Snapshots that are rendered and may still get into MLflow, the table of events among them."""
-        return len(self._uploads)
+        """Number of rendered snapshots, and of tables of events, that may still reach MLflow."""
+        return len({job.generation for job in self.in_state(State.UPLOADING)} - self.rejected)
 
     @property
     def in_flight(self) -> bool:
         """Whether the worker holds a snapshot."""
-        return self._backlog.in_flight
+        return bool(self.in_state(State.IN_FLIGHT))
 
-    @property
-    def unlogged(self) -> dict[str, int]:
-        """Epoch -> generation of what is rendered and not in MLflow yet."""
-        return self._uploads.generations
+    # --- training: from any thread ----------------------------------------------------------------------------------
 
-    def metrics(self, job: Job) -> dict[str, float]:
-        """Numbers about the queue, as it is when a snapshot leaves it; the worker adds lag and retries."""
-        counts = ("high_water", "spilled", "dropped", "waited", "failed", "restarts")
-        return {
-            **{name: getattr(self.stats, name) for name in counts},
-            "depth": self.depth,
-            "waiting": self._backlog.n_waiting,
-            "stall_ms": 1e3 * job.times.stall_s,
-        }
+    def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
+        """Return arrays for the next snapshot. Never waits.
+
+        Raises:
+            OSError: The arrays must lie in a file, and none can be made. The snapshot counts as failed.
+        """
+        with self.changed:
+            try:
+                return self.memory.acquire(layout, closed=self.closed)
+            except OSError as error:
+                self.stats.submitted += 1
+                self._fail("A reconstruction", f"{size_text(layout.nbytes)} cannot be allocated for it: {error}")
+                raise
+            finally:
+                self.changed.notify_all()
+
+    def submit(self, snapshot: Snapshot, interrupted: Callable[[], bool] = lambda: False) -> None:
+        """Accept the snapshot whose arrays were acquired last; `interrupted` ends the wait of policy `block`."""
+        with self.changed:
+            job = self.memory.claim(len(self.history) + 1, snapshot)
+            self.stats.submitted += 1
+            self._arriving = True
+            try:
+                if self.closed:
+                    raise OSError("the worker is closed")
+                self.history.append(job)
+                self._enqueue(job, interrupted)
+            except (OSError, MemoryError, ValueError) as error:
+                reason = str(error) or type(error).__name__
+                self._fail(f"The reconstruction of epoch {job.epoch}", f"it cannot be stored: {reason}")
+                self.memory.discard(job)
+            finally:
+                self._arriving = False
+                self.changed.notify_all()
+
+    def _enqueue(self, job: Job, interrupted: Callable[[], bool]) -> None:
+        """Store the job in its slot, in one that has become free, or in a file."""
+        if job.slot is None:
+            self._apply_overflow_policy(job, interrupted)
+        # Nobody would ever free a slot of an abandoned queue.
+        in_slot = not (self.abandoned or self.closed) and (job.slot is not None or self.memory.any_free)
+        spilled = job.slot is None and not in_slot
+        while self.memory.exceeds_disk_limit(job, in_slot=in_slot) and self._drop_oldest(on_disk=True):
+            pass
+        self.memory.store(job, in_slot=in_slot)
+        self._jobs[job.generation] = job
+        self.stats.spilled += spilled
+        self.stats.high_water = max(self.stats.high_water, self.to_render)
+
+    def _apply_overflow_policy(self, job: Job, interrupted: Callable[[], bool]) -> None:
+        """Wait for a free slot or make one, if the policy says so; otherwise the job goes to a file."""
+
+        def wait_is_over() -> bool:
+            return self.memory.any_free or self.abandoned or self.closed or interrupted()
+
+        if self._settings.overflow == "block" and not wait_is_over():
+            self.stats.waited += 1
+            began = time.monotonic()
+            while not wait_is_over() and (left_s := began + self._settings.flush_timeout_s - time.monotonic()) > 0:
+                self.changed.wait(min(_POLL_S, left_s))
+            job.waited_s = time.monotonic() - began
+        elif self._settings.overflow == "drop-oldest" and not (self.memory.any_free or self.abandoned):
+            self._drop_oldest(on_disk=False)
+
+    def _drop_oldest(self, *, on_disk: bool) -> bool:
+        """Discard the job that has waited longest, of all or of those on disk. Returns False if there is none."""
+        for job in self.in_state(State.POSTPONED, State.WAITING):
+            if job.path is not None or not on_disk:
+                self.stats.dropped += 1
+                self.memory.discard(self._jobs.pop(job.generation))
+                return True
+        return False
 
     def wait_empty(self, deadline: float, report: Callable[[str], None], interrupted: Callable[[], bool]) -> bool:
-        """Wait until nothing is left; False when the time (monotonic) is over or nobody works on it."""
+        """Wait until everything is in MLflow. Returns False at the deadline (monotonic) or if nothing can be done."""
         with self.changed:
             self._draining = True
-            self._backlog.try_again()
-            while self._worth_waiting() and time.monotonic() < deadline and not interrupted():
+            for job in self.in_state(State.POSTPONED):
+                job.shortages, job.due_s = 0, 0.0
+            while not (self.abandoned or interrupted()) and time.monotonic() < deadline:
+                exhausted = [j for j in self.in_state(State.POSTPONED) if j.shortages >= _SHORTAGES_PER_FLUSH]
+                if len(exhausted) == self.to_render and (self.refused or not self.to_upload):
+                    break
                 report(f"{self.to_render} to render, {self.to_upload} to upload to the tracking server")
                 self.changed.wait(min(_POLL_S, max(0.0, deadline - time.monotonic())))
             self._draining = False
             return not (self.to_render or self.to_upload)
 
-    def _worth_waiting(self) -> bool:
-        return not self.abandoned and bool(self._backlog.worth_waiting or (self.to_upload and not self.refused))
-
-    # --- the end ---------------------------------------------------------------------------------------------------
-
-    def stop_taking(self) -> None:
-        """Take no further snapshot; one whose producer waits for a slot goes to a file."""
+    def stop_accepting(self) -> None:
+        """Accept no further snapshot; one that waits for a slot goes to a file."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
             self.changed.wait_for(lambda: not self._arriving, _ARRIVAL_WAIT_S)
 
-    def spool_rest(self) -> None:
-        """Keep everything that is left on disk."""
+    def leave(self) -> None:
+        """Keep on disk, and count, everything that is not in MLflow."""
         with self.changed:
-            self._backlog.leave()
-            self._uploads.leave()
+            for job in self.in_state(*_TO_RENDER):
+                self.stats.spooled += self._spill(job)
+            for job in self.in_state(State.UPLOADING):
+                self.stats.count_left(job)
+            self._jobs.clear()
 
-    def close(self) -> None:
-        """Give everything back."""
-        self._places.close()
+    # --- supervisor: it holds `changed`, and notifies, except for `abandon` -----------------------------------------
+
+    def take(self) -> Job | None:
+        """Pass the next job to the worker: a waiting one, else a postponed one that is due. None while it holds one.
+
+        During a flush nothing else will arrive: parked jobs get their last attempt, and postponed ones a few.
+        """
+        if self.in_flight:
+            return None
+        due = [job for job in self.in_state(State.POSTPONED) if job.due_s <= time.monotonic()]
+        if self._draining:
+            due = [job for job in due if job.shortages < _SHORTAGES_PER_FLUSH] + self.in_state(State.PARKED)
+        job = next(iter(self.in_state(State.WAITING) + due), None)
+        if job is not None:
+            job.state = State.IN_FLIGHT
+        return job
+
+    def began(self) -> None:
+        """Note that the worker begins to render: if it dies now, the snapshot in flight may be the cause."""
+        for job in self.in_state(State.IN_FLIGHT):
+            job.attempts += 1
+
+    def worker_died(self) -> None:
+        """Requeue the job in flight: in front, behind all others after two deaths; set it aside after three."""
+        for job in self.in_state(State.IN_FLIGHT):
+            died = f"{job.attempts} workers died over the snapshot of epoch {job.epoch}"
+            if job.attempts < _ATTEMPTS_BEFORE_PARKED:
+                job.state = State.WAITING  # it has kept its turn
+            elif job.attempts >= _MAX_ATTEMPTS:
+                self._set_aside(job, died)
+            elif self._spill(job):
+                _log.warning("%s: the others go first.", died)
+                self._requeue(job, State.PARKED)
+
+    def abandon(self) -> None:
+        """Move waiting snapshots to disk, now and from now on, as no worker will come."""
+        with self.changed:
+            self.abandoned = True
+            for job in self.in_state(State.WAITING, State.POSTPONED):
+                self._spill(job)
+            self.changed.notify_all()
+
+    def rendered(self, report: dict[str, Any]) -> None:
+        """Record the worker's report on the job in flight. Requeues one that it could not read, or not render now."""
+        job, failures = self._jobs.get(report["generation"]), report["failures"]
+        if job is None or job.state is not State.IN_FLIGHT:
+            return
+        name = f"The snapshot of epoch {job.epoch}"
+        if report["short"]:
+            if not job.shortages:
+                _log.warning("%s cannot be rendered now (%s); it is kept and tried again.", name, failures[-1][1])
+            job.postpone()
+            self._requeue(job, State.POSTPONED)
+        elif report["unread"] and job.attempts < _MAX_ATTEMPTS:
+            _log.warning("%s cannot be read (%s); it is tried again.", name, failures[0][1])
+            self._requeue(job, State.WAITING)
+        elif report["unread"]:
+            self._set_aside(job, f"{name} could not be read in {job.attempts} attempts ({failures[0][1]})")
+        else:
+            job.record_rendered(report)
+            if failures:
+                text = "Epoch %d: %d artifacts failed, the first being %s: %s"
+                _log.warning(text, job.epoch, job.failures, *failures[0])
+                self.memory.release(job)  # not its file: the worker keeps that under another name
+            else:
+                self.memory.discard(job)
+
+    def _requeue(self, job: Job, state: State) -> None:
+        """Change a job's state and move it behind the others."""
+        job.state = state
+        self._jobs[job.generation] = self._jobs.pop(job.generation)
+
+    def _set_aside(self, job: Job, cause: str) -> None:
+        """Give up a job, keeping its snapshot under a name that nothing tries again."""
+        del self._jobs[job.generation]
+        try:
+            kept = self.memory.set_aside(job)
+        except OSError as error:  # somebody has removed its file, or the disk accepts no changes
+            self._fail(f"The reconstruction of epoch {job.epoch}", f"{cause}, and it cannot be kept: {error}")
+        else:
+            self.stats.failed += 1
+            _log.warning("%s. It is kept as %s and not tried again.", cause, kept)
+
+    def _spill(self, job: Job) -> bool:
+        """Move the snapshot to a spool file and free its slot. Returns False, and counts it as failed, on errors."""
+        try:
+            self.memory.spill(job)
+        except OSError as error:
+            self._fail(f"The reconstruction of epoch {job.epoch}", str(error))
+            del self._jobs[job.generation]
+            return False
+        return True
+
+    def _fail(self, what: str, reason: str) -> None:
+        self.stats.failed += 1
+        _log.warning("%s is lost: %s.", what, reason)
+
+    def logged(self, generation: int) -> None:
+        """Count a snapshot whose artifacts are all in MLflow."""
+        self.rejected.discard(generation)
+        job = self._jobs.get(generation)
+        if job is not None and job.state is State.UPLOADING:
+            del self._jobs[generation]
+            job.logged = time.time()
+            self.stats.count_logged(job)
+
+    def expect_events(self) -> None:
+        """Wait for the table of events, which is in the outbox, as for a snapshot."""
+        self._jobs[EVENTS] = Job(generation=EVENTS, artifacts=1, state=State.UPLOADING)
+
+    def finished(self, artifacts: int, failures: int) -> None:
+        """Count the artifacts that the worker makes at the end, beside the table of events."""
+        if (events := self._jobs.get(EVENTS)) is not None:
+            events.artifacts += artifacts
+            events.failures += failures

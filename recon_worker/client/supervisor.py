@@ -1,12 +1,11 @@
-"""Keeps one worker process running, and feeds it from the queue, in a thread of its own.
+"""`Supervisor`: keeps one worker process running and feeds it from the queue, in a thread of its own.
 
-    dispatcher thread:  hear the worker -> note it in the queue -> hand over the next snapshot
-                        worker dead or silent -> its snapshot waits again -> back-off -> a new worker
+    dispatcher thread:  receive from the worker -> update the queue -> send the next snapshot
+                        worker dead or silent -> requeue its snapshot -> back off -> start a new worker
 
-Only that thread talks to the worker, and never while it holds the queue's lock: a worker that does not read cannot
-keep the training waiting. Five deaths in a row, and no further worker is started: everything goes to the spool. A row
-ends with a worker that began with a snapshot, whose death then counts against that snapshot; with a snapshot that is
-logged; and with a worker that lived for a minute.
+Only that thread talks to the worker, and never with the queue's lock held: a worker that does not read cannot block the
+training. After five deaths in a row everything goes to the spool. A row ends when a worker begins to render a snapshot
+(its death then counts against that snapshot), when a snapshot is logged, and when a worker has lived for a minute.
 """
 
 import contextlib
@@ -16,6 +15,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from recon_worker.client.job import EVENTS, State
 from recon_worker.client.process import WorkerProcess
 from recon_worker.client.snapshot_queue import SnapshotQueue
 from recon_worker.snapshot.codec import dump_brief
@@ -38,39 +38,35 @@ _THREAD_WAIT_S, _LAST_WORDS_S = 2.0, 2.0
 
 
 class Supervisor:
-    """See above.
+    """Starts, feeds and replaces the worker.
 
     Args:
         queue: Where snapshots come from.
         silence_s: See `allowed_silence_s`.
-        linger_s: How long the worker may go on when this process is dead.
+        linger_s: How long the worker may continue after the death of this process.
     """
 
     def __init__(self, queue: SnapshotQueue, silence_s: float, linger_s: float) -> None:
         self._queue, self._silence_s, self._linger_s = queue, silence_s, linger_s
+        self.is_ready = False
+        """Whether a worker has started and answers."""
         self._brief = create_memory("recon-log-brief")
-        self._wake_read, self._wake_write = _pipe()
-        self._lock: int | None = None
-        self._outbox: Outbox | None = None
-        self._to_say: list[dict[str, Any]] = []
-        self._last: dict[str, Any] | None = None
+        self._wake_read, self._wake_write = os.pipe()
+        for end in (self._wake_read, self._wake_write):
+            os.set_blocking(end, False)
+        self._spool: tuple[Outbox, int] | None = None  # and its lock
+        self._to_send: list[dict[str, Any]] = []
+        self._finish: dict[str, Any] | None = None
         self._nbytes = 0
         self._process: WorkerProcess | None = None
-        self._ready = False
         self._heard_s = self._ready_s = 0.0
-        self._deaths = 0
-        self._earlier_retries = 0
+        self._deaths = self._earlier_retries = 0
         self._stopping = self._hurried = False
         self._thread = threading.Thread(target=self._serve, name="recon-log-dispatcher", daemon=True)
 
     @property
-    def is_ready(self) -> bool:
-        """Whether a worker has started and said so."""
-        return self._ready
-
-    @property
     def pid(self) -> int:
-        """Of the worker; 0 while there is none."""
+        """Process id of the worker; 0 while there is none."""
         return 0 if self._process is None else self._process.pid
 
     def launch(self) -> None:
@@ -83,44 +79,52 @@ class Supervisor:
             self._queue.abandon()
 
     def introduce(self, target: RunTarget, outbox: Outbox, lock: int, scan: Scan, layout: SnapshotLayout) -> None:
-        """Say which run the snapshots belong to; workers that are started later hear it too.
+        """Describe the run to the worker, and to those that are started later.
 
-        From now on each worker holds the outbox's folder and lock: no `sync` goes to work while a worker has snapshots
-        in memory.
+        From now on each worker holds the outbox's folder and lock: no `sync` starts while a worker has snapshots in
+        memory.
         """
         brief = dump_brief({"target": asdict(target), "folder": str(outbox.folder)}, scan)
         with self._queue.changed:
-            self._nbytes, self._outbox, self._lock = layout.nbytes, outbox, lock
+            self._nbytes, self._spool = layout.nbytes, (outbox, lock)
             if self._process is not None:
                 self._process.hand_over(lock, outbox.descriptor)
                 note_worker(lock, self._process.pid)
             write_all(self._brief, brief)
-            if self._ready:
-                self._say_setup()
+            if self.is_ready:
+                self._send_setup()
         self.wake()
 
     def wake(self) -> None:
-        """Have the thread look at the queue now. Never waits."""
+        """Make the thread look at the queue now. Never waits."""
         with self._queue.changed, contextlib.suppress(OSError):  # full: it will look; closed: nobody will
             os.write(self._wake_write, b"!")
 
-    def finish(self, generation: int, name: str) -> None:
-        """Have an artifact of the outbox uploaded, and what is made at the end; by the next worker if this one dies."""
+    def finish(self, events_name: str) -> None:
+        """Make the last artifacts and upload them with the table of events; the next worker does if this one dies."""
         with self._queue.changed:
-            self._last = {"do": "finish", "generation": generation, "names": [name]}
-            if self._ready:
-                self._to_say.append(self._last)
+            self._queue.expect_events()
+            self._finish = {"do": "finish", "generation": EVENTS, "names": [events_name]}
+            if self.is_ready:
+                self._to_send.append(self._finish)
         self.wake()
 
-    def try_again(self) -> None:
-        """Have the worker upload now what the server refused or did not take; it may by now."""
+    def retry_uploads(self) -> None:
+        """Retry now the uploads that the server refused: it may accept them by now."""
         with self._queue.changed:
-            if self._ready and self._queue.reconsider():
-                self._to_say.append({"do": "retry"})
+            if self.is_ready and self._forget_refusals():
+                self._to_send.append({"do": "retry"})
         self.wake()
+
+    def _forget_refusals(self) -> bool:
+        """Wait for all uploads again, as they are retried. Returns whether any had been refused."""
+        found = bool(self._queue.rejected) or self._queue.refused
+        self._queue.rejected.clear()
+        self._queue.refused = False
+        return found
 
     def hurry(self) -> None:
-        """The training waits for its end: this worker, and any that follows, stops yielding to other processes."""
+        """Make the worker, and any that follows, stop yielding to other processes: the training waits for it."""
         with self._queue.changed:
             self._hurried = True
             if self._process is not None:
@@ -134,177 +138,162 @@ class Supervisor:
         self.wake()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(_THREAD_WAIT_S)
-        if self._process is not None:
-            self._end(self._process, kill=self._thread.is_alive() or not self._ready)
+        if (process := self._process) is not None:
+            kill = self._thread.is_alive() or not self.is_ready
+            deadline = time.monotonic() + _LAST_WORDS_S
+            _drain(self._wake_read)
+            if not kill:
+                with contextlib.suppress(EOFError, TimeoutError):
+                    process.send({"do": "stop"})
+                    while (left_s := deadline - time.monotonic()) > 0:
+                        if (message := process.receive(left_s, self._wake_read)) is not None:
+                            self._handle(message)
+            process.end(kill=kill or time.monotonic() >= deadline)
         with self._queue.changed:
             self._process = None
             for descriptor in (self._brief, self._wake_read, self._wake_write):
                 os.close(descriptor)
             self._brief = self._wake_read = self._wake_write = -1
 
-    def _end(self, process: WorkerProcess, *, kill: bool) -> None:
-        """Tell the worker to stop, and hear what it still has to say."""
-        _drain(self._wake_read)
-        deadline = time.monotonic() + _LAST_WORDS_S
-        if not kill:
-            with contextlib.suppress(EOFError, TimeoutError):
-                process.send({"do": "stop"})
-                while (left_s := deadline - time.monotonic()) > 0:
-                    message = process.receive(left_s, self._wake_read)
-                    if message is not None:
-                        self._hear(message)
-        process.end(kill=kill or time.monotonic() >= deadline)
-
     def forget(self) -> None:
-        """In a forked child, which must not keep the pipe open: its end tells the worker that we are dead."""
+        """Close the pipe in a forked child: the end of the pipe tells the worker that the training is dead."""
         if self._process is not None:
             self._process.close_descriptors()
 
-    # --- dispatcher thread -----------------------------------------------------------------------------------------
-
     def _serve(self) -> None:
-        """Hear the worker, feed it, replace it. Ends with `stop`, or when workers keep dying."""
+        """Serve and replace workers, in the dispatcher thread, until `stop`, `abandoned` or an unexpected error."""
         try:
             while not self._stopping and not self._queue.abandoned:
-                if self._process is None:
-                    self._restart()
-                else:
+                if self._process is not None:
                     self._attend(self._process)
+                    continue
+                with self._queue.changed:
+                    self._queue.changed.wait_for(lambda: self._stopping, _FIRST_BACKOFF_S * 2 ** (self._deaths - 1))
+                if not self._stopping:
+                    self._start_process()
         except Exception:  # whatever it is, the training must not wait at its end for a thread that is gone
-            _log.warning("The worker is not looked after any more: reconstructions go to the spool.", exc_info=True)
+            _log.warning("The worker is no longer supervised: reconstructions go to the spool.", exc_info=True)
             self._queue.abandon()
 
     def _attend(self, process: WorkerProcess) -> None:
-        """Hear one message, if there is one, and say what there is to say."""
+        """Handle the next message, if there is one, and send what is due."""
+        allowed_s = allowed_silence_s(self._silence_s, self._nbytes)
         try:
-            message = process.receive(_POLL_S, self._wake_read)
-            if message is not None:
-                self._hear(message)
-            elif self._hangs():
-                raise TimeoutError(f"it said nothing for {allowed_silence_s(self._silence_s, self._nbytes):.0f} s")
+            if (message := process.receive(_POLL_S, self._wake_read)) is not None:
+                self._handle(message)
+            elif (self._queue.in_flight or not self.is_ready) and time.monotonic() - self._heard_s > allowed_s:
+                raise TimeoutError(f"it said nothing for {allowed_s:.0f} s")
             _drain(self._wake_read)
-            for words in self._next_words():
-                process.send(words)
+            for outgoing in self._due_messages():
+                process.send(outgoing)
         except EOFError:
-            self._bury(process.end())
+            self._handle_death(process.end())
         except (TimeoutError, ValueError) as error:  # ValueError: what it said is not JSON
-            self._bury(f"{error}: {process.end(kill=True)}")
+            self._handle_death(f"{error}: {process.end(kill=True)}")
 
-    def _next_words(self) -> list[dict[str, Any]]:
-        """What the worker must hear, and the next snapshot if it has none."""
-        with self._queue.changed:
-            words, self._to_say = self._to_say, []
-            job = self._queue.take() if self._ready and self._lock is not None else None
+    def _due_messages(self) -> list[dict[str, Any]]:
+        """Return pending messages, and the next snapshot if the worker has none."""
+        queue = self._queue
+        with queue.changed:
+            messages, self._to_send = self._to_send, []
+            job = queue.take() if self.is_ready and self._spool is not None else None
             if job is not None:
                 self._heard_s = time.monotonic()
-                place = {"do": "job", "slot": job.place} if job.path is None else {"do": "file", "path": str(job.path)}
-                about = {"generation": job.generation, "step": job.step, "submitted_unix_s": job.times.submitted}
-                words.append({**place, **about, "metrics": self._queue.metrics(job)})
-            return words
+                where = {"do": "job", "slot": job.slot} if job.path is None else {"do": "file", "path": str(job.path)}
+                about = {"generation": job.generation, "step": job.step, "submitted_unix_s": job.submitted}
+                metrics = {
+                    **queue.stats.metrics(),
+                    "depth": queue.memory.depth,
+                    "waiting": len(queue.in_state(State.WAITING)),
+                    "stall_ms": 1e3 * job.stall_s,
+                }
+                messages.append({**where, **about, "metrics": metrics})
+            return messages
 
-    def _hangs(self) -> bool:
-        busy = self._queue.in_flight or not self._ready
-        return busy and time.monotonic() - self._heard_s > allowed_silence_s(self._silence_s, self._nbytes)
-
-    def _hear(self, message: dict[str, Any]) -> None:
-        kind = message["is"]
-        with self._queue.changed:
+    def _handle(self, message: dict[str, Any]) -> None:
+        queue, kind = self._queue, message["is"]
+        with queue.changed:
             self._heard_s = time.monotonic()
             if kind == "ready":
-                self._ready, self._ready_s = True, self._heard_s
-                if self._lock is not None:
-                    self._say_setup()
+                self.is_ready, self._ready_s = True, self._heard_s
+                if self._spool is not None:
+                    self._send_setup()
             elif kind == "began":
                 self._deaths = 0
-                self._queue.began()
+                queue.began()
             elif kind == "rendered":
-                self._queue.rendered(message)
+                queue.rendered(message)
             elif kind == "finished":
-                self._queue.finished(message["artifacts"], message["failures"])
+                queue.finished(message["artifacts"], message["failures"])
             elif kind == "refused":
-                self._queue.refused = message["refused"]
-                self._queue.changed.notify_all()
+                queue.refused = message["refused"]
             elif kind == "aside":
-                self._queue.put_aside(message["generation"])
+                queue.rejected.add(message["generation"])
             elif kind == "logged":
                 self._deaths = 0
-                self._queue.stats.retries = self._earlier_retries + message["retries"]
-                self._queue.logged(message["generation"])
+                queue.stats.retries = self._earlier_retries + message["retries"]
+                queue.logged(message["generation"])
+            if kind != "alive":
+                queue.changed.notify_all()
         if kind == "log":
             _log.log(message["level"], "worker: %s", message["text"])
-        elif kind == "reserved":
-            self._fault_in()
+        elif kind == "reserved":  # map the pages that the worker has allocated: the first captures would pay for that
+            for slot in queue.memory.shared_slots:
+                slot.fault_in()
 
-    def _say_setup(self) -> None:
-        """Have a worker look at the run, and at what its predecessor rendered and did not upload."""
-        self._to_say.append({"do": "setup", "unlogged": self._queue.unlogged})
-        slots, files = list(range(len(self._queue.slots_in_use))), [str(file) for file in self._queue.files]
-        self._to_say.append({"do": "reserve", "slots": slots, "files": files, "nbytes": self._nbytes})
-        if self._last is not None:
-            self._to_say.append(self._last)
+    def _send_setup(self) -> None:
+        """Describe the run to a new worker, with what its predecessor rendered but did not upload."""
+        queue, memory = self._queue, self._queue.memory
+        unlogged = {f"{j.epoch}": j.generation for j in queue.in_state(State.UPLOADING) if j.generation != EVENTS}
+        slots, files = list(range(len(memory.shared_slots))), [str(file) for file in memory.capture_files]
+        self._to_send += [
+            {"do": "setup", "unlogged": unlogged},
+            {"do": "reserve", "slots": slots, "files": files, "nbytes": self._nbytes},
+            *([self._finish] if self._finish is not None else []),
+        ]
 
-    def _fault_in(self) -> None:
-        """Map the slots, whose pages the worker has allocated: else the first events would pay for that."""
-        for slot in self._queue.slots_in_use:
-            slot.fault_in()
-
-    def _bury(self, how: str) -> None:
-        """A worker is dead."""
+    def _handle_death(self, how: str) -> None:
+        """Requeue the snapshot of a dead worker; after too many deaths in a row give up on workers."""
         with self._queue.changed:
-            if self._ready and time.monotonic() - self._ready_s > _LONG_LIFE_S:
+            if self.is_ready and time.monotonic() - self._ready_s > _LONG_LIFE_S:
                 self._deaths = 0
-            self._process, self._ready, self._to_say = None, False, []
-            self._queue.reconsider()
+            self._process, self.is_ready, self._to_send = None, False, []
+            self._forget_refusals()
             self._deaths += 1
             self._queue.stats.restarts += 1
             self._earlier_retries = self._queue.stats.retries
             _log.warning("The reconstruction worker died (%s). Training goes on.", how)
-            self._queue.give_back()
+            self._queue.worker_died()
+            self._queue.changed.notify_all()
         if self._deaths >= _MAX_DEATHS:
             _log.warning("%d workers died in a row: reconstructions go to the spool from now on.", self._deaths)
             self._queue.abandon()
 
-    def _restart(self) -> None:
-        with self._queue.changed:
-            self._queue.changed.wait_for(lambda: self._stopping, _FIRST_BACKOFF_S * 2 ** (self._deaths - 1))
-        if not self._stopping:
-            self._start_process()
-
     def _start_process(self) -> None:
-        spool, slots = self._spool, [slot.descriptor for slot in self._queue.slots]
+        spool, slots = self._spool_descriptors, [slot.descriptor for slot in self._queue.memory.all_slots]
         try:
             process = WorkerProcess(self._brief, slots, self._linger_s, spool)
         except OSError as error:
-            self._bury(f"it cannot be started: {error}")
+            self._handle_death(f"it cannot be started: {error}")
             return
         with self._queue.changed:
             self._process, self._heard_s = process, time.monotonic()
-            if self._spool is not None:
+            if (now := self._spool_descriptors) is not None:
                 if spool is None:  # introduced meanwhile
-                    process.hand_over(*self._spool)
-                note_worker(self._spool[0], process.pid)
+                    process.hand_over(*now)
+                note_worker(now[0], process.pid)
             if self._hurried:
                 process.hurry()
 
     @property
-    def _spool(self) -> tuple[int, int] | None:
-        """Descriptors of the lock and of the folder, as it is now: it is another one when somebody has removed it."""
-        if self._lock is None or self._outbox is None:
-            return None
-        return self._lock, self._outbox.descriptor
+    def _spool_descriptors(self) -> tuple[int, int] | None:
+        """Of the lock and of the folder, as it is now: it is another one when somebody has removed it."""
+        return None if self._spool is None else (self._spool[1], self._spool[0].descriptor)
 
 
 def allowed_silence_s(silence_s: float, nbytes: int) -> float:
-    """A worker that holds a snapshot of `nbytes` and says nothing for longer hangs; large ones take longer."""
+    """Return the time after which a silent worker that holds a snapshot of `nbytes` counts as hung."""
     return silence_s + nbytes / _SLOWEST_BYTES_PER_S
-
-
-def _pipe() -> tuple[int, int]:
-    """Both ends of a pipe that never makes anyone wait."""
-    ends = os.pipe()
-    for one in ends:
-        os.set_blocking(one, False)
-    return ends
 
 
 def _drain(descriptor: int) -> None:

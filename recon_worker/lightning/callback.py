@@ -28,7 +28,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from recon_worker.capture.capture import CapturePlan, WrongSettingError, batch_indices, choose_indices
 from recon_worker.capture.copying import copier_for
 from recon_worker.capture.gathering import Ranks
-from recon_worker.client.backend import InlineBackend, ReconBackend
+from recon_worker.client.backend import ReconBackend
+from recon_worker.client.inline_backend import InlineBackend
 from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.lightning.dataset import UnusableDataError, dataset_length, read_scan
 from recon_worker.lightning.extra_pass import Precision, fill_missing, random_state_kept

@@ -1,4 +1,4 @@
-"""The advice on queue depth, from recorded times."""
+"""The advice on queue depth, replayed from recorded times."""
 
 from collections import deque
 from dataclasses import replace
@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recon_worker.client.depth_advice import Times, advice, depth_without_overflow, events_csv
+from recon_worker.client.depth_advice import advice, depth_without_overflow, events_csv
+from recon_worker.client.job import Job
 from recon_worker.client.ledger import Ledger
 
 
 def _times(acquired, submitted, service):
     done = submitted + service
-    return Times(acquired=acquired, submitted=submitted, started=submitted, stitched=done, rendered=done)
+    return Job(acquired=acquired, submitted=submitted, started=submitted, stitched=done, rendered=done)
 
 
 def test_slow_events_need_one_slot():
@@ -54,7 +55,7 @@ def test_the_table_has_a_header_and_a_line_per_event():
         (2**20, Ledger(), ""),
         (
             2**30, Ledger(spilled=1),
-            "1 spilled with queue depth 2; at 1.0 GiB each, 1 of 2 places were in memory, the others on disk. A "
+            "1 spilled with queue depth 2; at 1.0 GiB each, 1 of 2 slots were in memory, the others on disk. A "
             "depth of 3 and 3.0 GiB of memory (--recon-log-queue-gib) would have avoided the disk.",
         ),
     ],
@@ -71,28 +72,28 @@ def test_no_depth_is_advised_that_is_not_allowed():
     assert "no depth up to 64 would have been enough" in advice(times, 2, Ledger(spilled=63), 2**30)
 
 
-def test_snapshots_that_were_not_rendered_any_more_kept_their_places():
-    waiting = [Times(acquired=10 + i, submitted=10 + i) for i in range(3)]
+def test_snapshots_that_were_never_rendered_kept_their_slots():
+    waiting = [Job(acquired=10 + i, submitted=10 + i) for i in range(3)]
 
     assert depth_without_overflow([_times(1, 1, 5), *waiting]) == 3
 
 
 def test_a_worker_that_starts_late_is_waited_for():
-    # It is ready after 5 s; one snapshot each second, each drawn in 0.5 s: five have come when the first is done.
-    times = [Times(acquired=i, submitted=i, started=4.5 + i / 2, rendered=5 + i / 2) for i in range(1, 10)]
+    # It is ready after 5 s. One snapshot comes each second and renders in 0.5 s: five have come when the first is done.
+    times = [Job(acquired=i, submitted=i, started=4.5 + i / 2, rendered=5 + i / 2) for i in range(1, 10)]
 
     assert depth_without_overflow(times) == 5
 
 
 class Simulation:
-    """A queue by the second: what each policy does when its places are taken, by brute force.
+    """A queue simulated second by second, with each overflow policy.
 
-    The worker pauses before each snapshot, then draws it; the training takes a snapshot, goes on for a gap, and so on.
+    The worker pauses before each snapshot, then renders it; the training takes snapshots with gaps between them.
     """
 
     def __init__(self, policy, depth, gaps, pauses, services):
         self.policy, self.depth, self.pauses, self.services = policy, depth, pauses, services
-        self.times = [Times() for _ in gaps]
+        self.times = [Job() for _ in gaps]
         self.waiting, self.placed = deque(), set()
         self.at_work, self.busy_until, self.done = None, 0, 0
         self.stats, self.arrivals, next_s = Ledger(), deque(enumerate(gaps)), 1 + gaps[0]
@@ -117,7 +118,7 @@ class Simulation:
             self.done += 1
 
     def _submit(self, now):
-        """Whether the snapshot whose turn it is was taken; else the training waits."""
+        """Submit the next snapshot; False: the training waits for a slot."""
         number, one = self.arrivals[0][0], self.times[self.arrivals[0][0]]
         one.acquired = one.submitted = one.submitted or now
         if len(self.placed) == self.depth:
@@ -159,5 +160,5 @@ def test_the_advised_depth_is_the_smallest_with_which_nothing_spills_or_waits(po
 
 @given(st.integers(2, 4), _GAPS, st.integers(0, 20), st.integers(1, 9))
 def test_the_advised_depth_is_the_smallest_with_which_nothing_is_dropped(depth, gaps, ready_s, service):
-    """All are drawn in the same time: how long those that are given up would have taken nobody knows."""
+    """All take the same time to render: the time that dropped ones would have taken is unknown."""
     _assert_just_enough("drop-oldest", depth, gaps, [ready_s, *[0] * 11], [service] * 12)

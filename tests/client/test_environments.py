@@ -1,4 +1,4 @@
-"""Ordinary environments in which a training, or a sync, is started: each once ended every worker."""
+"""Ordinary environments to start a training or a sync in. Each of them once ended every worker."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ NOTEBOOK = {"MPLBACKEND": "module://matplotlib_inline.backend_inline_that_is_not
 SHELL = {"PYTHONWARNINGS": "error", "PYTHONINSPECT": "1", "PYTHONOPTIMIZE": "2", "PYTHONSTARTUP": "/none"}
 SHADOWED = ("queue", "typing", "statistics", "json", "argparse", "logging")
 LATE = "import json, logging, queue, statistics, typing, argparse, threading, tempfile, subprocess\n"
-"""What the training has imported when the folder comes into its path, as a program does that lies elsewhere."""
+"""Imports of the training before the folder enters its path, as in a program that lies elsewhere."""
 
 
 def run_python(*words, cwd, **environment):
@@ -31,7 +31,7 @@ def run_python(*words, cwd, **environment):
 
 
 def project_of_a_user(folder):
-    """The packages were copied into a project that has modules named like those of the standard library."""
+    """Copy the package into a project whose modules are named like those of the standard library."""
     folder.mkdir()
     shutil.copytree(REPOSITORY / "recon_worker", folder / "recon_worker")
     for name in SHADOWED:
@@ -42,7 +42,7 @@ def project_of_a_user(folder):
 @pytest.mark.parametrize("environment", [NOTEBOOK, SHELL], ids=["notebook", "shell"])
 def test_what_a_notebook_or_a_shell_sets_for_its_programs_costs_no_worker(tracking, tmp_path, environment):
     target = make_run(tracking)
-    ignore = "import warnings; warnings.simplefilter('ignore')\n"  # the training's own warnings are its own matter
+    ignore = "import warnings; warnings.simplefilter('ignore')\n"  # warnings in the training do not matter here
     code = ignore + LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
     code += "print(worker.stats.restarts)"
 
@@ -67,7 +67,7 @@ def test_a_users_module_named_like_one_of_the_standard_library_costs_no_worker(t
 @pytest.mark.parametrize("environment", [NOTEBOOK, pytest.param(SHELL, marks=slow)], ids=["notebook", "shell"])
 def test_a_sync_from_there_renders_every_snapshot(tracking, tmp_path, environment):
     outbox = make_spool(tmp_path / "spool", make_run(tracking), raw=(1, 2), rendered=())
-    environment = {**environment, "PYTHONINSPECT": ""}  # which asks for a prompt after the program, not its exit code
+    environment = {**environment, "PYTHONINSPECT": ""}  # it opens a prompt at the end of the program
 
     done = run_python("-m", "recon_worker", "sync", outbox.folder, cwd=tmp_path, **environment)
 

@@ -1,4 +1,4 @@
-"""Snapshots that are too large for the queue's memory: captured in files, and otherwise like all others."""
+"""Snapshots too large for the queue's memory: captured in files, and otherwise treated like all others."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recon_worker.client.backend import InlineBackend
+from recon_worker.client.inline_backend import InlineBackend
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.slots import HEADER_BYTES
 from recon_worker.spool.outbox import Outbox
@@ -26,7 +26,7 @@ LAYOUT = layout_of(SCAN)
 
 @pytest.fixture
 def settings(tmp_path):
-    """No snapshot fits into the queue's memory."""
+    """A memory budget that no snapshot fits into."""
     return WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=FLUSH_S, queue_bytes=LAYOUT.nbytes - 1)
 
 
@@ -35,8 +35,8 @@ def _pictures(tracking):
 
 
 def _slot_bytes(worker):
-    """Memory of the queue, without the header pages."""
-    return sum(max(0, os.fstat(slot.descriptor).st_size - HEADER_BYTES) for slot in worker._queue.slots)
+    """Memory that the queue uses, without the header pages."""
+    return sum(max(0, os.fstat(slot.descriptor).st_size - HEADER_BYTES) for slot in worker._queue.memory.all_slots)
 
 
 def test_a_snapshot_that_went_through_a_file_gives_the_same_pictures(tracking, settings, mlflow_database, tmp_path):
@@ -66,8 +66,8 @@ def test_no_more_slots_are_made_than_the_memory_allows(tracking, settings, caplo
 
     assert used == LAYOUT.nbytes <= budget
     assert files == 3
-    assert (worker.stats.spilled, worker.stats.logged) == (1, 4)  # one found all three places taken
-    assert caplog.text.count("1 of its 3 places are in memory, the others are files") == 1
+    assert (worker.stats.spilled, worker.stats.logged) == (1, 4)  # one found no free slot
+    assert caplog.text.count("1 of its 3 slots are in memory, the others are files") == 1
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_no_more_slots_are_made_than_the_memory_allows(tracking, settings, caplo
         pytest.param("block", 0, 0, marks=pytest.mark.slow),
     ],
 )
-def test_the_overflow_policy_holds_for_places_in_files(tracking, settings, overflow, spilled, dropped):
+def test_the_overflow_policy_holds_for_slots_in_files(tracking, settings, overflow, spilled, dropped):
     with started(replace(settings, overflow=overflow), make_run(tracking), SCAN) as worker:
         freeze(worker)
         if overflow == "block":

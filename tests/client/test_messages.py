@@ -1,4 +1,4 @@
-"""What is said at the end: how a process ended, what it said last, which command uploads the rest."""
+"""Messages at the end: how a process ended, its last words, the command that uploads what is left."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_last_words_of_a_process_that_said_nothing_are_empty():
 
 
 def test_the_printed_command_works_without_a_console_script(tmp_path):
-    """As in a project into which the package's folder was copied: another interpreter's place, nothing in PATH."""
+    """As in a project that holds a copy of the package: another interpreter, and nothing in PATH."""
     copied = tmp_path / "my project"
     shutil.copytree(Path(recon_worker.__file__).parent, copied / "recon_worker")
     code = 'from recon_worker.spool.sync_command import sync_command; print(sync_command("it\'s spooled"))'
@@ -95,7 +95,7 @@ def test_a_path_of_any_bytes_is_printed_and_the_command_can_be_pasted(tracking, 
 
 
 def _without_script(tmp_path):
-    """This environment's interpreter, in an environment that has its packages and no script of ours."""
+    """Make an environment with this one's packages but without the console script. Returns its interpreter."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     (site_packages,) = (tmp_path / "bare").glob("lib/*/site-packages")
     (site_packages / "others.pth").write_text(f"{Path(os.__file__).parent}\n{_site_packages()}\n")

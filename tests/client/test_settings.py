@@ -1,4 +1,4 @@
-"""What the worker's settings are by default, and what is refused."""
+"""Defaults of the worker's settings, and values that are rejected."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ MEMINFO = f"MemTotal:  {200 * 2**20} kB\nMemAvailable:  {100 * 2**20} kB\n"
 
 
 def _system(root, **files):
-    """A machine with 100 GiB available and other files below `root`; returns it."""
+    """Make the files of a machine with 100 GiB available, and others, below `root`. Returns `root`."""
     for name, text in {"proc/meminfo": MEMINFO, **files}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(f"{text}\n")

@@ -1,4 +1,4 @@
-"""What becomes of snapshots that find all places taken. There is no worker: what it does is called here."""
+"""The overflow policies and the retries. No worker process: the tests call the queue as the supervisor does."""
 
 import time
 
@@ -18,13 +18,13 @@ def make_queue(tmp_path):
 
     def make(**settings):
         queue = SnapshotQueue(WorkerSettings(spool_dir=tmp_path, **settings))
-        queue.open(Outbox(tmp_path / "run"), LAYOUT)
+        queue.memory.open(Outbox(tmp_path / "run"), LAYOUT.nbytes)
         made.append(queue)
         return queue
 
     yield make
     for queue in made:
-        queue.close()
+        queue.memory.close()
 
 
 def _render(queue, job, *, unread=False, short=False):
@@ -50,8 +50,8 @@ def test_drop_oldest_keeps_the_newest_in_memory_while_the_worker_holds_another(m
 
 
 @pytest.mark.parametrize(("overflow", "depth"), [("drop-oldest", 2), ("spill", 1)])
-def test_an_automatic_depth_in_little_memory_has_the_places_that_the_policy_needs(make_queue, overflow, depth):
-    assert make_queue(overflow=overflow, depth=None, queue_bytes=LAYOUT.nbytes).depth == depth
+def test_an_automatic_depth_in_little_memory_has_the_slots_that_the_policy_needs(make_queue, overflow, depth):
+    assert make_queue(overflow=overflow, depth=None, queue_bytes=LAYOUT.nbytes).memory.depth == depth
 
 
 def test_block_waits_for_its_deadline_and_then_writes_to_disk(make_queue, tmp_path):
@@ -67,7 +67,7 @@ def test_block_waits_for_its_deadline_and_then_writes_to_disk(make_queue, tmp_pa
     assert [raw.name for raw in Outbox(tmp_path / "run").raw()] == ["00000002_epoch_2.snapshot"]
 
 
-def test_block_that_finds_a_place_does_not_count_as_waiting(make_queue):
+def test_block_that_finds_a_free_slot_does_not_count_as_waiting(make_queue):
     queue = make_queue(overflow="block", depth=2)
     log_epoch(queue, LAYOUT, 1)
     log_epoch(queue, LAYOUT, 2)
@@ -92,10 +92,10 @@ def test_a_snapshot_that_cannot_be_read_is_tried_twice_more_after_the_others_and
     assert (queue.stats.failed, queue.to_render) == (1, 0)
     assert [p.name for p in (tmp_path / "run" / "raw").glob("0*")] == ["00000001_epoch_1.snapshot.damaged"]
     assert "The snapshot of epoch 1 cannot be read (no memory); it is tried again." in caplog.text
-    assert "3 times no memory came of reading the snapshot of epoch 1. It is kept as" in caplog.text
+    assert "The snapshot of epoch 1 could not be read in 3 attempts (no memory). It is kept as" in caplog.text
 
 
-def test_a_snapshot_that_the_machine_is_too_short_for_keeps_its_place_and_comes_after_the_others(make_queue, tmp_path):
+def test_a_snapshot_that_the_machine_is_too_short_for_keeps_its_slot_and_comes_after_the_others(make_queue, tmp_path):
     queue = make_queue(depth=3)
     for epoch in (1, 2):
         log_epoch(queue, LAYOUT, epoch)
@@ -108,6 +108,6 @@ def test_a_snapshot_that_the_machine_is_too_short_for_keeps_its_place_and_comes_
     assert order == [1, 2]  # the next try of the first has to wait
     assert (queue.to_render, queue.stats.failed) == (1, 0)
     assert Outbox(tmp_path / "run").raw() == []
-    queue.spool_rest()
+    queue.leave()
     assert queue.stats.spooled == 2  # epoch 2 was rendered, but never logged
     assert [raw.name for raw in Outbox(tmp_path / "run").raw()] == ["00000001_epoch_1.snapshot"]

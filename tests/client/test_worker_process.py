@@ -1,4 +1,4 @@
-"""What the worker is as a process, and where it can be started from."""
+"""Properties of the worker process, and where it can be started from."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ asyncio.run(cell())
 
 @pytest.fixture
 def busy_worker(tracking, tmp_path, monkeypatch):
-    """A worker that has logged a snapshot, and tells what it imports."""
+    """A worker that has logged a snapshot and lists its imports on stderr."""
     interpreter_with(monkeypatch, tmp_path, PYTHONPROFILEIMPORTTIME="1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
@@ -56,13 +56,13 @@ def busy_worker(tracking, tmp_path, monkeypatch):
 
 
 def _imported(worker):
-    """Every module that the process has imported, from Python's own list on its stderr."""
+    """Modules imported by the process, from Python's import profile on its stderr."""
     lines = read_all(worker._supervisor._process._stderr).decode().splitlines()
     return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
 
 
 def _seconds_by_niceness(worker):
-    """Processor time of the worker's threads by their `nice`."""
+    """CPU time of the worker's threads by their `nice` value."""
     spent = Counter()
     for thread in Path(f"/proc/{worker.pid}/task").iterdir():
         fields = (thread / "stat").read_text().rpartition(")")[2].split()
@@ -86,7 +86,7 @@ def test_the_work_has_low_priority_until_the_training_waits_for_it(tracking, tmp
 
         while_training = log(range(1, 5))
         worker._supervisor.hurry()
-        log([5])  # in which it hears that
+        log([5])  # while it is told so
         at_the_end = log(range(6, 10))
 
     assert while_training[10] > 3 * while_training[0]

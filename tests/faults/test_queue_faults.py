@@ -223,7 +223,7 @@ from recon_worker.settings import WorkerSettings
 from tests.samples import layout_of, log_epoch, make_scan
 
 pipes = []
-from recon_worker import process
+from recon_worker.client import process
 def forking_pipe(make=process.Pipe):
     ends = make()
     if os.fork() == 0:  # a loader's worker, forked before anybody knows of the pipe; it outlives its parent

@@ -176,7 +176,7 @@ def test_a_worker_that_is_full_to_the_brim_is_replaced_and_the_training_goes_on(
     worker = started(settings, make_run(tracking), scan)
     freeze(worker)
     with worker._queue.changed:
-        worker._supervisor._to_say.append({"do": "reserve", "slots": [], "nbytes": 0, "padding": "x" * 2**20})
+        worker._supervisor._to_send.append({"do": "reserve", "slots": [], "nbytes": 0, "padding": "x" * 2**20})
     began = time.monotonic()
     for epoch in (1, 2, 3):
         log_epoch(worker, layout_of(scan), epoch)

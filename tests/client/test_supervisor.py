@@ -1,13 +1,17 @@
-"""Workers that die are replaced after a while that doubles, until there have been five."""
+"""When a worker is replaced: after its death, with a growing delay, and after too long a silence."""
 
 import itertools
 import time
 
-from recon_worker import supervisor
+import pytest
+
+from recon_worker.client import supervisor
 from recon_worker.client.snapshot_queue import SnapshotQueue
 from recon_worker.settings import WorkerSettings
+from recon_worker.spool.snapshot_file import make_ready
 
 FIRST_S = 0.02
+MIB = 2**20
 
 
 def test_each_start_waits_twice_as_long_as_the_one_before_and_there_is_no_sixth(tmp_path, monkeypatch, caplog):
@@ -25,10 +29,23 @@ def test_each_start_waits_twice_as_long_as_the_one_before_and_there_is_no_sixth(
     with queue.changed:
         assert queue.changed.wait_for(lambda: queue.abandoned, timeout=30)
     keeper.stop()
-    queue.close()
+    queue.memory.close()
 
     waits_s = [after - before for before, after in itertools.pairwise(starts)]
     assert len(waits_s) == 4
     assert all(waited >= FIRST_S * 2**number for number, waited in enumerate(waits_s))
     assert caplog.text.count("died (it cannot be started: no more processes)") == 5
     assert "5 workers died in a row: reconstructions go to the spool from now on." in caplog.text
+
+
+@pytest.mark.parametrize(("nbytes", "allowed_s"), [(0, 120), (4 * MIB, 121), (1200 * MIB, 420)])
+def test_a_worker_may_be_silent_for_longer_over_a_larger_snapshot(nbytes, allowed_s):
+    assert supervisor.allowed_silence_s(120, nbytes) == allowed_s
+
+
+def test_whoever_makes_a_large_file_ready_says_every_16_mib_that_it_is_alive(tmp_path):
+    said = []
+    make_ready(tmp_path / "capture", 40 * MIB, lambda: said.append(sum(p.stat().st_size for p in tmp_path.iterdir())))
+
+    assert len(said) == 3
+    assert said[-1] - said[0] == 32 * MIB

@@ -1,0 +1,119 @@
+"""`InlineBackend`: the backend without a worker. Renders and uploads each snapshot at once, on the training thread."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from recon_worker.client.ledger import Ledger
+from recon_worker.pictures.artifacts import finish, render
+from recon_worker.pictures.history import History
+from recon_worker.snapshot.artifact import Artifact, Failure
+from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
+from recon_worker.spool.outbox import Version, version_of
+from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.errors import reason
+from recon_worker.system.messages import message_log
+from recon_worker.upload.continuation import earlier_history
+from recon_worker.upload.run_sink import RunSink, connect
+
+_log = message_log(__name__)
+
+
+class InlineBackend:
+    """Stitches, renders and uploads within `submit`, on the caller's thread. Reuses one set of arrays."""
+
+    def __init__(self) -> None:
+        self.stats = Ledger()
+        self.reuses_memory = True
+        self._sink: RunSink | None = None
+        self._scan: Scan | None = None
+        self._history = History()
+        self._layout: SnapshotLayout | None = None
+        self._arrays: SnapshotArrays | None = None
+
+    def launch(self) -> None:
+        """Do nothing: nothing takes time to start."""
+
+    def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
+        """Describe the run, and read what it needs from the run that it continues, if any."""
+        self._sink, self._scan = RunSink(target), scan
+        self._history = earlier_history(target, lambda: connect(target))
+
+    def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
+        """Return arrays to write the next snapshot into, the same ones each time."""
+        if self._arrays is None or layout != self._layout:
+            self._layout, self._arrays = layout, layout.allocate()
+        self._arrays.fixed_filled[:] = False
+        self._arrays.stitch_filled[:] = False
+        return self._arrays
+
+    def submit(self, snapshot: Snapshot) -> None:
+        """Render and upload a snapshot. Returns when each artifact is uploaded or counted as failed.
+
+        Raises:
+            RuntimeError: The backend has not been started.
+        """
+        if self._scan is None:
+            raise RuntimeError("submit was called before start; start the backend with the run's Scan first.")
+        self.stats.submitted += 1
+        failures = self._log_all(render(self._scan, snapshot, self._history))
+        if failures:
+            self.stats.failed += 1
+            _log.warning(
+                "Epoch %d: %d artifacts could not be logged, the first being %s: %s",
+                snapshot.epoch, len(failures), failures[0].path, failures[0].reason,
+            )  # fmt: skip
+        else:
+            self.stats.logged += 1
+
+    def _log_all(self, artifacts: Iterator[Artifact | Failure]) -> list[Failure]:
+        """Upload artifacts until the tracker fails once: each further attempt could block for minutes."""
+        assert self._sink is not None
+        failures: list[Failure] = []
+        sent: dict[str, Version] = {}
+        tracker_error = ""
+        try:
+            for made in artifacts:
+                if isinstance(made, Artifact) and not tracker_error:
+                    tracker_error = self._upload_error(made, sent)
+                if isinstance(made, Failure) or tracker_error:
+                    failures.append(made if isinstance(made, Failure) else Failure(made.path, tracker_error))
+            try:
+                lost = dict.fromkeys(self._sink.missing(sent), "the server acknowledged it but does not have it")
+            except Exception as error:  # the tracker has gone: it cannot be asked
+                lost = dict.fromkeys(sent, reason(error))
+            self.stats.artifacts_logged -= len(lost)
+            failures += [Failure(name, why) for name, why in lost.items()]
+        except Exception as error:  # the machine is short of something, and the snapshot cannot be kept for later
+            failures.append(Failure("the rest", f"{type(error).__name__}: {error}"))
+        self.stats.artifacts_failed += len(failures)
+        return failures
+
+    def _upload_error(self, artifact: Artifact, sent: dict[str, Version]) -> str:
+        """Upload one artifact and note its version in `sent`. Returns the error, or nothing."""
+        assert self._sink is not None
+        try:
+            with tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
+                local = Path(folder, PurePosixPath(artifact.path).name)
+                local.write_bytes(artifact.data)
+                self._sink.upload(local, artifact.path)
+                sent[artifact.path] = version_of(local)
+        except Exception as error:  # whatever the tracker does, training goes on
+            return reason(error)
+        self.stats.artifacts_logged += 1
+        return ""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Return True: nothing is ever pending."""
+        return True
+
+    def close(self, timeout_s: float) -> None:
+        """Log what is made of all snapshots, such as the animation, and release the arrays."""
+        if self._scan is not None:
+            for failure in self._log_all(finish(self._history)):
+                _log.warning("%s could not be logged: %s", failure.path, failure.reason)
+        self._arrays = self._layout = self._scan = None
+
+    def summary(self) -> str:
+        """Return one line about what became of the snapshots."""
+        return f"Reconstructions: {self.stats}."

@@ -1,0 +1,75 @@
+"""The run's folder in the spool: opened and locked when the training starts, reported and removed when it ends."""
+
+import contextlib
+import itertools
+import os
+from pathlib import Path
+
+from recon_worker.spool.lock import SpoolBusyError, is_alone
+from recon_worker.spool.outbox import Outbox
+from recon_worker.spool.run_target import RunTarget
+from recon_worker.spool.sync_command import quoted, sync_command
+from recon_worker.system.messages import message_log
+
+_log = message_log(__name__)
+
+_OPEN_ATTEMPTS = 20
+"""Another process may remove the folder while it is being opened, as it is still empty."""
+
+
+def open_run_folder(spool_dir: Path, target: RunTarget) -> tuple[Outbox, int]:
+    """Open a folder of the spool that this training may write to. Returns it with its lock.
+
+    Folders that are busy are skipped, and those with snapshots of an earlier process, which may belong to another scan.
+    Other files of an earlier process may have the names of this run's artifacts; they are accepted only if this run
+    continues that one.
+    """
+    for number in itertools.count(1):
+        folder = spool_dir / (target.run_id if number == 1 else f"{target.run_id}_{number}")
+        with contextlib.suppress(SpoolBusyError):
+            outbox, lock = _open_and_lock(folder)
+            if not outbox.raw() and (target.continues or not (outbox.history() or any(outbox.artifacts()))):
+                return outbox, lock
+            os.close(lock)
+    raise AssertionError("unreachable")
+
+
+def _open_and_lock(folder: Path) -> tuple[Outbox, int]:
+    for _ in range(_OPEN_ATTEMPTS):
+        with contextlib.suppress(FileNotFoundError):  # its last user has just removed it
+            outbox = Outbox(folder)
+            return outbox, outbox.take_lock(shared=True)
+    raise FileNotFoundError(f"{folder} was removed by another process each time it was opened.")
+
+
+def close_run_folder(outbox: Outbox, lock: int) -> None:
+    """Remove the folder if it is empty and nobody else uses it; else log how to upload what is left."""
+    try:
+        if is_alone(lock):  # a worker of an earlier process may use the same folder
+            outbox.sweep()
+            outbox.discard()
+    except OSError as error:
+        _log.warning("%s cannot be removed: %s", outbox.folder, error)
+    for message in leftover_messages(outbox):
+        _log.warning("%s", message)
+
+
+def leftover_messages(outbox: Outbox) -> list[str]:
+    """Describe what is left in a run's folder, and how to upload it. Empty if nothing of this program is left."""
+    names, epochs, damaged, messages = list(outbox.artifacts()), outbox.epochs(), outbox.damaged(), list[str]()
+    folder = outbox.place_now
+    if epochs or names:
+        what = _counted(len(epochs), "reconstruction") if epochs else _counted(len(names), "artifact")
+        which = "" if epochs else f" ({', '.join(names)})"
+        verb = "is" if len(epochs or names) == 1 else "are"
+        kept = f"kept in {quoted(folder)}, upload with: {sync_command(folder)}"
+        messages.append(f"{what}{which} {verb} not in MLflow yet; {kept}")
+    if damaged:
+        files = ", ".join(quoted(folder / file.relative_to(outbox.folder)) for file in damaged)
+        what = f"{_counted(len(damaged), 'snapshot')} could not be rendered, or only in part; kept as {files}"
+        messages.append(f"{what}. A sync retries them only with --retry-damaged; remove those you do not need.")
+    return messages
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"

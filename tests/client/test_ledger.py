@@ -1,0 +1,30 @@
+"""The counts of a run, and the line that sums it up."""
+
+import pytest
+
+from recon_worker.client.job import Job
+from recon_worker.client.ledger import Ledger
+from recon_worker.client.recon_worker import ReconWorker
+from recon_worker.settings import WorkerSettings
+
+
+def test_a_snapshot_with_failed_pictures_counts_as_failed_though_the_others_are_left():
+    stats = Ledger(submitted=2)
+    for generation, failures in ((1, 0), (2, 3)):
+        stats.count_left(Job(generation=generation, artifacts=5, failures=failures))
+
+    assert (stats.spooled, stats.failed, stats.artifacts_failed) == (1, 1, 3)
+    assert stats.pending == 0
+    assert "of 1 failed, the artifacts that could be made are spooled" in str(stats)
+
+
+@pytest.mark.parametrize("abandoned", [True, False])
+def test_a_depth_is_advised_only_if_workers_lived(tmp_path, abandoned):
+    worker = ReconWorker(WorkerSettings(spool_dir=tmp_path))
+    worker.stats.spilled = 1
+    if abandoned:
+        worker._queue.abandon()
+    summary = worker.summary()
+    worker.close(0)
+
+    assert ("queue depth" in summary) is not abandoned
