@@ -28,8 +28,7 @@ from recon_worker.snapshot.records import Scan
 from recon_worker.spool.outbox import Outbox, RunTarget, SpoolError
 from recon_worker.system.child_environment import child_command, child_environment
 from recon_worker.system.shortages import is_shortage
-from recon_worker.upload.continuation import load_history
-from recon_worker.upload.run_sink import connect
+from recon_worker.upload.resume import load_history
 
 _EXIT_WAIT_S = 2.0
 _SILENCE_S = 600.0
@@ -168,7 +167,7 @@ class _Renderer:
         target = RunTarget(**message["target"])
         self._scan = outbox.scan()
         outbox.take_scratch()
-        self._history = load_history(outbox, target, lambda: connect(target))
+        self._history = load_history(outbox, target)
         return outbox
 
     def _make(self, outbox: Outbox, message: Message) -> list[Failure]:

@@ -24,7 +24,7 @@ from recon_worker.system.databases import is_sqlite, why_not_mlflows
 from recon_worker.system.messages import size_text
 from recon_worker.system.shortages import is_shortage
 from recon_worker.system.uris import shown
-from recon_worker.upload.continuation import history_of_spool
+from recon_worker.upload.resume import history_of_spool
 
 _PARTS = ("run.json", "raw", "outbox")
 _UNITS = {"d": 86400, "h": 3600, "min": 60}

@@ -28,7 +28,7 @@ from recon_worker.system.messages import message_log
 from recon_worker.system.mlflow_environment import for_uploads
 from recon_worker.system.standard_streams import shows_progress
 from recon_worker.system.uris import shown, without_credentials
-from recon_worker.upload.run_sink import RunSink
+from recon_worker.upload.mlflow_sink import MlflowSink
 from recon_worker.upload.uploader import Uploader, upload_threads
 
 _log = message_log(__name__)
@@ -209,7 +209,7 @@ def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
         return 0
     import mlflow  # noqa: F401  # here, so that the seconds it takes do not count
 
-    sink = RunSink(target)
+    sink = MlflowSink(target)
     threads = upload_threads(target.tracking_uri)
     bar = tqdm(total=len(names), desc="upload", unit="file", disable=not shows_progress())
     with bar, budget.spend() as deadline:

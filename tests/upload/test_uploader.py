@@ -9,7 +9,7 @@ import pytest
 
 from recon_worker.snapshot.artifact import Artifact
 from recon_worker.spool.outbox import Outbox
-from recon_worker.upload.answers import RefusedError, UnacceptableError
+from recon_worker.upload.errors import RefusedError, UnacceptableError
 from recon_worker.upload.uploader import Uploader
 
 GALLERY, TABLE = "recon_log/gallery.html", "recon_log/events.csv"
@@ -80,7 +80,7 @@ def test_a_file_that_is_replaced_during_its_upload_is_uploaded_again(outbox):
 
 
 def test_what_was_refused_is_tried_when_asked_for(outbox, monkeypatch):
-    monkeypatch.setattr("recon_worker.upload.uploader._REFUSED_WAIT_S", 3600)
+    monkeypatch.setattr("recon_worker.upload.retry._REFUSED_WAIT_S", 3600)
     sink, said, done = _Unwilling(), queue.SimpleQueue(), threading.Semaphore(0)
     for name in NAMES:
         outbox.put(Artifact(name, b"png"))
@@ -88,11 +88,11 @@ def test_what_was_refused_is_tried_when_asked_for(outbox, monkeypatch):
     uploader.add(1, NAMES)
     for _ in range(2):
         _wait(sink.tries, len(NAMES))
-        uploader.try_again()
+        uploader.retry_now()
     _wait(sink.tries, len(NAMES))
     assert said.get(timeout=30) is True
     sink.willing.set()
-    uploader.try_again()
+    uploader.retry_now()
     _wait(done, 1)
     uploader.stop()
 
@@ -156,7 +156,7 @@ def test_a_file_that_is_not_taken_holds_no_other_up(outbox, threads, caplog):
     assert caplog.text.count(f"does not take {GALLERY}: 413: too large. It stays in the spool") == 1
 
     sink.names.clear()
-    uploader.try_again()
+    uploader.retry_now()
     _wait(done, 12)
     uploader.stop()
     assert sink.uploads[-1] == GALLERY
@@ -178,7 +178,7 @@ class _Forgetful:
 
 
 def test_what_is_not_there_after_its_upload_is_sent_again_and_at_last_kept(outbox, monkeypatch, caplog):
-    monkeypatch.setattr("recon_worker.upload.uploader._FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("recon_worker.upload.retry._FIRST_WAIT_S", 0.01)
     sink, done, aside = _Forgetful(2), threading.Semaphore(0), queue.SimpleQueue()
     uploader = Uploader(outbox, sink, 8, lambda generation: done.release(), on_aside=aside.put)
     for name in (GALLERY, *NAMES):
@@ -195,7 +195,7 @@ def test_what_is_not_there_after_its_upload_is_sent_again_and_at_last_kept(outbo
     assert caplog.text.count(f"has acknowledged {GALLERY} 3 times, and it is not there") == 1
 
     sink.kept_from = 0
-    uploader.try_again()
+    uploader.retry_now()
     _wait(done, 1)
     uploader.stop()
     assert (list(outbox.artifacts()), uploader.arrived) == ([], 4)

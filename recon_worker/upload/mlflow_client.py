@@ -1,0 +1,83 @@
+"""Connects to MLflow, and corrects two habits of its client.
+
+It reports database errors twice, as an exception and as a log record with thirty lines of traceback:
+`without_mlflow_tracebacks`. And it takes a redirect or a web page for a successful upload, such as a proxy, a sign-in
+page or a firewall in front of the artifacts sends: `connect` installs a check that raises RefusedError instead.
+"""
+
+import contextlib
+import functools
+import logging
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from recon_worker.spool.outbox import RunTarget
+from recon_worker.system.databases import is_sqlite, why_not_mlflows
+from recon_worker.upload.errors import RefusedError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_LOGS_AND_RAISES = "mlflow.store.db.utils"
+_thread = threading.local()
+
+
+def connect(target: RunTarget) -> "MlflowClient":
+    """Return a client of the server that has the run.
+
+    Raises:
+        RefusedError: The SQLite database does not exist or is not MLflow's, which would create its tables in it.
+        Exception: Whatever the client raises.
+    """
+    import mlflow
+
+    refusal = why_not_mlflows(target.tracking_uri) if is_sqlite(target.tracking_uri) else None
+    if refusal:
+        raise RefusedError(refusal)
+    _check_upload_answers()
+    return mlflow.MlflowClient(target.tracking_uri)
+
+
+@contextlib.contextmanager
+def without_mlflow_tracebacks() -> Iterator[None]:
+    """Suppress MLflow's error log of this thread, for calls whose exceptions are caught and logged in one line."""
+    logging.getLogger(_LOGS_AND_RAISES).addFilter(_is_wanted)  # added once, however often it is called
+    before = _is_wanted()
+    _thread.wanted = False
+    try:
+        yield
+    finally:
+        _thread.wanted = before
+
+
+def _is_wanted(_: logging.LogRecord | None = None) -> bool:
+    return getattr(_thread, "wanted", True)
+
+
+@functools.cache
+def _check_upload_answers() -> None:
+    """Wrap the HTTP request function of MLflow's artifact client in this process."""
+    import mlflow.store.artifact.http_artifact_repo as http_artifact_repo
+
+    request: Any = vars(http_artifact_repo)["http_request"]
+
+    @functools.wraps(request)
+    def checked(host_creds: Any, endpoint: str, method: str, *args: Any, **more: Any) -> Any:  # noqa: ANN401
+        response = request(host_creds, endpoint, method, *args, **more)
+        if method == "PUT":
+            _refuse_foreign_answer(response)
+        return response
+
+    vars(http_artifact_repo)["http_request"] = checked
+
+
+def _refuse_foreign_answer(response: Any) -> None:  # noqa: ANN401
+    status, kind = response.status_code, response.headers.get("Content-Type", "")
+    cause = "a proxy or a sign-in page is in front of the artifacts."
+    if 300 <= status < 400:
+        raise RefusedError(f"an upload was answered with {status}, a redirect: {cause}")
+    if response.request.method != "PUT":
+        raise RefusedError(f"an upload was redirected and turned into a {response.request.method}: {cause}")
+    if status < 300 and kind.lower().startswith("text/html"):
+        raise RefusedError(f"an upload was answered with {status} and a web page: {cause}")
