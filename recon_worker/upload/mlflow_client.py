@@ -65,19 +65,17 @@ def _check_upload_answers() -> None:
     @functools.wraps(request)
     def checked(host_creds: Any, endpoint: str, method: str, *args: Any, **more: Any) -> Any:  # noqa: ANN401
         response = request(host_creds, endpoint, method, *args, **more)
-        if method == "PUT":
-            _refuse_foreign_answer(response)
+        if method != "PUT":
+            return response
+        status, kind, answer = response.status_code, response.headers.get("Content-Type", ""), ""
+        if 300 <= status < 400:
+            answer = f"answered with {status}, a redirect"
+        elif response.request.method != "PUT":
+            answer = f"redirected and turned into a {response.request.method}"
+        elif status < 300 and kind.lower().startswith("text/html"):
+            answer = f"answered with {status} and a web page"
+        if answer:
+            raise RefusedError(f"an upload was {answer}: a proxy or a sign-in page is in front of the artifacts.")
         return response
 
     vars(http_artifact_repo)["http_request"] = checked
-
-
-def _refuse_foreign_answer(response: Any) -> None:  # noqa: ANN401
-    status, kind = response.status_code, response.headers.get("Content-Type", "")
-    cause = "a proxy or a sign-in page is in front of the artifacts."
-    if 300 <= status < 400:
-        raise RefusedError(f"an upload was answered with {status}, a redirect: {cause}")
-    if response.request.method != "PUT":
-        raise RefusedError(f"an upload was redirected and turned into a {response.request.method}: {cause}")
-    if status < 300 and kind.lower().startswith("text/html"):
-        raise RefusedError(f"an upload was answered with {status} and a web page: {cause}")

@@ -157,6 +157,8 @@ class MlflowSink:
                 files[name] = str(connection.path(replaced or "", name))
             elif replaced is None and (card := _card(connection, name)) is not None:
                 cards[name] = card
+        if not (files or cards):
+            return set()
         try:
             listing = connection.repository.list_artifacts
             missing_cards = connection.cards.missing(listing(FOLDER), cards.values()) if cards else set()
@@ -165,20 +167,17 @@ class MlflowSink:
         except Exception as error:
             if not forbids_listing(error):
                 raise
-            self._warn_of_no_listing(error)
+            if not self._warned_of_no_listing:
+                self._warned_of_no_listing = True
+                _log.warning(
+                    'The artifacts cannot be listed (%s). So "logged" means that the server has acknowledged each '
+                    "upload, not that the artifact was seen in the run.",
+                    reason(error),
+                )
             return set()
-        # a store that does not know sizes says None
-        lost = {name for name, path in files.items() if listed.get(path, -1) not in (None, sent[name][2])}
+        absent = -1  # None: the store does not tell sizes
+        lost = {name for name, path in files.items() if listed.get(path, absent) not in (None, sent[name][2])}
         return lost | {name for name, card in cards.items() if card in missing_cards}
-
-    def _warn_of_no_listing(self, error: Exception) -> None:
-        if not self._warned_of_no_listing:
-            self._warned_of_no_listing = True
-            _log.warning(
-                'The artifacts cannot be listed (%s). So "logged" means that the server has acknowledged each upload, '
-                "not that the artifact was seen in the run.",
-                reason(error),
-            )
 
 
 def _upload(connection: _Connection, local: Path, name: str, taken_unix_s: float) -> None:

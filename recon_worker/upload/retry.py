@@ -75,10 +75,17 @@ class Retries:
             except Exception as error:
                 if self.stopped:
                     raise StoppedError from error
-                refused = isinstance(error, RefusedError)
+                if isinstance(error, RefusedError):
+                    refused, wait_s = True, _REFUSED_WAIT_S
+                    what = "refuses artifacts; they stay in the spool"
+                else:
+                    refused, wait_s = False, random.uniform(0.0, backoff_s(attempt))
+                    what = "did not take an artifact; it is tried again"
                 self._on_attempt(refused)
-                self._report(error, refused=refused)
-                wait_s = _REFUSED_WAIT_S if refused else random.uniform(0.0, backoff_s(attempt))
+                with self._changed:
+                    level = logging.DEBUG if refused in self._warned else logging.WARNING
+                    self._warned.add(refused)
+                _log.log(level, "The tracking server %s. %s", what, error)
                 self.wait(wait_s, round_began)
         raise AssertionError("unreachable")
 
@@ -105,14 +112,6 @@ class Retries:
         with self._changed:
             self.stopped = True
             self._changed.notify_all()
-
-    def _report(self, error: Exception, *, refused: bool) -> None:
-        """Log a failure: as a warning if it is the first of its kind."""
-        with self._changed:
-            level = logging.DEBUG if refused in self._warned else logging.WARNING
-            self._warned.add(refused)
-        what = "refuses artifacts; they stay in the spool" if refused else "did not take an artifact; it is tried again"
-        _log.log(level, "The tracking server %s. %s", what, error)
 
 
 def backoff_s(attempt: int) -> float:

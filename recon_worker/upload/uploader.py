@@ -231,7 +231,9 @@ class Uploader:
         for resend in count(1):
             round_began = self.retries.round
             versions = {name: version for name, version in sent.items() if version is not None}
-            lost = self.retries.call(lambda: self._lost(versions)) if versions else set()  # noqa: B023 - called at once
+            missing = self.retries.call(lambda: self._sink.missing(versions)) if versions else set()  # noqa: B023
+            # a newer version of a file, if there is one, is in another batch
+            lost = {name for name in missing if self._outbox.version(name) == versions[name]}
             arrived += len(sent) - len(lost)
             for name in versions.keys() - lost:
                 self._remove(name, versions[name])
@@ -251,10 +253,6 @@ class Uploader:
                     name, 1 + RESENDS,
                 )  # fmt: skip
         return arrived
-
-    def _lost(self, sent: Mapping[str, Version]) -> set[str]:
-        """Return the files that are not there, except those of which a newer version is still to be sent."""
-        return {name for name in self._sink.missing(sent) if self._outbox.version(name) == sent[name]}
 
     def _remove(self, name: str, version: Version) -> None:
         self._sent_version.pop(name, None)

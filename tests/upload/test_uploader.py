@@ -1,8 +1,7 @@
-"""What every epoch replaces is not lost when it is replaced while its older version is on its way."""
+"""The uploader: nothing is lost, whatever is replaced, refused, not accepted or not kept meanwhile."""
 
 import queue
 import threading
-import time
 from collections import Counter
 
 import pytest
@@ -11,6 +10,7 @@ from recon_worker.snapshot.artifact import Artifact
 from recon_worker.spool.outbox import Outbox
 from recon_worker.upload.errors import RefusedError, UnacceptableError
 from recon_worker.upload.uploader import Uploader
+from tests.faults.harness import wait_until
 
 GALLERY, TABLE = "recon_log/gallery.html", "recon_log/events.csv"
 NAMES = [f"epoch_01/patch_{number:02d}/amp_pred.png" for number in range(3)]
@@ -201,6 +201,20 @@ def test_what_is_not_there_after_its_upload_is_sent_again_and_at_last_kept(outbo
     assert (list(outbox.artifacts()), uploader.arrived) == ([], 4)
 
 
+def test_files_added_while_others_of_their_snapshot_are_uploaded_are_reported_too(outbox):
+    sink, done = _Sink(), queue.SimpleQueue()
+    uploader = Uploader(outbox, sink, 8, done.put)
+    for name in NAMES[:2]:
+        outbox.put(Artifact(name, b"png"))
+        uploader.add(1, [name])
+    assert sink.first.wait(30)
+    sink.go.set()
+
+    assert [done.get(timeout=30) for _ in range(2)] == [1, 1]
+    wait_until(lambda: uploader.idle)
+    uploader.stop()
+
+
 class _Taking(_Keeping):
     def upload(self, local, name):
         pass
@@ -221,8 +235,7 @@ def test_what_is_uploaded_is_forgotten(outbox):
             outbox.put(Artifact(name, b"png"))
             uploader.add(generation, [name])
         _wait(done, len(generations))
-        while not uploader.idle:
-            time.sleep(0.01)
+        wait_until(lambda: uploader.idle)
         return _entries(uploader)
 
     assert upload(range(10, 20)) == upload(range(20, 60))
