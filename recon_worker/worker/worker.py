@@ -249,7 +249,7 @@ class Worker:
             failures.append(Failure(made.path, reason) if isinstance(error, OSError) else _failure(made.path, error))
 
     def _each(self, pictures: Iterator[Artifact | Failure]) -> Iterator[Artifact | Failure]:
-        """Make one after the other, each at the priority of that moment."""
+        """Make artifacts one by one, each at the priority that applies when its turn comes."""
         while (made := self._priority.run(lambda: next(pictures, None))) is not None:
             yield made
 
@@ -270,7 +270,7 @@ class Worker:
         """Log the queue's metrics, as the last part of a snapshot, and report it as logged. Repeated if it raises."""
         job = self._jobs.pop(generation, None)
         retries = self.uploader.retries.count
-        if job is not None:  # kept unchanged for another attempt: MLflow would take other values for further ones
+        if job is not None:  # computed once: MLflow would record other values at another attempt as further points
             now_s = time.time()
             values = {**job["metrics"], "lag_s": now_s - job["submitted_unix_s"], "retries": retries}
             values = {f"recon_log/{name}": value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""What arrives in a real MLflow store: cards once per step, metrics once, the description beside the user's text."""
+"""Uploads to a real MLflow store: cards once per step, metrics once, the description beside the user's text."""
 
 import json
 from dataclasses import replace
@@ -20,7 +20,7 @@ CARD = card_name("epoch_05", "stitched_amp", 165)
 
 
 class _Client(mlflow.MlflowClient):
-    """Fails at the nth file."""
+    """Fails at the nth file that is uploaded."""
 
     fail_at, files, lists = 0, 0, 0
 

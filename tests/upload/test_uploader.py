@@ -17,14 +17,14 @@ NAMES = [f"epoch_01/patch_{number:02d}/amp_pred.png" for number in range(3)]
 
 
 class _Keeping:
-    """All that was uploaded is there."""
+    """Keeps everything that is uploaded."""
 
     def missing(self, sent):
         return set()
 
 
 class _Unwilling(_Keeping):
-    """Refuses until it is told otherwise."""
+    """Refuses everything until `willing` is set."""
 
     def __init__(self):
         self.willing, self.tries = threading.Event(), threading.Semaphore(0)
@@ -36,7 +36,7 @@ class _Unwilling(_Keeping):
 
 
 class _Sink(_Keeping):
-    """Remembers what it is given; the first upload waits for `go`."""
+    """Records uploads; each waits for `go`."""
 
     def __init__(self):
         self.uploads, self.running, self.most, self.go = [], 0, 0, threading.Event()
@@ -127,7 +127,7 @@ def test_a_version_that_was_not_uploaded_is_not_removed(outbox):
 
 
 class _Narrow(_Keeping):
-    """Takes nothing of some names until it is told otherwise."""
+    """Does not accept files of some names."""
 
     def __init__(self, *names):
         self.names, self.uploads = set(names), []
@@ -164,7 +164,7 @@ def test_a_file_that_is_not_taken_holds_no_other_up(outbox, threads, caplog):
 
 
 class _Forgetful:
-    """Acknowledges everything, and keeps a file from its nth upload on; never: None."""
+    """Acknowledges everything, but keeps a file only from its nth upload on; None: never."""
 
     def __init__(self, kept_from):
         self.kept_from, self.uploads = kept_from, Counter()
@@ -221,7 +221,7 @@ class _Taking(_Keeping):
 
 
 def _entries(uploader):
-    """How much it has noted, whatever about."""
+    """Number of entries in all its containers."""
     return sum(len(value) for value in vars(uploader).values() if hasattr(value, "__len__"))
 
 

@@ -1,4 +1,4 @@
-"""The queue and the worker process, with real processes, signals and a real MLflow store."""
+"""The life of a worker, with real processes, signals and a real MLflow store."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A queue that is full, with each overflow policy and a real worker."""
+"""A full queue under each overflow policy, with a real worker."""
 
 import time
 from dataclasses import replace
