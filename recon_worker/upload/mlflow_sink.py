@@ -13,27 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from recon_worker.pictures.records import (
-    Card,
-    Latest,
-    Numbers,
-    card_of,
-    is_file,
-    is_metrics,
-    merged_description,
-)
+from recon_worker.pictures.records import Card, Latest, Numbers, card_of, is_file, is_metrics, merged_description
 from recon_worker.spool.outbox import RunTarget, Version
 from recon_worker.system.messages import message_log
 from recon_worker.system.reasons import reason
 from recon_worker.upload.errors import RefusedError, UnacceptableError, error_type, forbids_listing
 from recon_worker.upload.image_cards import FOLDER, ImageCards
-from recon_worker.upload.mlflow_client import connect, without_mlflow_tracebacks
+from recon_worker.upload.mlflow_client import artifact_repository, connect, without_mlflow_tracebacks
 from recon_worker.upload.resume import Resume, folder_of, note_training
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 _log = message_log(__name__)
 _T = TypeVar("_T")
@@ -46,25 +40,16 @@ class _Connection:
     """What is known about the run since the last failure."""
 
     client: "MlflowClient"
-    run_id: str
+    run: "Run"
     cards: ImageCards
     folder: str
     """Folder of this training's artifacts; empty: the run's top level."""
     resumes: Sequence[Resume]
 
     @cached_property
-    def repository(self) -> Any:  # noqa: ANN401 - an mlflow ArtifactRepository
-        """The artifact store. Lists a folder with one request, `MlflowClient.list_artifacts` with four."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-        from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
-
-        with_profile: Any = add_databricks_profile_info_to_artifact_uri
-        uri = with_profile(self.client.get_run(self.run_id).info.artifact_uri, self.client.tracking_uri)
-        return get_artifact_repository(uri, tracking_uri=self.client.tracking_uri)
-
-    def path(self, *parts: str) -> PurePosixPath:
-        """Return a path below this training's folder."""
-        return PurePosixPath(self.folder, *parts)
+    def repository(self) -> "ArtifactRepository":
+        """The artifact store. Made when needed: without it metrics can still be logged."""
+        return artifact_repository(self.client, self.run)
 
 
 class MlflowSink:
@@ -145,8 +130,7 @@ class MlflowSink:
                 if run.info.lifecycle_stage == "deleted":
                     raise RefusedError(f"run {run_id} is deleted. Restore it, or remove its spool.")
                 part = note_training(client, self._target, run.data.tags)
-                cards = ImageCards(client, run_id)
-                self._connection = _Connection(client, run_id, cards, part.folder, part.resumes)
+                self._connection = _Connection(client, run, ImageCards(client, run_id), part.folder, part.resumes)
             return self._connection
 
     def _missing(self, connection: _Connection, sent: Mapping[str, Version]) -> set[str]:
@@ -154,7 +138,7 @@ class MlflowSink:
         for name, (_, taken_unix_ns, _) in sent.items():
             replaced = folder_of(name, taken_unix_ns / 1e9, connection.resumes)
             if is_file(name):
-                files[name] = str(connection.path(replaced or "", name))
+                files[name] = str(PurePosixPath(connection.folder, replaced or "", name))
             elif replaced is None and (card := _card(connection, name)) is not None:
                 cards[name] = card
         if not (files or cards):
@@ -183,8 +167,8 @@ class MlflowSink:
 def _upload(connection: _Connection, local: Path, name: str, taken_unix_s: float) -> None:
     replaced = folder_of(name, taken_unix_s, connection.resumes)
     if is_file(name):
-        folder = connection.path(replaced or "", name).parent
-        connection.client.log_artifact(connection.run_id, str(local), str(folder))
+        folder = PurePosixPath(connection.folder, replaced or "", name).parent
+        connection.client.log_artifact(connection.run.info.run_id, str(local), str(folder))
     elif replaced is not None:
         pass  # records of epochs that were repeated since would only confuse
     elif (card := _card(connection, name)) is not None:
@@ -198,24 +182,24 @@ def _upload(connection: _Connection, local: Path, name: str, taken_unix_s: float
 def _card(connection: _Connection, name: str) -> Card | None:
     """Return the image card that a record is for, of this training; None if it is for none."""
     card = card_of(name)
-    return card and Card(key=str(connection.path(card.key)), step=card.step)
+    return card and Card(key=str(PurePosixPath(connection.folder, card.key)), step=card.step)
 
 
 def _log_numbers(connection: _Connection, numbers: Numbers) -> None:
     from mlflow.entities import Metric
 
-    values = numbers.values.items()
-    metrics = [Metric(str(connection.path(name)), value, numbers.time_ms, numbers.step) for name, value in values]
-    connection.client.log_batch(connection.run_id, metrics=metrics, synchronous=True)
+    values = {str(PurePosixPath(connection.folder, name)): value for name, value in numbers.values.items()}
+    metrics = [Metric(name, value, numbers.time_ms, numbers.step) for name, value in values.items()]
+    connection.client.log_batch(connection.run.info.run_id, metrics=metrics, synchronous=True)
 
 
 def _describe(connection: _Connection, latest: Latest) -> None:
     """Update this program's part of the run's description."""
-    run = connection.client.get_run(connection.run_id)
+    run = connection.client.get_run(connection.run.info.run_id)
     before = run.data.tags.get(_DESCRIPTION_TAG, "")
-    after = merged_description(before, latest, connection.run_id, run.info.experiment_id, connection.folder)
+    after = merged_description(before, latest, connection.run.info.run_id, run.info.experiment_id, connection.folder)
     if after != before:
-        connection.client.set_tag(connection.run_id, _DESCRIPTION_TAG, after, synchronous=True)
+        connection.client.set_tag(connection.run.info.run_id, _DESCRIPTION_TAG, after, synchronous=True)
 
 
 def _read(local: Path, name: str, parse: Callable[[bytes], _T]) -> _T:

@@ -127,7 +127,7 @@ def earlier_history(target: RunTarget, connect: Callable[[RunTarget], "MlflowCli
     if run_id is None:
         return History()
     try:
-        files = download_retrying()(lambda: _download(connect(target), run_id, target.earlier_fit_unix_s))
+        files = download_retrying(lambda: _download(connect(target), run_id, target.earlier_fit_unix_s))
         return History.of_files(files, last_epoch=target.earlier_epoch)
     except Exception as error:  # whatever the server, or an artifact that somebody replaced, raises
         _log.warning(

@@ -29,8 +29,13 @@ RESENDS = 2
 """How often a file is sent again that the server acknowledged but does not list."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
 _REFUSED_WAIT_S = 30.0
-_DOWNLOAD_S, _LONGEST_DOWNLOAD_WAIT_S = 20.0, 4.0
-"""A snapshot waits for the download. Far below the silence after which a worker counts as hung."""
+download_retrying = tenacity.Retrying(
+    retry=tenacity.retry_if_exception(lambda error: not is_refusal(error)),
+    stop=tenacity.stop_after_delay(20),
+    wait=tenacity.wait_exponential(max=4),
+    reraise=True,
+)
+"""Repeats a download. A snapshot waits for it: 20 s is far below the silence after which a worker counts as hung."""
 
 
 class StoppedError(Exception):
@@ -117,13 +122,3 @@ class Retries:
 def backoff_s(attempt: int) -> float:
     """Return the longest wait after an attempt; the first is number 1. Bounds the exponent: an outage may last days."""
     return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(attempt - 1, 32))
-
-
-def download_retrying() -> tenacity.Retrying:
-    """Return the retry loop for downloads: until one succeeds, the server refuses, or 20 s have passed."""
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(lambda error: not is_refusal(error)),
-        stop=tenacity.stop_after_delay(_DOWNLOAD_S),
-        wait=tenacity.wait_exponential(max=_LONGEST_DOWNLOAD_WAIT_S),
-        reraise=True,
-    )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from recon_worker.spool.outbox import Outbox, Version
@@ -62,7 +62,7 @@ class _Batch:
     def expect(self, names: Collection[str]) -> None:
         """Count files that are about to be queued."""
         self.pending += len(names)
-        self.unsent.update(map(_folder, names))
+        self.unsent.update(name.rpartition("/")[0] for name in names)
 
 
 class Uploader:
@@ -159,7 +159,7 @@ class Uploader:
 
     def _handle(self, batch: _Batch, name: str) -> None:
         """Send a file. The thread that sends the last one of a folder reads the folder back."""
-        folder = _folder(name)
+        folder = name.rpartition("/")[0]
         sent = self._send(batch, name)
         with self._lock:
             batch.sent[folder] |= sent
@@ -284,7 +284,3 @@ class Uploader:
         before, self.refused = self.refused, bool(self._refusals) and stuck and none_free
         if self.refused != before:
             self._on_refused(self.refused)
-
-
-def _folder(name: str) -> str:
-    return str(PurePosixPath(name).parent)

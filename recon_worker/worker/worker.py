@@ -6,6 +6,7 @@ Messages to the training process: began, alive, rendered, finished, logged, refu
 """
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -161,10 +162,7 @@ class Worker:
 
     def _reserve(self, slots: Sequence[int], files: Sequence[Path], nbytes: int) -> None:
         """Allocate the memory and the files of the queue before the first snapshot needs them."""
-
-        def alive() -> None:
-            self._channel.send("alive")
-
+        alive = functools.partial(self._channel.send, "alive")
         for number in slots:
             with contextlib.suppress(OSError):
                 self._slots[number].reserve(nbytes)

@@ -40,7 +40,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def killed_training(target, tmp_path, when, linger_s, *, stopped=False):
-    """Log three snapshots in a process that is then killed, with its worker `starting` or `at work`, running or stopped.
+    """Log three snapshots in a process, and kill it while its worker is `starting` or `at work`, running or stopped.
 
     Returns:
         The worker's process id.
