@@ -96,7 +96,8 @@ def _longest_chain(trees: dict[str, ast.Module]) -> list[str]:
     def below(name: str) -> tuple[str, ...]:
         return (name, *max((below(other) for other in sorted(imports[name] - {name})), key=len, default=()))
 
-    return list(max((below(name) for name in sorted(trees)), key=len))
+    chains = [below(name) for name in sorted(trees)]
+    return list(max(chains, key=len))
 
 
 def _imported(module: str, tree: ast.Module, known: set[str]) -> set[str]:

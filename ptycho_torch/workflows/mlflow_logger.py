@@ -24,7 +24,7 @@ from mlflow.entities import Metric, RunTag
 from recon_worker.system.databases import with_absolute_path
 from recon_worker.system.errors import failure_of, reason
 from recon_worker.system.messages import message_log
-from recon_worker.upload.mlflow_log import without_its_tracebacks
+from recon_worker.upload.mlflow_client import without_mlflow_tracebacks
 
 _log = message_log(__name__)
 
@@ -154,7 +154,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
         )
         while not stopped.is_set():
             try:
-                with without_its_tracebacks():
+                with without_mlflow_tracebacks():
                     retrying(self._calls.get())
             except tenacity.RetryError:
                 return

@@ -11,7 +11,7 @@ from recon_worker.snapshot.codec import read_snapshot
 from recon_worker.snapshot.records import Scan
 from recon_worker.spool.outbox import Outbox, is_artifact_name
 from recon_worker.system.errors import is_shortage
-from recon_worker.upload.continuation import history_of_spool
+from recon_worker.upload.resume import history_of_spool
 
 
 def render_to(folder: Path, out: Path) -> tuple[int, list[Failure]]:

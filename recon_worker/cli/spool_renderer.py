@@ -28,8 +28,7 @@ from recon_worker.spool.outbox import Outbox
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.child_environment import child_command, child_environment
 from recon_worker.system.errors import is_shortage
-from recon_worker.upload.continuation import load_history
-from recon_worker.upload.run_sink import connect
+from recon_worker.upload.resume import load_history
 
 _EXIT_WAIT_S = 2.0
 _SILENCE_S = 600.0
@@ -145,7 +144,7 @@ class _Renderer:
         self._outbox = Outbox(Path(message["folder"]), create=False, descriptor=message["descriptor"])
         self._scan = self._outbox.scan()
         self._outbox.take_scratch()
-        self._history = load_history(self._outbox, target, lambda: connect(target))
+        self._history = load_history(self._outbox, target)
 
     def render(self, message: Message) -> list[Failure]:
         """Render the snapshot that a message names, or the artifacts of the whole run."""

@@ -30,7 +30,7 @@ from recon_worker.system.messages import message_log
 from recon_worker.system.mlflow_environment import for_uploads
 from recon_worker.system.standard_streams import shows_progress
 from recon_worker.system.uris import shown, without_credentials
-from recon_worker.upload.run_sink import RunSink
+from recon_worker.upload.mlflow_sink import MlflowSink
 from recon_worker.upload.uploader import Uploader, upload_threads
 
 _log = message_log(__name__)
@@ -204,7 +204,7 @@ def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
         return 0
     import mlflow  # noqa: F401  # here, so that the seconds it takes are not counted
 
-    sink = RunSink(target)
+    sink = MlflowSink(target)
     by_folder = defaultdict[str, list[str]](list)  # a folder is uploaded, and then verified, as a whole
     for name in names:
         by_folder[name.rpartition("/")[0]].append(name)

@@ -13,8 +13,8 @@ from recon_worker.spool.outbox import Version, version_of
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.errors import reason
 from recon_worker.system.messages import message_log
-from recon_worker.upload.continuation import earlier_history
-from recon_worker.upload.run_sink import RunSink, connect
+from recon_worker.upload.mlflow_sink import MlflowSink
+from recon_worker.upload.resume import earlier_history
 
 _log = message_log(__name__)
 
@@ -25,7 +25,7 @@ class InlineBackend:
     def __init__(self) -> None:
         self.stats = Ledger()
         self.reuses_memory = True
-        self._sink: RunSink | None = None
+        self._sink: MlflowSink | None = None
         self._scan: Scan | None = None
         self._history = History()
         self._layout: SnapshotLayout | None = None
@@ -36,8 +36,8 @@ class InlineBackend:
 
     def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
         """Describe the run, and read what it needs from the run that it continues, if any."""
-        self._sink, self._scan = RunSink(target), scan
-        self._history = earlier_history(target, lambda: connect(target))
+        self._sink, self._scan = MlflowSink(target), scan
+        self._history = earlier_history(target)
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
         """Return arrays to write the next snapshot into, the same ones each time."""

@@ -1,164 +1,209 @@
-"""Brings what waits in the outbox to an MLflow run: files as artifacts, and what `deliveries` are."""
+"""Writes artifacts and records of a training to its MLflow run.
 
+    epoch_05/..., recon_log/...   -> log_artifact, below `fit_2/` or `before_resume_1/` if need be (`resume`)
+    cards/...                     -> log_image (`image_cards`)
+    metrics/...                   -> log_batch
+    description/...               -> the run's description
+
+Everything may be uploaded twice: nothing then appears twice.
+"""
+
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from recon_worker.pictures.records import (
-    Card,
-    Latest,
-    Numbers,
-    card_of,
-    is_description,
-    is_file,
-    is_metrics,
-    merged_description,
-)
-from recon_worker.upload.answers import UnacceptableError, UnlistableError, check_answers_to_uploads, forbids_listing
-from recon_worker.upload.image_cards import FOLDER, CardClient, ImageCards
+from recon_worker.pictures.records import Card, Latest, Numbers, card_of, is_file, is_metrics, merged_description
+from recon_worker.spool.outbox import Version
+from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.errors import reason
+from recon_worker.system.messages import message_log
+from recon_worker.upload.errors import RefusedError, UnacceptableError, error_type, forbids_listing
+from recon_worker.upload.image_cards import FOLDER, ImageCards
+from recon_worker.upload.mlflow_client import artifact_repository, connect, without_mlflow_tracebacks
+from recon_worker.upload.resume import Resume, folder_of, note_training
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+_log = message_log(__name__)
+_T = TypeVar("_T")
 
 _DESCRIPTION_TAG = "mlflow.note.content"
 
 
-class ArtifactClient(CardClient, Protocol):
-    """The part of `mlflow.MlflowClient` that is used."""
+@dataclass(frozen=True)
+class _Connection:
+    """What is known about the run since the last failure."""
 
-    @property
-    def tracking_uri(self) -> str:
-        """Of the server."""
+    client: "MlflowClient"
+    run: "Run"
+    cards: ImageCards
+    folder: str
+    """Folder of this training's artifacts; empty: the run's top level."""
+    resumes: Sequence[Resume]
 
-    def log_batch(self, run_id: str, metrics: Sequence[Any], *, synchronous: bool) -> object:
-        """Log several metrics at once."""
-
-    def get_run(self, run_id: str) -> Any:  # noqa: ANN401
-        """The run, with its tags and its experiment."""
-
-    def download_artifacts(self, run_id: str, path: str, dst_path: str | None = None) -> str:
-        """Copy an artifact to a local folder; returns where it lies."""
-
-    def set_tag(self, run_id: str, key: str, value: Any, *, synchronous: bool) -> object:  # noqa: ANN401
-        """Set a tag of the run."""
+    @cached_property
+    def repository(self) -> "ArtifactRepository":
+        """The artifact store. Made when needed: without it metrics can still be logged."""
+        return artifact_repository(self.client, self.run)
 
 
 class MlflowSink:
-    """Writes to one MLflow run.
+    """Writes to an existing MLflow run. Thread-safe.
+
+    Connects with the first request, and again after each failure, because the run may have been deleted meanwhile.
 
     Args:
-        client: A client that is connected to the tracking server.
-        run_id: The run.
-        folder: Below which everything goes, as of a second training in the same run; empty: as it is named.
+        target: The run.
+        connect: Makes the client.
+        run_request: Executes each request; may do so in another thread, but returns when it is done.
     """
 
-    def __init__(self, client: ArtifactClient, run_id: str, folder: str = "") -> None:
-        self._client = client
-        self._run_id = run_id
-        self._folder = folder
-        self._cards = ImageCards(client, run_id)
-        self._repository: Any = None
-        check_answers_to_uploads()
+    def __init__(
+        self,
+        target: RunTarget,
+        connect: Callable[[RunTarget], "MlflowClient"] = connect,
+        run_request: Callable[[Callable[[], None]], None] = lambda request: request(),
+    ) -> None:
+        self.last_error = ""
+        """Reason of the last failure."""
+        self._target, self._connect, self._run_request = target, connect, run_request
+        self._lock = threading.Lock()
+        self._connection: _Connection | None = None
+        self._warned_of_no_listing = False
 
     def upload(self, local: Path, name: str) -> None:
-        """Bring the file `local` to where its `name` says; blocks. The file must be called as the name ends.
-
-        Raises:
-            UnacceptableError: The file is damaged.
-            Exception: Whatever the client raises.
-        """
-        card = card_of(name)
-        if card is not None:
-            self._cards.log(local, self._own(card))
-        elif is_metrics(name):
-            self.log_numbers(_read(local, name, Numbers.from_json))
-        elif is_description(name):
-            self._describe(_read(local, name, Latest.from_json))
-        else:
-            self.upload_below("", local, name)
-
-    def upload_below(self, folder: str, local: Path, name: str) -> None:
-        """Like `upload`, of a file, to the artifact `folder`/`name`."""
-        self._client.log_artifact(self._run_id, str(local), str(PurePosixPath(self._folder, folder, name).parent))
-
-    def _below(self, name: str) -> str:
-        return str(PurePosixPath(self._folder, name))
-
-    def _own(self, card: Card) -> Card:
-        return replace(card, key=self._below(card.key))
-
-    def missing(self, sizes: Mapping[str, int], folder: str = "") -> set[str]:
-        """Which uploaded files and cards are not there as they were sent. Lists each of their folders once; blocks.
-
-        Numbers and the description are not looked for: the tracking server acknowledges those itself.
+        """Upload an artifact or a record. Blocks.
 
         Args:
-            sizes: Bytes by name.
-            folder: What `upload_below` got.
+            local: The file; named as `name` ends, and as old as its snapshot.
+            name: Name in the outbox, by which it is a file or a record (`pictures.records`).
 
         Raises:
-            UnlistableError: The store does not let this user look.
-            Exception: Whatever the client raises.
+            RefusedError: The server refuses uploads, or (`UnacceptableError`) this file, which may be damaged.
+            UploadError: Any other failure; may be temporary.
         """
-        cards = {name: self._own(card) for name in sizes if (card := card_of(name)) is not None}
-        gone = self._cards.missing(self._listing(FOLDER), cards.values()) if cards else set()
-        places = {name: str(PurePosixPath(self._folder, folder, name)) for name in sizes if is_file(name)}
-        folders = {_parent(place) for place in places.values()}
-        found = {file.path: file for one in folders for file in self._listing(one)}
-        lost = {name for name, place in places.items() if not _is_whole(found.get(place), sizes[name])}
-        return lost | {name for name, card in cards.items() if card in gone}
+        taken_unix_s = local.stat().st_mtime
+        self._request(lambda connection: _upload(connection, local, name, taken_unix_s))
 
-    def _listing(self, folder: str) -> list[Any]:
-        """One request, where `MlflowClient.list_artifacts` makes four."""
-        try:
-            if self._repository is None:
-                self._repository = _repository(self._client, self._run_id)
-            return list(self._repository.list_artifacts(folder or None))
-        except Exception as error:
-            if forbids_listing(error):
-                raise UnlistableError(f"{type(error).__name__}: {error}") from error
-            raise
+    def missing(self, sent: Mapping[str, Version]) -> set[str]:
+        """Return the uploaded files and image cards that the run does not have, or not in full. Blocks.
+
+        Lists each folder once. Metrics and the description are not checked: the tracking server itself acknowledges
+        those. Where the store forbids listing, nothing counts as missing; that is logged once. Raises like `upload`.
+
+        Args:
+            sent: By name, the version that was uploaded.
+        """
+        found = set[str]()
+        self._request(lambda connection: found.update(self._missing(connection, sent)))
+        if found:
+            self.last_error = f"{len(found)} artifacts were acknowledged and are not there; the first: {min(found)}"
+        return found
 
     def log_numbers(self, numbers: Numbers) -> None:
-        """Log metrics of a step; blocks. Logging the same ones again changes nothing.
+        """Log metrics of a step. Blocks. Raises like `upload`."""
+        self._request(lambda connection: _log_numbers(connection, numbers))
 
-        Raises:
-            Exception: Whatever the client raises.
-        """
-        from mlflow.entities import Metric
+    def _request(self, action: Callable[[_Connection], None]) -> None:
+        def request() -> None:
+            with without_mlflow_tracebacks():
+                action(self._connected())
 
-        values = numbers.values.items()
-        metrics = [Metric(self._below(name), value, numbers.time_ms, numbers.step) for name, value in values]
-        self._client.log_batch(self._run_id, metrics=metrics, synchronous=True)
+        try:
+            self._run_request(request)
+        except Exception as error:
+            with self._lock:
+                self._connection = None
+            self.last_error = reason(error)
+            raise error_type(error)(self.last_error) from None  # the original may quote the URI with its password
 
-    def _describe(self, latest: Latest) -> None:
-        run = self._client.get_run(self._run_id)
-        before = run.data.tags.get(_DESCRIPTION_TAG, "")
-        after = merged_description(before, latest, self._run_id, run.info.experiment_id, self._folder)
-        if after != before:
-            self._client.set_tag(self._run_id, _DESCRIPTION_TAG, after, synchronous=True)
+    def _connected(self) -> _Connection:
+        with self._lock:
+            if self._connection is None:
+                run_id, client = self._target.run_id, self._connect(self._target)
+                run = client.get_run(run_id)
+                if run.info.lifecycle_stage == "deleted":
+                    raise RefusedError(f"run {run_id} is deleted. Restore it, or remove its spool.")
+                part = note_training(client, self._target, run.data.tags)
+                self._connection = _Connection(client, run, ImageCards(client, run_id), part.folder, part.resumes)
+            return self._connection
+
+    def _missing(self, connection: _Connection, sent: Mapping[str, Version]) -> set[str]:
+        files, cards = dict[str, str](), dict[str, Card]()
+        for name, (_, taken_unix_ns, _) in sent.items():
+            replaced = folder_of(name, taken_unix_ns / 1e9, connection.resumes)
+            if is_file(name):
+                files[name] = str(PurePosixPath(connection.folder, replaced or "", name))
+            elif replaced is None and (card := _card(connection, name)) is not None:
+                cards[name] = card
+        if not (files or cards):
+            return set()
+        try:
+            listing = connection.repository.list_artifacts
+            missing_cards = connection.cards.missing(listing(FOLDER), cards.values()) if cards else set()
+            folders = {str(PurePosixPath(path).parent) for path in files.values()}
+            listed = {file.path: file.file_size for folder in folders for file in listing(folder)}
+        except Exception as error:
+            if not forbids_listing(error):
+                raise
+            if not self._warned_of_no_listing:
+                self._warned_of_no_listing = True
+                _log.warning(
+                    'The artifacts cannot be listed (%s). So "logged" means that the server has acknowledged each '
+                    "upload, not that the artifact was seen in the run.",
+                    reason(error),
+                )
+            return set()
+        absent = -1  # None: the store does not tell sizes
+        lost = {name for name, path in files.items() if listed.get(path, absent) not in (None, sent[name][2])}
+        return lost | {name for name, card in cards.items() if card in missing_cards}
 
 
-def _repository(client: ArtifactClient, run_id: str) -> Any:  # noqa: ANN401 - an mlflow ArtifactRepository
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-    from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
-
-    with_profile: Any = add_databricks_profile_info_to_artifact_uri
-    place = with_profile(client.get_run(run_id).info.artifact_uri, client.tracking_uri)
-    return get_artifact_repository(place, tracking_uri=client.tracking_uri)
-
-
-def _parent(place: str) -> str:
-    folder = str(PurePosixPath(place).parent)
-    return "" if folder == "." else folder
-
-
-def _is_whole(file: Any, size: int) -> bool:  # noqa: ANN401
-    """Whether a listing has the file, with all its bytes where the store says how many there are."""
-    return file is not None and file.file_size in (None, size)
+def _upload(connection: _Connection, local: Path, name: str, taken_unix_s: float) -> None:
+    replaced = folder_of(name, taken_unix_s, connection.resumes)
+    if is_file(name):
+        folder = PurePosixPath(connection.folder, replaced or "", name).parent
+        connection.client.log_artifact(connection.run.info.run_id, str(local), str(folder))
+    elif replaced is not None:
+        pass  # records of epochs that were repeated since would only confuse
+    elif (card := _card(connection, name)) is not None:
+        connection.cards.log(local, card)
+    elif is_metrics(name):
+        _log_numbers(connection, _read(local, name, Numbers.from_json))
+    else:
+        _describe(connection, _read(local, name, Latest.from_json))
 
 
-def _read(local: Path, name: str, parse: Callable[[bytes], T]) -> T:
+def _card(connection: _Connection, name: str) -> Card | None:
+    """Return the image card that a record is for, of this training; None if it is for none."""
+    card = card_of(name)
+    return card and Card(key=str(PurePosixPath(connection.folder, card.key)), step=card.step)
+
+
+def _log_numbers(connection: _Connection, numbers: Numbers) -> None:
+    from mlflow.entities import Metric
+
+    values = {str(PurePosixPath(connection.folder, name)): value for name, value in numbers.values.items()}
+    metrics = [Metric(name, value, numbers.time_ms, numbers.step) for name, value in values.items()]
+    connection.client.log_batch(connection.run.info.run_id, metrics=metrics, synchronous=True)
+
+
+def _describe(connection: _Connection, latest: Latest) -> None:
+    """Update this program's part of the run's description."""
+    run = connection.client.get_run(connection.run.info.run_id)
+    before = run.data.tags.get(_DESCRIPTION_TAG, "")
+    after = merged_description(before, latest, connection.run.info.run_id, run.info.experiment_id, connection.folder)
+    if after != before:
+        connection.client.set_tag(connection.run.info.run_id, _DESCRIPTION_TAG, after, synchronous=True)
+
+
+def _read(local: Path, name: str, parse: Callable[[bytes], _T]) -> _T:
     try:
         return parse(local.read_bytes())
     except (ValueError, KeyError, TypeError) as error:

@@ -1,286 +1,198 @@
-"""Empties the outbox into MLflow, with retries, beside the rendering.
+"""Uploads the outbox to MLflow from threads of its own, while rendering goes on.
 
-    outbox -> queue of names -> 1 thread (local store) or up to 10 (http) -> MLflow -> read back -> the file is removed
+    outbox -> queue of names -> 1 thread (local store) or up to 10 (http) -> MLflow -> read back -> file removed
 
-When all files of a folder of a snapshot are sent, that folder is listed, and what is not there is sent again: a proxy
-may acknowledge what it throws away. A failed upload is tried again, ever more slowly, until it succeeds or `stop` is
-called; the file stays meanwhile. What the server refuses (no such run, no right to write) is tried again too, but
-rarely, and nobody should wait for it: see `Uploader.refused`. Where it does not take, or keep, a single file, as one
-that is too large, that one is put aside until `try_again`, which also cuts all waits short.
+Once all files of a snapshot's folder are sent, the folder is listed, and files that are not there are sent again: a
+proxy may acknowledge what it discards. Failed requests are retried as `retry` says; their files stay in the outbox. A
+file that the server does not accept, or does not keep, is set aside until `retry_now` and delays no others.
 """
 
-import logging
 import queue
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
 from typing import Protocol
 
-import tenacity
-
 from recon_worker.spool.outbox import Outbox, Version
-from recon_worker.system.errors import failure_of
 from recon_worker.system.messages import message_log
-from recon_worker.upload.answers import LostError, RefusedError, UnacceptableError
+from recon_worker.upload.errors import UnacceptableError
+from recon_worker.upload.retry import RESENDS, Retries, StoppedError, backoff_s
 
 _log = message_log(__name__)
 
 _REMOTE = ("http://", "https://", "databricks")
 MAX_UPLOAD_THREADS = 10
-"""At a time: eight, and two more for the looks at what has arrived, which are every seventh request."""
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
-_REFUSED_WAIT_S = 30.0
+"""Eight for uploads, and two for the listings, which are every seventh request."""
 _POLL_S = 0.2
-_SENT_AGAIN = 2
-"""How often what is not there after its upload is sent once more."""
 
 
 def upload_threads(tracking_uri: str) -> int:
-    """How many uploads at a time: over http each is a round trip; a local store is faster with one."""
+    """Return the number of upload threads. Over http each upload is a round trip; a local store is faster with one."""
     return MAX_UPLOAD_THREADS if tracking_uri.startswith(_REMOTE) else 1
 
 
-class ArtifactSink(Protocol):
-    """Where artifacts go."""
+class Sink(Protocol):
+    """Where artifacts go; see `MlflowSink`."""
 
     def upload(self, local: Path, name: str) -> None:
-        """Upload a file as the artifact `name`; raises when it fails."""
+        """Upload a file as the artifact `name`; raises if that fails."""
 
     def missing(self, sent: Mapping[str, Version]) -> set[str]:
-        """Which of the artifacts that were uploaded from these versions are not there; raises when it fails."""
+        """Return which uploaded artifacts are not there; raises if it cannot be found out."""
 
 
-class _StoppedError(Exception):
-    """The uploader was stopped while a thread waited for its turn."""
+@dataclass(eq=False)
+class _Batch:
+    """Files that were added together. The uploader's lock guards it."""
+
+    generation: int
+    pending: int = 0
+    """Files of which it is not settled whether they arrive or are set aside."""
+    unsent: Counter[str] = field(default_factory=Counter)
+    """Files to send, by folder."""
+    sent: defaultdict[str, dict[str, Version | None]] = field(default_factory=lambda: defaultdict(dict))
+    """Files to read back, by folder: versions by name; None: another thread uploaded the file."""
+    aside: list[str] = field(default_factory=list)
+    """Files that were set aside."""
+
+    def expect(self, names: Collection[str]) -> None:
+        """Count files that are about to be queued."""
+        self.pending += len(names)
+        self.unsent.update(name.rpartition("/")[0] for name in names)
 
 
 class Uploader:
-    """Uploads what it is given; calls `on_complete(generation)` when a snapshot's last artifact has arrived.
+    """Uploads files of the outbox, and reports each snapshot whose files have all arrived.
 
     Args:
-        outbox: Where the files lie.
+        outbox: Where the files are.
         sink: Where they go.
-        threads: How many uploads at a time.
-        on_complete: Called from an upload thread, and tried again like an upload if it raises.
-        on_refused: Called whenever `refused` has changed, with the new value.
-        on_aside: Called with a generation of which nothing is left but artifacts that were put aside.
+        threads: Number of concurrent requests.
+        on_complete: Called with a generation whose files have arrived. Runs in an upload thread; retried if it raises.
+        on_refused: Called with each new value of `refused`.
+        on_aside: Called with a generation whose remaining files are all set aside.
     """
 
     def __init__(
         self,
         outbox: Outbox,
-        sink: ArtifactSink,
+        sink: Sink,
         threads: int,
         on_complete: Callable[[int], None],
         on_refused: Callable[[bool], None] = lambda refused: None,
         on_aside: Callable[[int], None] = lambda generation: None,
     ) -> None:
-        self.retries = 0
-        """Uploads that failed and were tried again."""
+        self.retries = Retries(lambda refused: self._note(refused=refused))
         self.arrived = 0
-        """Files that were uploaded and seen there."""
+        """Number of files that were uploaded and read back."""
         self.refused = False
-        """Whether all that could be uploaded now was refused by the server; waiting is no use then."""
-        self._threads, self._on_refused, self._on_aside = threads, on_refused, on_aside
-        self._reported = set[bool]()
-        self._busy, self._refusals, self._in_line = 0, set[int](), 0
-        self._outbox, self._sink, self._on_complete = outbox, sink, on_complete
-        self._queue: queue.Queue[tuple[int, str | None]] = queue.Queue()  # bounded by the files of the outbox
-        self._left: Counter[int] = Counter()
-        self._unsent: Counter[tuple[int, str]] = Counter()
-        self._sent: defaultdict[tuple[int, str], dict[str, Version | None]] = defaultdict(dict)
-        self._sent_version = dict[str, Version]()
-        self._aside: defaultdict[int, list[str]] = defaultdict(list)
-        self._unacceptable, self._lost_any = set[str](), False
+        """Whether the server refuses everything that could be uploaded now: waiting does not help."""
+        self._outbox, self._sink, self._threads = outbox, sink, threads
+        self._on_complete, self._on_refused, self._on_aside = on_complete, on_refused, on_aside
+        self._queue: queue.Queue[tuple[_Batch, str | None]] = queue.Queue()  # bounded by the files of the outbox
         self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._round, self._round_of_try = 0, dict[int, int]()
-        self._hurry = threading.Condition(self._lock)
-        self._replaced = threading.Lock()
+        """Guards everything below."""
+        self._open: list[_Batch] = []
+        self._sent_version = dict[str, Version]()
+        self._busy, self._in_line, self._refusals = 0, 0, set[int]()
+        """Threads at work; of these, waiting for `_whole_run`; identities of those whose last request was refused."""
+        self._warned = set[str]()
+        """Files that were not accepted, and "lost" if any was lost: a warning is logged once for each."""
+        self._whole_run = threading.Lock()
         for number in range(threads):
-            threading.Thread(target=self._run, name=f"upload-{number}", daemon=True).start()
+            threading.Thread(target=self._serve, name=f"upload-{number}", daemon=True).start()
 
     def add(self, generation: int, names: list[str]) -> None:
-        """Upload the files `names` of the outbox."""
+        """Upload the files `names` of the outbox, then report their generation to `on_complete`."""
+        batch = _Batch(generation)
         with self._lock:
-            self._left[generation] += len(names) + 1  # one more for the completion itself
-            self._unsent.update((generation, _folder(name)) for name in names)
+            self._open.append(batch)
+            batch.expect(names)
         for name in names:
-            self._queue.put((generation, name))
+            self._queue.put((batch, name))
         if not names:
-            self._queue.put((generation, None))
+            self._queue.put((batch, None))
 
     @property
     def idle(self) -> bool:
-        """Whether everything that was added has arrived, or was put aside."""
+        """Whether everything that was added has arrived and been reported, or was set aside."""
         with self._lock:
-            return all(map(self._is_settled, self._left))
+            return all(batch.aside and not batch.pending for batch in self._open)
 
-    def try_again(self) -> None:
-        """Try now what waits for its next try; what is refused may be taken by now."""
-        with self._hurry:
-            self._refusals.clear()
-            for generation, names in self._aside.items():
-                self._unsent.update((generation, _folder(name)) for name in names)
+    def retry_now(self) -> None:
+        """End all waits and retry now, also what was set aside: the server may accept it by now."""
+        with self._lock:
+            for batch in self._open:
+                names, batch.aside = batch.aside, []
+                batch.expect(names)
                 for name in names:
-                    self._queue.put((generation, name))
-            self._aside.clear()
-            self._look_for_refusals()
-            self._round += 1
-            self._hurry.notify_all()
+                    self._queue.put((batch, name))
+            self._refusals.clear()
+            self._update_refused()
+        self.retries.retry_now()
 
     def stop(self) -> None:
-        """Try nothing again; what has not been uploaded stays in the outbox."""
-        self._stopped.set()
-        with self._hurry:
-            self._hurry.notify_all()
+        """Retry nothing any more. Files that have not arrived stay in the outbox."""
+        self.retries.stop()
 
-    def _run(self) -> None:
-        while not self._stopped.is_set():
+    # --- upload threads ---------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while not self.retries.stopped:
             try:
-                generation, name = self._queue.get(timeout=_POLL_S)
+                batch, name = self._queue.get(timeout=_POLL_S)
             except queue.Empty:
                 continue
             self._note(busy=1)
             try:
-                self._serve(generation, name)
-            except (tenacity.RetryError, _StoppedError):
+                if name is None:
+                    self._complete(batch)
+                else:
+                    self._handle(batch, name)
+            except StoppedError:
                 return
             self._note(busy=-1)
 
-    def _note(self, *, busy: int = 0, in_line: int = 0, refused: bool = False) -> None:
-        """Keep `refused` up to date: a thread has begun or ended something, or its upload was refused."""
+    def _handle(self, batch: _Batch, name: str) -> None:
+        """Send a file. The thread that sends the last one of a folder reads the folder back."""
+        folder = name.rpartition("/")[0]
+        sent = self._send(batch, name)
         with self._lock:
-            self._busy += busy
-            self._in_line += in_line
-            (self._refusals.add if refused else self._refusals.discard)(threading.get_ident())
-            self._look_for_refusals()
+            batch.sent[folder] |= sent
+            batch.unsent[folder] -= 1
+            to_read_back = {} if batch.unsent[folder] else batch.sent.pop(folder)
+        arrived = self._read_back(batch, to_read_back)
+        settled = len(to_read_back) + (not sent)
+        with self._lock:
+            self.arrived += arrived
+            batch.pending -= settled
+            last, any_aside = settled and not batch.pending, bool(batch.aside)
+        if last and any_aside:
+            self._on_aside(batch.generation)
+        elif last:
+            self._complete(batch)
 
-    def _look_for_refusals(self) -> None:
-        """Bring `refused` up to date; the lock is held."""
-        none_free = self._busy == self._threads or self._queue.empty()
-        stuck = len(self._refusals) + self._in_line == self._busy
-        before, self.refused = self.refused, bool(self._refusals) and stuck and none_free
-        if self.refused != before:
-            self._on_refused(self.refused)
+    def _complete(self, batch: _Batch) -> None:
+        self.retries.call(lambda: self._on_complete(batch.generation))
+        with self._lock:
+            self._open.remove(batch)
 
-    def _serve(self, generation: int, name: str | None) -> None:
-        if name is not None:
-            self._send(generation, name)
-            with self._lock:
-                self._unsent[generation, _folder(name)] -= 1
-                last = not self._unsent[generation, _folder(name)]
-                if last:
-                    del self._unsent[generation, _folder(name)]
-                sent = self._sent.pop((generation, _folder(name)), {}) if last else {}
-            if not last or self._count_down(generation, self._read_back(generation, sent)) > 1:
-                self._tell_aside(generation)
-                return
-        self._retrying()(self._on_complete, generation)
-        self._count_down(generation)
-
-    def _send(self, generation: int, name: str) -> None:
-        """Upload a file, to be looked for later; or put it aside."""
+    def _send(self, batch: _Batch, name: str) -> dict[str, Version | None]:
+        """Upload a file; returns its name and version, or nothing if it was set aside."""
         try:
-            with self._alone(name):
-                version = self._upload(name)
+            with self._one_at_a_time(name):
+                return {name: self.retries.call(lambda: self._upload(name), but_not=UnacceptableError)}
         except UnacceptableError as error:
-            self._put_aside(generation, name, error)
-            return
-        with self._lock:
-            self._sent[generation, _folder(name)][name] = version
-
-    def _read_back(self, generation: int, sent: Mapping[str, Version | None]) -> int:
-        """Look for what was sent, send again what is not there, at last put that aside; returns how many arrived."""
-        left, aside = {name: version for name, version in sent.items() if version is not None}, 0
-        for repeat in range(_SENT_AGAIN + 1):
-            lost = self._lost(left) if left else set()
-            for name in left.keys() - lost:
-                self._remove(name, left[name])
-            if not lost:
-                break
-            if repeat == _SENT_AGAIN:
-                for name in lost:
-                    self._sent_version.pop(name, None)
-                    self._put_aside(generation, name, LostError(name))
-                aside += len(lost)
-            else:
-                again = self._send_again(generation, lost, _FIRST_WAIT_S * 2**repeat)
-                aside += len(lost) - len(again)
-                left = {name: version for name, version in again.items() if version is not None}
-        with self._lock:
-            self.arrived += len(sent) - aside
-        return len(sent) - aside
-
-    def _lost(self, sent: Mapping[str, Version]) -> set[str]:
-        """Which are not there, and have no newer version that is sent later."""
-        missing = self._retrying()(self._sink.missing, sent)
-        return {name for name in missing if self._outbox.version(name) == sent[name]}
-
-    def _send_again(self, generation: int, names: set[str], wait_s: float) -> dict[str, Version | None]:
-        """As `_send`, of several; leaves out those that were put aside."""
-        self._sleep(wait_s)
-        if self._stopped.is_set():
-            raise _StoppedError
-        for name in names:
-            with self._lock:
-                self.retries += 1
-            self._sent_version.pop(name, None)
-            self._send(generation, name)
-        with self._lock:
-            return self._sent.pop((generation, _folder(next(iter(names)))), {})
-
-    @contextmanager
-    def _alone(self, name: str) -> Iterator[None]:
-        """What every epoch replaces, such as the gallery, is uploaded once at a time: the newest arrives last."""
-        if "epoch_" in name:
-            yield
-            return
-        self._note(in_line=1)
-        while not self._replaced.acquire(timeout=_POLL_S):
-            if self._stopped.is_set():
-                raise _StoppedError
-        self._note(in_line=-1)
-        try:
-            yield
-        finally:
-            self._replaced.release()
-
-    def _put_aside(self, generation: int, name: str, error: UnacceptableError) -> None:
-        lost = isinstance(error, LostError)
-        with self._lock:
-            self._aside[generation].append(name)
-            first = not self._lost_any if lost else name not in self._unacceptable
-            self._lost_any |= lost
-            self._unacceptable.add(name)
-        if first and lost:
-            _log.warning(
-                "The tracking server has acknowledged %s %d times, and it is not there. What is lost like this stays "
-                "in the spool; a proxy in front of the artifacts may be at fault.",
-                name, 1 + _SENT_AGAIN,
-            )  # fmt: skip
-        elif first:
-            _log.warning("The tracking server does not take %s: %s. It stays in the spool, others go on.", name, error)
-
-    def _tell_aside(self, generation: int) -> None:
-        with self._lock:
-            only_aside = generation in self._aside and self._is_settled(generation)
-        if only_aside:
-            self._on_aside(generation)
-
-    def _is_settled(self, generation: int) -> bool:
-        """Whether nothing is left of it, or nothing but what was put aside, and its completion; the lock is held."""
-        aside = len(self._aside.get(generation, ()))
-        return self._left[generation] == aside + bool(aside)
+            if self._set_aside(batch, name, warn_of=name):
+                _log.warning("The tracking server does not take %s: %s. It stays in the spool.", name, error)
+            return {}
 
     def _upload(self, name: str) -> Version | None:
-        """Upload what lies there; returns which version that was. Raises UnacceptableError."""
-        return self._retrying(tenacity.retry_if_not_exception_type(UnacceptableError))(self._upload_once, name)
-
-    def _upload_once(self, name: str) -> Version | None:
-        """Nothing if that has happened: a file that was replaced, or rendered by two workers, is queued twice."""
+        """Upload a file unless its version was sent already: a file that is replaced meanwhile is queued twice."""
         version = self._outbox.version(name)
         if version is None or self._sent_version.get(name) == version:
             return version
@@ -293,6 +205,55 @@ class Uploader:
         self._sent_version[name] = version
         return version
 
+    @contextmanager
+    def _one_at_a_time(self, name: str) -> Iterator[None]:
+        """Upload files that every epoch replaces, such as the gallery, one at a time: the newest must arrive last."""
+        if "epoch_" in name:
+            yield
+            return
+        self._note(in_line=1)
+        while not self._whole_run.acquire(timeout=_POLL_S):
+            if self.retries.stopped:
+                raise StoppedError
+        self._note(in_line=-1)
+        try:
+            yield
+        finally:
+            self._whole_run.release()
+
+    def _read_back(self, batch: _Batch, sent: dict[str, Version | None]) -> int:
+        """Check that the files of a folder have arrived; send lost ones again, and finally set them aside.
+
+        Returns:
+            How many have arrived. They are removed from the outbox.
+        """
+        arrived = 0
+        for resend in count(1):
+            round_began = self.retries.round
+            versions = {name: version for name, version in sent.items() if version is not None}
+            missing = self.retries.call(lambda: self._sink.missing(versions)) if versions else set()  # noqa: B023
+            # a newer version of a file, if there is one, is in another batch
+            lost = {name for name in missing if self._outbox.version(name) == versions[name]}
+            arrived += len(sent) - len(lost)
+            for name in versions.keys() - lost:
+                self._remove(name, versions[name])
+            for name in lost:
+                self._sent_version.pop(name, None)
+            if not lost or resend > RESENDS:
+                break
+            self.retries.wait(backoff_s(resend), round_began, len(lost))
+            sent = {}
+            for name in lost:
+                sent |= self._send(batch, name)
+        for name in lost:
+            if self._set_aside(batch, name, warn_of="lost"):
+                _log.warning(
+                    "The tracking server has acknowledged %s %d times, and it is not there. Files that are lost like "
+                    "this stay in the spool; a proxy in front of the artifacts may be the cause.",
+                    name, 1 + RESENDS,
+                )  # fmt: skip
+        return arrived
+
     def _remove(self, name: str, version: Version) -> None:
         self._sent_version.pop(name, None)
         try:
@@ -300,56 +261,26 @@ class Uploader:
         except OSError as error:  # it is uploaded; a copy that stays does no harm
             _log.warning("%s was uploaded, but cannot be removed from the spool: %s", name, error)
 
-    def _count_down(self, generation: int, by: int = 1) -> int:
+    def _set_aside(self, batch: _Batch, name: str, *, warn_of: str) -> bool:
+        """Set a file aside until `retry_now`; returns whether this is the first one to warn of."""
         with self._lock:
-            self._left[generation] -= by
-            left = self._left[generation]
-            if not left:
-                del self._left[generation]  # a long training has many
-            return left
+            batch.aside.append(name)
+            first = warn_of not in self._warned
+            self._warned.add(warn_of)
+            return first
 
-    def _retrying(self, what: tenacity.retry_base | None = None) -> tenacity.Retrying:
-        return tenacity.Retrying(
-            retry=what or tenacity.retry_if_exception_type(),
-            wait=_wait_s,
-            stop=tenacity.stop_when_event_set(self._stopped),
-            sleep=self._sleep,
-            before_sleep=self._report,
-            before=self._tries,
-        )
-
-    def _tries(self, state: tenacity.RetryCallState) -> None:
+    def _note(self, *, busy: int = 0, in_line: int = 0, refused: bool = False) -> None:
+        """Keep `refused` up to date: this thread has begun or ended something, or its request was refused."""
         with self._lock:
-            self._round_of_try[threading.get_ident()] = self._round
-        if state.attempt_number > 1:
-            self._note()
+            self._busy += busy
+            self._in_line += in_line
+            (self._refusals.add if refused else self._refusals.discard)(threading.get_ident())
+            self._update_refused()
 
-    def _sleep(self, seconds: float) -> None:
-        """Wait for the next try; not at all if `try_again` was called since the last one began."""
-        tried = self._round_of_try[threading.get_ident()]
-        with self._hurry:
-            self._hurry.wait_for(lambda: self._stopped.is_set() or self._round > tried, seconds)
-
-    def _report(self, state: tenacity.RetryCallState) -> None:
-        error = failure_of(state)
-        refused = isinstance(error, RefusedError)
-        with self._lock:
-            self.retries += 1
-            first = refused not in self._reported
-            self._reported.add(refused)
-        self._note(refused=refused)
-        level = logging.WARNING if first else logging.DEBUG
-        what = "refuses artifacts; they stay in the spool" if refused else "did not take an artifact; it is tried again"
-        _log.log(level, "The tracking server %s. %s", what, error)
-
-
-def _folder(name: str) -> str:
-    return str(PurePosixPath(name).parent)
-
-
-_backoff = tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S)
-
-
-def _wait_s(state: tenacity.RetryCallState) -> float:
-    refused = state.outcome is not None and isinstance(state.outcome.exception(), RefusedError)
-    return _REFUSED_WAIT_S if refused else _backoff(state)
+    def _update_refused(self) -> None:
+        """Update `refused`, under the lock: no thread makes progress, and none is free to try another file."""
+        none_free = self._busy == self._threads or self._queue.empty()
+        stuck = len(self._refusals) + self._in_line == self._busy
+        before, self.refused = self.refused, bool(self._refusals) and stuck and none_free
+        if self.refused != before:
+            self._on_refused(self.refused)

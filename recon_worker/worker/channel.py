@@ -1,4 +1,4 @@
-"""The worker's end of the pipe to the training process. All messages are JSON."""
+"""The worker's end of the pipe to the training process. Messages are JSON objects."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ Message = dict[str, Any]
 
 
 class Channel:
-    """The worker's end of the pipe; may be used from several threads.
+    """The worker's end of the pipe. Thread-safe.
 
     Args:
         connection: The pipe.
@@ -24,16 +24,16 @@ class Channel:
         self._connection = connection
         self._parent, self._lock = parent, threading.Lock()
 
-    def send(self, **message: Any) -> None:  # noqa: ANN401
-        """Tell the training process; quietly nothing if it is gone."""
+    def send(self, kind: str, **fields: Any) -> None:  # noqa: ANN401
+        """Send a message to the training process; does nothing if that is gone."""
         try:
             with self._lock:
-                self._connection.send_bytes(json.dumps(message).encode())
+                self._connection.send_bytes(json.dumps({"is": kind, **fields}).encode())
         except OSError:
             pass
 
     def receive(self) -> Message:
-        """The next message; waits for it. Raises EOFError when the training process is gone."""
+        """Wait for the next message. Raises EOFError when the training process is gone."""
         try:
             while not self._connection.poll(_PARENT_POLL_S):
                 if os.getppid() != self._parent:
@@ -45,10 +45,10 @@ class Channel:
 
 
 class PipeHandler(logging.Handler):
-    """Log records go to the training process.
+    """Sends log records to the training process.
 
     Args:
-        channel: Takes them.
+        channel: The pipe.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -56,4 +56,4 @@ class PipeHandler(logging.Handler):
         self._channel = channel
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._channel.send(**{"is": "log", "level": record.levelno, "text": self.format(record)})
+        self._channel.send("log", level=record.levelno, text=self.format(record))

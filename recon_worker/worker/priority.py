@@ -1,8 +1,8 @@
-"""The worker's priority: low while the training runs, that of any process once all that is left is to be flushed.
+"""CPU priority of the worker: low while the training runs, normal once the training only waits for the flush.
 
-A process cannot raise its priority again, but on Linux each thread has one of its own. So heavy work is handed to
-threads that have stepped back (`nice`), whose callers wait; and once there is a hurry the callers do it themselves.
-What has begun ends where it began: one picture, or one upload.
+A process may not raise its priority again, but on Linux each thread has a priority of its own. Heavy work therefore
+runs in threads of low priority (`nice`) while its callers wait, and, once the priority is restored, in the callers
+themselves. Work that has begun, one image or one upload, ends in the thread in which it began.
 """
 
 import contextlib
@@ -16,42 +16,43 @@ from typing import TypeVar
 
 _NICENESS = 10
 _AUTOGROUP = Path("/proc/self/autogroup")
-"""Linux may share the processors out by session first, where the priority of a thread has no say."""
+"""With autogroup scheduling Linux shares CPU time between sessions first; `nice` of a thread alone has no effect."""
 _TRIES, _WAIT_S = 10, 0.1
-"""Changing it is allowed once in 0.1 s."""
+"""The kernel allows one change per 0.1 s."""
 _T = TypeVar("_T")
 
 
-class Pace:
-    """See above.
+class LowPriority:
+    """Runs heavy work at low priority until `restore`. Thread-safe.
 
     Args:
-        threads: How many callers there are at a time.
+        threads: Largest number of concurrent callers.
     """
 
     def __init__(self, threads: int) -> None:
-        self._hurried, self._thread = threading.Event(), threading.local()
-        self._aside = ThreadPoolExecutor(threads, "stepped-back")
+        self._restored, self._thread = threading.Event(), threading.local()
+        self._pool = ThreadPoolExecutor(threads, "low-priority")
         _set_autogroup(_NICENESS)
 
     def run(self, work: Callable[[], _T]) -> _T:
-        """Do heavy work, and return or raise what it does."""
-        return work() if self._hurried.is_set() else self._aside.submit(self._step_back_and, work).result()
+        """Do the work; returns or raises what it does."""
 
-    def hurry(self) -> None:
-        """From now on the work has the priority of a normal process."""
-        if not self._hurried.is_set():
-            self._hurried.set()
+        def at_low_priority() -> _T:
+            if not hasattr(self._thread, "niceness"):
+                self._thread.niceness = os.nice(_NICENESS)
+            return work()
+
+        return work() if self._restored.is_set() else self._pool.submit(at_low_priority).result()
+
+    def restore(self) -> None:
+        """Run all further work at normal priority."""
+        if not self._restored.is_set():
+            self._restored.set()
             _set_autogroup(0)
-
-    def _step_back_and(self, work: Callable[[], _T]) -> _T:
-        if not hasattr(self._thread, "niceness"):
-            self._thread.niceness = os.nice(_NICENESS)
-        return work()
 
 
 def _set_autogroup(niceness: int) -> None:
-    with contextlib.suppress(OSError):  # there is none, or a container forbids it
+    with contextlib.suppress(OSError):  # the kernel has no autogroups, or a container forbids it
         for _ in range(_TRIES):
             try:
                 _AUTOGROUP.write_text(f"{niceness}")

@@ -1,7 +1,8 @@
-"""Sees in the worker that the training process is dead; then has its snapshots kept, and bounds the time that is left.
+"""Notices the death of the training process, saves the snapshots that it left in memory, and bounds the time left.
 
-thread: parent gone -> the kernel's alarm -> `keep` (snapshots from memory to files)
-at the alarm the kernel ends the process, whatever it hangs in: also a library that never gives the interpreter back
+    watchdog thread: parent gone -> set an alarm -> `save_snapshots` -> set an earlier alarm
+
+At the alarm the kernel ends the process, whatever it hangs in, even a library that never releases the interpreter lock.
 """
 
 import math
@@ -12,14 +13,14 @@ import time
 from collections.abc import Callable
 
 _POLL_S = 0.5
-_WRITING_S = 60.0
-"""What starting up and writing snapshots to disk may take beyond the time that there is for pictures."""
+_SAVING_S = 60.0
+"""Time for starting up and for writing snapshots to disk, beyond the time for rendering and uploading."""
 _GRACE_S = 2.0
-"""What an end in good order takes."""
+"""Time for an orderly exit."""
 
 
 class Watchdog:
-    """See above. The process must have ended `linger_s` after the death of its parent.
+    """Ends the process `linger_s` after the death of its parent, or a little later while snapshots are not saved yet.
 
     Args:
         parent: Process id of the training process.
@@ -27,11 +28,10 @@ class Watchdog:
     """
 
     def __init__(self, parent: int, linger_s: float) -> None:
-        self.keep: Callable[[], None] = lambda: None
-        """Called from this thread when the training process is dead."""
+        self.save_snapshots: Callable[[], None] | None = None
+        """Writes the snapshots in shared memory to disk; None until it is known where to."""
         self._parent, self._linger_s = parent, linger_s
-        self.deadline, self._lock = math.inf, threading.Lock()
-        """When (monotonic) that time is over; infinite while the training process lives."""
+        self._deadline, self._lock = math.inf, threading.Lock()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -40,21 +40,28 @@ class Watchdog:
         while os.getppid() == self._parent:
             time.sleep(_POLL_S)
         self.orphaned()
-        self.keep()
+        self.save()
 
     def orphaned(self) -> float:
-        """The training process is dead, whoever notices first; when (monotonic) the time is over."""
+        """Start the clock, if it is not running: the training process is dead. Returns the deadline (monotonic)."""
         with self._lock:
-            if self.deadline == math.inf:
-                self.deadline = time.monotonic() + self._linger_s
-                self._end_after(_WRITING_S)
-            return self.deadline
+            if self._deadline == math.inf:
+                self._deadline = time.monotonic() + self._linger_s
+                self._set_alarm(_SAVING_S)
+            return self._deadline
 
-    def kept(self) -> None:
-        """Nothing lies in memory only: whenever the process ends now, nothing is lost."""
+    def save(self) -> None:
+        """Save the snapshots; the process may then be ended at any moment without a loss.
+
+        Called by the watchdog thread, because the main thread may hang, and by the main thread, because the watchdog
+        may have been too early to know where to.
+        """
+        if self.save_snapshots is None:
+            return
+        self.save_snapshots()
         self.orphaned()
         with self._lock:
-            self._end_after(_GRACE_S)
+            self._set_alarm(_GRACE_S)
 
-    def _end_after(self, more_s: float) -> None:
-        signal.setitimer(signal.ITIMER_REAL, max(0.0, self.deadline - time.monotonic()) + more_s)
+    def _set_alarm(self, extra_s: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, max(0.0, self._deadline - time.monotonic()) + extra_s)

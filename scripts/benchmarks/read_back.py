@@ -31,7 +31,7 @@ from recon_worker.snapshot.artifact import Artifact
 from recon_worker.snapshot.records import Snapshot, SnapshotLayout
 from recon_worker.spool.outbox import Outbox
 from recon_worker.spool.run_target import RunTarget
-from recon_worker.upload.run_sink import RunSink
+from recon_worker.upload.mlflow_sink import MlflowSink
 from recon_worker.upload.uploader import Uploader, upload_threads
 
 DELAY_S, START_S, EVENTS = 0.04, 60.0, 4
@@ -97,7 +97,7 @@ def mlflow_server(folder: Path) -> Iterator[int]:
         server.wait()
 
 
-class Trusting(RunSink):
+class Trusting(MlflowSink):
     """Does not look."""
 
     def missing(self, sent: object) -> set[str]:
@@ -105,10 +105,10 @@ class Trusting(RunSink):
         return set()
 
 
-def upload_s(folder: Path, uri: str, experiment: str, kind: type[RunSink], pictures: list[Artifact]) -> float:
+def upload_s(folder: Path, uri: str, experiment: str, kind: type[MlflowSink], pictures: list[Artifact]) -> float:
     """Seconds for the artifacts of an event, of several that are uploaded one after the other."""
     target = RunTarget(run_id=mlflow.MlflowClient(uri).create_run(experiment).info.run_id, tracking_uri=uri)
-    threads = upload_threads(uri) if kind is RunSink else min(upload_threads(uri), THREADS)
+    threads = upload_threads(uri) if kind is MlflowSink else min(upload_threads(uri), THREADS)
     outbox, done = Outbox(folder / target.run_id), threading.Semaphore(0)
     uploader = Uploader(outbox, kind(target), threads, lambda _: done.release())
     for generations in ([1], range(2, 2 + EVENTS)):  # the first connects
@@ -150,11 +150,11 @@ def main() -> None:
         for place, uri in places.items():
             location = (folder / "artifacts").as_uri() if uri.startswith("sqlite") else None
             experiment = mlflow.MlflowClient(uri).create_experiment("read back", artifact_location=location)
-            seconds: dict[type[RunSink], list[float]] = {Trusting: [], RunSink: []}
+            seconds: dict[type[MlflowSink], list[float]] = {Trusting: [], MlflowSink: []}
             for _ in range(rounds):
                 for kind, taken in seconds.items():
                     taken.append(upload_s(folder, uri, experiment, kind, pictures))
-            trusting, looking = (statistics.median(seconds[kind]) for kind in (Trusting, RunSink))
+            trusting, looking = (statistics.median(seconds[kind]) for kind in (Trusting, MlflowSink))
             print(f"| {place} | {trusting:.3f} | {looking:.3f} | {looking / trusting - 1:+.1%} |", flush=True)
 
 

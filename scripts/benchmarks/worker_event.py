@@ -36,6 +36,7 @@ from recon_worker.snapshot.records import (
     SnapshotLayout,
 )
 from recon_worker.spool.outbox import Outbox
+from recon_worker.spool.run_target import RunTarget
 from recon_worker.upload.mlflow_sink import MlflowSink
 
 N_PX, CROP_PX, STEP_PX, PER_AXIS, FIXED = 64, 32, 9.3125, 33, 4
@@ -180,9 +181,10 @@ def make_sink(folder: Path) -> MlflowSink:
     """A fresh run in a fresh database."""
     import mlflow
 
-    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    client = mlflow.MlflowClient(uri)
     experiment = client.create_experiment("benchmark", artifact_location=(folder / "mlruns").as_uri())
-    return MlflowSink(client, client.create_run(experiment).info.run_id)
+    return MlflowSink(RunTarget(run_id=client.create_run(experiment).info.run_id, tracking_uri=uri))
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from ptycho_torch.workflows.components import run_training
 from recon_worker.cli.main import main
 from recon_worker.snapshot.artifact import Artifact
 from recon_worker.spool.outbox import Outbox
-from recon_worker.upload.resumes import Resume, folder_of
-from recon_worker.upload.run_sink import RunSink
+from recon_worker.upload.mlflow_sink import MlflowSink
+from recon_worker.upload.resume import Resume, folder_of
 from tests.samples import make_run, make_scan
 
 pytestmark = pytest.mark.timeout(400)
@@ -145,7 +145,7 @@ def test_numbers_of_repeated_epochs_that_come_late_are_not_logged(tracking, resu
     outbox = put(target, tmp_path / "old", {}, b"")
     outbox.put(Artifact(name, b'{"step": 70, "time_ms": 1, "values": {"late": 1}}'), now - 5)
 
-    RunSink(target).upload(outbox.local_path(name), name)
+    MlflowSink(target).upload(outbox.local_path(name), name)
 
     assert mlflow.MlflowClient(tracking.uri).get_metric_history(target.run_id, "late") == []
 

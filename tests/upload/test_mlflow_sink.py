@@ -1,4 +1,4 @@
-"""What arrives in a real MLflow store: cards once per step, metrics once, the description beside the user's text."""
+"""Uploads to a real MLflow store: cards once per step, metrics once, the description beside the user's text."""
 
 import json
 from dataclasses import replace
@@ -11,17 +11,16 @@ from recon_worker.pictures.colour_ranges import Scales
 from recon_worker.pictures.history import History
 from recon_worker.pictures.records import DESCRIPTION_NAME, Latest, Numbers, card_name, metrics_name
 from recon_worker.spool.run_target import RunTarget
-from recon_worker.upload.answers import UnacceptableError
-from recon_worker.upload.continuation import earlier_history
+from recon_worker.upload.errors import RefusedError, UnacceptableError, UploadError
 from recon_worker.upload.mlflow_sink import MlflowSink
-from recon_worker.upload.resumes import Part, Resume, folder_of_fit, note_training
+from recon_worker.upload.resume import Part, Resume, earlier_history, folder_of_fit, note_training
 from tests.samples import make_run
 
 CARD = card_name("epoch_05", "stitched_amp", 165)
 
 
 class _Client(mlflow.MlflowClient):
-    """Fails at the nth file."""
+    """Fails at the nth file that is uploaded."""
 
     fail_at, files, lists = 0, 0, 0
 
@@ -62,12 +61,12 @@ def test_a_damaged_file_is_named_as_such(target, client, tmp_path, name, content
     (tmp_path / "damaged.json").write_bytes(content)
 
     with pytest.raises(UnacceptableError, match=f"{name} is damaged"):
-        MlflowSink(client, target.run_id).upload(tmp_path / "damaged.json", name)
+        MlflowSink(target, lambda _: client).upload(tmp_path / "damaged.json", name)
 
 
 def test_a_card_is_logged_once_per_step_however_often_and_by_whom(tracking, target, client, card):
     for _ in range(2):
-        sink = MlflowSink(client, target.run_id)
+        sink = MlflowSink(target, lambda _: client)
         for step in (0, 165, 165):
             sink.upload(card, card_name("epoch_05", "stitched_amp", step))
 
@@ -79,9 +78,9 @@ def test_a_card_is_logged_once_per_step_however_often_and_by_whom(tracking, targ
 
 @pytest.mark.parametrize("fail_at", [1, 2], ids=["picture", "small version"])
 def test_a_card_whose_upload_failed_half_way_is_completed(tracking, target, client, card, fail_at):
-    sink = MlflowSink(client, target.run_id)
+    sink = MlflowSink(target, lambda _: client)
     client.fail_at = fail_at
-    with pytest.raises(ConnectionError):
+    with pytest.raises(UploadError, match="ConnectionError: gone"):
         sink.upload(card, CARD)
     sink.upload(card, CARD)
 
@@ -97,7 +96,7 @@ def test_a_card_whose_upload_failed_half_way_is_completed(tracking, target, clie
 def test_metrics_that_are_logged_twice_are_there_once(tracking, target, client, tmp_path):
     (tmp_path / "numbers.json").write_bytes(Numbers(step=165, time_ms=10**12, values={"recon/a": 0.5}).to_json())
     for _ in range(2):
-        MlflowSink(client, target.run_id).upload(tmp_path / "numbers.json", metrics_name("epoch_05"))
+        MlflowSink(target, lambda _: client).upload(tmp_path / "numbers.json", metrics_name("epoch_05"))
 
     (logged,) = client.get_metric_history(target.run_id, "recon/a")
     assert (logged.value, logged.step, logged.timestamp) == (0.5, 165, 10**12)
@@ -107,8 +106,8 @@ def test_numbers_and_tags_that_fail_are_known_to_even_where_the_user_logs_asynch
     monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_LOGGING", "true")
     nowhere = RunTarget(run_id="0" * 32, tracking_uri=tracking.uri, earlier_run_id="0" * 32, started_unix_s=1.0)
 
-    with pytest.raises(mlflow.MlflowException, match="not found"):
-        MlflowSink(client, nowhere.run_id).log_numbers(Numbers(step=1, time_ms=10**12, values={"recon/a": 0.5}))
+    with pytest.raises(RefusedError, match="not found"):
+        MlflowSink(nowhere, lambda _: client).log_numbers(Numbers(step=1, time_ms=10**12, values={"recon/a": 0.5}))
     with pytest.raises(mlflow.MlflowException, match="not found"):
         note_training(client, nowhere, {})
 
@@ -118,7 +117,7 @@ def test_the_description_shows_the_latest_summary_and_keeps_the_users_text(targe
     for epoch in (5, 6):
         latest = Latest(title=f"Epoch {epoch}", summary=f"epoch_0{epoch}/summary.png", values={})
         (tmp_path / "run.json").write_bytes(latest.to_json())
-        MlflowSink(client, target.run_id).upload(tmp_path / "run.json", DESCRIPTION_NAME)
+        MlflowSink(target, lambda _: client).upload(tmp_path / "run.json", DESCRIPTION_NAME)
 
     text = client.get_run(target.run_id).data.tags["mlflow.note.content"]
     assert text.startswith("Beam was unstable.\n")
@@ -133,9 +132,9 @@ def _continued(target):
 def test_a_resumed_run_goes_on_with_the_ranges_that_the_earlier_one_logged(target, client, tmp_path):
     scales = Scales({"stitched/amp": (0.25, 1.5)})
     (tmp_path / "scales.json").write_text(scales.to_json())
-    MlflowSink(client, target.run_id).upload(tmp_path / "scales.json", "recon_log/scales.json")
+    MlflowSink(target, lambda _: client).upload(tmp_path / "scales.json", "recon_log/scales.json")
 
-    history = earlier_history(_continued(target), lambda: client)
+    history = earlier_history(_continued(target), lambda _: client)
     assert history.scales.to_json() == scales.to_json()
     assert history.unpublished_scales() == scales.to_json().encode()
 
@@ -143,14 +142,14 @@ def test_a_resumed_run_goes_on_with_the_ranges_that_the_earlier_one_logged(targe
 @pytest.mark.parametrize("content", ["{", json.dumps({"version": 99, "ranges": {}})])
 def test_damaged_ranges_of_an_earlier_run_cost_a_warning(target, client, tmp_path, caplog, content):
     (tmp_path / "scales.json").write_text(content)
-    MlflowSink(client, target.run_id).upload(tmp_path / "scales.json", "recon_log/scales.json")
+    MlflowSink(target, lambda _: client).upload(tmp_path / "scales.json", "recon_log/scales.json")
 
-    assert earlier_history(_continued(target), lambda: client).scales.to_json() == History().scales.to_json()
-    assert "They are chosen anew" in caplog.text
+    assert earlier_history(_continued(target), lambda _: client).scales.to_json() == History().scales.to_json()
+    assert "New ones are chosen" in caplog.text
 
 
 def test_a_run_that_continues_nothing_asks_no_server():
-    def connect():
+    def connect(_):
         raise AssertionError
 
     target = RunTarget(run_id="a", tracking_uri="http://127.0.0.1:9")

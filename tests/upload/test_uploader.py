@@ -1,30 +1,30 @@
-"""What every epoch replaces is not lost when it is replaced while its older version is on its way."""
+"""The uploader: nothing is lost, whatever is replaced, refused, not accepted or not kept meanwhile."""
 
 import queue
 import threading
-import time
 from collections import Counter
 
 import pytest
 
 from recon_worker.snapshot.artifact import Artifact
 from recon_worker.spool.outbox import Outbox
-from recon_worker.upload.answers import RefusedError, UnacceptableError
+from recon_worker.upload.errors import RefusedError, UnacceptableError
 from recon_worker.upload.uploader import Uploader
+from tests.faults.harness import wait_until
 
 GALLERY, TABLE = "recon_log/gallery.html", "recon_log/events.csv"
 NAMES = [f"epoch_01/patch_{number:02d}/amp_pred.png" for number in range(3)]
 
 
 class _Keeping:
-    """All that was uploaded is there."""
+    """Keeps everything that is uploaded."""
 
     def missing(self, sent):
         return set()
 
 
 class _Unwilling(_Keeping):
-    """Refuses until it is told otherwise."""
+    """Refuses everything until `willing` is set."""
 
     def __init__(self):
         self.willing, self.tries = threading.Event(), threading.Semaphore(0)
@@ -36,7 +36,7 @@ class _Unwilling(_Keeping):
 
 
 class _Sink(_Keeping):
-    """Remembers what it is given; the first upload waits for `go`."""
+    """Records uploads; each waits for `go`."""
 
     def __init__(self):
         self.uploads, self.running, self.most, self.go = [], 0, 0, threading.Event()
@@ -80,7 +80,7 @@ def test_a_file_that_is_replaced_during_its_upload_is_uploaded_again(outbox):
 
 
 def test_what_was_refused_is_tried_when_asked_for(outbox, monkeypatch):
-    monkeypatch.setattr("recon_worker.upload.uploader._REFUSED_WAIT_S", 3600)
+    monkeypatch.setattr("recon_worker.upload.retry._REFUSED_WAIT_S", 3600)
     sink, said, done = _Unwilling(), queue.SimpleQueue(), threading.Semaphore(0)
     for name in NAMES:
         outbox.put(Artifact(name, b"png"))
@@ -88,11 +88,11 @@ def test_what_was_refused_is_tried_when_asked_for(outbox, monkeypatch):
     uploader.add(1, NAMES)
     for _ in range(2):
         _wait(sink.tries, len(NAMES))
-        uploader.try_again()
+        uploader.retry_now()
     _wait(sink.tries, len(NAMES))
     assert said.get(timeout=30) is True
     sink.willing.set()
-    uploader.try_again()
+    uploader.retry_now()
     _wait(done, 1)
     uploader.stop()
 
@@ -127,7 +127,7 @@ def test_a_version_that_was_not_uploaded_is_not_removed(outbox):
 
 
 class _Narrow(_Keeping):
-    """Takes nothing of some names until it is told otherwise."""
+    """Does not accept files of some names."""
 
     def __init__(self, *names):
         self.names, self.uploads = set(names), []
@@ -156,7 +156,7 @@ def test_a_file_that_is_not_taken_holds_no_other_up(outbox, threads, caplog):
     assert caplog.text.count(f"does not take {GALLERY}: 413: too large. It stays in the spool") == 1
 
     sink.names.clear()
-    uploader.try_again()
+    uploader.retry_now()
     _wait(done, 12)
     uploader.stop()
     assert sink.uploads[-1] == GALLERY
@@ -164,7 +164,7 @@ def test_a_file_that_is_not_taken_holds_no_other_up(outbox, threads, caplog):
 
 
 class _Forgetful:
-    """Acknowledges everything, and keeps a file from its nth upload on; never: None."""
+    """Acknowledges everything, but keeps a file only from its nth upload on; None: never."""
 
     def __init__(self, kept_from):
         self.kept_from, self.uploads = kept_from, Counter()
@@ -178,7 +178,7 @@ class _Forgetful:
 
 
 def test_what_is_not_there_after_its_upload_is_sent_again_and_at_last_kept(outbox, monkeypatch, caplog):
-    monkeypatch.setattr("recon_worker.upload.uploader._FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("recon_worker.upload.retry._FIRST_WAIT_S", 0.01)
     sink, done, aside = _Forgetful(2), threading.Semaphore(0), queue.SimpleQueue()
     uploader = Uploader(outbox, sink, 8, lambda generation: done.release(), on_aside=aside.put)
     for name in (GALLERY, *NAMES):
@@ -195,10 +195,24 @@ def test_what_is_not_there_after_its_upload_is_sent_again_and_at_last_kept(outbo
     assert caplog.text.count(f"has acknowledged {GALLERY} 3 times, and it is not there") == 1
 
     sink.kept_from = 0
-    uploader.try_again()
+    uploader.retry_now()
     _wait(done, 1)
     uploader.stop()
     assert (list(outbox.artifacts()), uploader.arrived) == ([], 4)
+
+
+def test_files_added_while_others_of_their_snapshot_are_uploaded_are_reported_too(outbox):
+    sink, done = _Sink(), queue.SimpleQueue()
+    uploader = Uploader(outbox, sink, 8, done.put)
+    for name in NAMES[:2]:
+        outbox.put(Artifact(name, b"png"))
+        uploader.add(1, [name])
+    assert sink.first.wait(30)
+    sink.go.set()
+
+    assert [done.get(timeout=30) for _ in range(2)] == [1, 1]
+    wait_until(lambda: uploader.idle)
+    uploader.stop()
 
 
 class _Taking(_Keeping):
@@ -207,7 +221,7 @@ class _Taking(_Keeping):
 
 
 def _entries(uploader):
-    """How much it has noted, whatever about."""
+    """Number of entries in all its containers."""
     return sum(len(value) for value in vars(uploader).values() if hasattr(value, "__len__"))
 
 
@@ -221,8 +235,7 @@ def test_what_is_uploaded_is_forgotten(outbox):
             outbox.put(Artifact(name, b"png"))
             uploader.add(generation, [name])
         _wait(done, len(generations))
-        while not uploader.idle:
-            time.sleep(0.01)
+        wait_until(lambda: uploader.idle)
         return _entries(uploader)
 
     assert upload(range(10, 20)) == upload(range(20, 60))

@@ -1,4 +1,4 @@
-"""The queue and the worker process, with real processes, signals and a real MLflow store."""
+"""The life of a worker, with real processes, signals and a real MLflow store."""
 
 import os
 import signal
@@ -15,7 +15,6 @@ from recon_worker.settings import WorkerSettings
 from recon_worker.spool.outbox import Outbox
 from tests.faults.harness import (
     FLUSH_S,
-    assert_balanced,
     freeze,
     kill,
     pid_when_ready,
@@ -95,61 +94,6 @@ def test_sigint_and_sigterm_do_not_end_the_worker(tracking, settings, scan):
 
     assert worker.stats.restarts == 0
     assert worker.stats.logged == 1
-
-
-def test_a_full_queue_spills_to_disk_and_all_is_logged(tracking, settings, scan):
-    with started(replace(settings, depth=1), make_run(tracking), scan) as worker:
-        freeze(worker)
-        for epoch in range(1, 6):
-            log_epoch(worker, layout_of(scan), epoch)
-        assert worker.stats.spilled == 4
-        thaw(worker)
-
-    assert worker.stats.logged == 5
-    assert _epochs(tracking) == [f"epoch_{e:02d}" for e in range(1, 6)]
-
-
-def test_a_full_queue_drops_the_oldest_and_keeps_the_last(tracking, settings, scan):
-    with started(replace(settings, depth=2, overflow="drop-oldest"), make_run(tracking), scan) as worker:
-        freeze(worker)
-        for epoch in range(1, 7):
-            log_epoch(worker, layout_of(scan), epoch)
-        thaw(worker)
-
-    assert worker.stats.dropped == 4
-    assert worker.stats.logged == 2
-    assert _epochs(tracking)[-1] == "epoch_06"
-
-
-def test_a_full_queue_blocks_until_a_slot_is_free(tracking, settings, scan):
-    import threading
-
-    with started(replace(settings, depth=1, overflow="block"), make_run(tracking), scan) as worker:
-        freeze(worker)
-        log_epoch(worker, layout_of(scan), 1)
-        threading.Timer(1.0, thaw, [worker]).start()
-        began = time.monotonic()
-        log_epoch(worker, layout_of(scan), 2)
-        waited = time.monotonic() - began
-
-    assert waited > 0.5
-    assert (worker.stats.logged, worker.stats.spilled) == (2, 0)
-
-
-def test_the_spill_is_bounded(tracking, settings, scan):
-    limit = 2 * layout_of(scan).nbytes + 4096
-    target = make_run(tracking)
-    with started(replace(settings, depth=1, spill_bytes=limit), target, scan) as worker:
-        freeze(worker)
-        for epoch in range(1, 8):
-            log_epoch(worker, layout_of(scan), epoch)
-        held = Outbox(settings.spool_dir / target.run_id).raw_bytes()
-        thaw(worker)
-
-    assert held <= limit
-    assert worker.stats.dropped > 0
-    assert_balanced(worker.stats)
-    assert _epochs(tracking)[-1] == "epoch_07"
 
 
 def test_an_unreachable_tracker_costs_the_flush_timeout_and_everything_is_kept(tracking, settings, scan, caplog):
@@ -236,47 +180,6 @@ def test_rendering_failures_are_named_the_rest_goes_on_and_a_snapshot_in_a_file_
     assert "1 snapshot could not be rendered" in caplog.text
     assert "00000001_epoch_1.snapshot.damaged" in caplog.text
     assert "recon-worker sync" not in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("overflow", "depth"),
-    [
-        ("drop-oldest", 2),
-        pytest.param("spill", 1, marks=pytest.mark.slow),
-        pytest.param("block", 1, marks=pytest.mark.slow),
-    ],
-)
-def test_the_advised_depth_avoids_what_a_late_worker_and_a_full_queue_cost(
-    tracking, settings, scan, mlflow_database, tmp_path, overflow, depth
-):
-    def burst(tracking, depth, spool):
-        """Five snapshots at once, the first of them before the worker has started."""
-        settings_of_run = replace(settings, depth=depth, overflow=overflow, spool_dir=spool)
-        with started(settings_of_run, make_run(tracking), scan) as worker:
-            for epoch in range(1, 6):
-                log_epoch(worker, layout_of(scan), epoch)
-        return worker.stats.spilled + worker.stats.dropped + worker.stats.waited, worker.summary()
-
-    full, summary = burst(tracking, depth, tmp_path / "a")
-    advised = int(summary.split("a depth of ")[1].split()[0])
-    other = type(tracking)(mlflow_database, tracking.experiment + "b", tmp_path / "other")
-
-    assert full > 0
-    assert burst(other, advised, tmp_path / "b")[0] == 0
-
-
-@pytest.mark.slow
-def test_automatic_depth_grows_within_its_budget(tracking, settings, scan):
-    budget = 3 * layout_of(scan).nbytes
-    with started(replace(settings, depth=None, queue_bytes=budget), make_run(tracking), scan) as worker:
-        freeze(worker)
-        for epoch in range(1, 6):
-            log_epoch(worker, layout_of(scan), epoch)
-        thaw(worker)
-
-    assert worker.depth == 3
-    assert worker.stats.spilled == 2
-    assert worker.stats.logged == 5
 
 
 def test_the_spool_is_readable_by_its_owner_only_and_holds_no_credentials(tracking, settings, scan):

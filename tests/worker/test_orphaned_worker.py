@@ -1,4 +1,4 @@
-"""The training process is killed, and then its worker hangs or dies: nothing is lost, and nothing runs on."""
+"""The training process is killed, then its worker hangs or dies: no snapshot is lost, and no process remains."""
 
 import os
 import signal
@@ -40,7 +40,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def killed_training(target, tmp_path, when, linger_s, *, stopped=False):
-    """Log three snapshots with a worker that is `at work` or `starting`, or stopped then, and die; returns its pid."""
+    """Log three snapshots in a process, and kill it while its worker is `starting` or `at work`, running or stopped.
+
+    Returns:
+        The worker's process id.
+    """
     words = {
         "repository": str(REPOSITORY),
         "spool": str(tmp_path / "spool"),

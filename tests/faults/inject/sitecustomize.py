@@ -53,20 +53,20 @@ def _inject(fault):
     import recon_worker.pictures.panels
     import recon_worker.snapshot.codec
     import recon_worker.spool.outbox
-    import recon_worker.upload.continuation
-    import recon_worker.upload.run_sink
+    import recon_worker.upload.mlflow_sink
+    import recon_worker.upload.resume
 
     places = {
         "start-up": (os, "nice"),
         "set-up": (recon_worker.snapshot.codec, "load_brief"),
-        "history": (recon_worker.upload.continuation, "load_history"),
+        "history": (recon_worker.upload.resume, "load_history"),
         "read": (recon_worker.snapshot.codec, "parse_header"),
         "stitch": (recon_worker.pictures.panels, "stitch"),
         "render": (recon_worker.pictures.artifacts, "encode_panel"),
         "finish": (recon_worker.pictures.artifacts, "finish"),
         "outbox": (recon_worker.spool.outbox.Outbox, "put"),
-        "upload": (recon_worker.upload.run_sink.RunSink, "upload"),
-        "report": (recon_worker.upload.run_sink.RunSink, "log_numbers"),
+        "upload": (recon_worker.upload.mlflow_sink.MlflowSink, "upload"),
+        "report": (recon_worker.upload.mlflow_sink.MlflowSink, "log_numbers"),
     }
     _before(*places[fault["where"]], fault)
 

@@ -1,0 +1,94 @@
+"""Connects to MLflow, and corrects two habits of its client.
+
+It reports database errors twice, as an exception and as a log record with thirty lines of traceback:
+`without_mlflow_tracebacks`. And it takes a redirect or a web page for a successful upload, such as a proxy, a sign-in
+page or a firewall in front of the artifacts sends: `connect` installs a check that raises RefusedError instead.
+"""
+
+import contextlib
+import functools
+import logging
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.databases import is_sqlite, why_not_mlflows
+from recon_worker.upload.errors import RefusedError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+_LOGS_AND_RAISES = "mlflow.store.db.utils"
+_thread = threading.local()
+
+
+def connect(target: RunTarget) -> "MlflowClient":
+    """Return a client of the server that has the run.
+
+    Raises:
+        RefusedError: The SQLite database does not exist or is not MLflow's, which would create its tables in it.
+        Exception: Whatever the client raises.
+    """
+    import mlflow
+
+    refusal = why_not_mlflows(target.tracking_uri) if is_sqlite(target.tracking_uri) else None
+    if refusal:
+        raise RefusedError(refusal)
+    _check_upload_answers()
+    return mlflow.MlflowClient(target.tracking_uri)
+
+
+def artifact_repository(client: "MlflowClient", run: "Run") -> "ArtifactRepository":
+    """Return the store of a run's artifacts. It lists a folder with one request; the client takes four."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
+
+    with_profile: Any = add_databricks_profile_info_to_artifact_uri
+    return get_artifact_repository(
+        with_profile(run.info.artifact_uri, client.tracking_uri), tracking_uri=client.tracking_uri
+    )
+
+
+@contextlib.contextmanager
+def without_mlflow_tracebacks() -> Iterator[None]:
+    """Suppress MLflow's error log of this thread, for calls whose exceptions are caught and logged in one line."""
+    logging.getLogger(_LOGS_AND_RAISES).addFilter(_is_wanted)  # added once, however often it is called
+    before = _is_wanted()
+    _thread.wanted = False
+    try:
+        yield
+    finally:
+        _thread.wanted = before
+
+
+def _is_wanted(_: logging.LogRecord | None = None) -> bool:
+    return getattr(_thread, "wanted", True)
+
+
+@functools.cache
+def _check_upload_answers() -> None:
+    """Wrap the HTTP request function of MLflow's artifact client in this process."""
+    import mlflow.store.artifact.http_artifact_repo as http_artifact_repo
+
+    request: Any = vars(http_artifact_repo)["http_request"]
+
+    @functools.wraps(request)
+    def checked(host_creds: Any, endpoint: str, method: str, *args: Any, **more: Any) -> Any:  # noqa: ANN401
+        response = request(host_creds, endpoint, method, *args, **more)
+        if method != "PUT":
+            return response
+        status, kind, answer = response.status_code, response.headers.get("Content-Type", ""), ""
+        if 300 <= status < 400:
+            answer = f"answered with {status}, a redirect"
+        elif response.request.method != "PUT":
+            answer = f"redirected and turned into a {response.request.method}"
+        elif status < 300 and kind.lower().startswith("text/html"):
+            answer = f"answered with {status} and a web page"
+        if answer:
+            raise RefusedError(f"an upload was {answer}: a proxy or a sign-in page is in front of the artifacts.")
+        return response
+
+    vars(http_artifact_repo)["http_request"] = checked

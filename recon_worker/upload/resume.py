@@ -1,0 +1,170 @@
+"""Resumed trainings: where in a run their artifacts belong, and which history they continue.
+
+Two tags of the run record what has been logged there.
+
+`recon_log.fits`: start times of the trainings that began from scratch. Artifacts of the first go to the run's top
+level. Those of a second `fit` into the same run, which has its own epoch 1, go below `fit_2/`.
+
+`recon_log.resumed` (for the second fit `recon_log.resumed.fit_2`): [epoch, time] of each resume. A training that is
+resumed from epoch 5 into the same run logs epochs 6, 7, ... again. Snapshots that an earlier process took of these
+epochs, and uploads later from its spool, must not overwrite the newer ones: they go below `before_resume_1/`.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from recon_worker.pictures.history import History
+from recon_worker.snapshot.artifact import HISTORY_FILES
+from recon_worker.spool.outbox import Outbox, epoch_of
+from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.errors import reason
+from recon_worker.system.messages import message_log
+from recon_worker.upload.mlflow_client import connect
+from recon_worker.upload.retry import download_retrying
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_log = message_log(__name__)
+
+_FITS, _RESUMED = "recon_log.fits", "recon_log.resumed"
+
+
+@dataclass(frozen=True, order=True)
+class Resume:
+    """A training was resumed into the run."""
+
+    unix_s: float
+    epoch: int
+    """Epochs completed at that time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The part of a run that belongs to one fit and the trainings that resumed it."""
+
+    folder: str
+    """Folder of its artifacts; empty: the run's top level."""
+    resumes: Sequence[Resume]
+    """Resumes of this fit, oldest first."""
+
+
+def note_training(client: "MlflowClient", target: RunTarget, tags: Mapping[str, str]) -> Part:
+    """Record in the run's tags that this training logs to it, unless they say so, and return its part of the run.
+
+    Args:
+        client: Connected to the tracking server.
+        target: The run.
+        tags: The run's tags.
+    """
+    fits, own = _fits(tags), target.fit_unix_s
+    continues = target.continues or (target.earlier_run_id is not None and bool(fits))
+    if continues and own not in fits:
+        own = max(fits, default=own)
+    if own not in fits:
+        fits.append(own)
+        client.set_tag(target.run_id, _FITS, json.dumps(fits), synchronous=True)
+    folder = _folder(fits, own)
+    key = f"{_RESUMED}.{folder}" if folder else _RESUMED
+    resumes, this = _resumes(tags.get(key, "[]")), Resume(target.started_unix_s, target.earlier_epoch)
+    if continues and this not in resumes:
+        resumes = sorted([*resumes, this])
+        content = json.dumps([[one.epoch, one.unix_s] for one in resumes])
+        client.set_tag(target.run_id, key, content, synchronous=True)
+    return Part(folder=folder, resumes=resumes)
+
+
+def folder_of_fit(tags: Mapping[str, str], unix_s: float) -> str:
+    """Return the folder of a fit by its start time; that of the latest fit if the run does not know this one."""
+    fits = _fits(tags)
+    return _folder(fits, unix_s if unix_s in fits else max(fits, default=0.0))
+
+
+def folder_of(name: str, taken_unix_s: float, resumes: Sequence[Resume]) -> str | None:
+    """Return the folder for an artifact that a resumed training has replaced; None if it has not been replaced.
+
+    Args:
+        name: Artifact name, such as epoch_07/stitched/amp_pred.png.
+        taken_unix_s: When its snapshot was taken.
+        resumes: Resumes of its fit, oldest first.
+    """
+    for number, one in enumerate(resumes, start=1):
+        if taken_unix_s < one.unix_s and epoch_of(name) > one.epoch:
+            return f"before_resume_{number}"
+    return None
+
+
+def load_history(outbox: Outbox, target: RunTarget) -> History:
+    """Return the history that a run continues, from its spool or else from the run that it resumes.
+
+    Args:
+        outbox: The run's spool.
+        target: The run, and the one that it continues, if any. Its server is asked only if the spool has no history.
+    """
+    own = history_of_spool(outbox)
+    return earlier_history(target) if own is None else own
+
+
+def history_of_spool(outbox: Outbox) -> History | None:
+    """Read the history in a spool; None if there is none, an empty one after a warning if it is damaged."""
+    try:
+        files = outbox.history()
+        return History.of_files(files) if files else None
+    except (OSError, ValueError) as error:
+        _log.warning("%s/history cannot be read: %s. New colour ranges are chosen.", outbox.folder, error)
+        return History()
+
+
+def earlier_history(target: RunTarget, connect: Callable[[RunTarget], "MlflowClient"] = connect) -> History:
+    """Download the history of the training that a run resumes, up to the epoch at which it resumes.
+
+    Empty if it resumes none, and, after a warning, if the download fails.
+    """
+    run_id = target.earlier_run_id
+    if run_id is None:
+        return History()
+    try:
+        files = download_retrying(lambda: _download(connect(target), run_id, target.earlier_fit_unix_s))
+        return History.of_files(files, last_epoch=target.earlier_epoch)
+    except Exception as error:  # whatever the server, or an artifact that somebody replaced, raises
+        _log.warning(
+            "The colour ranges of run %s, which this one resumes, cannot be read: %s. New ones are chosen.",
+            run_id, reason(error),
+        )  # fmt: skip
+        return History()
+
+
+def _download(client: "MlflowClient", run_id: str, fit_unix_s: float) -> dict[str, bytes]:
+    place = PurePosixPath(folder_of_fit(client.get_run(run_id).data.tags, fit_unix_s), "recon_log")
+    listed = {file.path for file in client.list_artifacts(run_id, str(place))}
+    with tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
+        return {
+            name: Path(client.download_artifacts(run_id, str(place / name), folder)).read_bytes()
+            for name in HISTORY_FILES
+            if str(place / name) in listed
+        }
+
+
+def _folder(fits: Sequence[float], unix_s: float) -> str:
+    number = fits.index(unix_s) + 1 if unix_s in fits else 1
+    return f"fit_{number}" if number > 1 else ""
+
+
+def _fits(tags: Mapping[str, str]) -> list[float]:
+    """Return start times in the order in which they were recorded; none if somebody has overwritten the tag."""
+    try:
+        return [float(unix_s) for unix_s in json.loads(tags.get(_FITS, "[]"))]
+    except (ValueError, TypeError):
+        return []
+
+
+def _resumes(text: str) -> list[Resume]:
+    """Parse the content of the other tag; likewise."""
+    try:
+        return sorted(Resume(float(unix_s), int(epoch)) for epoch, unix_s in json.loads(text))
+    except (ValueError, TypeError):
+        return []

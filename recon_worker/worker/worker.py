@@ -1,0 +1,284 @@
+"""Renders the snapshots of one training run into its outbox and has them uploaded.
+
+    shared memory or spool file -> Worker -> outbox -> Uploader -> MlflowSink -> MLflow
+
+Messages to the training process: began, alive, rendered, finished, logged, refused, aside, reserved.
+"""
+
+import contextlib
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from recon_worker.pictures.artifacts import finish, render
+from recon_worker.pictures.history import History
+from recon_worker.pictures.records import Numbers
+from recon_worker.snapshot.artifact import Artifact, Failure
+from recon_worker.snapshot.codec import CodecError, dump_snapshot, load_brief, parse_header, read_snapshot
+from recon_worker.snapshot.records import Snapshot
+from recon_worker.snapshot.slots import Slot
+from recon_worker.spool.outbox import Outbox, epoch_of
+from recon_worker.spool.run_target import RunTarget
+from recon_worker.spool.snapshot_file import make_ready
+from recon_worker.system.errors import is_shortage
+from recon_worker.system.messages import message_log
+from recon_worker.upload.mlflow_sink import MlflowSink
+from recon_worker.upload.resume import load_history
+from recon_worker.upload.uploader import Uploader, upload_threads
+from recon_worker.worker.channel import Channel, Message
+from recon_worker.worker.priority import LowPriority
+
+_log = message_log(__name__)
+
+_NO_SNAPSHOT = -1
+"""Generation of artifacts that belong to no snapshot, or to one of an earlier process."""
+
+
+class Worker:
+    """Serves one training run. Shares the spool's lock with the training process until this process exits.
+
+    Args:
+        brief: Description of the run (`codec.dump_brief`).
+        channel: Pipe to the training process.
+        slots: Shared memory of the queue.
+        priority: Executes the heavy work.
+        folder: Descriptor of the spool's folder, owned by this object from now on; None: opened by name.
+    """
+
+    def __init__(
+        self, brief: bytes, channel: Channel, slots: Sequence[Slot], priority: LowPriority, folder: int | None = None
+    ) -> None:
+        self._channel, self._slots, self._priority = channel, slots, priority
+        record, self._scan = load_brief(brief)
+        self._target = RunTarget(**record["target"])
+        self.outbox = Outbox(Path(record["folder"]), descriptor=folder)
+        self.lock = self.outbox.take_lock(shared=True)
+        self.outbox.take_scratch()
+        self._sink = MlflowSink(self._target, run_request=priority.run)
+        self.uploader = Uploader(
+            self.outbox,
+            self._sink,
+            upload_threads(self._target.tracking_uri),
+            on_complete=self._on_uploaded,
+            on_refused=lambda refused: channel.send("refused", refused=refused),
+            on_aside=lambda generation: channel.send("aside", generation=generation),
+        )
+        self.rendered = set[int]()
+        """Generations of the snapshots that were rendered."""
+        self.short = set[int]()
+        """Generations of the snapshots for which the machine lacked a resource at the last attempt."""
+        self._saving = threading.Lock()
+        self._history: History | None = None
+        self._last_taken_unix_s: float | None = None
+        self._jobs: dict[int, Message] = {}
+        self._numbers: dict[int, Numbers] = {}
+
+    def upload_again(self, unlogged: dict[str, int]) -> None:
+        """Upload what an earlier worker rendered and did not upload.
+
+        Args:
+            unlogged: Generation by epoch, of the snapshots that the training process waits for.
+        """
+        names: dict[int, list[str]] = {generation: [] for generation in unlogged.values()}
+        last = max(unlogged.values(), default=_NO_SNAPSHOT)
+        for name in self.outbox.artifacts():
+            names.setdefault(unlogged.get(str(epoch_of(name)), last), []).append(name)
+        for generation, waiting in names.items():
+            self.uploader.add(generation, waiting)
+
+    def handle(self, message: Message) -> None:
+        """Do what the training process asks for."""
+        match message["do"]:
+            case "setup":
+                self.upload_again(message["unlogged"])
+            case "reserve":
+                self._reserve(message["slots"], [Path(name) for name in message["files"]], message["nbytes"])
+            case "finish":
+                self.finish(message["generation"], message["names"])
+            case "retry":
+                self.uploader.retry_now()
+            case "job":
+                self._jobs[message["generation"]] = message
+                self.render_slot(message["generation"], message["slot"])
+            case "file":
+                self._jobs[message["generation"]] = message
+                self.render_file(message["generation"], Path(message["path"]))
+
+    def render_slot(self, generation: int, number: int) -> None:
+        """Render a snapshot from shared memory."""
+
+        def read() -> Snapshot:
+            slot = self._slots[number]
+            content = slot.content()
+            if content is None or content.generation != generation:
+                raise CodecError(f"slot {number} does not hold snapshot {generation}.")
+            record, layout = parse_header(content.header)
+            return Snapshot(**record, arrays=slot.arrays(layout))
+
+        self._render(generation, read)
+
+    def render_file(self, generation: int, path: Path) -> None:
+        """Render a snapshot from the spool; the training process then frees the file.
+
+        If some of its artifacts cannot be made, and not because the machine lacks a resource, the file is kept under
+        another name.
+        """
+        if self._render(generation, lambda: read_snapshot(self.outbox.held(path))):
+            try:
+                self.outbox.set_aside(path)
+            except OSError as error:
+                _log.warning("%s cannot be renamed to keep it: %s", path, error)
+
+    def finish(self, generation: int = _NO_SNAPSHOT, names: Sequence[str] = ()) -> None:
+        """Make the artifacts of the whole run, and upload them together with `names`, which are in the outbox."""
+        made, failures = list[str](), list[Failure]()
+        try:
+            for one in self._each(finish(self._load_history())):
+                self._put(one, made, failures)
+        except Exception as error:  # a shortage: artifacts of the whole run must not cost any snapshot
+            failures.append(_failure("The artifacts of the whole run", error))
+        for failure in failures:
+            _log.warning("%s could not be made: %s", failure.path, failure.reason)
+        self._channel.send("finished", artifacts=len(made), failures=len(failures))
+        self.uploader.add(generation, [*names, *made])
+
+    def save_snapshots(self) -> None:
+        """Write the snapshots in shared memory to the spool: the training process, which would free it, is dead."""
+        with self._saving:
+            saved = self.outbox.raw_generations().keys() | self.rendered
+            for slot in self._slots:
+                content = slot.content()
+                if content is None or content.generation in saved:
+                    continue
+                with contextlib.suppress(OSError, CodecError):  # nobody can be told; it may still be rendered
+                    record, layout = parse_header(content.header)
+                    parts = dump_snapshot(content.header, slot.array_bytes(layout.nbytes))
+                    self.outbox.put_raw(content.generation, record["epoch"], parts)
+
+    def generations_in_memory(self) -> dict[int, int]:
+        """Return the slot number of each snapshot in shared memory, by generation."""
+        return {c.generation: number for number, slot in enumerate(self._slots) if (c := slot.content()) is not None}
+
+    def _reserve(self, slots: Sequence[int], files: Sequence[Path], nbytes: int) -> None:
+        """Allocate the memory and the files of the queue before the first snapshot needs them."""
+        alive = functools.partial(self._channel.send, "alive")
+        for number in slots:
+            with contextlib.suppress(OSError):
+                self._slots[number].reserve(nbytes)
+                self._slots[number].fault_in()
+            alive()
+        for file in files:
+            held = self.outbox.held(file)
+            with contextlib.suppress(OSError):  # the training process reports it when it captures into the file
+                self._priority.run(lambda: make_ready(held, nbytes, alive))  # noqa: B023 - called at once
+        self._channel.send("reserved")
+
+    def _render(self, generation: int, read: Callable[[], Snapshot]) -> bool:
+        """Render a snapshot into the outbox and upload its artifacts.
+
+        A snapshot that cannot be read, or for which the machine lacks a resource, stays where it is and may be rendered
+        again. Artifacts made before a shortage are uploaded all the same, which may free disk space; they do not count.
+
+        Returns:
+            Whether the snapshot has been rendered but for some artifacts.
+        """
+        self._channel.send("began")
+        self.short.discard(generation)
+        times = {"started_unix_s": time.time(), "stitched_unix_s": 0.0}
+        names, failures, snapshot, short = list[str](), list[Failure](), None, False
+        try:
+            snapshot = self._priority.run(read)
+            self._make(snapshot, names, failures, times)
+        except Exception as error:  # a snapshot that cannot be read or rendered must not cost the others
+            failures.append(_failure("snapshot", error))
+            short = is_shortage(error)
+        done = snapshot is not None and not short
+        if short:
+            self.short.add(generation)
+        self._channel.send(
+            "rendered",
+            generation=generation,
+            artifacts=len(names),
+            unread=snapshot is None,
+            short=short,
+            failures=[[failure.path, failure.reason] for failure in failures],
+            **times,
+            rendered_unix_s=time.time(),
+        )
+        if done:
+            self.rendered.add(generation)
+        if snapshot is not None:
+            self.uploader.add(generation if done else _NO_SNAPSHOT, names)
+        return done and bool(failures)
+
+    def _make(self, snapshot: Snapshot, names: list[str], failures: list[Failure], times: dict[str, float]) -> None:
+        """Make the artifacts of a snapshot; adds to `names` and `failures`, and to `times` when it was stitched."""
+
+        def on_computed(what: str) -> None:
+            self._channel.send("alive")
+            if what == "stitched":
+                times["stitched_unix_s"] = time.time()
+
+        history = self._load_history()
+        try:
+            self._last_taken_unix_s = snapshot.created_unix_s
+            for made in self._each(render(self._scan, snapshot, history, on_computed)):
+                self._channel.send("alive")
+                self._put(made, names, failures)
+            self._priority.run(self._keep_history)
+        except Exception as error:
+            if is_shortage(error):
+                history.publish_again()
+            raise
+
+    def _put(self, made: Artifact | Failure, names: list[str], failures: list[Failure]) -> None:
+        """Put an artifact into the outbox. Raises only for a shortage: one artifact must not cost the others."""
+        if isinstance(made, Failure):
+            failures.append(made)
+            return
+        try:
+            self.outbox.put(made, self._last_taken_unix_s)
+            names.append(made.path)
+        except Exception as error:
+            if is_shortage(error):
+                raise
+            reason = f"{self.outbox.folder} cannot be written: {error}"
+            failures.append(Failure(made.path, reason) if isinstance(error, OSError) else _failure(made.path, error))
+
+    def _each(self, pictures: Iterator[Artifact | Failure]) -> Iterator[Artifact | Failure]:
+        """Make artifacts one by one, each at the priority that applies when its turn comes."""
+        while (made := self._priority.run(lambda: next(pictures, None))) is not None:
+            yield made
+
+    def _load_history(self) -> History:
+        """Return the history of earlier epochs; read when it is first needed."""
+        if self._history is None:
+            self._history = self._priority.run(lambda: load_history(self.outbox, self._target))
+        return self._history
+
+    def _keep_history(self) -> None:
+        """Write the history for a successor of this worker. A full disk costs that one the colour ranges, no images."""
+        try:
+            self.outbox.keep_history(self._load_history().files())
+        except OSError as error:
+            _log.warning("%s/history cannot be written: %s", self.outbox.folder, error)
+
+    def _on_uploaded(self, generation: int) -> None:
+        """Log the queue's metrics, as the last part of a snapshot, and report it as logged. Repeated if it raises."""
+        job = self._jobs.pop(generation, None)
+        retries = self.uploader.retries.count
+        if job is not None:  # computed once: MLflow would record other values at another attempt as further points
+            now_s = time.time()
+            values = {**job["metrics"], "lag_s": now_s - job["submitted_unix_s"], "retries": retries}
+            values = {f"recon_log/{name}": value for name, value in values.items()}
+            self._numbers[generation] = Numbers(step=job["step"], time_ms=int(now_s * 1000), values=values)
+        if generation in self._numbers:
+            self._sink.log_numbers(self._numbers[generation])
+            del self._numbers[generation]
+        self._channel.send("logged", generation=generation, retries=retries)
+
+
+def _failure(what: str, error: Exception) -> Failure:
+    return Failure(what, f"{type(error).__name__}: {error}")

@@ -1,0 +1,129 @@
+"""A full queue under each overflow policy, with a real worker."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from recon_worker.settings import WorkerSettings
+from recon_worker.spool.outbox import Outbox
+from tests.faults.harness import (
+    FLUSH_S,
+    assert_balanced,
+    freeze,
+    started,
+    thaw,
+)
+from tests.samples import layout_of, log_epoch, make_run, make_scan
+
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=FLUSH_S)
+
+
+@pytest.fixture
+def scan():
+    return make_scan()
+
+
+def _epochs(tracking):
+    return sorted({name.split("/")[0] for name in tracking.files()} - {"recon_log"})
+
+
+def test_a_full_queue_spills_to_disk_and_all_is_logged(tracking, settings, scan):
+    with started(replace(settings, depth=1), make_run(tracking), scan) as worker:
+        freeze(worker)
+        for epoch in range(1, 6):
+            log_epoch(worker, layout_of(scan), epoch)
+        assert worker.stats.spilled == 4
+        thaw(worker)
+
+    assert worker.stats.logged == 5
+    assert _epochs(tracking) == [f"epoch_{e:02d}" for e in range(1, 6)]
+
+
+def test_a_full_queue_drops_the_oldest_and_keeps_the_last(tracking, settings, scan):
+    with started(replace(settings, depth=2, overflow="drop-oldest"), make_run(tracking), scan) as worker:
+        freeze(worker)
+        for epoch in range(1, 7):
+            log_epoch(worker, layout_of(scan), epoch)
+        thaw(worker)
+
+    assert worker.stats.dropped == 4
+    assert worker.stats.logged == 2
+    assert _epochs(tracking)[-1] == "epoch_06"
+
+
+def test_a_full_queue_blocks_until_a_slot_is_free(tracking, settings, scan):
+    import threading
+
+    with started(replace(settings, depth=1, overflow="block"), make_run(tracking), scan) as worker:
+        freeze(worker)
+        log_epoch(worker, layout_of(scan), 1)
+        threading.Timer(1.0, thaw, [worker]).start()
+        began = time.monotonic()
+        log_epoch(worker, layout_of(scan), 2)
+        waited = time.monotonic() - began
+
+    assert waited > 0.5
+    assert (worker.stats.logged, worker.stats.spilled) == (2, 0)
+
+
+def test_the_spill_is_bounded(tracking, settings, scan):
+    limit = 2 * layout_of(scan).nbytes + 4096
+    target = make_run(tracking)
+    with started(replace(settings, depth=1, spill_bytes=limit), target, scan) as worker:
+        freeze(worker)
+        for epoch in range(1, 8):
+            log_epoch(worker, layout_of(scan), epoch)
+        held = Outbox(settings.spool_dir / target.run_id).raw_bytes()
+        thaw(worker)
+
+    assert held <= limit
+    assert worker.stats.dropped > 0
+    assert_balanced(worker.stats)
+    assert _epochs(tracking)[-1] == "epoch_07"
+
+
+@pytest.mark.parametrize(
+    ("overflow", "depth"),
+    [
+        ("drop-oldest", 2),
+        pytest.param("spill", 1, marks=pytest.mark.slow),
+        pytest.param("block", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_the_advised_depth_avoids_what_a_late_worker_and_a_full_queue_cost(
+    tracking, settings, scan, mlflow_database, tmp_path, overflow, depth
+):
+    def burst(tracking, depth, spool):
+        """Five snapshots at once, the first of them before the worker has started."""
+        settings_of_run = replace(settings, depth=depth, overflow=overflow, spool_dir=spool)
+        with started(settings_of_run, make_run(tracking), scan) as worker:
+            for epoch in range(1, 6):
+                log_epoch(worker, layout_of(scan), epoch)
+        return worker.stats.spilled + worker.stats.dropped + worker.stats.waited, worker.summary()
+
+    full, summary = burst(tracking, depth, tmp_path / "a")
+    advised = int(summary.split("a depth of ")[1].split()[0])
+    other = type(tracking)(mlflow_database, tracking.experiment + "b", tmp_path / "other")
+
+    assert full > 0
+    assert burst(other, advised, tmp_path / "b")[0] == 0
+
+
+@pytest.mark.slow
+def test_automatic_depth_grows_within_its_budget(tracking, settings, scan):
+    budget = 3 * layout_of(scan).nbytes
+    with started(replace(settings, depth=None, queue_bytes=budget), make_run(tracking), scan) as worker:
+        freeze(worker)
+        for epoch in range(1, 6):
+            log_epoch(worker, layout_of(scan), epoch)
+        thaw(worker)
+
+    assert worker.depth == 3
+    assert worker.stats.spilled == 2
+    assert worker.stats.logged == 5
