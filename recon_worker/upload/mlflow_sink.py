@@ -6,11 +6,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 from recon_worker.pictures.records import (
+    DESCRIPTION_NAME,
     Card,
-    Latest,
-    Numbers,
+    Description,
+    Metrics,
     card_of,
-    is_description,
     is_file,
     is_metrics,
     merged_description,
@@ -71,9 +71,9 @@ class MlflowSink:
         if card is not None:
             self._cards.log(local, self._own(card))
         elif is_metrics(name):
-            self.log_numbers(_read(local, name, Numbers.from_json))
-        elif is_description(name):
-            self._describe(_read(local, name, Latest.from_json))
+            self.log_numbers(_read(local, name, Metrics.from_json))
+        elif name == DESCRIPTION_NAME:
+            self._describe(_read(local, name, Description.from_json))
         else:
             self.upload_below("", local, name)
 
@@ -119,7 +119,7 @@ class MlflowSink:
                 raise UnlistableError(f"{type(error).__name__}: {error}") from error
             raise
 
-    def log_numbers(self, numbers: Numbers) -> None:
+    def log_numbers(self, numbers: Metrics) -> None:
         """Log metrics of a step; blocks. Logging the same ones again changes nothing.
 
         Raises:
@@ -131,7 +131,7 @@ class MlflowSink:
         metrics = [Metric(self._below(name), value, numbers.time_ms, numbers.step) for name, value in values]
         self._client.log_batch(self._run_id, metrics=metrics, synchronous=True)
 
-    def _describe(self, latest: Latest) -> None:
+    def _describe(self, latest: Description) -> None:
         run = self._client.get_run(self._run_id)
         before = run.data.tags.get(_DESCRIPTION_TAG, "")
         after = merged_description(before, latest, self._run_id, run.info.experiment_id, self._folder)

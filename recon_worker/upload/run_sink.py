@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recon_worker.pictures.records import Numbers, is_file
+from recon_worker.pictures.records import Metrics, is_file
 from recon_worker.spool.outbox import RunTarget, Version
 from recon_worker.system.databases import is_sqlite, why_not_mlflows
 from recon_worker.system.messages import message_log
@@ -87,7 +87,7 @@ class RunSink:
                 warn_of_no_listing(error)
             return set()
 
-    def log_numbers(self, numbers: Numbers) -> None:
+    def log_numbers(self, numbers: Metrics) -> None:
         """Log metrics of a step; logging the same ones again changes nothing. Raises like `upload`."""
         self._attempt(lambda sink: sink.log_numbers(numbers))
 

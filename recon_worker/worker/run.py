@@ -12,7 +12,7 @@ from typing import Protocol
 
 from recon_worker.pictures.artifacts import finish, render
 from recon_worker.pictures.history import History
-from recon_worker.pictures.records import Numbers
+from recon_worker.pictures.records import Metrics
 from recon_worker.snapshot.artifact import Artifact, Failure
 from recon_worker.snapshot.codec import load_brief, read_snapshot
 from recon_worker.snapshot.records import Snapshot
@@ -35,7 +35,7 @@ _OF_NO_SNAPSHOT = -1
 class Sink(ArtifactSink, Protocol):
     """Where artifacts and numbers go."""
 
-    def log_numbers(self, numbers: Numbers) -> None:
+    def log_numbers(self, numbers: Metrics) -> None:
         """Log metrics of a step; raises when it fails. The same ones again change nothing."""
 
 
@@ -91,7 +91,7 @@ class WorkerRun:
         self._history: History | None = None
         self._last_taken_unix_s: float | None = None
         self._metrics: dict[int, tuple[dict[str, float], int, float]] = {}
-        self._numbers: dict[int, Numbers] = {}
+        self._numbers: dict[int, Metrics] = {}
 
     def upload_again(self, unlogged: dict[str, int]) -> None:
         """Upload what an earlier worker rendered and did not; `unlogged`: epoch -> generation."""
@@ -103,7 +103,7 @@ class WorkerRun:
             self.uploader.add(generation, waiting)
 
     def remember(self, message: Message) -> None:
-        """Numbers about the queue, to be logged with the snapshot's last artifact."""
+        """Metrics about the queue, to be logged with the snapshot's last artifact."""
         self._metrics[message["generation"]] = (message["metrics"], message["step"], message["submitted_unix_s"])
 
     def do_file(self, generation: int, path: Path) -> None:
@@ -181,10 +181,10 @@ class WorkerRun:
             del self._numbers[generation]
         self._channel.send(**{"is": "logged", "generation": generation, "retries": self.uploader.retries})
 
-    def _as_numbers(self, values: Mapping[str, float], step: int, submitted_unix_s: float) -> Numbers:
+    def _as_numbers(self, values: Mapping[str, float], step: int, submitted_unix_s: float) -> Metrics:
         now_s = time.time()
         values = {**values, "lag_s": now_s - submitted_unix_s, "retries": self.uploader.retries}
-        return Numbers(step=step, time_ms=int(now_s * 1000), values={f"recon_log/{k}": v for k, v in values.items()})
+        return Metrics(step=step, time_ms=int(now_s * 1000), values={f"recon_log/{k}": v for k, v in values.items()})
 
     def _on_refused(self, refused: bool) -> None:
         self._channel.send(**{"is": "refused", "refused": refused})
