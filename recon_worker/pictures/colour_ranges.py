@@ -28,6 +28,7 @@ _SMALLEST_SPAN = 0.05
 _ERROR_SHARE = 0.5
 """Upper end of an error range, as a fraction of the span of the truth."""
 LEAST_ERROR, _LEAST_PHASE_ERROR_RAD, _LEAST_PHASE_SPAN_RAD = 1e-6, 0.1, 0.2
+_TRUE_RANGES = ("amp_aligned", "phase_aligned", "amp_error", "phase_error")
 _VERSION = 1
 
 
@@ -94,9 +95,7 @@ def object_ranges(
     """
     known = [truth for truth in truths if truth is not None]
 
-    @functools.cache
-    def true_ranges() -> dict[str, Range]:
-        return _true_ranges(np.concatenate([truth[~np.isnan(truth)] for truth in known]))
+    true_ranges = functools.cache(lambda: _true_ranges(np.concatenate([truth[~np.isnan(truth)] for truth in known])))
 
     def amp_range() -> Range:
         """Range of the prediction, whose scale may long differ from the truth's, extended to the truth."""
@@ -107,7 +106,7 @@ def object_ranges(
         return min(low, true_low), max(high, true_high)
 
     ranges = {"amp": colour_ranges.range_of(f"{group}/amp", amp_range, fix=trained)}
-    for name in ("amp_aligned", "phase_aligned", "amp_error", "phase_error") if known else ():
+    for name in _TRUE_RANGES if known else ():
         measure = functools.partial(lambda name: true_ranges()[name], name)
         ranges[name] = colour_ranges.range_of(f"{group}/{name}", measure, fix=True)
     return ranges

@@ -74,38 +74,32 @@ class Page:
         return max((x + picture.shape[1] for x, _, picture in self._pictures), default=0)
 
     def png(self, width: int, height: int) -> bytes:
-        """Draw the page as an RGB PNG; what lies beyond its edges is cut off."""
-        canvas = np.full((height, width, 3), _PAPER, np.uint8)
+        """Draw the page as an RGB PNG; what lies beyond its edges is cut off.
+
+        Uses Matplotlib's renderer alone: a Figure and its texts refer to each other, which would keep 10 MB per page
+        until the garbage collector runs.
+        """
+        load_matplotlib()
+        from matplotlib.backends.backend_agg import RendererAgg
+        from matplotlib.font_manager import FontProperties
+
+        canvas = np.full((height, width, 4), _PAPER, np.uint8)
         for x, y, picture in self._pictures:
             part = picture[: max(0, height - y), : max(0, width - x)]
-            canvas[y : y + part.shape[0], x : x + part.shape[1]] = part
+            canvas[y : y + part.shape[0], x : x + part.shape[1], :3] = part
+        renderer = RendererAgg(width, height, _DPI)  # type: ignore[no-untyped-call]
+        renderer.draw_image(renderer.new_gc(), 0, 0, np.ascontiguousarray(canvas[::-1]))
+        for one in self._texts:
+            font = FontProperties(family="DejaVu Sans", size=one.points, weight="bold" if one.bold else "normal")
+            size = renderer.get_text_width_height_descent(one.text, font, False)  # type: ignore[no-untyped-call]
+            style = renderer.new_gc()
+            style.set_foreground(one.colour)
+            x = one.x - _TEXT_SHIFT[one.align] * size[0]
+            renderer.draw_text(style, x, one.y, one.text, font, 0)  # type: ignore[no-untyped-call]
         stream = io.BytesIO()
-        Image.fromarray(_with_text(canvas, self._texts)).save(stream, "PNG", compress_level=1)
+        drawn = np.asarray(renderer.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
+        Image.fromarray(drawn).save(stream, "PNG", compress_level=1)
         return stream.getvalue()
-
-
-def _with_text(canvas: NDArray[np.uint8], texts: list[_Text]) -> NDArray[np.uint8]:
-    """Draw texts on a canvas with Matplotlib's renderer alone.
-
-    A Figure and its texts refer to each other, which would keep 10 MB per page until the garbage collector runs.
-    """
-    load_matplotlib()
-    from matplotlib.backends.backend_agg import RendererAgg
-    from matplotlib.font_manager import FontProperties
-
-    height, width = canvas.shape[:2]
-    renderer = RendererAgg(width, height, _DPI)  # type: ignore[no-untyped-call]
-    opaque = np.full((height, width, 4), 255, np.uint8)
-    opaque[..., :3] = canvas[::-1]
-    renderer.draw_image(renderer.new_gc(), 0, 0, opaque)
-    for one in texts:
-        font = FontProperties(family="DejaVu Sans", size=one.points, weight="bold" if one.bold else "normal")
-        text_width = renderer.get_text_width_height_descent(one.text, font, False)[0]  # type: ignore[no-untyped-call]
-        style = renderer.new_gc()
-        style.set_foreground(one.colour)
-        x = one.x - _TEXT_SHIFT[one.align] * text_width
-        renderer.draw_text(style, x, one.y, one.text, font, 0)  # type: ignore[no-untyped-call]
-    return np.asarray(renderer.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
 
 
 # --- panels on a page ----------------------------------------------------------------------------------------------
