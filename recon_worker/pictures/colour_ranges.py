@@ -94,7 +94,6 @@ def object_ranges(
         "amp", and with a truth also "amp_aligned", "phase_aligned", "amp_error" and "phase_error".
     """
     known = [truth for truth in truths if truth is not None]
-
     true_ranges = functools.cache(lambda: _true_ranges(np.concatenate([truth[~np.isnan(truth)] for truth in known])))
 
     def amp_range() -> Range:
