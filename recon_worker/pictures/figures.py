@@ -9,26 +9,14 @@ Summary, image cards and gallery are drawn from the same `EpochFigures` and ther
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from recon_worker.pictures.colour_ranges import PHASE_RANGE_RAD, Range
+from recon_worker.pictures.labels import Kind
 from recon_worker.pictures.png import Panel
 from recon_worker.snapshot.records import Bool, Complex64, Float32
 
-Kind = Literal[
-    "amp_pred",
-    "amp_gt",
-    "amp_error",
-    "phase_pred",
-    "phase_gt",
-    "phase_error",
-    "diff_obs_logI",
-    "diff_pred_logI",
-    "diff_error_logI",
-]
-"""What a panel shows, in display order; its file is `<kind>.png`."""
 PHASE_PERIOD = 2 * math.pi
 DIFFRACTION_UNIT = "log(1 + data amplitude squared)"
 

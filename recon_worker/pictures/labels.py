@@ -1,4 +1,4 @@
-"""How epochs, metrics and numbers are written in pictures, in the gallery and in the run's description."""
+"""Names of panels, and how epochs, metrics and numbers are written in pictures, gallery and run description."""
 
 import math
 from collections.abc import Mapping
@@ -6,6 +6,18 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+Kind = Literal[
+    "amp_pred",
+    "amp_gt",
+    "amp_error",
+    "phase_pred",
+    "phase_gt",
+    "phase_error",
+    "diff_obs_logI",
+    "diff_pred_logI",
+    "diff_error_logI",
+]
+"""What a panel shows, in display order; its file is `<kind>.png`."""
 _MINUS = "\u2212"
 _PREFIXES = ((1e-3, "mm"), (1e-6, "µm"), (1e-9, "nm"), (1e-12, "pm"))
 

@@ -23,12 +23,12 @@ from recon_worker.pictures.colour_ranges import (
 from recon_worker.pictures.figures import (
     DIFFRACTION_UNIT,
     Figure,
-    Kind,
     amplitude_panel,
     diffraction_panel,
     error_panel,
     phase_panel,
 )
+from recon_worker.pictures.labels import Kind
 from recon_worker.pictures.png import Panel
 from recon_worker.reconstruction.comparison import Comparison, agreement_of_halves, compare, quality
 from recon_worker.reconstruction.diffraction_metrics import mean_pattern, poisson_deviance, r_factor

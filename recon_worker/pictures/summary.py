@@ -15,8 +15,8 @@ from typing import get_args
 
 import numpy as np
 
-from recon_worker.pictures.figures import EpochFigures, Figure, Kind
-from recon_worker.pictures.labels import METRICS, epoch_label, length_text, metric_label, metric_value, number
+from recon_worker.pictures.figures import EpochFigures, Figure
+from recon_worker.pictures.labels import METRICS, Kind, epoch_label, length_text, metric_label, metric_value, number
 from recon_worker.pictures.layout import GREY, Page, draw_panel, drawn_block, drawn_width
 from recon_worker.pictures.png import LEVELS, RESERVED_COLOURS, Panel, to_indices
 

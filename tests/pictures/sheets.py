@@ -7,7 +7,8 @@ from typing import get_args
 import numpy as np
 from PIL import Image
 
-from recon_worker.pictures.figures import PHASE_PERIOD, EpochFigures, Figure, Kind
+from recon_worker.pictures.figures import PHASE_PERIOD, EpochFigures, Figure
+from recon_worker.pictures.labels import Kind
 from recon_worker.pictures.png import Panel
 
 AMPLITUDE, PHASE, ERROR = (

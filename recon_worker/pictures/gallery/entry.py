@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, get_args
 
-from recon_worker.pictures.figures import Kind
+from recon_worker.pictures.labels import Kind
 
 _Json: TypeAlias = Any
 """A value from `json.loads`; checked by use."""
