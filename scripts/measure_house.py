@@ -93,11 +93,11 @@ def _longest_chain(trees: dict[str, ast.Module]) -> list[str]:
     imports = {name: _imported(name, tree, set(trees)) for name, tree in trees.items()}
 
     @cache
-    def below(name: str) -> tuple[str, ...]:
-        return (name, *max((below(other) for other in sorted(imports[name] - {name})), key=len, default=()))
+    def below(name: str) -> list[str]:
+        chains = [below(other) for other in sorted(imports[name] - {name})]
+        return [name, *max(chains, key=len, default=[])]
 
-    chains = [below(name) for name in sorted(trees)]
-    return list(max(chains, key=len))
+    return max([below(name) for name in sorted(trees)], key=len)
 
 
 def _imported(module: str, tree: ast.Module, known: set[str]) -> set[str]:

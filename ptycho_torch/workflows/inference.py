@@ -30,9 +30,9 @@ from recon_worker.capture.copying import copier_for
 from recon_worker.capture.gathering import Ranks
 from recon_worker.lightning.dataset import read_scan
 from recon_worker.lightning.extra_pass import Precision, fill_missing
-from recon_worker.pictures.colour_ranges import Scales
+from recon_worker.pictures.colour_ranges import ColourRanges
 from recon_worker.pictures.history import History
-from recon_worker.pictures.panels import RefinedObject
+from recon_worker.pictures.snapshot_figures import RefinedObject
 from recon_worker.reconstruction.stitching import stitch
 from recon_worker.snapshot.artifact import Failure
 from recon_worker.snapshot.records import PositionGeometry, Scan, Snapshot
@@ -85,9 +85,9 @@ def _refine(
     return [RefinedObject(refined.image, refined.metrics)]
 
 
-def _scales(path: Path | None) -> Scales:
+def _scales(path: Path | None) -> ColourRanges:
     try:
-        return Scales() if path is None else Scales.from_json(path.read_bytes())
+        return ColourRanges() if path is None else ColourRanges.from_json(path.read_bytes())
     except ValueError as error:
         raise ConfigError(f"scales: {path}: {error}") from error
 

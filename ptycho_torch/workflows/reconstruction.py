@@ -18,10 +18,9 @@ from tqdm import tqdm
 from ptycho_torch.checks import ConfigError, make_directory
 from recon_worker.pictures.artifacts import render
 from recon_worker.pictures.history import History
-from recon_worker.pictures.labels import metric_label, metric_value
-from recon_worker.pictures.panels import RefinedObject
-from recon_worker.pictures.records import Numbers, is_metrics
-from recon_worker.pictures.views import METRICS
+from recon_worker.pictures.labels import METRICS, metric_label, metric_value
+from recon_worker.pictures.records import Metrics, is_metrics
+from recon_worker.pictures.snapshot_figures import RefinedObject
 from recon_worker.snapshot.artifact import SCALES, Failure
 from recon_worker.snapshot.records import Scan, Snapshot
 from recon_worker.system.standard_streams import shows_progress
@@ -78,12 +77,12 @@ def write(
         if isinstance(made, Failure):
             failures.append(made)
         elif is_metrics(made.path):
-            metrics |= Numbers.from_json(made.data).values
+            metrics |= Metrics.from_json(made.data).values
         elif made.path.startswith("epoch_"):
             files.append(_put(output_dir, made.path.split("/", 1)[1], made.data))
     record = {**source, "epoch": snapshot.epoch, "step": snapshot.step, "metrics": metrics}
     files.append(_put(output_dir, "metrics.json", (json.dumps(record, indent=1) + "\n").encode()))
-    files.append(_put(output_dir, SCALES, history.scales.to_json().encode()))
+    files.append(_put(output_dir, SCALES, history.colour_ranges.to_json().encode()))
     return Reconstruction(
         output_dir=output_dir,
         files=tuple(files),

@@ -1,14 +1,14 @@
-"""A stitched object as numbers to go on with: NPZ, or HDF5 in the conventions of CXI.
+"""A stitched object as arrays for further processing: NPZ, or HDF5 in the CXI conventions.
 
     object           (H, W) complex64   as predicted, 0 where not scanned
     coverage         (H, W) float32     summed weight of the patches
-    ground_truth     (H, W) complex64   NaN where unknown; absent where there is none
-    positions_px     (n, 2) float64     patch centres, (x, y) = (column, row), pixels from the canvas' first
-    pixel_size_m     () float64         absent where it is not known
+    ground_truth     (H, W) complex64   NaN where unknown; absent if there is none
+    positions_px     (n, 2) float64     patch centres, (x, y) = (column, row), pixels from the canvas' first pixel
+    pixel_size_m     () float64         absent if unknown
     epoch, step      () int64
 
 The CXI file (F. R. N. C. Maia, Nature Methods 9, 854, 2012; version 1.6) holds the object as entry_1/image_1, the truth
-as image_2, and positions, if the pixel size is known, in metres as entry_1/sample_1/geometry_1/translation.
+as image_2 and, if the pixel size is known, the positions in metres as entry_1/sample_1/geometry_1/translation.
 """
 
 import io
@@ -17,18 +17,19 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recon_worker.snapshot.records import Complex64, Float32, Float64
 
 _CXI_VERSION = 160
 _CXI_PIXEL_IS_MISSING = 0x200
-"""CXI's mask for pixels about which nothing is known; 0 is a good pixel."""
+"""CXI mask bit of pixels without data; 0 is a good pixel."""
+
+_COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ObjectArrays:
-    """One stitched object of one epoch; shapes as above."""
+    """One stitched object of one epoch; shapes and units as listed in the module docstring."""
 
     object: Complex64
     coverage: Float32
@@ -40,14 +41,16 @@ class ObjectArrays:
 
 
 def encode_npz(arrays: ObjectArrays) -> bytes:
-    """As an NPZ file; the keys are those above. The same arrays give the same bytes."""
+    """Encode as NPZ; the keys are the field names. The same arrays give the same bytes."""
+    values = {field.name: getattr(arrays, field.name) for field in fields(arrays)}
     stream = io.BytesIO()
-    np.savez_compressed(stream, **_present(arrays))  # type: ignore[arg-type]
+    present: dict[str, Any] = {name: np.asarray(value) for name, value in values.items() if value is not None}
+    np.savez_compressed(stream, **present)
     return stream.getvalue()
 
 
 def encode_h5(arrays: ObjectArrays) -> bytes:
-    """As an HDF5 file in CXI's conventions; needs h5py. The same arrays give the same bytes."""
+    """Encode as HDF5 in the CXI conventions; needs h5py. The same arrays give the same bytes."""
     import h5py
 
     stream = io.BytesIO()
@@ -58,8 +61,9 @@ def encode_h5(arrays: ObjectArrays) -> bytes:
         entry["program_name"] = "ptycho-recon-log"
         entry["epoch"], entry["step"] = arrays.epoch, arrays.step
         image = _add_image(entry, 1, arrays.object, arrays.pixel_size_m)
-        _add(image, "coverage", arrays.coverage)
-        _add(image, "mask", np.where(arrays.coverage > 0, 0, _CXI_PIXEL_IS_MISSING).astype(np.uint32))
+        image.create_dataset("coverage", data=arrays.coverage, **_COMPRESSION)
+        mask = np.where(arrays.coverage > 0, 0, _CXI_PIXEL_IS_MISSING).astype(np.uint32)
+        image.create_dataset("mask", data=mask, **_COMPRESSION)
         if arrays.ground_truth is not None:
             _add_image(entry, 2, arrays.ground_truth, arrays.pixel_size_m)
         geometry = entry.create_group("sample_1/geometry_1")
@@ -72,7 +76,7 @@ def encode_h5(arrays: ObjectArrays) -> bytes:
 
 def _add_image(entry: Any, number: int, values: Complex64, pixel_size_m: float | None) -> Any:  # noqa: ANN401
     image = entry.create_group(f"image_{number}")
-    _add(image, "data", values)
+    image.create_dataset("data", data=values, **_COMPRESSION)
     image["data_space"] = "real"
     if pixel_size_m is not None:
         image["image_size"] = np.array([values.shape[1], values.shape[0], 0]) * pixel_size_m
@@ -80,14 +84,5 @@ def _add_image(entry: Any, number: int, values: Complex64, pixel_size_m: float |
     return image
 
 
-def _add(group: Any, name: str, values: NDArray[Any]) -> None:  # noqa: ANN401
-    group.create_dataset(name, data=values, compression="gzip", compression_opts=1, shuffle=True)
-
-
-def _present(arrays: ObjectArrays) -> dict[str, NDArray[Any]]:
-    values = {field.name: getattr(arrays, field.name) for field in fields(arrays)}
-    return {name: np.asarray(value) for name, value in values.items() if value is not None}
-
-
 ENCODERS: dict[str, Callable[[ObjectArrays], bytes]] = {"npz": encode_npz, "h5": encode_h5}
-"""By the ending of the file."""
+"""By file name extension."""

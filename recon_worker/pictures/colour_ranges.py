@@ -1,34 +1,45 @@
-"""Colour ranges that are fixed once per run, so that the pictures of all its epochs can be compared.
+"""Normalisation: colour ranges that are fixed once per run, so that the pictures of all its epochs can be compared.
 
-A range comes from what is known before training (ground truth, measured patterns) or, where nothing is, from the first
-logged epoch of the trained network. It is kept in `recon_log/scales.json`, across restarts and resumed runs.
+A range comes from what is known before training (ground truth, measured patterns) or, failing that, from the first
+logged epoch of the trained network. Ranges are stored in `recon_log/scales.json` and survive restarts and resumed runs.
+
+Raw predictions and ground truth share one amplitude range, and their phase spans a full turn, as its offset is
+arbitrary. Aligned predictions are shown in the range of the truth alone.
 """
 
+import functools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from recon_worker.reconstruction.value_range import robust_limits
+from recon_worker.reconstruction.value_range import TRUTH_MARGIN, robust_limits
+from recon_worker.snapshot.records import Complex64, Float32
 
 Range = tuple[float, float]
 
+PHASE_RANGE_RAD: Range = (-math.pi, math.pi)
 PREDICTION_MARGIN = 0.25
-"""As `TRUTH_MARGIN`, where nothing but a prediction is known, which still changes."""
+"""As `TRUTH_MARGIN`, for ranges taken from a prediction, which will still change."""
 _SMALLEST_SPAN = 0.05
-"""Least width of a range, in parts of its largest value: a flat picture must not turn into noise."""
+"""Minimum width of a range, as a fraction of its largest magnitude: a flat picture must not be stretched to noise."""
+_ERROR_SHARE = 0.5
+"""Upper end of an error range, as a fraction of the span of the truth."""
+LEAST_ERROR, _LEAST_PHASE_ERROR_RAD, _LEAST_PHASE_SPAN_RAD = 1e-6, 0.1, 0.2
+_TRUE_RANGES = ("amp_aligned", "phase_aligned", "amp_error", "phase_error")
 _VERSION = 1
 
 
-class Scales:
-    """The fixed ranges of a run, by a name such as "stitched/amp"."""
+class ColourRanges:
+    """The colour ranges of a run, by name, such as "stitched/amp"."""
 
     def __init__(self, ranges: Mapping[str, Range] | None = None) -> None:
         self._ranges = dict(ranges or {})
 
     def range_of(self, name: str, measure: Callable[[], Range], *, fix: bool) -> Range:
-        """The fixed range; where there is none yet, the measured one, which is fixed now if `fix`."""
+        """Return the fixed range; if there is none yet, measure it, and fix it if `fix` is set."""
         if name in self._ranges:
             return self._ranges[name]
         measured = measure()
@@ -37,35 +48,104 @@ class Scales:
         return measured
 
     def to_json(self) -> str:
-        """For `from_json`, and for people."""
+        """Serialise the ranges as indented JSON, for `from_json` and for human readers."""
         ranges = {name: {"min": low, "max": high} for name, (low, high) in sorted(self._ranges.items())}
         return json.dumps({"version": _VERSION, "ranges": ranges}, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> "Scales":
-        """What `to_json` wrote.
+    def from_json(cls, text: str | bytes) -> "ColourRanges":
+        """Parse the output of `to_json`.
 
         Raises:
-            ValueError: The text is something else.
+            ValueError: The text has another structure or version, or contains an invalid range.
         """
         try:
             document = json.loads(text)
             version = document["version"]
             ranges = {str(k): (float(v["min"]), float(v["max"])) for k, v in document["ranges"].items()}
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"this is no scales.json: {type(error).__name__}: {error}") from error
+            raise ValueError(f"not a valid scales.json: {type(error).__name__}: {error}") from error
         if version != _VERSION or not all(low < high and math.isfinite(high - low) for low, high in ranges.values()):
-            raise ValueError(f"this scales.json has version {version!r} (known: {_VERSION}) or a range that is none.")
+            raise ValueError(
+                f"scales.json has version {version!r} (supported: {_VERSION}) or contains an invalid range."
+            )
         return cls(ranges)
 
 
-def robust_range(values: ArrayLike, margin: float = 0.0, *, floor: float = -math.inf) -> Range:
-    """Percentiles of the finite values, widened by a margin.
+def object_ranges(
+    group: str,
+    truths: Sequence[Complex64 | None],
+    amplitudes: Callable[[], Sequence[Float32]],
+    colour_ranges: ColourRanges,
+    *,
+    trained: bool,
+) -> dict[str, Range]:
+    """Return the ranges that a group of objects or patches shares.
 
     Args:
-        values: any shape, real. (0, 1) comes back if none is finite.
-        margin: Widening on each side, in parts of the distance of the percentiles.
-        floor: The range does not go below; 0 for amplitudes.
+        group: Prefix of the names in `colour_ranges`.
+        truths: Ground truth of each object, any shape, complex64, NaN where unknown; None: there is none.
+        amplitudes: Returns the predicted amplitudes, (n,) each. Called, like the truths are read, only while a range is
+            not fixed.
+        colour_ranges: The run's ranges; new ones are added.
+        trained: Whether the network has been trained; the amplitudes of an untrained one fix no range.
+
+    Returns:
+        "amp", and with a truth also "amp_aligned", "phase_aligned", "amp_error" and "phase_error".
+    """
+    known = [truth for truth in truths if truth is not None]
+    true_ranges = functools.cache(lambda: _true_ranges(np.concatenate([truth[~np.isnan(truth)] for truth in known])))
+
+    def amp_range() -> Range:
+        """Range of the prediction, whose scale may long differ from the truth's, extended to the truth."""
+        low, high = robust_range(np.concatenate(amplitudes()), PREDICTION_MARGIN, floor=0)
+        if all(np.isnan(truth).all() for truth in known):
+            return low, high
+        true_low, true_high = true_ranges()["amp_aligned"]
+        return min(low, true_low), max(high, true_high)
+
+    ranges = {"amp": colour_ranges.range_of(f"{group}/amp", amp_range, fix=trained)}
+    for name in _TRUE_RANGES if known else ():
+        measure = functools.partial(lambda name: true_ranges()[name], name)
+        ranges[name] = colour_ranges.range_of(f"{group}/{name}", measure, fix=True)
+    return ranges
+
+
+def _true_ranges(truth: Complex64) -> dict[str, Range]:
+    """Measure the ranges that depend on the truth alone; `truth`: (n,) complex64.
+
+    The phase range is centred on the mean phase, wherever the branch cut lies, so that a weak phase uses the whole
+    colour map; it is -pi ... pi for a full turn.
+    """
+    amp = np.abs(truth)
+    mean = float(np.angle(truth[np.isfinite(truth)].sum()))
+    phase = np.angle(truth * np.exp(-1j * mean))
+    low, high = robust_range(phase, TRUTH_MARGIN)
+    least = max(_LEAST_PHASE_SPAN_RAD - (high - low), 0) / 2
+    low, high = mean + low - least, mean + high + least
+    amp_low, amp_high = robust_range(amp, floor=0)
+    phase_low, phase_high = robust_range(phase)
+    return {
+        "amp_aligned": robust_range(amp, TRUTH_MARGIN, floor=0),
+        "phase_aligned": (low, high) if high - low < 2 * math.pi else PHASE_RANGE_RAD,
+        "amp_error": error_range(amp_high - amp_low, _ERROR_SHARE, LEAST_ERROR),
+        "phase_error": error_range(phase_high - phase_low, _ERROR_SHARE, _LEAST_PHASE_ERROR_RAD),
+    }
+
+
+def log_intensity(amplitude: Float32) -> Float32:
+    """Compress diffraction, which spans many orders of magnitude, to log(1 + amplitude^2)."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.log1p(np.square(np.asarray(amplitude, np.float32)))
+
+
+def robust_range(values: ArrayLike, margin: float = 0.0, *, floor: float = -math.inf) -> Range:
+    """Return percentiles 0.5 and 99.5 of the finite values, widened by a margin.
+
+    Args:
+        values: Any shape, real. The result is (0, 1) if none is finite.
+        margin: Widening on each side, as a fraction of the distance between the percentiles.
+        floor: Lower bound of the range; 0 for amplitudes.
     """
     low, high = robust_limits(values)
     if math.isnan(low):
@@ -76,6 +156,17 @@ def robust_range(values: ArrayLike, margin: float = 0.0, *, floor: float = -math
     return lowest, max(high + widen, lowest + least)
 
 
+def shared_range(*arrays: ArrayLike) -> Range:
+    """Return the smallest and largest finite value of all arrays.
+
+    (0, 1) if there is none; if all equal v, (v, v + max(1, |v|)), so that the picture has the map's first colour.
+    """
+    finite = [values[np.isfinite(values)] for values in map(np.asarray, arrays)]
+    low = min((float(values.min()) for values in finite if values.size), default=0.0)
+    high = max((float(values.max()) for values in finite if values.size), default=1.0)
+    return (low, high) if high > low else (low, low + max(1.0, abs(low)))
+
+
 def error_range(truth_span: float, share: float, least: float) -> Range:
-    """(0, largest error that has a colour of its own): a share of what the truth spans, at least `least`."""
+    """Return (0, upper end): a share of the span of the truth, at least `least`."""
     return 0.0, max(share * truth_span, least)

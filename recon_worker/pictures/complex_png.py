@@ -1,6 +1,6 @@
-"""A complex image as one colour picture: phase is hue, amplitude is brightness.
+"""A complex image as one colour picture: phase is hue, amplitude is lightness.
 
-Colours are taken in Oklab (B. Ottosson, "A perceptual color space for image processing", 2020,
+Colours are defined in Oklab (B. Ottosson, "A perceptual color space for image processing", 2020,
 https://bottosson.github.io/posts/oklab/): equal steps of phase look equally large, and no phase looks brighter than
 another. Chroma is, at each lightness, the largest that sRGB can show at every hue.
 """
@@ -15,36 +15,43 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from recon_worker.pictures.matplotlib_module import load_matplotlib
-from recon_worker.pictures.png import NEGATIVE_INFINITY, NOT_A_NUMBER, NOT_SCANNED, POSITIVE_INFINITY, RESERVED_COLOURS
+from recon_worker.pictures.png import (
+    NEGATIVE_INFINITY,
+    NOT_A_NUMBER,
+    NOT_SCANNED,
+    POSITIVE_INFINITY,
+    RESERVED_COLOURS,
+    load_matplotlib,
+)
 from recon_worker.reconstruction.blocks import row_blocks
-from recon_worker.snapshot.records import Bool, Complex64, Float32, Float64
+from recon_worker.snapshot.records import Bool, Complex64, Float64
 
 _HUES, _LEVELS = 360, 252
-"""Steps of phase and of amplitude: finer than can be seen."""
+"""Steps of phase and of amplitude, finer than the eye can tell apart."""
 _LIGHTEST = 0.78
-"""Oklab lightness of the largest amplitude: there sRGB has the most chroma that all hues can reach."""
+"""Oklab lightness of the largest amplitude, where sRGB has the most chroma common to all hues."""
 _HUE_OF_ZERO_RAD = math.radians(29)
-"""Phase 0 is red, as usual."""
+"""Phase 0 is red, by convention."""
 _WHEEL_PX, _MARGIN_PX, _FONT_PX = 112, 12, 12
 _INK, _PAPER = (38, 38, 38), (255, 255, 255)
+_ENCODING = "hue: phase, 0 rad red, counter-clockwise on the wheel; lightness: amplitude from vmin to vmax"
 
 
 def encode_complex_png(
     object: Complex64, *, amplitude_range: tuple[float, float], scanned: Bool | None = None
 ) -> bytes:
-    """Render a complex image, one element = one pixel, with its colour wheel at the right.
+    """Encode a complex image, one pixel per element, with a colour wheel on its right.
 
-    The text chunks tell where the picture lies in the file (`image_box`: left, top, right, bottom), the amplitude
-    range and the phase convention. What is not scanned or not a number has the colours of the scalar pictures.
+    The text chunks give the box of the image within the picture (`image_box`: left, top, right, bottom), the amplitude
+    range and the phase convention. Pixels that are not scanned or not finite have the colours of scalar pictures.
 
     Args:
         object: (H, W) complex.
         amplitude_range: (darkest, brightest), finite, increasing; amplitudes beyond take the end colours.
-        scanned: (H, W) False where there is nothing to show; None: everywhere scanned.
+        scanned: (H, W) False where there is no data; None: data everywhere.
 
     Raises:
-        ValueError: The array is not two-dimensional or the range is not a range.
+        ValueError: The array is not two-dimensional or the range is invalid.
     """
     if object.ndim != 2 or object.size == 0:
         raise ValueError(f"the object has shape {object.shape}; an image has two dimensions and at least one pixel.")
@@ -57,19 +64,29 @@ def encode_complex_png(
     page = Image.new("RGB", (width + _MARGIN_PX + legend.width, max(height, legend.height)), _PAPER)
     page.paste(Image.fromarray(picture), (0, 0))
     page.paste(legend, (width + _MARGIN_PX, 0))
+    text = PngInfo()
+    text.add_itxt("quantity", "complex object")
+    text.add_itxt("image_box", f"0,0,{width},{height}")
+    text.add_itxt("vmin", repr(float(low)))
+    text.add_itxt("vmax", repr(float(high)))
+    text.add_itxt("encoding", _ENCODING)
     stream = io.BytesIO()
-    page.save(stream, "PNG", pnginfo=_facts(width, height, low, high), compress_level=1)
+    page.save(stream, "PNG", pnginfo=text, compress_level=1)
     return stream.getvalue()
 
 
 def complex_colours(
     object: Complex64, amplitude_range: tuple[float, float], scanned: Bool | None = None
 ) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 sRGB: what `encode_complex_png` shows of each element."""
+    """Return the colour of each element, (H, W, 3) uint8 sRGB; arguments as for `encode_complex_png`."""
+    low, high = amplitude_range
     colours = np.empty((*object.shape, 3), np.uint8)
     for rows in row_blocks(object.shape):
         amplitude, phase = np.abs(object[rows]), np.angle(object[rows])
-        colours[rows] = _table()[_levels(amplitude, amplitude_range), _hues(phase)]
+        level = np.nan_to_num((amplitude.astype(np.float64) - low) / (high - low), nan=0, posinf=1)
+        levels = np.rint(np.clip(level, 0, 1) * (_LEVELS - 1)).astype(np.int64)
+        turns = np.nan_to_num(phase.astype(np.float64)) / (2 * np.pi)
+        colours[rows] = _table()[levels, np.rint(turns * _HUES).astype(np.int64) % _HUES]
         colours[rows][np.isinf(amplitude)] = RESERVED_COLOURS[POSITIVE_INFINITY - NEGATIVE_INFINITY]
         colours[rows][np.isnan(amplitude) | np.isnan(phase)] = RESERVED_COLOURS[NOT_A_NUMBER - NEGATIVE_INFINITY]
     if scanned is not None:
@@ -77,27 +94,19 @@ def complex_colours(
     return colours
 
 
-def _levels(amplitude: Float32, amplitude_range: tuple[float, float]) -> NDArray[np.int64]:
-    low, high = amplitude_range
-    level = np.nan_to_num((amplitude.astype(np.float64) - low) / (high - low), nan=0, posinf=1)
-    return np.rint(np.clip(level, 0, 1) * (_LEVELS - 1)).astype(np.int64)
-
-
-def _hues(phase: Float32) -> NDArray[np.int64]:
-    turns = np.nan_to_num(phase.astype(np.float64)) / (2 * np.pi)
-    return np.rint(turns * _HUES).astype(np.int64) % _HUES
-
-
 @functools.cache
 def _table() -> NDArray[np.uint8]:
-    """(levels, hues, 3) uint8 sRGB."""
+    """Return the colour of each amplitude level and hue, (levels, hues, 3) uint8 sRGB."""
     lightness = np.linspace(0, _LIGHTEST, _LEVELS)[:, None]
     hue = _HUE_OF_ZERO_RAD + 2 * np.pi * np.arange(_HUES) / _HUES
-    return np.rint(255 * _srgb(_oklab_to_linear(lightness, _chroma(lightness, hue), hue))).astype(np.uint8)
+    linear = np.clip(_oklab_to_linear(lightness, _chroma(lightness, hue), hue), 0, 1)
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)  # IEC 61966-2-1
+    table: NDArray[np.uint8] = np.rint(255 * srgb).astype(np.uint8)
+    return table
 
 
 def _chroma(lightness: Float64, hue: Float64) -> Float64:
-    """(levels, 1) the largest chroma at which every hue is an sRGB colour, by bisection."""
+    """Find the largest chroma at which every hue is an sRGB colour, (levels, 1), by bisection."""
     low, high = np.zeros_like(lightness), np.full_like(lightness, 0.4)
     for _ in range(20):
         middle = (low + high) / 2
@@ -120,20 +129,14 @@ _LINEAR_SRGB_FROM_LMS = np.array(
 
 
 def _oklab_to_linear(lightness: Float64, chroma: Float64, hue: Float64) -> Float64:
-    """Oklab in polar form to linear sRGB; Ottosson (2020)."""
+    """Convert Oklab in polar form to linear sRGB; Ottosson (2020)."""
     lab = np.stack(np.broadcast_arrays(lightness, chroma * np.cos(hue), chroma * np.sin(hue)), axis=-1)
     linear: Float64 = (lab @ _LMS_FROM_OKLAB.T) ** 3 @ _LINEAR_SRGB_FROM_LMS.T
     return linear
 
 
-def _srgb(linear: Float64) -> Float64:
-    """The transfer function of sRGB, IEC 61966-2-1."""
-    linear = np.clip(linear, 0, 1)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-
-
 def _legend(amplitude_range: tuple[float, float], shows_not_scanned: bool) -> Image.Image:
-    """The colour wheel: phase counter-clockwise from the right, amplitude from the centre outwards."""
+    """Draw the colour wheel: phase counter-clockwise from the right, amplitude from the centre outwards."""
     text_px, row_px = 3 * _FONT_PX, _FONT_PX + 6
     width, height = _WHEEL_PX + 2 * text_px, _WHEEL_PX + (6 + shows_not_scanned) * row_px
     legend = Image.new("RGB", (width, height), _PAPER)
@@ -167,19 +170,5 @@ def _wheel() -> Image.Image:
 
 
 def load_font(size_px: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib."""
+    """Load DejaVu Sans, which Matplotlib provides."""
     return ImageFont.truetype(Path(load_matplotlib().get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size_px)
-
-
-def _facts(width: int, height: int, low: float, high: float) -> PngInfo:
-    text = PngInfo()
-    facts = {
-        "quantity": "complex object",
-        "image_box": f"0,0,{width},{height}",
-        "vmin": repr(float(low)),
-        "vmax": repr(float(high)),
-        "encoding": "hue: phase, 0 rad red, counter-clockwise on the wheel; lightness: amplitude from vmin to vmax",
-    }
-    for key, value in facts.items():
-        text.add_itxt(key, value)
-    return text

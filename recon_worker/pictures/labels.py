@@ -1,22 +1,94 @@
-"""How numbers are written in pictures: colour bar ends, metrics, lengths."""
+"""Names of panels, and how epochs, metrics and numbers are written in pictures, gallery and run description."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
-from recon_worker.pictures.views import METRICS, MetricLabel
-
+Kind = Literal[
+    "amp_pred",
+    "amp_gt",
+    "amp_error",
+    "phase_pred",
+    "phase_gt",
+    "phase_error",
+    "diff_obs_logI",
+    "diff_pred_logI",
+    "diff_error_logI",
+]
+"""What a panel shows, in display order; its file is `<kind>.png`."""
 _MINUS = "\u2212"
 _PREFIXES = ((1e-3, "mm"), (1e-6, "µm"), (1e-9, "nm"), (1e-12, "pm"))
 
 
+@dataclass(frozen=True)
+class MetricLabel:
+    """How a metric is labelled."""
+
+    label: str
+    unit: str = ""
+    better: Literal["low", "high", ""] = ""
+    """Which direction is better; empty: neither."""
+
+
+METRICS: Mapping[str, MetricLabel] = {
+    "phase_correlation": MetricLabel("phase correlation", "", "high"),
+    "amp_correlation": MetricLabel("amplitude correlation", "", "high"),
+    "amp_mae": MetricLabel("amplitude MAE", "", "low"),
+    "phase_mae_rad": MetricLabel("phase MAE", "rad", "low"),
+    "amp_psnr_db": MetricLabel("amplitude PSNR", "dB", "high"),
+    "phase_psnr_db": MetricLabel("phase PSNR", "dB", "high"),
+    "amp_ssim": MetricLabel("amplitude SSIM", "", "high"),
+    "phase_ssim": MetricLabel("phase SSIM", "", "high"),
+    "frc_cutoff_half": MetricLabel("FRC cut-off at 0.5", "cycles/px", "high"),
+    "frc_resolution_half_px": MetricLabel("half-period resolution, FRC 0.5", "px", "low"),
+    "frc_resolution_half_nm": MetricLabel("half-period resolution, FRC 0.5", "nm", "low"),
+    "half_data_frc_cutoff": MetricLabel("half-data FRC cut-off, half-bit", "cycles/px", "high"),
+    "half_data_frc_resolution_px": MetricLabel("half-period resolution, half-data FRC", "px", "low"),
+    "half_data_frc_resolution_nm": MetricLabel("half-period resolution, half-data FRC", "nm", "low"),
+    "r_factor": MetricLabel("R-factor", "", "low"),
+    "mean_pattern_r_factor": MetricLabel("mean-pattern R-factor"),
+    "deviance": MetricLabel("deviance", "", "low"),
+    "deviance_before": MetricLabel("deviance before refinement"),
+    "mean_pattern_deviance": MetricLabel("mean-pattern deviance"),
+    "finite_share": MetricLabel("finite share", "", "high"),
+    "coverage": MetricLabel("coverage"),
+    "shift_x_px": MetricLabel("shift from the truth, x", "px"),
+    "shift_y_px": MetricLabel("shift from the truth, y", "px"),
+    "fit_scale": MetricLabel("fitted amplitude scale"),
+    "fit_phase_rad": MetricLabel("fitted global phase", "rad"),
+    "fit_ramp_x_rad_per_px": MetricLabel("fitted phase ramp, x", "rad/px"),
+    "fit_ramp_y_rad_per_px": MetricLabel("fitted phase ramp, y", "rad/px"),
+    "steep_ramp_x_rad_per_px": MetricLabel("phase ramp too steep to remove, x", "rad/px"),
+    "steep_ramp_y_rad_per_px": MetricLabel("phase ramp too steep to remove, y", "rad/px"),
+}
+"""The known metrics, in display order."""
+
+
+def epoch_label(epoch: int) -> str:
+    """Label of an epoch, such as "Epoch 5"; 0 is the untrained network."""
+    return f"Epoch {epoch}" if epoch else "Epoch 0 (untrained)"
+
+
+def metric_label(name: str) -> MetricLabel:
+    """Label of a metric; one that is not in `METRICS` is shown under its own name."""
+    return METRICS.get(name, MetricLabel(name.replace("_", " ")))
+
+
+def metric_value(name: str, value: float) -> str:
+    """Value and unit, such as "0.12 rad"; "not defined" if the value is not finite."""
+    unit = metric_label(name).unit
+    return number(value) + (f" {unit}" if unit else "") if math.isfinite(value) else "not defined"
+
+
 def number(value: float, digits: int = 3) -> str:
-    """A few significant digits, such as 0.0123, 12.3, 1.23e-07; with a true minus sign."""
-    text = f"{value:.{digits}g}"
-    return text.replace("-", _MINUS)
+    """Format with a few significant digits and a true minus sign, such as 0.0123, 12.3, 1.23e-07."""
+    return f"{value:.{digits}g}".replace("-", _MINUS)
 
 
 def range_label(value: float, value_range: tuple[float, float], unit: str) -> str:
-    """A value of a colour bar with as many digits as its range needs; multiples of pi / 8 rad as such.
+    """Format a tick of a colour bar with the digits that its range needs; multiples of pi / 8 rad as fractions of pi.
 
     >>> range_label(1.2, (0, 1.2), "1"), range_label(-math.pi / 2, (-math.pi, math.pi), "rad")
     ('1.2', '−π/2')
@@ -42,24 +114,13 @@ def _fraction_of_pi(value: float) -> str | None:
     return (_MINUS if share < 0 else "") + head + tail
 
 
-def metric_label(name: str) -> MetricLabel:
-    """How a number is called; one that is not in `METRICS` has its own name."""
-    return METRICS.get(name, MetricLabel(name.replace("_", " ")))
-
-
-def metric_value(name: str, value: float) -> str:
-    """Value and unit, such as "0.12 rad"."""
-    unit = metric_label(name).unit
-    return number(value) + (f" {unit}" if unit else "") if math.isfinite(value) else "not defined"
-
-
 def length_text(metres: float) -> str:
-    """Such as 28 nm, 2.5 µm, 1 mm."""
+    """Format a length, such as 28 nm, 2.5 µm, 1 mm."""
     factor, unit = next((pair for pair in _PREFIXES if metres >= pair[0] * (1 - 1e-9)), _PREFIXES[-1])
     return f"{number(metres / factor)} {unit}"
 
 
 def nice_length(longest_m: float) -> float:
-    """The largest length of the form 1, 2 or 5 times a power of ten that is not longer, metres."""
+    """Round a length down to 1, 2 or 5 times a power of ten, metres."""
     power = 10.0 ** math.floor(math.log10(longest_m) + 1e-9)
     return max(step * power for step in (1, 2, 5) if step * power <= longest_m * (1 + 1e-9))

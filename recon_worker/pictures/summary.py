@@ -1,12 +1,12 @@
-"""The summary sheet: one epoch on one page. Objects large, then one row per patch, each picture with its colour bar.
+"""The summary sheet: one epoch on one page, objects large, then one row per patch, each picture with its colour bar.
 
-    epoch, step                                     numbers of the epoch
-    object      numbers: errors, SSIM, resolution
+    epoch, step                                     metrics of the epoch
+    object      metrics: errors, SSIM, resolution
                 amplitude: predicted | truth | error
                 phase:     predicted | truth | error
     patches     amplitude: predicted | truth | error      phase: ...      diffraction: observed | predicted | error
 
-Pictures are enlarged by whole factors or, where they are large, averaged over squares.
+Pictures are enlarged by whole factors or, if they are large, averaged over squares.
 """
 
 import math
@@ -15,16 +15,15 @@ from typing import get_args
 
 import numpy as np
 
-from recon_worker.pictures.labels import length_text, metric_label, metric_value, number
-from recon_worker.pictures.page import GREY, Page
-from recon_worker.pictures.plate import draw_plate, draw_scale_bar, plate_block, plate_shape, shown_entries
-from recon_worker.pictures.png import LEVELS, RESERVED_COLOURS
-from recon_worker.pictures.views import METRICS, Kind, ObjectView, Panel, PatchView, Sheet
+from recon_worker.pictures.figures import EpochFigures, Figure
+from recon_worker.pictures.labels import METRICS, Kind, epoch_label, length_text, metric_label, metric_value, number
+from recon_worker.pictures.layout import GREY, Page, draw_panel, drawn_block, drawn_width
+from recon_worker.pictures.png import LEVELS, RESERVED_COLOURS, Panel, to_indices
 
 OBJECT_SIDE_PX, PATCH_SIDE_PX = 400, 128
-"""Sides that pictures of objects and of patches come close to."""
+"""Targets for the longer side of pictures of objects and of patches."""
 MAX_OBJECTS, MAX_PATCHES = 4, 8
-"""How many are drawn at most; the sheet says so where there are more."""
+"""How many are drawn at most; the sheet says so if there are more."""
 _MARGIN_PX, _GAP_PX, _GROUP_GAP_PX, _LINE_PX, _SWATCH_PX = 28, 10, 30, 20, 12
 _NUMBER_PX, _NUMBERS_PER_ROW, _NUMBERS_ROW_PX = 204, 6, 48
 _LEAST_WIDTH_PX = 900
@@ -34,40 +33,42 @@ _FIT = ("fit_scale", "fit_phase_rad", "fit_ramp_x_rad_per_px", "fit_ramp_y_rad_p
 _SPECIAL = ("\u2212infinity", "+infinity", "not a number", "not scanned, or nothing to compare")
 
 
-def summary_png(sheet: Sheet) -> bytes:
-    """Draw an epoch.
+def summary_png(figures: EpochFigures) -> bytes:
+    """Draw the summary sheet of an epoch.
 
     Args:
-        sheet: With at least one object or patch.
+        figures: The epoch, with at least one object or patch.
 
     Returns:
-        An RGB PNG, about 1300 px wide. The same sheet gives the same bytes.
+        An RGB PNG, about 1300 px wide. The same figures give the same bytes.
 
     Raises:
-        ValueError: The sheet has neither objects nor patches.
+        ValueError: There are neither objects nor patches.
     """
-    if not sheet.objects and not sheet.patches:
-        raise ValueError(f"{sheet.label} has neither objects nor patches; there is nothing to draw.")
+    if not figures.figures():
+        raise ValueError(f"{epoch_label(figures.epoch)} has neither objects nor patches; there is nothing to draw.")
     page = Page()
-    y = _heading(page, sheet, _MARGIN_PX)
-    for view in sheet.objects[:MAX_OBJECTS]:
-        y = _object(page, view, sheet.pixel_size_m, y)
-    if sheet.patches:
-        y = _patches(page, sheet.patches, y)
-    y = _notes(page, sheet, y)
+    y = _MARGIN_PX
+    page.write(_MARGIN_PX, y + 16, epoch_label(figures.epoch), points=17, bold=True)
+    page.write(_MARGIN_PX, y + 38, f"optimiser step {figures.step}", colour=GREY)
+    _draw_metrics(page, figures.metrics, _MARGIN_PX + 2 * _NUMBER_PX, y + 10)
+    y += 54 + _GROUP_GAP_PX
+    for figure in figures.objects[:MAX_OBJECTS]:
+        y = _draw_object(page, figure, figures.pixel_size_m, y)
+    if figures.patches:
+        y = _draw_patches(page, figures.patches, y)
+    if len(figures.objects) > MAX_OBJECTS:
+        page.write(_MARGIN_PX, y, f"{MAX_OBJECTS} of {len(figures.objects)} objects are shown.", colour=GREY)
+        y += _LINE_PX
+    y = _draw_key(page, (*figures.objects[:MAX_OBJECTS], *figures.patches[:MAX_PATCHES]), y)
     return page.png(max(_LEAST_WIDTH_PX, page.width + _MARGIN_PX), y + _MARGIN_PX // 2)
 
 
-def _heading(page: Page, sheet: Sheet, y: int) -> int:
-    """As the functions below, draws from y downwards and returns where the next part begins."""
-    page.write(_MARGIN_PX, y + 16, sheet.label, points=17, bold=True)
-    page.write(_MARGIN_PX, y + 38, f"optimiser step {sheet.step}", colour=GREY)
-    _numbers(page, sheet.metrics, _MARGIN_PX + 2 * _NUMBER_PX, y + 10)
-    return y + 54 + _GROUP_GAP_PX
+def _draw_metrics(page: Page, metrics: Mapping[str, float], x: int, y: int) -> int:
+    """Write each metric, its label in grey above its value.
 
-
-def _numbers(page: Page, metrics: Mapping[str, float], x: int, y: int) -> int:
-    """What each is in grey, below it the value."""
+    Like the functions below, draws from y downwards and returns where the next part begins.
+    """
     shown = [name for name in METRICS if name in metrics and name not in _FIT]
     for place, name in enumerate(shown):
         row, column = divmod(place, _NUMBERS_PER_ROW)
@@ -77,73 +78,64 @@ def _numbers(page: Page, metrics: Mapping[str, float], x: int, y: int) -> int:
     return y + math.ceil(len(shown) / _NUMBERS_PER_ROW) * _NUMBERS_ROW_PX
 
 
-def _section(page: Page, title: str, facts: str, y: int) -> int:
+def _draw_section_title(page: Page, title: str, facts: Sequence[str], y: int) -> int:
     page.write(_MARGIN_PX, y, title, points=12, bold=True)
-    page.write(_MARGIN_PX + _NUMBER_PX, y, facts, colour=GREY)
+    page.write(_MARGIN_PX + _NUMBER_PX, y, ", ".join(facts), colour=GREY)
     return y + _LINE_PX + 10
 
 
-def _object(page: Page, view: ObjectView, pixel_size_m: float | None, y: int) -> int:
-    y = _section(page, _object_title(view.name), _facts(view.amp_pred, pixel_size_m), y)
-    y = _numbers(page, view.metrics, _MARGIN_PX, y)
-    if text := fit_text(view.metrics):
-        page.write(_MARGIN_PX, y, text, points=8, colour=GREY)
-        y += _LINE_PX + 6
-    panels = list(view.panels())
-    by_group = [[pair for pair in panels if pair[0].startswith(group)] for group in ("amp_", "phase_")]
-    for row in by_group if len(panels) > 2 else [panels]:
-        y = _object_row(page, view.name, row, pixel_size_m, y) + _GAP_PX
-    return y + _GROUP_GAP_PX - _GAP_PX
-
-
-def _object_title(name: str) -> str:
-    """Of "stitched", "stitched_object_01" and "refined"."""
-    return {"stitched": "Object", "refined": "Object, refined"}.get(name, f"Object {name.rsplit('_', 1)[-1]}")
-
-
-def _facts(panel: Panel, pixel_size_m: float | None) -> str:
-    height, width = panel.values.shape
+def _draw_object(page: Page, figure: Figure, pixel_size_m: float | None, y: int) -> int:
+    height, width = figure.panels["amp_pred"].values.shape
     facts = [f"{height} \u00d7 {width} px"]
     if pixel_size_m is not None:
         facts.append(f"pixel size {length_text(pixel_size_m)}")
-    if (block := plate_block(panel, OBJECT_SIDE_PX)) > 1:
-        facts.append(f"shown as means of {block} \u00d7 {block} px")
-    return ", ".join(facts)
+    if (block := drawn_block(figure.panels["amp_pred"], OBJECT_SIDE_PX)) > 1:
+        facts.append(f"averaged over {block} \u00d7 {block} px")
+    title = {"stitched": "Object", "refined": "Object, refined"}.get(
+        figure.name, f"Object {figure.name.rsplit('_', 1)[-1]}"
+    )
+    y = _draw_section_title(page, title, facts, y)
+    y = _draw_metrics(page, figure.metrics, _MARGIN_PX, y)
+    if "fit_scale" in figure.metrics:
+        page.write(_MARGIN_PX, y, _alignment_text(figure.metrics), points=8, colour=GREY)
+        y += _LINE_PX + 6
+    panels = figure.panels.items()
+    by_group = [[pair for pair in panels if pair[0].startswith(group)] for group in ("amp_", "phase_")]
+    for row in by_group if len(panels) > 2 else [list(panels)]:
+        y = _draw_object_row(page, figure.name, row, pixel_size_m, y) + _GAP_PX
+    return y + _GROUP_GAP_PX - _GAP_PX
 
 
-def fit_text(metrics: Mapping[str, float]) -> str:
-    """What was taken out of the prediction before it was compared; empty where nothing was."""
-    if "fit_scale" not in metrics:
-        return ""
+def _alignment_text(metrics: Mapping[str, float]) -> str:
+    """Say what was removed from the prediction before it was compared with the truth."""
     scale, phase, ramp_x, ramp_y = (metrics.get(name, 0.0) for name in _FIT)
     ramp = f", phase ramp ({number(ramp_x)}, {number(ramp_y)}) rad/px along (x, y)" if ramp_x or ramp_y else ""
-    fit = f"amplitude scale {number(scale)}, global phase {number(phase)} rad{ramp}"
-    return f"Shown and compared after the best fit: {fit}."
+    return f"Aligned with the truth: amplitude scale {number(scale)}, global phase {number(phase)} rad{ramp}."
 
 
-def _object_row(page: Page, name: str, row: Sequence[tuple[Kind, Panel]], pixel_size_m: float | None, y: int) -> int:
+def _draw_object_row(
+    page: Page, name: str, row: Sequence[tuple[Kind, Panel]], pixel_size_m: float | None, y: int
+) -> int:
     x, bottom = _MARGIN_PX, y
     for kind, panel in row:
-        page.write(x, y + 8, _title(name, kind), bold=True)
-        width, height = draw_plate(page, panel, x, y + 16, OBJECT_SIDE_PX, 3)
-        if kind == "amp_pred" and pixel_size_m is not None:
-            draw_scale_bar(page, panel, x, y + 16, OBJECT_SIDE_PX, pixel_size_m)
+        group, role = kind.split("_")[:2]
+        shown = "refined" if (name, role) == ("refined", "pred") else _ROLES[role]
+        page.write(x, y + 8, _GROUPS[group] + (" error" if role == "error" else f", {shown}"), bold=True)
+        scale_bar_m = pixel_size_m if kind == "amp_pred" else None
+        width, height = draw_panel(page, panel, x, y + 16, OBJECT_SIDE_PX, 3, scale_bar_m)
         x, bottom = x + width + _GROUP_GAP_PX, max(bottom, y + 16 + height)
     return bottom + _GAP_PX
 
 
-def _title(name: str, kind: Kind) -> str:
-    group, role = kind.split("_")[:2]
-    if role == "error":
-        return f"{_GROUPS[group]} error"
-    return f"{_GROUPS[group]}, {'refined' if (name, role) == ('refined', 'pred') else _ROLES[role]}"
-
-
-def _patches(page: Page, patches: Sequence[PatchView], y: int) -> int:
+def _draw_patches(page: Page, patches: Sequence[Figure], y: int) -> int:
     shown = patches[:MAX_PATCHES]
-    facts = [f"{len(shown)} of {len(patches)} are shown"] if len(shown) < len(patches) else []
-    facts += ["scale and global phase of each are fitted"] if any(view.amp_gt for view in shown) else []
-    y = _section(page, "Patches", ", ".join(facts), y)
+    facts = [f"{len(shown)} of {len(patches)} shown"] if len(shown) < len(patches) else []
+    facts += (
+        ["amplitude scale and global phase fitted per patch"]
+        if any("amp_gt" in figure.panels for figure in shown)
+        else []
+    )
+    y = _draw_section_title(page, "Patches", facts, y)
     columns = _columns(shown)
     for group, title in _GROUPS.items():
         first = next((x for kind, x in columns.items() if kind.startswith(f"{group}_")), None)
@@ -152,15 +144,20 @@ def _patches(page: Page, patches: Sequence[PatchView], y: int) -> int:
     for kind, x in columns.items():
         page.write(x, y + _LINE_PX - 2, _ROLES[kind.split("_")[1]], points=8, colour=GREY)
     y += _LINE_PX + 2 * _GAP_PX
-    for view in shown:
-        y = _patch(page, view, columns, y)
+    for figure in shown:
+        metrics = [f"{metric_label(k).label} {metric_value(k, v)}" for k, v in figure.metrics.items() if k not in _FIT]
+        page.write(_MARGIN_PX, y + 8, f"Sample {figure.index}", points=8, bold=True)
+        page.write(_MARGIN_PX + 100, y + 8, "    ".join(metrics), points=8, colour=GREY)
+        top = y + 14
+        drawn = [draw_panel(page, panel, columns[kind], top, PATCH_SIDE_PX, 2) for kind, panel in figure.panels.items()]
+        y = top + max(height for _, height in drawn) + _GAP_PX
     return y + _GAP_PX
 
 
-def _columns(patches: Sequence[PatchView]) -> dict[Kind, int]:
-    """Where the pictures of each kind stand: x in pixels, in the order of the panels."""
-    width = max(plate_shape(panel, PATCH_SIDE_PX)[1] for view in patches for _, panel in view.panels())
-    present = {kind for view in patches for kind, _ in view.panels()}
+def _columns(patches: Sequence[Figure]) -> dict[Kind, int]:
+    """Return the left edge of the column of each kind of panel, pixels, in display order."""
+    width = max(drawn_width(panel, PATCH_SIDE_PX) for figure in patches for _, panel in figure.panels.items())
+    present = {kind for figure in patches for kind, _ in figure.panels.items()}
     ordered: tuple[Kind, ...] = get_args(Kind)
     columns: dict[Kind, int] = {}
     x = _MARGIN_PX
@@ -171,30 +168,13 @@ def _columns(patches: Sequence[PatchView]) -> dict[Kind, int]:
     return columns
 
 
-def _patch(page: Page, view: PatchView, columns: Mapping[Kind, int], y: int) -> int:
-    numbers = [
-        f"{metric_label(name).label} {metric_value(name, value)}"
-        for name, value in view.metrics.items()
-        if name not in _FIT
-    ]
-    page.write(_MARGIN_PX, y + 8, f"Sample {view.index}", points=8, bold=True)
-    page.write(_MARGIN_PX + 100, y + 8, "    ".join(numbers), points=8, colour=GREY)
-    top = y + 14
-    heights = [draw_plate(page, panel, columns[kind], top, PATCH_SIDE_PX, 2)[1] for kind, panel in view.panels()]
-    return top + max(heights) + _GAP_PX
-
-
-def _notes(page: Page, sheet: Sheet, y: int) -> int:
-    """What the special colours mean, if there are any, and what is left out."""
-    if len(sheet.objects) > MAX_OBJECTS:
-        page.write(_MARGIN_PX, y, f"{MAX_OBJECTS} of {len(sheet.objects)} objects are shown.", colour=GREY)
-        y += _LINE_PX
-    views = (*sheet.objects[:MAX_OBJECTS], *sheet.patches[:MAX_PATCHES])
-    entries = sorted({entry for view in views for _, panel in view.panels() for entry in shown_entries(panel).tolist()})
-    x = _MARGIN_PX
-    for entry in entries:
+def _draw_key(page: Page, figures: Sequence[Figure], y: int) -> int:
+    """Explain the reserved colours that occur."""
+    indices = [np.unique(to_indices(panel)) for figure in figures for _, panel in figure.panels.items()]
+    entries = sorted({entry for present in indices for entry in present[present >= LEVELS].tolist()})
+    for place, entry in enumerate(entries):
+        x = _MARGIN_PX + place * _NUMBER_PX
         colour = np.array(RESERVED_COLOURS[entry - LEVELS], np.uint8)
         page.paste(x, y - _SWATCH_PX + 2, np.tile(colour, (_SWATCH_PX, _SWATCH_PX, 1)))
         page.write(x + _SWATCH_PX + 8, y, _SPECIAL[entry - LEVELS], points=8, colour=GREY)
-        x += _NUMBER_PX
     return y + _LINE_PX if entries else y

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
-from recon_worker.pictures.records import Card, Latest, Numbers, card_of, is_file, is_metrics, merged_description
+from recon_worker.pictures.records import Card, Description, Metrics, card_of, is_file, is_metrics, merged_description
 from recon_worker.spool.outbox import Version
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.errors import reason
@@ -106,7 +106,7 @@ class MlflowSink:
             self.last_error = f"{len(found)} artifacts were acknowledged and are not there; the first: {min(found)}"
         return found
 
-    def log_numbers(self, numbers: Numbers) -> None:
+    def log_numbers(self, numbers: Metrics) -> None:
         """Log metrics of a step. Blocks. Raises like `upload`."""
         self._request(lambda connection: _log_numbers(connection, numbers))
 
@@ -175,9 +175,9 @@ def _upload(connection: _Connection, local: Path, name: str, taken_unix_s: float
     elif (card := _card(connection, name)) is not None:
         connection.cards.log(local, card)
     elif is_metrics(name):
-        _log_numbers(connection, _read(local, name, Numbers.from_json))
+        _log_numbers(connection, _read(local, name, Metrics.from_json))
     else:
-        _describe(connection, _read(local, name, Latest.from_json))
+        _describe(connection, _read(local, name, Description.from_json))
 
 
 def _card(connection: _Connection, name: str) -> Card | None:
@@ -186,7 +186,7 @@ def _card(connection: _Connection, name: str) -> Card | None:
     return card and Card(key=str(PurePosixPath(connection.folder, card.key)), step=card.step)
 
 
-def _log_numbers(connection: _Connection, numbers: Numbers) -> None:
+def _log_numbers(connection: _Connection, numbers: Metrics) -> None:
     from mlflow.entities import Metric
 
     values = {str(PurePosixPath(connection.folder, name)): value for name, value in numbers.values.items()}
@@ -194,7 +194,7 @@ def _log_numbers(connection: _Connection, numbers: Numbers) -> None:
     connection.client.log_batch(connection.run.info.run_id, metrics=metrics, synchronous=True)
 
 
-def _describe(connection: _Connection, latest: Latest) -> None:
+def _describe(connection: _Connection, latest: Description) -> None:
     """Update this program's part of the run's description."""
     run = connection.client.get_run(connection.run.info.run_id)
     before = run.data.tags.get(_DESCRIPTION_TAG, "")

@@ -173,6 +173,8 @@ def _set_title() -> None:
 
 def _warm_up() -> None:
     """Import what the first snapshot needs while the training process is still loading its data."""
-    from recon_worker.pictures.png import encode_png
+    import numpy as np
 
-    encode_png([[0.0]], value_range=(0, 1), colormap="gray", quantity="", unit="")
+    from recon_worker.pictures.png import Panel, encode_png
+
+    encode_png(Panel(values=np.zeros((1, 1), np.float32), value_range=(0, 1), colormap="gray", quantity="", unit=""))

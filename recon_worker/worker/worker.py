@@ -14,7 +14,7 @@ from pathlib import Path
 
 from recon_worker.pictures.artifacts import finish, render
 from recon_worker.pictures.history import History
-from recon_worker.pictures.records import Numbers
+from recon_worker.pictures.records import Metrics
 from recon_worker.snapshot.artifact import Artifact, Failure
 from recon_worker.snapshot.codec import CodecError, dump_snapshot, load_brief, parse_header, read_snapshot
 from recon_worker.snapshot.records import Snapshot
@@ -73,7 +73,7 @@ class Worker:
         self._history: History | None = None
         self._last_taken_unix_s: float | None = None
         self._jobs: dict[int, Message] = {}
-        self._numbers: dict[int, Numbers] = {}
+        self._numbers: dict[int, Metrics] = {}
 
     def upload_again(self, unlogged: dict[str, int]) -> None:
         """Upload what an earlier worker rendered and did not upload.
@@ -273,7 +273,7 @@ class Worker:
             now_s = time.time()
             values = {**job["metrics"], "lag_s": now_s - job["submitted_unix_s"], "retries": retries}
             values = {f"recon_log/{name}": value for name, value in values.items()}
-            self._numbers[generation] = Numbers(step=job["step"], time_ms=int(now_s * 1000), values=values)
+            self._numbers[generation] = Metrics(step=job["step"], time_ms=int(now_s * 1000), values=values)
         if generation in self._numbers:
             self._sink.log_numbers(self._numbers[generation])
             del self._numbers[generation]

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from recon_worker.pictures.png import encode_png
+from recon_worker.pictures.png import Panel, encode_png
 from recon_worker.snapshot.records import Float32
 
 DPI = 128
@@ -36,7 +36,7 @@ def fringes(side_px: int, noise: float) -> Float32:
 
 def palette_png(image: Float32, colormap: str) -> bytes:
     """One element, one pixel."""
-    return encode_png(image, value_range=(-1.2, 1.2), colormap=colormap, quantity="benchmark", unit="1")
+    return encode_png(Panel(values=image, value_range=(-1.2, 1.2), colormap=colormap, quantity="benchmark", unit="1"))
 
 
 def figure_png(image: Float32, colormap: str) -> bytes:

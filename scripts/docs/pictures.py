@@ -1,4 +1,4 @@
-"""Make the pictures of docs/pictures.md from a known object.
+"""Draw the pictures of docs/pictures.md from a known object.
 
 python scripts/docs/pictures.py            writes docs/pictures/*.png
 """
@@ -11,13 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from ptycho_torch.simulation.specimens import default_pictures, disc_probe, make_object
-from recon_worker.pictures.colour_ranges import Scales
+from recon_worker.pictures.colour_ranges import ColourRanges, log_intensity, object_ranges
 from recon_worker.pictures.complex_png import encode_complex_png
-from recon_worker.pictures.looks import make_look
-from recon_worker.pictures.page import GREY, Page
-from recon_worker.pictures.plate import draw_plate
-from recon_worker.pictures.png import log_intensity
-from recon_worker.pictures.views import PHASE_PERIOD, Panel
+from recon_worker.pictures.figures import PHASE_PERIOD, phase_panel
+from recon_worker.pictures.layout import GREY, Page, draw_panel
+from recon_worker.pictures.png import Panel
 from recon_worker.reconstruction.alignment import fit, phase_error_rad
 from recon_worker.reconstruction.comparison import compare
 from recon_worker.snapshot.records import Bool, Complex64, Float32
@@ -44,7 +42,7 @@ def _object() -> Complex64:
 
 
 def _prediction() -> Complex64:
-    """The object as a network might predict it: another scale, global phase and ramp, and a real mistake."""
+    """Imitate the prediction of a network: another amplitude scale, global phase and phase ramp, and a real error."""
     rows, columns = np.mgrid[:_PIXELS, :_PIXELS]
     mistake = np.where(np.hypot(rows - 150, columns - 90) < 30, np.exp(0.5j), 1)
     ramp = np.exp(1j * (0.9 + 0.02 * columns - 0.01 * rows))
@@ -67,11 +65,11 @@ def _phase_panel(object_: Complex64) -> Panel:
 
 
 def _row(panels: Mapping[str, Panel]) -> bytes:
-    """Pictures side by side, each with its title and colour bar."""
+    """Draw panels side by side, each with its title and colour bar."""
     page, x, bottom = Page(), _MARGIN_PX, 0
     for title, panel in panels.items():
         page.write(x, _HEAD_PX - 10, title, bold=True)
-        width, height = draw_plate(page, panel, x, _HEAD_PX, _SIDE_PX, 3)
+        width, height = draw_panel(page, panel, x, _HEAD_PX, _SIDE_PX, 3)
         x, bottom = x + width + _GAP_PX, max(bottom, _HEAD_PX + height)
     return page.png(x - _GAP_PX + _MARGIN_PX, bottom + _MARGIN_PX // 2)
 
@@ -87,23 +85,23 @@ def _amplitude() -> bytes:
 
 
 def _phase() -> bytes:
-    """The known cells, and a vortex: its phase is the angle from the x axis, counter-clockwise."""
+    """Show the known cells, and a vortex, whose phase is the angle from the x axis, counter-clockwise."""
     axis = np.arange(_PIXELS) - (_PIXELS - 1) / 2
     vortex = (axis[None, :] - 1j * axis[:, None]).astype(np.complex64)
     return _row({"Phase of the object": _phase_panel(_object()), "Phase of x \u2212 iy": _phase_panel(vortex)})
 
 
 def _aligned() -> bytes:
-    """As in the summary."""
+    """Show phases aligned with the truth, as in the summary."""
     truth, predicted, everywhere = _object(), _prediction(), np.ones((_PIXELS, _PIXELS), bool)
     result = compare(predicted, truth, everywhere, ramp=True)
-    look = make_look("object", [truth], lambda: [np.abs(predicted).ravel()], Scales(), trained=True)
-    shown = look.aligned_panels(everywhere, truth, result)
+    ranges = object_ranges("object", [truth], lambda: [np.abs(predicted).ravel()], ColourRanges(), trained=True)
+    phases = ranges["phase_aligned"]
     return _row(
         {
             "Phase, predicted": _phase_panel(predicted),
-            "Phase, predicted, aligned": shown["phase_pred"],
-            "Phase, truth": shown["phase_gt"],
+            "Phase, predicted, aligned": phase_panel(result.aligned, everywhere, phases),
+            "Phase, truth": phase_panel(truth, everywhere, phases),
         }
     )
 
@@ -150,7 +148,7 @@ def _special() -> bytes:
     seen = np.hypot(rows, columns) < 0.6 * _PIXELS
     panel = _panel(values, (0.78, 1.02), "gray", scanned=seen)
     page = Page()
-    width, height = draw_plate(page, panel, _MARGIN_PX, _MARGIN_PX, _SIDE_PX, 3)
+    width, height = draw_panel(page, panel, _MARGIN_PX, _MARGIN_PX, _SIDE_PX, 3)
     texts = {55: "not a number", 105: "+infinity", 155: "\u2212infinity", 10: "not scanned, or nothing to compare"}
     for y, text in texts.items():
         page.write(_MARGIN_PX + width + 12, _MARGIN_PX + y + 4, text, colour=GREY)

@@ -11,7 +11,8 @@ import pytest
 from ptycho_torch.cli import resolve
 from ptycho_torch.config import ConfigError
 from ptycho_torch.workflows.components import describe, run_training
-from recon_worker.pictures.png import log_intensity, read_png
+from recon_worker.pictures.colour_ranges import log_intensity
+from recon_worker.pictures.png import read_png
 from tests.paths import REPOSITORY, siemens_star
 
 OBJECT = {"amp_pred", "amp_gt", "amp_error", "phase_pred", "phase_gt", "phase_error"}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recon_worker.pictures.colour_ranges import Scales, error_range, robust_range
+from recon_worker.pictures.colour_ranges import ColourRanges, error_range, log_intensity, robust_range, shared_range
 
 
 def test_a_range_is_that_of_the_percentiles_and_a_stray_pixel_does_not_set_it():
@@ -38,7 +38,7 @@ def test_an_error_range_is_a_share_of_the_truth_and_never_empty():
 
 
 def test_a_range_is_measured_once_and_then_stays():
-    scales = Scales()
+    scales = ColourRanges()
 
     assert scales.range_of("a", lambda: (0, 1), fix=False) == (0, 1)
     assert scales.range_of("a", lambda: (0, 2), fix=True) == (0, 2)
@@ -47,10 +47,10 @@ def test_a_range_is_measured_once_and_then_stays():
 
 @given(st.dictionaries(st.text(max_size=9), st.tuples(st.floats(-1e9, 0), st.floats(1e-9, 1e9))))
 def test_ranges_survive_a_restart_to_the_last_bit(ranges):
-    again = Scales.from_json(Scales(ranges).to_json())
+    again = ColourRanges.from_json(ColourRanges(ranges).to_json())
 
     assert {name: again.range_of(name, lambda: (0, 0), fix=False) for name in ranges} == ranges
-    assert again.to_json() == Scales(ranges).to_json()
+    assert again.to_json() == ColourRanges(ranges).to_json()
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,25 @@ def test_ranges_survive_a_restart_to_the_last_bit(ranges):
 )  # fmt: skip
 def test_another_text_is_refused(text):
     with pytest.raises(ValueError):  # noqa: PT011 - json's own message for some
-        Scales.from_json(text)
+        ColourRanges.from_json(text)
+
+
+def test_shared_range_spans_the_finite_values_of_all_arrays():
+    assert shared_range(np.array([3, np.nan, np.inf]), np.array([[-1.5, -np.inf]])) == (-1.5, 3)
+
+
+def test_shared_range_of_nothing_and_of_a_constant_is_still_a_range():
+    assert shared_range() == (0, 1)
+    assert shared_range(np.full(3, np.nan), np.empty(0)) == (0, 1)
+    assert shared_range(np.zeros(4)) == (0, 1)
+    for constant in (0.25, -3e20):
+        vmin, vmax = shared_range(np.full(4, constant))
+        assert vmin == constant < vmax
+
+
+def test_log_intensity_is_log_one_plus_counts_and_never_warns():
+    counts = np.array([0, 1, 99, 1e6])
+    np.testing.assert_allclose(log_intensity(np.sqrt(counts)), np.log(1 + counts), rtol=1e-6)
+
+    assert log_intensity(np.array([np.inf, 1e30], np.float32)).tolist() == [np.inf, np.inf]
+    assert np.isnan(log_intensity(np.array([np.nan], np.float32))).all()

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from recon_worker.pictures.gallery.evolution import evolution_gif
-from recon_worker.pictures.gallery.page import gallery_entry
+from recon_worker.pictures.history import gallery_entry
 from tests.pictures.sheets import sheet
 
 
@@ -35,7 +35,8 @@ def test_each_frame_shows_its_epochs_amplitude_and_phase():
     frames = [frame for frame, _ in _frames(evolution_gif(list(map(gallery_entry, sheets))))]
 
     for frame, one in zip(frames, sheets, strict=True):
-        for panel, left in ((one.objects[0].amp_pred, 12), (one.objects[0].phase_pred, 12 + 320 + 12)):
+        for kind, left in (("amp_pred", 12), ("phase_pred", 12 + 320 + 12)):
+            panel = one.objects[0].panels[kind]
             low, high = panel.value_range
             expected = matplotlib.colormaps[panel.colormap]((panel.values - low) / (high - low), bytes=True)[..., :3]
             shown = frame[58 + 4 : 58 + 320 : 8, left + 4 : left + 320 : 8]
@@ -46,12 +47,12 @@ def test_special_colours_are_kept():
     one = sheet(1, shape=(40, 40), patches=0)
     scanned = np.ones((40, 40), bool)
     scanned[0, 0] = False
-    values = one.objects[0].amp_pred.values.copy()
+    panels = one.objects[0].panels
+    values = panels["amp_pred"].values.copy()
     values[1, 0] = np.nan
-    view = dataclasses.replace(
-        one.objects[0], amp_pred=dataclasses.replace(one.objects[0].amp_pred, values=values, scanned=scanned)
-    )
-    first = gallery_entry(dataclasses.replace(one, objects=(view,)))
+    special = dataclasses.replace(panels["amp_pred"], values=values, scanned=scanned)
+    figure = dataclasses.replace(one.objects[0], panels={**panels, "amp_pred": special})
+    first = gallery_entry(dataclasses.replace(one, objects=(figure,)))
     frame, _ = next(_frames(evolution_gif([first, *_entries(2)])))
 
     assert frame[58 + 4, 12 + 4].tolist() == [127, 160, 136]

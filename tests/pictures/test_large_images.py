@@ -7,8 +7,8 @@ import pytest
 from skimage.metrics import structural_similarity
 
 from recon_worker.pictures.complex_png import complex_colours
-from recon_worker.pictures.resizing import shrunk
-from recon_worker.pictures.views import Panel
+from recon_worker.pictures.layout import downsampled
+from recon_worker.pictures.png import Panel
 from recon_worker.reconstruction.alignment import Alignment, fit
 from recon_worker.reconstruction.blocks import row_blocks
 from recon_worker.reconstruction.comparison import compare
@@ -109,7 +109,7 @@ def test_squares_are_averaged_across_blocks(truth, period):
     panel = Panel(values=values, value_range=(-3, 3), colormap="gray", quantity="", unit="rad", period=period)
     whole = (values[: 1201 // 3 * 3, : 1103 // 3 * 3].reshape(400, 3, 367, 3)).astype(float)
     mean = whole.mean(axis=(1, 3)) if period is None else np.angle(np.exp(1j * whole).sum(axis=(1, 3)))
-    small = shrunk(panel, 3).values
+    small = downsampled(panel, 3).values
 
     assert small.shape == (401, 368)
     np.testing.assert_allclose(small[:400, :367], mean, atol=1e-6)

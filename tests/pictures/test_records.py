@@ -5,11 +5,10 @@ import pytest
 from recon_worker.pictures.records import (
     DESCRIPTION_NAME,
     Card,
-    Latest,
-    Numbers,
+    Description,
+    Metrics,
     card_name,
     card_of,
-    is_description,
     is_file,
     is_metrics,
     merged_description,
@@ -24,7 +23,6 @@ FILES = ("epoch_05/summary.png", "epoch_05/stitched/arrays.h5", "recon_log/galle
 def test_names_say_what_waits_and_are_names_of_the_outbox():
     assert is_metrics(NUMBERS)
     assert card_of(CARD) == Card(key="recon/stitched_amp", step=165)
-    assert is_description(DESCRIPTION_NAME)
     assert all(is_file(name) and card_of(name) is None for name in FILES)
     assert not any(map(is_file, (NUMBERS, CARD, DESCRIPTION_NAME)))
     assert all(map(is_artifact_name, (*FILES, NUMBERS, CARD, DESCRIPTION_NAME)))
@@ -45,19 +43,19 @@ def test_the_epoch_of_a_name_and_none_for_the_whole_run():
     assert epoch_of("recon_log/gallery.html") == epoch_of(DESCRIPTION_NAME) == float("inf")
 
 
-def test_numbers_and_description_come_back():
-    numbers = Numbers(step=3, time_ms=5, values={"recon/a": 0.1})
-    latest = Latest(title="Epoch 5", summary="epoch_05/summary.png", values={"phase MAE": "0.1 rad"})
+def test_metrics_and_description_survive_json():
+    numbers = Metrics(step=3, time_ms=5, values={"recon/a": 0.1})
+    latest = Description(title="Epoch 5", summary="epoch_05/summary.png", values={"phase MAE": "0.1 rad"})
 
-    assert Numbers.from_json(numbers.to_json()) == numbers
-    assert Latest.from_json(latest.to_json()) == latest
+    assert Metrics.from_json(numbers.to_json()) == numbers
+    assert Description.from_json(latest.to_json()) == latest
 
 
 def _latest(epoch):
-    return Latest(title=f"Epoch {epoch}", summary=f"epoch_0{epoch}/summary.png", values={"phase MAE": "0.1 rad"})
+    return Description(title=f"Epoch {epoch}", summary=f"epoch_0{epoch}/summary.png", values={"phase MAE": "0.1 rad"})
 
 
-def test_an_empty_description_shows_the_numbers_above_the_picture():
+def test_an_empty_description_shows_the_metrics_above_the_picture():
     text = merged_description("", _latest(5), "abc", "7")
 
     assert "![Epoch 5](get-artifact?path=epoch_05%2Fsummary.png&run_uuid=abc)" in text

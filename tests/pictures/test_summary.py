@@ -2,31 +2,21 @@
 
 import dataclasses
 import gc
-import io
 import tracemalloc
 
 import matplotlib
 import numpy as np
 import pytest
-from PIL import Image
 
-from recon_worker.pictures.page import Page
-from recon_worker.pictures.plate import draw_plate, draw_scale_bar
+from recon_worker.pictures.figures import EpochFigures
 from recon_worker.pictures.png import encode_png
 from recon_worker.pictures.summary import summary_png
-from recon_worker.pictures.views import Sheet
-from tests.pictures.sheets import ERROR, PHASE, panel, sheet
-
-
-def _pixels(png):
-    with Image.open(io.BytesIO(png)) as image:
-        return np.asarray(image.convert("RGB"))
+from tests.pictures.sheets import pixels, sheet
 
 
 def _file_colours(one):
     """The picture as its own file shows it."""
-    facts = {name: getattr(one, name) for name in ("value_range", "colormap", "quantity", "unit", "scanned")}
-    return _pixels(encode_png(one.values, **facts))
+    return pixels(encode_png(one))
 
 
 def _contains(page, picture):
@@ -36,24 +26,10 @@ def _contains(page, picture):
     return any((page[y : y + height, x : x + width] == picture).all() for y, x in corners)
 
 
-@pytest.fixture
-def written(monkeypatch):
-    """The texts of a sheet, in the order in which they are written."""
-    texts = []
-    write = Page.write
-
-    def spy(page, x, y, text, **style):
-        texts.append(text)
-        write(page, x, y, text, **style)
-
-    monkeypatch.setattr(Page, "write", spy)
-    return texts
-
-
 def test_every_picture_is_there_enlarged_by_whole_factors():
     drawn = sheet(shape=(50, 40), patch_shape=(16, 16))
-    page = _pixels(summary_png(drawn))
-    panels = [one for view in drawn.views() for _, one in view.panels()]
+    page = pixels(summary_png(drawn))
+    panels = [one for figure in drawn.figures() for one in figure.panels.values()]
 
     assert len(panels) == 6 + 9
     for one in panels:
@@ -63,11 +39,11 @@ def test_every_picture_is_there_enlarged_by_whole_factors():
 def test_a_large_picture_is_averaged_over_squares(written):
     values = np.kron(np.random.default_rng(0).uniform(0, 1.5, (250, 200)), np.ones((4, 4))).astype(np.float32)
     drawn = sheet(patches=0, truth=False)
-    large = dataclasses.replace(drawn.objects[0].amp_pred, values=values)
-    page = _pixels(summary_png(dataclasses.replace(drawn, objects=(_with(drawn, amp_pred=large),))))
+    large = dataclasses.replace(drawn.objects[0].panels["amp_pred"], values=values)
+    page = pixels(summary_png(dataclasses.replace(drawn, objects=(_with_amplitude(drawn, large),))))
 
     assert _contains(page, _file_colours(dataclasses.replace(large, values=values[::2, ::2])))
-    assert "1000 \u00d7 800 px, shown as means of 2 \u00d7 2 px" in written
+    assert "1000 \u00d7 800 px, averaged over 2 \u00d7 2 px" in written
 
 
 def test_the_heading_and_the_numbers_say_what_is_shown(written):
@@ -91,13 +67,13 @@ def test_what_was_fitted_before_comparing_is_said(written):
     summary_png(dataclasses.replace(drawn, objects=(_with(drawn, metrics=fit),)))
 
     assert (
-        "Shown and compared after the best fit: amplitude scale 1.5, global phase \u22120.25 rad, "
+        "Aligned with the truth: amplitude scale 1.5, global phase \u22120.25 rad, "
         "phase ramp (0.01, 0) rad/px along (x, y)."
     ) in written
 
 
 def test_without_truth_amplitude_and_phase_stand_side_by_side(written):
-    page = _pixels(summary_png(sheet(truth=False, patches=0)))
+    page = pixels(summary_png(sheet(truth=False, patches=0)))
 
     assert page.shape[0] < 700
     assert not any("truth" in text or "error" in text for text in written)
@@ -108,10 +84,10 @@ def test_special_colours_are_explained_only_where_they_occur(written):
     summary_png(drawn)
     assert "not a number" not in written
 
-    values = drawn.objects[0].amp_pred.values.copy()
+    values = drawn.objects[0].panels["amp_pred"].values.copy()
     values[3, 4] = np.nan
-    faulty = dataclasses.replace(drawn.objects[0].amp_pred, values=values)
-    summary_png(dataclasses.replace(drawn, objects=(_with(drawn, amp_pred=faulty),)))
+    faulty = dataclasses.replace(drawn.objects[0].panels["amp_pred"], values=values)
+    summary_png(dataclasses.replace(drawn, objects=(_with_amplitude(drawn, faulty),)))
     assert "not a number" in written
     assert "not scanned, or nothing to compare" not in written
 
@@ -119,7 +95,9 @@ def test_special_colours_are_explained_only_where_they_occur(written):
 def test_more_patches_and_objects_than_fit_are_counted(written):
     summary_png(sheet(objects=6, patches=9, patch_shape=(8, 8), shape=(20, 20)))
 
-    assert {"8 of 9 are shown, scale and global phase of each are fitted", "4 of 6 objects are shown."} <= set(written)
+    assert {"8 of 9 shown, amplitude scale and global phase fitted per patch", "4 of 6 objects are shown."} <= set(
+        written
+    )
 
 
 def test_the_same_sheet_gives_the_same_bytes_whatever_the_user_set_for_matplotlib():
@@ -147,39 +125,12 @@ def test_many_summaries_leave_no_memory_behind_for_the_garbage_collector():
 
 def test_a_sheet_without_pictures_is_refused():
     with pytest.raises(ValueError, match="neither objects nor patches"):
-        summary_png(Sheet(epoch=3, step=1, folder="epoch_03"))
-
-
-def test_the_colour_bar_runs_through_the_whole_map_and_has_its_values(written):
-    page = Page()
-    width, height = draw_plate(page, panel(0, (30, 30), PHASE), 0, 0, 120, 3)
-    bar = _pixels(page.png(width, height))[120 + 6]
-    reference = matplotlib.colormaps["twilight"](np.linspace(0, 1, width), bytes=True)[:, :3].astype(int)
-
-    assert written == ["\u2212\u03c0", "0", "\u03c0 rad"]
-    assert np.abs(bar - reference).max() <= 6
-
-
-@pytest.mark.parametrize(("factor", "ends"), [(1.0, ["0", "0.5"]), (2.0, ["0", "\u2265 0.5"])])
-def test_a_bar_says_where_values_lie_beyond_its_end(written, factor, ends):
-    one = panel(0, (30, 30), ERROR)
-    draw_plate(Page(), dataclasses.replace(one, values=one.values * factor), 0, 0, 120, 2)
-
-    assert written == ends
-
-
-def test_the_scale_bar_is_as_long_as_it_says(written):
-    page = Page()
-    one = panel(0, (100, 100))
-    draw_plate(page, one, 0, 0, 400, 2)  # four page pixels per pixel
-    draw_scale_bar(page, one, 0, 0, 400, 10e-9)
-    row = _pixels(page.png(400, 400))[400 - 14]
-
-    assert written[-1] == "200 nm"  # at most a quarter of 1 um
-    assert (row[8:20] == 40).all()
-    assert (row[20:100] == 255).all()  # 200 nm / 10 nm x 4
-    assert (row[100:112] == 40).all()
+        summary_png(EpochFigures(epoch=3, step=1, folder="epoch_03"))
 
 
 def _with(drawn, **changes):
     return dataclasses.replace(drawn.objects[0], **changes)
+
+
+def _with_amplitude(drawn, panel):
+    return _with(drawn, panels={**drawn.objects[0].panels, "amp_pred": panel})

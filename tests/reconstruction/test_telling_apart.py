@@ -21,8 +21,8 @@ from ptycho_torch.simulation.raw_scan import simulate_raw_scan
 from ptycho_torch.simulation.scan_patterns import scan_positions
 from ptycho_torch.simulation.specimens import default_pictures, disc_probe, make_object
 from recon_worker.lightning.dataset import read_scan
-from recon_worker.pictures.colour_ranges import Scales
-from recon_worker.pictures.panels import Panels
+from recon_worker.pictures.colour_ranges import ColourRanges
+from recon_worker.pictures.snapshot_figures import SnapshotFigures
 from recon_worker.snapshot.records import Snapshot
 
 N, SIDE = 64, 168
@@ -88,9 +88,9 @@ def _numbers(dataset, kind, truth=True):
     arrays.fixed_filled[:], arrays.stitch_filled[:] = True, True
     one = Snapshot(epoch=1, step=1, has_diffraction=True, created_unix_s=time.time(), stall_s=0.0, arrays=arrays)
     scan = scan if truth else dataclasses.replace(scan, ground_truth=(), label_amp=None, label_phase=None)
-    shown = [one for _, make in Panels(scan, one, Scales()).planned() for one in make()]
-    patches = [one.view.metrics for one in shown[1:]]
-    return shown[0].view.metrics, {name: np.mean([one[name] for one in patches]) for name in patches[0]}
+    shown = [one for _, make in SnapshotFigures(scan, one, ColourRanges()).picture_groups() for one in make()]
+    patches = [one.raw.metrics for one in shown[1:]]
+    return shown[0].raw.metrics, {name: np.mean([one[name] for one in patches]) for name in patches[0]}
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import mlflow
 import pytest
 from PIL import Image
 
-from recon_worker.pictures.colour_ranges import Scales
+from recon_worker.pictures.colour_ranges import ColourRanges
 from recon_worker.pictures.history import History
-from recon_worker.pictures.records import DESCRIPTION_NAME, Latest, Numbers, card_name, metrics_name
+from recon_worker.pictures.records import DESCRIPTION_NAME, Description, Metrics, card_name, metrics_name
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.upload.errors import RefusedError, UnacceptableError, UploadError
 from recon_worker.upload.mlflow_sink import MlflowSink
@@ -94,7 +94,7 @@ def test_a_card_whose_upload_failed_half_way_is_completed(tracking, target, clie
 
 
 def test_metrics_that_are_logged_twice_are_there_once(tracking, target, client, tmp_path):
-    (tmp_path / "numbers.json").write_bytes(Numbers(step=165, time_ms=10**12, values={"recon/a": 0.5}).to_json())
+    (tmp_path / "numbers.json").write_bytes(Metrics(step=165, time_ms=10**12, values={"recon/a": 0.5}).to_json())
     for _ in range(2):
         MlflowSink(target, lambda _: client).upload(tmp_path / "numbers.json", metrics_name("epoch_05"))
 
@@ -107,7 +107,7 @@ def test_numbers_and_tags_that_fail_are_known_to_even_where_the_user_logs_asynch
     nowhere = RunTarget(run_id="0" * 32, tracking_uri=tracking.uri, earlier_run_id="0" * 32, started_unix_s=1.0)
 
     with pytest.raises(RefusedError, match="not found"):
-        MlflowSink(nowhere, lambda _: client).log_numbers(Numbers(step=1, time_ms=10**12, values={"recon/a": 0.5}))
+        MlflowSink(nowhere, lambda _: client).log_numbers(Metrics(step=1, time_ms=10**12, values={"recon/a": 0.5}))
     with pytest.raises(mlflow.MlflowException, match="not found"):
         note_training(client, nowhere, {})
 
@@ -115,7 +115,7 @@ def test_numbers_and_tags_that_fail_are_known_to_even_where_the_user_logs_asynch
 def test_the_description_shows_the_latest_summary_and_keeps_the_users_text(target, client, tmp_path):
     client.set_tag(target.run_id, "mlflow.note.content", "Beam was unstable.")
     for epoch in (5, 6):
-        latest = Latest(title=f"Epoch {epoch}", summary=f"epoch_0{epoch}/summary.png", values={})
+        latest = Description(title=f"Epoch {epoch}", summary=f"epoch_0{epoch}/summary.png", values={})
         (tmp_path / "run.json").write_bytes(latest.to_json())
         MlflowSink(target, lambda _: client).upload(tmp_path / "run.json", DESCRIPTION_NAME)
 
@@ -130,12 +130,12 @@ def _continued(target):
 
 
 def test_a_resumed_run_goes_on_with_the_ranges_that_the_earlier_one_logged(target, client, tmp_path):
-    scales = Scales({"stitched/amp": (0.25, 1.5)})
+    scales = ColourRanges({"stitched/amp": (0.25, 1.5)})
     (tmp_path / "scales.json").write_text(scales.to_json())
     MlflowSink(target, lambda _: client).upload(tmp_path / "scales.json", "recon_log/scales.json")
 
     history = earlier_history(_continued(target), lambda _: client)
-    assert history.scales.to_json() == scales.to_json()
+    assert history.colour_ranges.to_json() == scales.to_json()
     assert history.unpublished_scales() == scales.to_json().encode()
 
 
@@ -144,7 +144,10 @@ def test_damaged_ranges_of_an_earlier_run_cost_a_warning(target, client, tmp_pat
     (tmp_path / "scales.json").write_text(content)
     MlflowSink(target, lambda _: client).upload(tmp_path / "scales.json", "recon_log/scales.json")
 
-    assert earlier_history(_continued(target), lambda _: client).scales.to_json() == History().scales.to_json()
+    assert (
+        earlier_history(_continued(target), lambda _: client).colour_ranges.to_json()
+        == History().colour_ranges.to_json()
+    )
     assert "New ones are chosen" in caplog.text
 
 

@@ -50,7 +50,7 @@ def _commit(fault):
 def _inject(fault):
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
     import recon_worker.pictures.artifacts
-    import recon_worker.pictures.panels
+    import recon_worker.pictures.snapshot_figures
     import recon_worker.snapshot.codec
     import recon_worker.spool.outbox
     import recon_worker.upload.mlflow_sink
@@ -61,8 +61,8 @@ def _inject(fault):
         "set-up": (recon_worker.snapshot.codec, "load_brief"),
         "history": (recon_worker.upload.resume, "load_history"),
         "read": (recon_worker.snapshot.codec, "parse_header"),
-        "stitch": (recon_worker.pictures.panels, "stitch"),
-        "render": (recon_worker.pictures.artifacts, "encode_panel"),
+        "stitch": (recon_worker.pictures.snapshot_figures, "stitch"),
+        "render": (recon_worker.pictures.artifacts, "encode_png"),
         "finish": (recon_worker.pictures.artifacts, "finish"),
         "outbox": (recon_worker.spool.outbox.Outbox, "put"),
         "upload": (recon_worker.upload.mlflow_sink.MlflowSink, "upload"),

@@ -1,4 +1,4 @@
-// The page: which view and epoch are shown, and what the controls and keys do.
+// The page: the shown figure and epoch, controls and keys.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const GROUPS = { amp: "Amplitude", phase: "Phase", diff: "Diffraction" };
@@ -29,7 +29,7 @@ function titleOfPicture(kind) {
   return role === "error" ? `${GROUPS[group]} error` : `${GROUPS[group]}, ${ROLES[role]}`;
 }
 
-/** Choose an object or a sample; the epoch stays, if it has pictures of it. */
+/** Show an object or a sample at the current epoch, or at the nearest one that has its pictures. */
 function chooseView(name) {
   const epoch = shown()?.epoch ?? Infinity;
   state.view = name;
@@ -58,7 +58,7 @@ function buildPanels() {
   }
 }
 
-/** Amplitude and phase each have a row where there is a truth, else they share one. */
+/** Amplitude and phase have a row each if there is a truth, else they share one. */
 function rowsOf(kinds) {
   const group = (start) => kinds.filter((kind) => kind.startsWith(start));
   const [amp, phase, diff] = [group("amp_"), group("phase_"), group("diff_")];
@@ -97,7 +97,7 @@ function pointsOf(name) {
   return DATA.entries.map((entry) => ({ epoch: entry.epoch, value: value(entry) })).filter((one) => one.value !== null);
 }
 
-/** Show the epoch with pictures that is nearest. */
+/** Show the nearest epoch that has pictures. */
 function goToEpoch(epoch) {
   const distance = (entry) => Math.abs(entry.epoch - Math.min(epoch, DATA.entries.at(-1).epoch));
   const nearest = Math.min(...state.frames.map(distance));
@@ -137,7 +137,7 @@ function showPicture(kind, one, thumbnail, entry) {
   figure.title = `${one.quantity}\n${entry.folder}/${state.view}/${kind}.png, ${thumbnail.full_size.join(" \u00d7 ")} px`;
 }
 
-/** Values at the pixel pointed at, in every picture that shares it, and where it is in the full-size picture. */
+/** Show the values at the pointed-at pixel in every picture, and its position in the full-size picture. */
 function showValues() {
   for (const { panel, value } of state.panels.values()) {
     const pointed = panel.space.point && panel.picture && inside(panel.space.point);
@@ -150,7 +150,7 @@ const inside = ({ x, y }) => x >= 0 && x < 1 && y >= 0 && y < 1;
 
 function placeText() {
   const space = state.spaces.find((one) => one.point && inside(one.point));
-  if (!space) return "Point at a picture: values at that pixel. Wheel or pinch: zoom.";
+  if (!space) return "Point at a picture to read its values. Zoom with the wheel or by pinching.";
   const { panel, figure } = [...state.panels.values()].find((one) => one.panel.space === space && one.panel.picture);
   const { block_px: block, full_size: [height, width] } = viewOf(shown()).pictures[figure.dataset.kind];
   const { x, y } = panel.pixel();
@@ -183,13 +183,13 @@ function notes(entry) {
   const found = [];
   const pictures = Object.values(viewOf(entry).pictures);
   const [{ block_px: block, full_size: [height, width] }] = pictures;
-  if (block > 1) found.push(`The full picture has ${width} \u00d7 ${height} px; here one pixel is the mean of ${block} \u00d7 ${block}.`);
+  if (block > 1) found.push(`Full size is ${width} \u00d7 ${height} px, shown here averaged over ${block} \u00d7 ${block} px.`);
   if (entry.pixel_size_m) found.push(`Pixel size ${lengthText(entry.pixel_size_m)}.`);
   if (state.frames.length < DATA.entries.length) {
-    found.push(`${state.frames.length} of ${DATA.entries.length} logged epochs have pictures here, to bound the size of this file.`);
+    found.push(`${state.frames.length} of ${DATA.entries.length} logged epochs have pictures here, to limit the size of this file.`);
   }
   if (pictures.some((one, at) => Object.keys(viewOf(entry).pictures)[at].endsWith("_error"))) {
-    found.push("Predictions are shown, and errors taken, after the best fit of what diffraction leaves open; the files are raw.");
+    found.push("Predictions are aligned with the truth before errors are computed; the picture files show them as they are.");
   }
   return found;
 }
@@ -199,7 +199,7 @@ function lengthText(metres) {
   return `${numberText(metres / (factor || 1e-12))} ${unit}`;
 }
 
-/** Links where the gallery was opened from disk, beside the pictures; elsewhere names. */
+/** Links if the gallery was opened from disk, beside the pictures; otherwise names only. */
 function fileNames(entry) {
   const folder = `${entry.folder}/${state.view}/`;
   const names = Object.keys(viewOf(entry).pictures).map((kind) => `${kind}.png`);

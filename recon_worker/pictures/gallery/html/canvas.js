@@ -1,14 +1,14 @@
-// Pictures on canvases that share zoom and position: pixels are squares, never blurred into each other.
+// Pictures on canvases that share zoom and position. Pixels stay sharp squares.
 
 const ZOOM_STEPS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
 const SHARP_FROM = 4;
 
-/** What the pictures of one kind (object or diffraction) share: zoom, centre and the pixel pointed at. */
+/** Zoom, centre and pointed-at pixel, shared by all pictures of one kind (object or diffraction). */
 class Space {
   constructor(onPoint) {
     this.panels = [];
     this.onPoint = onPoint;
-    this.point = null; // {x, y} as a share of the picture
+    this.point = null; // {x, y} in fractions of the picture's sides
     this.reset();
   }
 
@@ -28,7 +28,7 @@ class Space {
     this.onPoint();
   }
 
-  /** Zoom by a factor, so that a share of the picture stays where it is. */
+  /** Zoom by a factor about a fixed point of the picture, in fractions of its sides. */
   zoomBy(factor, anchor = this.centre) {
     const most = ZOOM_STEPS.at(-1) / Math.max(1e-6, this.fitScale());
     const zoom = Math.min(Math.max(1, this.zoom * factor), Math.max(1, most));
@@ -39,7 +39,7 @@ class Space {
     }, zoom);
   }
 
-  /** The next whole number of screen pixels per pixel, up or down. */
+  /** Zoom to the next whole number of screen pixels per pixel, up or down. */
   step(direction) {
     const scale = this.fitScale() * this.zoom;
     const next = direction > 0
@@ -79,7 +79,7 @@ class PicturePanel {
     this.draw();
   }
 
-  /** Screen pixels per pixel at which the whole picture fits. */
+  /** Screen pixels per pixel that fit the whole picture. */
   fitScale() {
     return this.picture ? (this.canvas.clientWidth * window.devicePixelRatio) / this.picture.width : 1;
   }
@@ -131,7 +131,7 @@ class PicturePanel {
     context.strokeRect(...corner, side, side);
   }
 
-  /** Column and row of the pixel pointed at. */
+  /** Column and row of the pointed-at pixel. */
   pixel() {
     const { width, height } = this.picture;
     const within = (share, count) => Math.min(Math.floor(share * count), count - 1);
@@ -143,7 +143,7 @@ class PicturePanel {
     return this.picture.indices[y * this.picture.width + x];
   }
 
-  /** Where an event is, as a share of the picture; beyond 0 ... 1 it is outside. */
+  /** Position of an event in fractions of the picture's sides; outside 0 ... 1 it misses the picture. */
   share(event) {
     const box = this.canvas.getBoundingClientRect();
     const { zoom, centre } = this.space;
@@ -163,7 +163,7 @@ function coloured({ width, height, indices, palette }) {
   return image;
 }
 
-/** Pointing, dragging, wheel and pinch on a panel. */
+/** Handle pointing, dragging, wheel and pinch on a panel. */
 function listen(panel) {
   const { canvas, space } = panel;
   const held = new Map();

@@ -1,4 +1,4 @@
-// Curves of the numbers over the epochs, one small chart each. A click goes to the nearest epoch.
+// One small chart per metric over the epochs. A click goes to the nearest epoch.
 
 const CHART = { width: 300, height: 110, left: 54, right: 8, top: 8, bottom: 18 };
 

@@ -1,10 +1,10 @@
-// From a PNG of this program to palette entries and the values they stand for. A browser's own decoder gives colours,
-// of which some maps repeat a few; the entries are exact. What the entries mean is in recon_worker/rendering.py.
+// Decodes the program's PNGs to palette entries and their values. The browser's own decoder returns colours, some of
+// which occur twice in a colour map; the entries are exact. Their meaning is defined in recon_worker/pictures/png.py.
 
 const LEVELS = 252;
 const SPECIAL = ["\u2212infinity", "+infinity", "not a number", "not scanned, or nothing to compare"];
 
-/** {width, height, indices, palette, vmin, vmax, quantity, unit} of a PNG in base64. */
+/** Decode a base64 PNG to {width, height, indices, palette, vmin, vmax, quantity, unit}. */
 async function decodePicture(base64) {
   const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
   const picture = { facts: {} };
@@ -82,7 +82,7 @@ function paeth(left, up, corner) {
   return b <= c ? up : corner;
 }
 
-/** What a palette entry of a picture says, with its unit. The end colours may stand for values beyond the range. */
+/** The value of a palette entry, with its unit. The end colours may stand for values beyond the range. */
 function valueText(picture, index) {
   if (index >= LEVELS) return SPECIAL[index - LEVELS].split(",")[0];
   const cyclic = Math.abs(picture.vmax - Math.PI) < 1e-6 && Math.abs(picture.vmin + Math.PI) < 1e-6;
@@ -106,7 +106,7 @@ function minus(text) {
   return text.replace(/^-(?=[0.]*$)/, "").replace("-", "\u2212");
 }
 
-/** An end of a colour bar: few digits, and multiples of pi as such. */
+/** Label an end of a colour bar: few digits, and multiples of pi as such. */
 function endText(value, unit) {
   const quarters = (value / Math.PI) * 4;
   const names = { "-4": "\u2212π", "-2": "\u2212π/2", 1: "π/4", 2: "π/2", 3: "3π/4", 4: "π" };

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from recon_worker.pictures.artifacts import render
-from recon_worker.pictures.colour_ranges import Scales
+from recon_worker.pictures.colour_ranges import ColourRanges
 from recon_worker.pictures.history import History
-from recon_worker.pictures.panels import Panels
 from recon_worker.pictures.png import read_png
+from recon_worker.pictures.snapshot_figures import SnapshotFigures
 from recon_worker.reconstruction.stitching import stitch
 from recon_worker.snapshot.artifact import Artifact
 from tests.samples import N_PX, fill, layout_of, make_scan, snapshot
@@ -21,9 +21,18 @@ def _snapshot(scan, epoch=1, seed=None):
     return snapshot(arrays, epoch)
 
 
-def _views(scan, one, scales=None):
-    made = [shown for _, make in Panels(scan, one, scales or Scales()).planned() for shown in make()]
-    return {shown.view.name: shown.view for shown in made}
+def _made(scan, one, colour_ranges=None):
+    figures = SnapshotFigures(scan, one, colour_ranges or ColourRanges())
+    return [made for _, make in figures.picture_groups() for made in make()]
+
+
+def _raw(scan, one, colour_ranges=None):
+    """The figures of the predictions as they are, by name."""
+    return {made.raw.name: made.raw for made in _made(scan, one, colour_ranges)}
+
+
+def _aligned(scan, one, name):
+    return next(made.aligned for made in _made(scan, one) if made.aligned.name == name)
 
 
 def _perfect(scan, factor):
@@ -36,38 +45,35 @@ def _perfect(scan, factor):
 
 def test_predictions_are_shown_raw_and_errors_after_alignment():
     scan, factor = make_scan(), 1.7 * np.exp(2.5j)
-    view = _views(scan, _perfect(scan, factor))["patch_00"]
+    figure = _raw(scan, _perfect(scan, factor))["patch_00"]
 
-    np.testing.assert_allclose(view.amp_pred.values, scan.label_amp[0] / 1.7, rtol=1e-5)
-    assert view.metrics["fit_scale"] == pytest.approx(1.7, rel=1e-5)
-    assert view.metrics["fit_phase_rad"] == pytest.approx(2.5, rel=1e-5)
-    assert view.amp_error.values.max() < 1e-5
-    assert view.phase_error.values.max() < 1e-5
-    assert view.metrics["amp_mae"] < 1e-5 > view.metrics["phase_mae_rad"]
-
-
-def _compared(scan, one, name):
-    every = [shown for _, make in Panels(scan, one, Scales()).planned() for shown in make()]
-    return next(shown.compared for shown in every if shown.compared.name == name)
+    np.testing.assert_allclose(figure.panels["amp_pred"].values, scan.label_amp[0] / 1.7, rtol=1e-5)
+    assert figure.metrics["fit_scale"] == pytest.approx(1.7, rel=1e-5)
+    assert figure.metrics["fit_phase_rad"] == pytest.approx(2.5, rel=1e-5)
+    assert figure.panels["amp_error"].values.max() < 1e-5
+    assert figure.panels["phase_error"].values.max() < 1e-5
+    assert figure.metrics["amp_mae"] < 1e-5 > figure.metrics["phase_mae_rad"]
 
 
 def test_beside_the_errors_the_prediction_is_aligned_with_the_truth():
     scan = make_scan()
-    view = _compared(scan, _perfect(scan, 1.7 * np.exp(2.5j)), "patch_00")
+    figure = _aligned(scan, _perfect(scan, 1.7 * np.exp(2.5j)), "patch_00")
 
     for kind in ("amp", "phase"):
-        shown, truth = getattr(view, f"{kind}_pred"), getattr(view, f"{kind}_gt")
+        shown, truth = figure.panels[f"{kind}_pred"], figure.panels[f"{kind}_gt"]
         np.testing.assert_allclose(shown.values, truth.values, atol=1e-5)
         assert (shown.value_range, shown.colormap) == (truth.value_range, truth.colormap)
-    np.testing.assert_allclose(view.amp_gt.values, scan.label_amp[0], rtol=1e-6)
-    np.testing.assert_allclose(np.exp(1j * view.phase_gt.values), np.exp(1j * scan.label_phase[0]), atol=1e-6)
+    np.testing.assert_allclose(figure.panels["amp_gt"].values, scan.label_amp[0], rtol=1e-6)
+    np.testing.assert_allclose(
+        np.exp(1j * figure.panels["phase_gt"].values), np.exp(1j * scan.label_phase[0]), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("mean", [0.3, 3.0])
 def test_a_weak_phase_has_all_colours_wherever_the_branch_cut_lies(mean):
     scan = make_scan()
     weak = mean + np.random.default_rng(0).uniform(-0.4, 0.4, scan.label_phase.shape)
-    panel = _compared(replace(scan, label_phase=weak.astype(np.float32)), _snapshot(scan), "patch_00").phase_gt
+    panel = _aligned(replace(scan, label_phase=weak.astype(np.float32)), _snapshot(scan), "patch_00").panels["phase_gt"]
 
     assert panel.value_range == pytest.approx((mean - 0.48, mean + 0.48), abs=0.03)
     np.testing.assert_allclose(panel.values, weak[0], atol=1e-5)
@@ -77,7 +83,7 @@ def test_a_weak_phase_has_all_colours_wherever_the_branch_cut_lies(mean):
 def test_a_phase_of_a_whole_turn_stays_cyclic():
     scan = make_scan()
     turn = np.random.default_rng(0).uniform(-np.pi, np.pi, scan.label_phase.shape).astype(np.float32)
-    panel = _compared(replace(scan, label_phase=turn), _snapshot(scan), "patch_00").phase_gt
+    panel = _aligned(replace(scan, label_phase=turn), _snapshot(scan), "patch_00").panels["phase_gt"]
 
     assert panel.value_range == (-np.pi, np.pi)
     assert panel.period == 2 * np.pi
@@ -85,10 +91,9 @@ def test_a_phase_of_a_whole_turn_stays_cyclic():
 
 def test_without_truth_there_is_nothing_to_align_with():
     scan = make_scan(truth=False)
-    every = [shown for _, make in Panels(scan, _snapshot(scan), Scales()).planned() for shown in make()]
 
-    for shown in every:
-        assert list(shown.compared.panels()) == list(shown.view.panels())
+    for made in _made(scan, _snapshot(scan)):
+        assert list(made.aligned.panels.items()) == list(made.raw.panels.items())
 
 
 @pytest.mark.parametrize("ramp", [True, False])
@@ -98,30 +103,30 @@ def test_a_phase_ramp_of_the_stitched_object_is_no_error_unless_it_shall_be(ramp
     (image,) = stitch(scan.geometry, one.arrays.stitch_object())
     x = np.arange(image.object.shape[1])
     truth = (image.object * np.exp(0.2j * x)).astype(np.complex64)
-    view = _views(replace(scan, ground_truth=(truth,)), one)["stitched"]
+    figure = _raw(replace(scan, ground_truth=(truth,)), one)["stitched"]
 
-    assert (view.metrics["phase_mae_rad"] < 1e-4) == ramp
-    assert ("fit_ramp_x_rad_per_px" in view.metrics) == ramp
-    assert not ramp or view.metrics["fit_ramp_x_rad_per_px"] == pytest.approx(0.2, abs=1e-5)
-    assert not ramp or view.metrics["frc_cutoff_half"] == 0.5
+    assert (figure.metrics["phase_mae_rad"] < 1e-4) == ramp
+    assert ("fit_ramp_x_rad_per_px" in figure.metrics) == ramp
+    assert not ramp or figure.metrics["fit_ramp_x_rad_per_px"] == pytest.approx(0.2, abs=1e-5)
+    assert not ramp or figure.metrics["frc_cutoff_half"] == 0.5
 
 
 def test_with_ground_truth_only_the_amplitude_range_depends_on_the_predictions():
     scan = make_scan()
-    first, second = (_views(scan, _snapshot(scan, seed=seed)) for seed in (1, 2))
+    first, second = (_raw(scan, _snapshot(scan, seed=seed)) for seed in (1, 2))
 
-    for name, view in first.items():
-        other = dict(second[name].panels())
-        for kind, panel in view.panels():
+    for name, figure in first.items():
+        other = second[name].panels
+        for kind, panel in figure.panels.items():
             assert kind in ("amp_pred", "amp_gt") or panel.value_range == other[kind].value_range
-    assert first["patch_00"].amp_gt.value_range == first["patch_01"].amp_pred.value_range
+    assert first["patch_00"].panels["amp_gt"].value_range == first["patch_01"].panels["amp_pred"].value_range
 
 
 def test_the_amplitude_range_holds_the_truth_and_a_prediction_of_another_scale():
     scan = make_scan()
     one = _snapshot(scan)
     one.arrays.stitch_amp[:] = 0.02 * np.arange(1, 31).reshape(-1, 1, 1, 1)
-    low, high = _views(scan, one)["stitched"].amp_pred.value_range
+    low, high = _raw(scan, one)["stitched"].panels["amp_pred"].value_range
     truth = np.abs(scan.ground_truth[0])
     truth = truth[np.isfinite(truth)]
 
@@ -129,15 +134,15 @@ def test_the_amplitude_range_holds_the_truth_and_a_prediction_of_another_scale()
 
 
 def test_without_ground_truth_the_first_trained_epoch_sets_the_amplitude_range():
-    scan, scales = make_scan(truth=False), Scales()
+    scan, colour_ranges = make_scan(truth=False), ColourRanges()
     ranges = []
     for epoch, brighter in ((0, 1), (1, 2), (2, 9)):
         one = _snapshot(scan, epoch)
         one.arrays.stitch_amp[:] *= brighter
-        ranges.append(_views(scan, one, scales)["stitched"].amp_pred.value_range)
+        ranges.append(_raw(scan, one, colour_ranges)["stitched"].panels["amp_pred"].value_range)
 
     assert ranges[0] != ranges[1] == ranges[2]
-    assert '"stitched/amp"' in scales.to_json()
+    assert '"stitched/amp"' in colour_ranges.to_json()
 
 
 def test_ranges_survive_a_restart_and_a_resume():
@@ -148,9 +153,9 @@ def test_ranges_survive_a_restart_and_a_resume():
     brighter.arrays.stitch_amp[:] *= 9
     made = {one.path: one.data for one in render(scan, brighter, again)}
 
-    assert again.scales.to_json() == history.scales.to_json()
+    assert again.colour_ranges.to_json() == history.colour_ranges.to_json()
     shown = read_png(made["epoch_02/stitched/amp_pred.png"])
-    fixed = Scales.from_json(history.files()["scales.json"])
+    fixed = ColourRanges.from_json(history.files()["scales.json"])
     assert shown.value_range == fixed.range_of("stitched/amp", lambda: (0, 0), fix=False)
     assert [entry.epoch for entry in again.entries] == [1, 2]
 
@@ -158,10 +163,10 @@ def test_ranges_survive_a_restart_and_a_resume():
 def test_no_error_is_claimed_where_the_truth_is_dark():
     scan = make_scan()
     scan.label_amp[0, :6] = 0.001
-    view = _views(scan, _snapshot(scan))["patch_00"]
+    figure = _raw(scan, _snapshot(scan))["patch_00"]
 
-    assert not view.amp_error.scanned[:6].any()
-    assert view.phase_error.scanned[6:12, 4:12].all()
+    assert not figure.panels["amp_error"].scanned[:6].any()
+    assert figure.panels["phase_error"].scanned[6:12, 4:12].all()
 
 
 def test_a_patch_is_judged_by_its_central_half_only():
@@ -169,18 +174,18 @@ def test_a_patch_is_judged_by_its_central_half_only():
     one = _snapshot(scan)
     one.arrays.fixed_amp[0], one.arrays.fixed_phase[0] = scan.label_amp[0], scan.label_phase[0]
     one.arrays.fixed_amp[0, :4] = 50
-    view = _views(scan, one)["patch_00"]
+    figure = _raw(scan, one)["patch_00"]
 
-    assert view.metrics["amp_mae"] < 1e-6 > view.metrics["phase_mae_rad"]
-    assert view.amp_error.scanned.sum() == (N_PX // 2) ** 2
+    assert figure.metrics["amp_mae"] < 1e-6 > figure.metrics["phase_mae_rad"]
+    assert figure.panels["amp_error"].scanned.sum() == (N_PX // 2) ** 2
 
 
 def test_without_truth_the_resolution_comes_from_the_halves_of_the_scan():
     scan = make_scan(400, truth=False)
-    view = _views(scan, _snapshot(scan))["stitched"]
+    figure = _raw(scan, _snapshot(scan))["stitched"]
 
     assert {"half_data_frc_cutoff", "finite_share", "coverage"} == {
-        name for name in view.metrics if not name.startswith("half_data_frc_resolution")
+        name for name in figure.metrics if not name.startswith("half_data_frc_resolution")
     }
 
 
@@ -190,14 +195,14 @@ def test_a_prediction_that_is_half_nan_is_not_perfect_in_the_other_half(bad):
     scan, _ = _scan_of_its_own_prediction()
     one = _snapshot(scan)
     one.arrays.stitch_amp[:200] = bad
-    numbers = _views(scan, one)["stitched"].metrics
+    numbers = _raw(scan, one)["stitched"].metrics
 
     assert 0 < numbers["finite_share"] < 1
     assert all(np.isnan(numbers[name]) for name in ("amp_ssim", "phase_ssim", "amp_psnr_db", "frc_cutoff_half"))
     assert all(np.isnan(numbers[name]) for name in ("amp_mae", "phase_correlation", "amp_correlation"))
-    perfect = _views(scan, _snapshot(scan))["stitched"].metrics
+    perfect = _raw(scan, _snapshot(scan))["stitched"].metrics
     assert perfect["amp_ssim"] == pytest.approx(perfect["finite_share"]) == 1
-    without_truth = _views(replace(scan, ground_truth=()), one)["stitched"].metrics
+    without_truth = _raw(replace(scan, ground_truth=()), one)["stitched"].metrics
     assert np.isnan(without_truth["half_data_frc_cutoff"])
 
 
@@ -212,7 +217,7 @@ def test_phases_where_the_truth_is_dark_do_not_count():
     scan, (image,) = _scan_of_its_own_prediction()
     dark = np.random.default_rng(0).random(image.object.shape) < 0.3
     truth = np.where(dark, 0.02 * np.exp(2j), image.object).astype(np.complex64)
-    numbers = _views(replace(scan, ground_truth=(truth,)), _snapshot(scan))["stitched"].metrics
+    numbers = _raw(replace(scan, ground_truth=(truth,)), _snapshot(scan))["stitched"].metrics
 
     assert numbers["phase_mae_rad"] < 1e-4
 
@@ -220,7 +225,7 @@ def test_phases_where_the_truth_is_dark_do_not_count():
 def test_a_shifted_prediction_has_its_shift_as_a_number_and_its_errors():
     scan, (image,) = _scan_of_its_own_prediction()
     shifted = replace(scan, ground_truth=(np.roll(image.object, (-1, 2), axis=(0, 1)),))
-    numbers = _views(shifted, _snapshot(scan))["stitched"].metrics
+    numbers = _raw(shifted, _snapshot(scan))["stitched"].metrics
 
     assert (numbers["shift_x_px"], numbers["shift_y_px"]) == pytest.approx((-2, 1), abs=0.05)
     assert numbers["phase_correlation"] < 0.9
@@ -229,7 +234,7 @@ def test_a_shifted_prediction_has_its_shift_as_a_number_and_its_errors():
 def test_a_ramp_that_is_too_steep_to_take_out_is_a_number():
     scan, (image,) = _scan_of_its_own_prediction()
     steep = (image.object * np.exp(1.2j * np.arange(image.object.shape[1]))).astype(np.complex64)
-    numbers = _views(replace(scan, ground_truth=(steep,)), _snapshot(scan))["stitched"].metrics
+    numbers = _raw(replace(scan, ground_truth=(steep,)), _snapshot(scan))["stitched"].metrics
 
     assert numbers["steep_ramp_x_rad_per_px"] == pytest.approx(1.2, abs=0.01)
     assert numbers["fit_ramp_x_rad_per_px"] == 0
@@ -239,7 +244,7 @@ def test_colours_of_patches_come_from_their_central_half():
     scan = make_scan(truth=False)
     one = _snapshot(scan)
     one.arrays.fixed_amp[:, : N_PX // 4] = 50
-    value_range = _views(scan, one)["patch_00"].amp_pred.value_range
+    value_range = _raw(scan, one)["patch_00"].panels["amp_pred"].value_range
 
     assert value_range[1] < 2
 
@@ -248,7 +253,7 @@ def test_predicted_patterns_are_measured_beside_the_mean_pattern():
     scan = replace(make_scan(), photon_scale=np.array([10, 20], np.float32))
     one = _snapshot(scan)
     one.arrays.fixed_diffraction[:] = 0.9 * scan.observed_diffraction
-    views = _views(scan, one)
+    views = _raw(scan, one)
 
     for row, photons in enumerate((100, 400)):
         numbers, observed = views[f"patch_{row:02d}"].metrics, scan.observed_diffraction[row]
@@ -258,7 +263,7 @@ def test_predicted_patterns_are_measured_beside_the_mean_pattern():
         mean = np.sqrt((scan.observed_diffraction**2).mean(axis=0))
         expected = np.abs(observed - mean).sum() / observed.sum()
         assert numbers["mean_pattern_r_factor"] == pytest.approx(expected, rel=1e-4)
-    without = _views(replace(scan, photon_scale=None), one)["patch_00"].metrics
+    without = _raw(replace(scan, photon_scale=None), one)["patch_00"].metrics
     assert not [name for name in without if "deviance" in name]
 
 

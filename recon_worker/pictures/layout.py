@@ -1,0 +1,227 @@
+"""Layout of a sheet: text and pictures at pixel positions, with colour bars and scale bars.
+
+Pictures change size by whole factors only: pixels are repeated, or squares of pixels averaged. Nothing is interpolated.
+Matplotlib (Agg, without pyplot) sets the text; fonts and sizes do not depend on the user's Matplotlib settings.
+"""
+
+import dataclasses
+import io
+import math
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from recon_worker.pictures.labels import length_text, nice_length, range_label
+from recon_worker.pictures.png import LEVELS, Panel, load_matplotlib, palette, to_indices
+from recon_worker.reconstruction.blocks import row_blocks
+from recon_worker.snapshot.records import Bool, Float64
+
+Align: TypeAlias = Literal["left", "center", "right"]
+_Pixel = TypeVar("_Pixel", bound=np.generic)
+
+INK, GREY, WHITE = "#202020", "#5f5f5f", "#ffffff"
+_DPI = 100
+_PAPER = 255
+_TEXT_SHIFT = {"left": 0.0, "center": 0.5, "right": 1.0}
+"""How far a text starts to the left of its anchor, in text widths."""
+_BAR_PX, _BAR_GAP_PX, _LABEL_PX = 8, 6, 15
+_LARGEST = 4 / 3
+"""How far a picture may exceed the wanted side before it is downsampled, as a factor."""
+
+
+@dataclass(frozen=True)
+class _Text:
+    x: float
+    y: float
+    text: str
+    points: float
+    colour: str
+    align: Align
+    bold: bool
+
+
+@dataclass
+class Page:
+    """A white page of pictures and texts. Positions are pixels from the top left corner, (x, y)."""
+
+    _pictures: list[tuple[int, int, NDArray[np.uint8]]] = field(default_factory=list)
+    _texts: list[_Text] = field(default_factory=list)
+
+    def paste(self, x: int, y: int, picture: NDArray[np.uint8]) -> None:
+        """Put a picture, (H, W, 3) uint8 RGB, with its top left corner at (x, y)."""
+        self._pictures.append((x, y, picture))
+
+    def write(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        *,
+        points: float = 9,
+        colour: str = INK,
+        align: Align = "left",
+        bold: bool = False,
+    ) -> None:
+        """Put one line of text with its baseline at y; 1 point is 1/72 of 100 px."""
+        self._texts.append(_Text(x, y, text, points, colour, align, bold))
+
+    @property
+    def width(self) -> int:
+        """Right edge of the rightmost picture, pixels."""
+        return max((x + picture.shape[1] for x, _, picture in self._pictures), default=0)
+
+    def png(self, width: int, height: int) -> bytes:
+        """Draw the page as an RGB PNG; what lies beyond its edges is cut off.
+
+        Uses Matplotlib's renderer alone: a Figure and its texts refer to each other, which would keep 10 MB per page
+        until the garbage collector runs.
+        """
+        load_matplotlib()
+        from matplotlib.backends.backend_agg import RendererAgg
+        from matplotlib.font_manager import FontProperties
+
+        canvas = np.full((height, width, 4), _PAPER, np.uint8)
+        for x, y, picture in self._pictures:
+            part = picture[: max(0, height - y), : max(0, width - x)]
+            canvas[y : y + part.shape[0], x : x + part.shape[1], :3] = part
+        renderer = RendererAgg(width, height, _DPI)  # type: ignore[no-untyped-call]
+        renderer.draw_image(renderer.new_gc(), 0, 0, np.ascontiguousarray(canvas[::-1]))
+        for one in self._texts:
+            font = FontProperties(family="DejaVu Sans", size=one.points, weight="bold" if one.bold else "normal")
+            size = renderer.get_text_width_height_descent(one.text, font, False)  # type: ignore[no-untyped-call]
+            style = renderer.new_gc()
+            style.set_foreground(one.colour)
+            x = one.x - _TEXT_SHIFT[one.align] * size[0]
+            renderer.draw_text(style, x, one.y, one.text, font, 0)  # type: ignore[no-untyped-call]
+        stream = io.BytesIO()
+        drawn = np.asarray(renderer.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
+        Image.fromarray(drawn).save(stream, "PNG", compress_level=1)
+        return stream.getvalue()
+
+
+# --- panels on a page ----------------------------------------------------------------------------------------------
+
+
+def draw_panel(
+    page: Page, panel: Panel, x: int, y: int, side_px: int, n_ticks: int, pixel_size_m: float | None = None
+) -> tuple[int, int]:
+    """Draw a panel with its colour bar.
+
+    Args:
+        page: The page.
+        panel: What to draw.
+        x: Left edge, pixels.
+        y: Top edge, pixels.
+        side_px: Target for the longer side, approximated by whole factors.
+        n_ticks: Evenly spaced values below the colour bar; at least 2, its ends.
+        pixel_size_m: Side of a pixel of the panel in metres, for a scale bar; None: no scale bar.
+
+    Returns:
+        (width, height) in pixels, including the colour bar and its values.
+    """
+    block, colours = drawn_block(panel, side_px), palette(panel.colormap)
+    picture = enlarged(colours[to_indices(downsampled(panel, block))], side_px)
+    height, width = picture.shape[:2]
+    page.paste(x, y, picture)
+    levels = np.linspace(0, LEVELS - 1, width).round().astype(int)
+    page.paste(x, y + height + _BAR_GAP_PX, np.tile(colours[levels], (_BAR_PX, 1, 1)))
+    baseline = y + height + _BAR_GAP_PX + _BAR_PX + _LABEL_PX
+    for tick, text in enumerate(_tick_labels(panel, n_ticks)):
+        align: Align = "left" if tick == 0 else "right" if tick == n_ticks - 1 else "center"
+        page.write(x + width * tick / (n_ticks - 1), baseline, text, points=8, colour=GREY, align=align)
+    if pixel_size_m is not None:
+        page_px_per_m = width / -(-panel.values.shape[1] // block) / block / pixel_size_m
+        _draw_scale_bar(page, x, y + height, nice_length(width / page_px_per_m / 4), page_px_per_m)
+    return width, baseline - y + 4
+
+
+def _tick_labels(panel: Panel, count: int) -> list[str]:
+    """Label the colour bar: an end that values exceed is marked with an inequality sign, the last one has the unit."""
+    low, high = panel.value_range
+    labels = [range_label(value, panel.value_range, panel.unit) for value in np.linspace(low, high, count).tolist()]
+    finite = np.isfinite(panel.values)
+    shown = panel.values[finite if panel.scanned is None else finite & panel.scanned]
+    tolerance = (high - low) / LEVELS
+    if panel.period is None and (shown < low - tolerance).any():
+        labels[0] = f"\u2264 {labels[0]}"
+    if panel.period is None and (shown > high + tolerance).any():
+        labels[-1] = f"\u2265 {labels[-1]}"
+    labels[-1] += " rad" if panel.unit == "rad" else ""
+    return labels
+
+
+def _draw_scale_bar(page: Page, left: int, bottom: int, length_m: float, page_px_per_m: float) -> None:
+    """Draw a white bar and its length into the lower left corner of a picture."""
+    bar = np.full((4, max(1, round(length_m * page_px_per_m)), 3), 255, np.uint8)
+    back = np.full((34, bar.shape[1] + 24, 3), 40, np.uint8)
+    page.paste(left + 8, bottom - 8 - back.shape[0], back)
+    page.paste(left + 20, bottom - 16, bar)
+    centre = left + 20 + bar.shape[1] / 2
+    page.write(centre, bottom - 22, length_text(length_m), points=8, colour=WHITE, align="center")
+
+
+def drawn_block(panel: Panel, side_px: int) -> int:
+    """Return the side of the squares that `draw_panel` averages, pixels; 1: it shows every pixel."""
+    return block_to_fit(panel.values.shape, round(side_px * _LARGEST))
+
+
+def drawn_width(panel: Panel, side_px: int) -> int:
+    """Return the width of the panel as `draw_panel` draws it, pixels."""
+    rows, columns = (-(-side // drawn_block(panel, side_px)) for side in panel.values.shape)
+    return int(columns * _enlargement((rows, columns), side_px))
+
+
+# --- other sizes ---------------------------------------------------------------------------------------------------
+
+
+def block_to_fit(shape: tuple[int, int], max_side_px: int) -> int:
+    """Return the smallest whole factor by which a picture must shrink to fit into a square."""
+    return math.ceil(max(shape) / max_side_px)
+
+
+def enlarged(image: NDArray[_Pixel], side_px: int) -> NDArray[_Pixel]:
+    """Repeat pixels by the whole factor that brings the longer side of an image, (H, W, ...), closest to `side_px`."""
+    factor = _enlargement(image.shape, side_px)
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _enlargement(shape: tuple[int, ...], side_px: int) -> int:
+    return max(1, round(side_px / max(shape[:2])))
+
+
+def downsampled(panel: Panel, block_px: int) -> Panel:
+    """Average a panel over squares of block_px x block_px pixels; (ceil(H / block), ceil(W / block)).
+
+    Only scanned pixels count; a square without any is not scanned. NaN and infinity spread over their square, so that
+    a single faulty pixel stays visible. Cyclic values are averaged as directions:
+    period / 2 pi times the angle of sum exp(2 pi i value / period).
+    """
+    if block_px == 1:
+        return panel
+    means, covered = [], []
+    for rows in row_blocks(panel.values.shape, multiple=block_px):
+        values = np.asarray(panel.values[rows], np.float64)
+        scanned = np.ones(values.shape, bool) if panel.scanned is None else panel.scanned[rows]
+        with np.errstate(invalid="ignore", over="ignore"):
+            means.append(_block_means(values, scanned, block_px, panel.period).astype(np.float32))
+        covered.append(_block_sums(scanned.astype(np.float64), block_px) > 0)
+    mask = None if panel.scanned is None else np.concatenate(covered)
+    return dataclasses.replace(panel, values=np.concatenate(means), scanned=mask)
+
+
+def _block_means(values: Float64, scanned: Bool, block_px: int, period: float | None) -> Float64:
+    if period is None:
+        count = np.maximum(_block_sums(scanned.astype(np.float64), block_px), 1)
+        return np.asarray(_block_sums(np.where(scanned, values, 0), block_px) / count)
+    turns = 2 * np.pi / period
+    x, y = (_block_sums(np.where(scanned, wave(values * turns), 0), block_px) for wave in (np.cos, np.sin))
+    return np.asarray(np.arctan2(y, x) / turns)
+
+
+def _block_sums(values: Float64, block_px: int) -> Float64:
+    """Sum over squares; those at the lower and right edge may be incomplete."""
+    rows = np.add.reduceat(values, np.arange(0, values.shape[0], block_px), axis=0)
+    return np.asarray(np.add.reduceat(rows, np.arange(0, values.shape[1], block_px), axis=1))

@@ -1,0 +1,19 @@
+"""What the tests of summary and layout share."""
+
+import pytest
+
+from recon_worker.pictures.layout import Page
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The texts of a sheet, in the order in which they are written."""
+    texts = []
+    write = Page.write
+
+    def spy(page, x, y, text, **style):
+        texts.append(text)
+        write(page, x, y, text, **style)
+
+    monkeypatch.setattr(Page, "write", spy)
+    return texts
