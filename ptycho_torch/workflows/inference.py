@@ -34,7 +34,8 @@ from recon_worker.pictures.history import History
 from recon_worker.pictures.panels import RefinedObject
 from recon_worker.reconstruction.stitching import stitch
 from recon_worker.snapshot.artifact import Failure
-from recon_worker.snapshot.records import PositionGeometry, Scan, Snapshot
+from recon_worker.snapshot.geometry import PositionGeometry
+from recon_worker.snapshot.records import Scan, Snapshot
 from recon_worker.system.standard_streams import shows_progress
 
 _FORMATS: Mapping[ScanKind, str] = {"raw": "raw scans (diff3d, xcoords, ycoords)", "grid_lines": "grid-lines files"}

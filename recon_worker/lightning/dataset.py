@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from recon_worker.snapshot.array_types import Complex64, Float32
 from recon_worker.snapshot.choices import StitchWeight
-from recon_worker.snapshot.records import Complex64, Float32, Geometry, PositionGeometry, Scan, SnapshotLayout
+from recon_worker.snapshot.geometry import Geometry, PositionGeometry
+from recon_worker.snapshot.records import Scan, SnapshotLayout
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from numpy.typing import ArrayLike
 
-from recon_worker.reconstruction.value_range import robust_limits
+from recon_worker.reconstruction.metrics import robust_limits
 
 Range = tuple[float, float]
 

@@ -17,8 +17,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from recon_worker.pictures.matplotlib_module import load_matplotlib
 from recon_worker.pictures.png import NEGATIVE_INFINITY, NOT_A_NUMBER, NOT_SCANNED, POSITIVE_INFINITY, RESERVED_COLOURS
-from recon_worker.reconstruction.blocks import row_blocks
-from recon_worker.snapshot.records import Bool, Complex64, Float32, Float64
+from recon_worker.reconstruction.slices import row_blocks
+from recon_worker.snapshot.array_types import Bool, Complex64, Float32, Float64
 
 _HUES, _LEVELS = 360, 252
 """Steps of phase and of amplitude: finer than can be seen."""

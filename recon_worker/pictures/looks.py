@@ -15,8 +15,8 @@ import numpy as np
 from recon_worker.pictures.colour_ranges import PREDICTION_MARGIN, Range, Scales, error_range, robust_range
 from recon_worker.pictures.views import PHASE_PERIOD, Panel
 from recon_worker.reconstruction.comparison import Comparison
-from recon_worker.reconstruction.value_range import TRUTH_MARGIN
-from recon_worker.snapshot.records import Bool, Complex64, Float32
+from recon_worker.reconstruction.metrics import TRUTH_MARGIN
+from recon_worker.snapshot.array_types import Bool, Complex64, Float32
 
 _PHASE_RANGE_RAD = (-math.pi, math.pi)
 _ERROR_SHARE = 0.5

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon_worker.pictures.views import Panel
-from recon_worker.reconstruction.blocks import row_blocks
-from recon_worker.snapshot.records import Bool, Float32, Float64
+from recon_worker.reconstruction.slices import row_blocks
+from recon_worker.snapshot.array_types import Bool, Float32, Float64
 
 _Any = TypeVar("_Any", bound=np.generic)
 

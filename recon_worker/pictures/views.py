@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from recon_worker.snapshot.records import Bool, Float32
+from recon_worker.snapshot.array_types import Bool, Float32
 
 Kind = Literal[
     "amp_pred",

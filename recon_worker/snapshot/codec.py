@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recon_worker.snapshot.records import Geometry, GridGeometry, PositionGeometry, Scan, Snapshot, SnapshotLayout
+from recon_worker.snapshot.geometry import Geometry, GridGeometry, PositionGeometry
+from recon_worker.snapshot.records import Scan, Snapshot, SnapshotLayout
 
 FILE_HEADER_BYTES = 4096
 """Where the arrays begin in a snapshot file."""

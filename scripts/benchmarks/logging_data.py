@@ -7,7 +7,7 @@ import numpy as np
 from ptycho_torch.data.grid_simulation import GridPlan, simulate_grid_lines
 from ptycho_torch.data.simulation import Arrays, simulate_raw_scan
 from ptycho_torch.data.specimens import default_pictures, disc_probe, make_object
-from recon_worker.snapshot.records import Complex64, Float64
+from recon_worker.snapshot.array_types import Complex64, Float64
 
 SCAN_KINDS = ("raw", "grid_lines")
 _N_PX = 64

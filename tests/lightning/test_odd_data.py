@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from recon_worker.lightning import dataset
 from recon_worker.lightning.callback import PtychoReconLoggingCallback
 from recon_worker.lightning.dataset import UnusableDataError
-from recon_worker.snapshot.records import PositionGeometry
+from recon_worker.snapshot.geometry import PositionGeometry
 from tests.lightning.foreign import ForeignDataset, ForeignModule, Stream, collate, loader
 from tests.lightning.test_recon_logging import epochs_logged, fit, weights
 

@@ -20,7 +20,7 @@ from ptycho_torch.data.scan_patterns import scan_positions
 from ptycho_torch.data.simulation import simulate_raw_scan
 from ptycho_torch.data.specimens import default_pictures, disc_probe, make_object, varied_object
 from recon_worker.reconstruction.stitching import crop_start_px, stitch
-from recon_worker.snapshot.records import GridGeometry, PositionGeometry
+from recon_worker.snapshot.geometry import GridGeometry, PositionGeometry
 from tests.paths import siemens_star
 
 N = 16

@@ -12,7 +12,8 @@ from recon_worker.pictures.history import History
 from recon_worker.reconstruction.stitching import stitch
 from recon_worker.snapshot.artifact import Artifact
 from recon_worker.snapshot.codec import CodecError, dump_scan, dump_snapshot, load_scan, load_snapshot, snapshot_header
-from recon_worker.snapshot.records import GridGeometry, PositionGeometry, Scan, Snapshot, SnapshotLayout
+from recon_worker.snapshot.geometry import GridGeometry, PositionGeometry
+from recon_worker.snapshot.records import Scan, Snapshot, SnapshotLayout
 
 VALUES = [0.0, 0.5, 1.0, -0.2, np.nan, np.inf, -np.inf, 1e30]
 

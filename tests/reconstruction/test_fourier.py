@@ -1,4 +1,4 @@
-"""Fourier ring correlation against closed forms, theory and noise."""
+"""Fourier ring correlation against closed forms, theory and noise; shifts against known shifts."""
 
 import math
 
@@ -7,16 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from scipy.ndimage import fourier_shift, gaussian_filter
 
-from recon_worker.reconstruction.ring_correlation import (
-    HALF,
-    RingCorrelation,
-    half_scans,
-    largest_square,
-    ring_correlation,
-)
-from recon_worker.reconstruction.stitching import stitch
-from recon_worker.snapshot.records import PositionGeometry
+from recon_worker.reconstruction.fourier import HALF, RingCorrelation, largest_square, ring_correlation, shift_px
+
+SHAPE = (96, 120)
+EVERYWHERE = np.ones(SHAPE, bool)
 
 
 def _white(seed, n=256):
@@ -149,16 +145,43 @@ def test_the_largest_square_is_valid_and_no_larger_odd_one_is(valid):
     assert valid[square].all()
 
 
-def test_two_half_scans_together_are_the_whole_scan():
-    rng = np.random.default_rng(0)
-    geometry = PositionGeometry(patch_px=16, crop_px=8, positions_px=rng.uniform(12, 30, (41, 1, 2)))
-    patches = (rng.random((41, 1, 8, 8)) * np.exp(1j * rng.random((41, 1, 8, 8)))).astype(np.complex64)
-    filled = rng.random(41) > 0.2
+def _blurred_noise(seed=0):
+    rng = np.random.default_rng(seed)
+    amp, phase = (gaussian_filter(rng.normal(size=SHAPE), 2, mode="wrap") for _ in range(2))
+    return ((1 + amp) * np.exp(3j * phase)).astype(np.complex64)
 
-    ((even, odd),) = half_scans(geometry, patches, filled)
-    (whole,) = stitch(geometry, patches, filled)
-    np.testing.assert_allclose(even.coverage + odd.coverage, whole.coverage, rtol=1e-5)
-    together = even.object * even.coverage + odd.object * odd.coverage
-    np.testing.assert_allclose(together, whole.object * whole.coverage, atol=1e-4)
-    (alone,) = stitch(geometry, patches, filled & (np.arange(41) % 2 == 1))
-    np.testing.assert_array_equal(odd.object, alone.object)
+
+def _moved(image, x, y):
+    return np.fft.ifft2(fourier_shift(np.fft.fft2(image), (y, x))).astype(np.complex64)
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (1.5, 0), (-0.4, 2.3), (4, -3)])
+def test_a_known_shift_is_measured_to_a_twentieth_of_a_pixel(x, y):
+    truth = _blurred_noise()
+
+    assert shift_px(_moved(truth, x, y), truth, EVERYWHERE) == pytest.approx((x, y), abs=0.05)
+
+
+def test_a_shift_is_measured_where_both_are_known():
+    truth, valid = _blurred_noise(), EVERYWHERE.copy()
+    pred = _moved(truth, 2, 1)
+    valid[:, :30], pred[:, :30] = False, np.nan
+
+    assert shift_px(pred, truth, valid) == pytest.approx((2, 1), abs=0.1)
+
+
+@pytest.mark.parametrize("case", ["unrelated", "uniform", "too small"])
+def test_there_is_no_shift_where_the_two_have_nothing_in_common(case):
+    pred = {"unrelated": _blurred_noise(1), "uniform": np.ones(SHAPE, np.complex64)}.get(case, _blurred_noise())
+    valid = EVERYWHERE.copy()
+    if case == "too small":
+        valid[15:] = False
+
+    assert all(map(math.isnan, shift_px(pred, _blurred_noise(), valid)))
+
+
+def test_the_shift_of_a_large_field_is_measured_in_its_middle():
+    rng = np.random.default_rng(0)
+    truth = (rng.normal(size=(1100, 1100)) + 1j).astype(np.complex64)
+
+    assert shift_px(np.roll(truth, 3, axis=1), truth, np.ones(truth.shape, bool)) == pytest.approx((3, 0), abs=0.05)
