@@ -151,7 +151,7 @@ def file_header(header: bytes, arrays: memoryview) -> bytes:
 
 
 def _checksum(header: bytes, arrays: memoryview) -> int:
-    """CRC-32 of the header, then of sums modulo 2^64 of 64-bit words in blocks of 64 KiB, then of the remaining bytes."""
+    """CRC-32 of the header, of the sums modulo 2^64 of 64-bit words in blocks of 64 KiB, and of the last bytes."""
     words = np.frombuffer(arrays, np.uint64, len(arrays) // _WORD_BYTES)
     sums = np.add.reduceat(words, np.arange(0, words.size, _BLOCK_WORDS)) if words.size else words
     return zlib.crc32(arrays[words.nbytes :], zlib.crc32(sums.tobytes(), zlib.crc32(header)))

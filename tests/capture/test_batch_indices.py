@@ -5,7 +5,7 @@ import torch
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler, SubsetRandomSampler, TensorDataset
 
-from recon_worker.capture.capture import batch_indices
+from recon_worker.capture.plan import batch_indices
 
 RANKS = 4
 

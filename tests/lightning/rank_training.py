@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, Trainer
 
 from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
-from recon_worker.capture.copying import HostCopier
+from recon_worker.capture.copying import Copier
 from recon_worker.settings import WorkerSettings
 from tests.lightning.foreign import ForeignDataset, ForeignModule, Stream, loader
 
@@ -83,7 +83,7 @@ class Dies(Callback):
             raise RuntimeError("this rank dies")
 
 
-class BrokenCopier(HostCopier):
+class BrokenCopier(Copier):
     """Copies nothing."""
 
     def copy(self, target, source, part):
@@ -97,7 +97,7 @@ class FailingCapture(PtychoReconLoggingCallback):
 
     def on_validation_start(self, trainer, pl_module):
         if self._run is not None and trainer.global_rank == self.fails_on_rank:
-            self._run.copier = BrokenCopier() if trainer.current_epoch == 0 else HostCopier()
+            self._run.copier = (BrokenCopier if trainer.current_epoch == 0 else Copier)(pl_module.device)
             self._run.captures.clear()  # those hold the copier that they were made with
         super().on_validation_start(trainer, pl_module)
 

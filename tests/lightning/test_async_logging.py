@@ -13,8 +13,8 @@ from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.settings import WorkerSettings
 from tests.leaks import child_processes
+from tests.lightning.fitting import epochs_logged, fit, weights
 from tests.lightning.foreign import ForeignModule
-from tests.lightning.test_recon_logging import epochs_logged, fit, weights
 
 pytestmark = pytest.mark.timeout(90)
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.settings import WorkerSettings
+from tests.lightning.fitting import fit
 from tests.lightning.foreign import N_PX, ForeignDataset, ForeignModule, loader
-from tests.lightning.test_recon_logging import fit
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -13,8 +13,8 @@ from mlflow.exceptions import MlflowException
 
 from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from tests.faults.harness import soon_s, wait_until
+from tests.lightning.fitting import fit
 from tests.lightning.foreign import ForeignModule
-from tests.lightning.test_recon_logging import fit
 
 pytestmark = pytest.mark.timeout(60)
 

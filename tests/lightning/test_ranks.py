@@ -148,7 +148,7 @@ def test_a_strict_training_ends_on_all_ranks_if_one_cannot_capture(launcher, ran
     assert launcher.run(2, failing) != 0
 
     assert "nothing can be copied" in launcher.output
-    assert f"rank {rank} could not do its part" in launcher.output
+    assert f"rank {rank} failed to do its part" in launcher.output
     assert [launcher.found("strict", one)["losses"] != [] for one in (0, 1)] == [True, True]
 
 

@@ -1,4 +1,4 @@
-"""The folder with the callback works in another package, beside nothing but recon_worker."""
+"""The callback works in another package, which has nothing of this repository but recon_worker."""
 
 import os
 import shutil
@@ -9,13 +9,14 @@ import pytest
 
 from tests.paths import REPOSITORY
 
+RECON_LOGGING = "from recon_worker.lightning.callback import PtychoReconLoggingCallback\n"
 SCRIPT = """
 import sys
 from pathlib import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from other_torch.workflows.recon_logging import PtychoReconLoggingCallback
-from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
+from foreign import ForeignDataset, ForeignModule, loader
 
 uri, artifacts = sys.argv[1:]
 logger = MLFlowLogger("copied-" + artifacts, tracking_uri=uri, artifact_location=Path(artifacts).as_uri())
@@ -31,12 +32,14 @@ assert not any(name.split(".")[0] == "ptycho_torch" for name in sys.modules)
 
 
 @pytest.mark.slow
-def test_the_folder_serves_another_package(tmp_path, tracking):
+def test_the_callback_serves_another_package(tmp_path, tracking):
+    shutil.copytree(REPOSITORY / "recon_worker", tmp_path / "recon_worker")
+    shutil.copy(REPOSITORY / "tests" / "lightning" / "foreign.py", tmp_path)
     package = tmp_path / "other_torch" / "workflows"
-    shutil.copytree(REPOSITORY / "ptycho_torch" / "workflows" / "recon_logging", package / "recon_logging")
-    path = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    package.mkdir(parents=True)
+    (package / "recon_logging.py").write_text(RECON_LOGGING)
     command = [sys.executable, "-c", SCRIPT, tracking.uri, str(tracking.artifacts)]
 
-    subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True, timeout=100)
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True, timeout=100)
 
     assert {"epoch_01/patch_00/amp_pred.png", "epoch_01/stitched/phase_pred.png"} <= tracking.files()
