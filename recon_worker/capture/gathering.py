@@ -88,7 +88,7 @@ class Ranks:
 
     def __init__(self, rank: int = 0, size: int = 1, group: dist.ProcessGroup | None = None) -> None:
         self.rank, self.size, self._group = rank, size, group
-        self._sending: list[tuple[dist.Work, Tensor]] = []
+        self._sending: list[tuple[dist.Work | None, Tensor]] = []  # work is None only outside the group
         self._received = torch.empty(0)
 
     def close(self) -> None:
@@ -104,7 +104,8 @@ class Ranks:
         """Wait until the rows of the last `gather` may be overwritten: the ranks train on while rank zero receives."""
         sending, self._sending = self._sending, []
         for work, _ in sending:
-            work.wait()
+            if work is not None:
+                work.wait()
 
     def broadcast(self, make: Callable[[], Sequence[int] | NDArray[np.int64]]) -> NDArray[np.int64]:
         """Return, on all ranks, the (n,) integers that rank zero makes.
@@ -138,9 +139,9 @@ class Ranks:
         try:
             made = make()
         except BaseException:
-            self._exchange_counts([])
+            self._exchange_counts(None)
             raise
-        _check_all(self._exchange_counts([0]))
+        self._exchange_counts([0])
         return made
 
     def gather(self, make: Callable[[], Sequence[tuple[Destination, Rows]]]) -> list[int]:
@@ -167,13 +168,12 @@ class Ranks:
                 if self._received.numel() < floats:
                     self._received = torch.empty(floats)
         except BaseException:
-            self._exchange_counts([])
+            self._exchange_counts(None)
             raise
         held = [int(to.filled.sum()) if self.rank == 0 else 0 for to, _ in parts]
         counts = self._exchange_counts(
             [before + len(rows.numbers) for before, (_, rows) in zip(held, parts, strict=True)]
         )
-        _check_all(counts)
         columns = [*zip(*counts, strict=True)]
         if self.rank == 0:
             self._put(parts, columns)
@@ -181,17 +181,24 @@ class Ranks:
             self._send(parts)
         return [sum(column) for column in columns]
 
-    def _exchange_counts(self, own: Sequence[int]) -> list[list[int]]:
-        """Return the number of rows of each rank for each destination; empty for a rank that has failed.
+    def _exchange_counts(self, own: Sequence[int] | None) -> list[list[int]]:
+        """Return the number of rows of each rank for each destination. `own`: of this rank; None: it has failed.
 
         All-to-all: gloo's `all_gather` passes from rank to rank, and waits for each of them to get a processor.
+
+        Raises:
+            RankFailedError: Another rank has failed, but not this one.
         """
-        if self.size == 1:
-            return [[*own]]
-        padded = torch.tensor([*own, *[_NOTHING] * (_MAX_DESTINATIONS - len(own))])
-        found = torch.empty(self.size, _MAX_DESTINATIONS, dtype=torch.int64)
-        dist.all_to_all_single(found.view(-1), padded.repeat(self.size), group=self._group)
-        return [[count for count in one if count != _NOTHING] for one in found.tolist()]
+        counts = [[*(own or [])]]
+        if self.size > 1:
+            padded = torch.tensor([*counts[0], *[_NOTHING] * (_MAX_DESTINATIONS - len(counts[0]))])
+            found = torch.empty(self.size, _MAX_DESTINATIONS, dtype=torch.int64)
+            dist.all_to_all_single(found.view(-1), padded.repeat(self.size), group=self._group)
+            counts = [[count for count in one if count != _NOTHING] for one in found.tolist()]
+        failed = [rank for rank, one in enumerate(counts) if not one]
+        if failed and own is not None:
+            raise RankFailedError(f"rank {failed[0]} failed to do its part.")
+        return counts
 
     def _chunk_rows(self, to: Destination) -> int:
         """Number of rows that a rank sends at a time."""
@@ -206,7 +213,7 @@ class Ranks:
                 arrays: tuple[NDArray[Any], ...] = (rows.numbers, *rows.values)
                 for array in arrays:
                     chunk = torch.from_numpy(np.ascontiguousarray(array[start : start + step]))
-                    self._sending.append((_started(dist.isend(chunk, 0, self._group)), chunk))
+                    self._sending.append((dist.isend(chunk, 0, self._group), chunk))
 
     def _put(self, parts: Sequence[tuple[Destination, Rows]], counts: Sequence[Sequence[int]]) -> None:
         """Write all ranks' rows, on rank zero. `counts`: number of rows of each rank, for each destination."""
@@ -228,27 +235,16 @@ class Ranks:
             arriving = [self._receive(rank, count, to) for rank, count in shares.items()]
             for works, rows in arriving:
                 for work in works:
-                    work.wait()
+                    if work is not None:
+                        work.wait()
                 yield rows
 
-    def _receive(self, rank: int, count: int, to: Destination) -> tuple[list[dist.Work], Rows]:
+    def _receive(self, rank: int, count: int, to: Destination) -> tuple[list[dist.Work | None], Rows]:
         """Start to receive a chunk of a rank, into that rank's part of the memory."""
         memory = self._received[rank * self._chunk_rows(to) * to.row_floats :]
         shapes = [(count, *array.shape[1:]) for array in to.arrays]
         ends = [0, *accumulate(map(prod, shapes))]
         values = [memory[first:end].view(shape) for (first, end), shape in zip(pairwise(ends), shapes, strict=True)]
         numbers = torch.empty(count, dtype=torch.int64)
-        works = [_started(dist.irecv(one, rank, self._group)) for one in (numbers, *values)]
+        works = [dist.irecv(one, rank, self._group) for one in (numbers, *values)]
         return works, Rows(numbers.numpy(), tuple(one.numpy() for one in values))
-
-
-def _check_all(counts: Sequence[Sequence[int]]) -> None:
-    """Raise RankFailedError if a rank has announced that it failed, by no counts."""
-    failed = [rank for rank, found in enumerate(counts) if not found]
-    if failed:
-        raise RankFailedError(f"rank {failed[0]} failed to do its part.")
-
-
-def _started(work: dist.Work | None) -> dist.Work:
-    assert work is not None  # None only in a process outside the group
-    return work

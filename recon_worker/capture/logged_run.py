@@ -52,7 +52,13 @@ class LoggedRun:
         """Acquire arrays for a snapshot, or for this rank's shard of it."""
         self.capturing, self.capture, self.failure = True, None, None
         try:
-            arrays = self._acquire()
+            if self.backend is not None:
+                arrays = self.backend.acquire(self.shard.layout)
+            else:
+                self.ranks.wait_sent()
+                self.own_arrays = arrays = self.own_arrays or self.shard.layout.allocate()
+                arrays.fixed_filled[:] = False
+                arrays.stitch_filled[:] = False
             if self.backend is not None and not self.backend.reuses_memory:
                 self.capture = Capture(self.shard, arrays, self.copier)
                 return
@@ -64,16 +70,6 @@ class LoggedRun:
             self.capture.restart()
         except Exception as error:
             self.give_up(error)
-
-    def _acquire(self) -> SnapshotArrays:
-        if self.backend is not None:
-            return self.backend.acquire(self.shard.layout)
-        self.ranks.wait_sent()
-        if self.own_arrays is None:
-            self.own_arrays = self.shard.layout.allocate()
-        self.own_arrays.fixed_filled[:] = False
-        self.own_arrays.stitch_filled[:] = False
-        return self.own_arrays
 
     def give_up(self, error: Exception) -> None:
         """Drop this rank's part of the current snapshot; `end_capture` raises the error."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import chain, pairwise
-from typing import Any, TypeGuard, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,22 +157,19 @@ def batch_indices(loader: object, rank: int = 0, size: int = 1) -> list[range]:
     """
     if not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
         return []
-    sampler, in_batch = loader.batch_sampler.sampler, loader.batch_sampler.batch_size
+    sampler: Any = loader.batch_sampler.sampler
+    in_batch = loader.batch_sampler.batch_size
     try:
         length, batches = len(loader.dataset), len(loader)  # type: ignore[arg-type]
     except Exception:  # user code: a dataset or loader class may raise anything
         return []
     if type(sampler) is SequentialSampler and rank == 0:
         first, step = 0, 1
-    elif _goes_in_order(sampler) and sampler.num_replicas == size:
+    # Only the class itself deals out the dataset in order: Lightning's wrapper of other samplers inherits from it.
+    elif type(sampler) is DistributedSampler and not sampler.shuffle and sampler.num_replicas == size:
         first, step = sampler.rank, sampler.num_replicas
         length = min(length, sampler.total_size)
     else:
         return []
     starts = range(first, first + batches * in_batch * step, in_batch * step)
     return [range(start, max(start, min(start + in_batch * step, length)), step) for start in starts]
-
-
-def _goes_in_order(sampler: object) -> TypeGuard[DistributedSampler[Any]]:
-    """Whether it deals out the dataset in order; Lightning's wrapper of other samplers inherits from this class."""
-    return type(sampler) is DistributedSampler and not sampler.shuffle

@@ -15,7 +15,7 @@ from recon_worker.capture.plan import CapturePlan, ScanOptions, batch_indices, c
 from recon_worker.lightning.dataset import dataset_length, read_scan
 from recon_worker.lightning.extra_pass import random_state_kept
 from recon_worker.lightning.trainer_state import choose_data, logged_loader, set_up_validation_data, validation_reach
-from recon_worker.snapshot.records import Scan, SnapshotLayout
+from recon_worker.snapshot.records import SnapshotLayout
 from recon_worker.spool.outbox import RunTarget
 
 if TYPE_CHECKING:  # the client loads the renderer and MLflow, which only the rank with a backend needs
@@ -63,15 +63,9 @@ def begin_run(
     chosen, length = ranks.broadcast(lambda: choose_data(trainer)).tolist()
     from_training_set = bool(chosen)
     indices = choose_indices(length, options)
-
-    def start_backend() -> tuple[int, ...]:
-        if backend is None:
-            raise RuntimeError("the backend could not be launched.")
-        scan, layout = _read_scan(trainer, indices, options, from_training_set=from_training_set)
-        backend.start(target(), scan, layout)
-        return astuple(layout)
-
-    numbers = ranks.broadcast(start_backend).tolist()
+    numbers = ranks.broadcast(
+        lambda: astuple(_start_backend(trainer, backend, target, indices, options, from_training_set))
+    ).tolist()
     layout = SnapshotLayout(**{field.name: n for field, n in zip(fields(SnapshotLayout), numbers, strict=True)})
     plan = CapturePlan(fixed_indices=indices, layout=layout)
 
@@ -94,13 +88,22 @@ def begin_run(
     return ranks.all_or_none(prepare_rank)
 
 
-def _read_scan(
-    trainer: Trainer, indices: tuple[int, ...], options: ScanOptions, *, from_training_set: bool
-) -> tuple[Scan, SnapshotLayout]:
-    """Read what does not change from the logged dataset; random states are restored."""
+def _start_backend(
+    trainer: Trainer,
+    backend: "ReconBackend | None",
+    target: Callable[[], RunTarget],
+    indices: tuple[int, ...],
+    options: ScanOptions,
+    from_training_set: bool,
+) -> SnapshotLayout:
+    """Read what does not change, with random states restored, and hand it over; return the layout of snapshots."""
+    if backend is None:
+        raise RuntimeError("the backend could not be launched.")
     loader = logged_loader(trainer, from_training_set=from_training_set)
     dataset, length = loader.dataset, dataset_length(loader)  # type: ignore[attr-defined]
     reach = length if from_training_set else validation_reach(trainer, loader, length)
     digits = max(2, len(str(trainer.max_epochs)))
     with random_state_kept():
-        return read_scan(dataset, indices, options, reach=reach, epoch_digits=digits)
+        scan, layout = read_scan(dataset, indices, options, reach=reach, epoch_digits=digits)
+    backend.start(target(), scan, layout)
+    return layout

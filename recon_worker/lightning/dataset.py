@@ -46,15 +46,15 @@ def dataset_length(loader: object) -> int:
     try:
         dataset: Any = loader.dataset  # type: ignore[attr-defined]
     except Exception as error:
-        raise UnusableDataError(f"a {_type_name(loader)} has no usable dataset ({_said(error)}).") from error
+        raise UnusableDataError(f"a {type(loader).__name__} has no usable dataset ({_said(error)}).") from error
     if isinstance(dataset, IterableDataset) or not hasattr(type(dataset), "__getitem__"):
-        raise UnusableDataError(f"samples of a {_type_name(dataset)} have no index.")
+        raise UnusableDataError(f"samples of a {type(dataset).__name__} have no index.")
     try:
         length = len(dataset)
     except Exception as error:
-        raise UnusableDataError(f"a {_type_name(dataset)} has no usable length ({_said(error)}).") from error
+        raise UnusableDataError(f"a {type(dataset).__name__} has no usable length ({_said(error)}).") from error
     if length == 0:
-        raise NoSamplesError(f"the {_type_name(dataset)} has no samples.")
+        raise NoSamplesError(f"the {type(dataset).__name__} has no samples.")
     return length
 
 
@@ -64,13 +64,14 @@ def read_item(dataset: Any, index: int) -> Any:  # noqa: ANN401
     Raises:
         UnusableDataError: It cannot be read, or is not (fields, probe, ...).
     """
+    name = type(dataset).__name__
     try:
         item = dataset[index]
     except Exception as error:
-        raise UnusableDataError(f"sample {index} of {_type_name(dataset)} cannot be read ({_said(error)}).") from error
+        raise UnusableDataError(f"sample {index} of {name} cannot be read ({_said(error)}).") from error
     if not isinstance(item, Sequence) or len(item) < 2 or not hasattr(item[0], "keys"):
         raise UnusableDataError(
-            f"a sample of {_type_name(dataset)} is a {_type_name(item)}, not (fields, probe, scale) with named fields."
+            f"a sample of {name} is a {type(item).__name__}, not (fields, probe, scale) with named fields."
         )
     return item
 
@@ -130,7 +131,7 @@ def read_scan(
         channels, patch_px = item_field(items[0], "images").shape[-3:-1]
         observed = _first_channels(items, "observed_images", "images")[: len(fixed)]
     except Exception as error:
-        raise UnusableDataError(f"patterns of {_type_name(dataset)} cannot be used ({_said(error)}).") from error
+        raise UnusableDataError(f"patterns of {type(dataset).__name__} cannot be used ({_said(error)}).") from error
     n_stitch = min(n for n in (len(dataset), options.max_stitch_samples, reach) if n is not None)
     geometry = _geometry(dataset, items[0], n_stitch, options.stitch_weight) if options.log_stitch else None
     scan = Scan(
@@ -157,12 +158,8 @@ def read_scan(
     return scan, layout
 
 
-def _type_name(thing: object) -> str:
-    return type(thing).__name__
-
-
 def _said(error: Exception) -> str:
-    return f"{_type_name(error)}: {error}".rstrip(".: ")
+    return f"{type(error).__name__}: {error}".rstrip(".: ")
 
 
 def _first_channels(items: Sequence[Any], *names: str) -> Float32:
@@ -205,10 +202,10 @@ def _ground_truth(dataset: Any) -> tuple[Complex64 | None, ...]:  # noqa: ANN401
         truth = tuple(getattr(dataset, "ground_truth", ()))
         for one in truth:
             if one is not None and (not isinstance(one, np.ndarray) or one.ndim != 2):
-                raise TypeError(f"(H, W) arrays are expected, one is a {_type_name(one)}")
+                raise TypeError(f"(H, W) arrays are expected, one is a {type(one).__name__}")
     except Exception as error:
         _log.warning("ground_truth of %s cannot be used (%s): stitched objects are logged without it.",
-            _type_name(dataset), _said(error),
+            type(dataset).__name__, _said(error),
         )  # fmt: skip
         return ()
     return truth
@@ -222,11 +219,11 @@ def _geometry(dataset: Any, item: Any, n_stitch: int, weight: StitchWeight) -> G
         if geometry is None and reason is None and "coords_global" in item[0].keys():  # noqa: SIM118
             geometry = _geometry_from_items(dataset, item, n_stitch)
         if geometry is not None and not isinstance(geometry, Geometry):
-            raise ValueError(f"scan_geometry of {_type_name(dataset)} is a {_type_name(geometry)}")
+            raise ValueError(f"scan_geometry of {type(dataset).__name__} is a {type(geometry).__name__}")
     except (ValueError, UnusableDataError) as error:
         geometry, reason = None, str(error).rstrip(".")
     except Exception as error:
-        geometry, reason = None, f"the sample positions of {_type_name(dataset)} are unknown ({_said(error)})"
+        geometry, reason = None, f"the sample positions of {type(dataset).__name__} are unknown ({_said(error)})"
     if geometry is None:
         _log.warning(
             "Stitched pictures are skipped: %s. Patch pictures are logged.",

@@ -124,13 +124,6 @@ def steep_ramp(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, f
     return (x, y) if significant and max(abs(x), abs(y)) > STEEPEST_RAMP_RAD_PER_PX else None
 
 
-def phase_error_rad(pred_rad: Float32, truth_rad: Float32) -> Float32:
-    """Return pred - truth, wrapped to [-pi, pi) before rounding to float32; NaN where either is not finite."""
-    with np.errstate(invalid="ignore"):
-        difference = np.asarray(pred_rad, np.float64) - truth_rad
-        return ((difference + np.pi) % (2 * np.pi) - np.pi).astype(np.float32)
-
-
 def _product(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, Complex128]:
     """Return sum |pred|^2 and (H, W) conj(pred) truth over the valid finite pixels; 0 elsewhere."""
     use = valid & np.isfinite(pred) & np.isfinite(truth)

@@ -8,9 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recon_worker.reconstruction.alignment import Alignment, comparable, fit, phase_error_rad, steep_ramp, well_covered
+from recon_worker.reconstruction.alignment import Alignment, comparable, fit, steep_ramp, well_covered
 from recon_worker.reconstruction.fourier import HALF, ring_correlation, shift_px
-from recon_worker.reconstruction.metrics import comparable_phases, correlation, mean_error, psnr_db, ssim
+from recon_worker.reconstruction.metrics import (
+    comparable_phases,
+    correlation,
+    mean_error,
+    phase_error_rad,
+    psnr_db,
+    ssim,
+)
 from recon_worker.reconstruction.slices import row_blocks
 from recon_worker.reconstruction.stitching import stitch_halves
 from recon_worker.snapshot.array_types import Bool, Complex64, Float32, Patches

@@ -1,4 +1,4 @@
-"""Image quality in numbers: MAE, PSNR, SSIM, correlation, share of finite pixels, robust value range.
+"""Image quality in numbers: phase error, MAE, PSNR, SSIM, correlation, share of finite pixels, robust value range.
 
 A number that is not defined (nothing to compare, an image smaller than the window) is NaN. Align predictions first
 (`alignment.fit`). Formulas: `docs/formulas.md`.
@@ -9,7 +9,6 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from recon_worker.reconstruction.alignment import phase_error_rad
 from recon_worker.reconstruction.slices import row_blocks
 from recon_worker.snapshot.array_types import Bool, Complex64, Float32
 
@@ -28,6 +27,13 @@ def robust_limits(values: ArrayLike) -> tuple[float, float]:
         return math.nan, math.nan
     low, high = map(float, np.percentile(finite, _PERCENTILES, overwrite_input=True))
     return low, high
+
+
+def phase_error_rad(pred_rad: Float32, truth_rad: Float32) -> Float32:
+    """Return pred - truth, wrapped to [-pi, pi) before rounding to float32; NaN where either is not finite."""
+    with np.errstate(invalid="ignore"):
+        difference = np.asarray(pred_rad, np.float64) - truth_rad
+        return ((difference + np.pi) % (2 * np.pi) - np.pi).astype(np.float32)
 
 
 def mean_error(error: Float32, valid: Bool) -> float:

@@ -6,12 +6,10 @@ of an n-pixel patch has index n // 2. Shapes are (rows, columns). Formulas: `doc
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from recon_worker.snapshot.array_types import Float32, Float64
-from recon_worker.snapshot.choices import StitchWeight
 
 _MAX_CANVAS_PX = 1 << 28
 """A larger canvas is taken for an error in the unit of the positions."""
@@ -42,7 +40,7 @@ class GridGeometry:
     """Extent of a sample beyond one patch: (gridsize - 1) * offset, pixels."""
     amplitude_scale: float = 1.0
     """Factor from the network's amplitude to the object's (`norm_Y_I`); never applied to the phase."""
-    coords_relative_px: Float64 | None = None
+    coords_relative_px: NDArray[np.float64] | None = None
     """(n_samples, C, 2), (x, y), sign -(x - mean): places the C channels of a sample. None when C = 1."""
 
     def __post_init__(self) -> None:
@@ -102,13 +100,13 @@ class PositionGeometry:
     """Side N of a patch, pixels."""
     crop_px: int
     """Side m of the centre crop that is stitched, pixels, even; N / 2 is the support of the network's heads."""
-    positions_px: Float64
+    positions_px: NDArray[np.float64]
     """(n, C, 2), (x, y): absolute centres, object pixels."""
     object_index: NDArray[np.int64] | None = None
     """(n,) index of the object that a sample shows, from 0; None: all show the same object."""
-    weight: StitchWeight = "uniform"
+    weight: Literal["uniform", "probe"] = "uniform"
     """Weight of overlapping patches in their average: equal, or the probe's intensity."""
-    probe_intensity: Float32 | None = None
+    probe_intensity: NDArray[np.float32] | None = None
     """(m, m) summed |probe|^2 on the crop; needed for weight "probe"."""
     amplitude_scale: float = 1.0
     """Factor from the network's amplitude to the object's; never applied to the phase."""
@@ -144,7 +142,7 @@ class PositionGeometry:
         """Number of objects that the scan shows."""
         return 1 if self.object_index is None else int(self.object_index.max(initial=-1)) + 1
 
-    def positions_of(self, object_index: int) -> Float64:
+    def positions_of(self, object_index: int) -> NDArray[np.float64]:
         """Return the patch centres of one object's whole scan, (k, 2), (x, y), object pixels."""
         chosen = slice(None) if self.object_index is None else self.object_index == object_index
         return self.positions_px[chosen].reshape(-1, 2)

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ptycho_torch.data.dataset import PtychoDataset
-from recon_worker.reconstruction.alignment import fit, phase_error_rad
+from recon_worker.reconstruction.alignment import fit
+from recon_worker.reconstruction.metrics import phase_error_rad
 from recon_worker.reconstruction.stitching import crop_start_px, stitch
 from recon_worker.snapshot.geometry import Geometry
 

@@ -18,8 +18,9 @@ from recon_worker.pictures.page import GREY, Page
 from recon_worker.pictures.plate import draw_plate
 from recon_worker.pictures.png import log_intensity
 from recon_worker.pictures.views import PHASE_PERIOD, Panel
-from recon_worker.reconstruction.alignment import fit, phase_error_rad
+from recon_worker.reconstruction.alignment import fit
 from recon_worker.reconstruction.comparison import compare
+from recon_worker.reconstruction.metrics import phase_error_rad
 from recon_worker.snapshot.array_types import Bool, Complex64, Float32
 
 _SIDE_PX, _MARGIN_PX, _GAP_PX, _HEAD_PX = 256, 16, 24, 34

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recon_worker.reconstruction.alignment import Alignment, comparable, fit, phase_error_rad, steep_ramp, well_covered
+from recon_worker.reconstruction.alignment import Alignment, comparable, fit, steep_ramp, well_covered
+from recon_worker.reconstruction.metrics import phase_error_rad
 
 SHAPE = (56, 72)
 EVERYWHERE = np.ones(SHAPE, bool)
