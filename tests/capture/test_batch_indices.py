@@ -1,4 +1,4 @@
-"""Which samples a loader's batches hold, beside what the loader itself gives."""
+"""The indices of a loader's batches, compared with what the loader yields."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Copies out of a GPU: their order, on a stream of their own. The streams are fakes that record what they are told."""
+"""Copies from a GPU: their order, on a stream of their own. Fake streams record the calls."""
 
 import contextlib
 
@@ -23,7 +23,7 @@ class FakeStream:
 
 
 class FakeCuda:
-    """`torch.cuda` as far as the copier uses it; `refuse` is the error that locking pages gives."""
+    """The part of `torch.cuda` that the copier uses; `refuse`: error code of page-locking."""
 
     def __init__(self, refuse=0):
         self.calls, self._refuse = [], refuse
@@ -53,7 +53,7 @@ class FakeCuda:
 
 
 class FakeGpuTensor(torch.Tensor):
-    """An ordinary tensor whose memory is said to be kept for a stream."""
+    """A CPU tensor that records the streams that its memory is kept for."""
 
     kept_for = ()
 

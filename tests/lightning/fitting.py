@@ -7,7 +7,7 @@ from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
 
 
 def fit(tracking, callback, *, epochs=2, module=None, train=None, val="default", logger=None, callbacks=(), **settings):
-    """Fit a foreign module for a few epochs; returns it and the trainer."""
+    """Fit a foreign module for a few epochs; return it and the trainer."""
     torch.manual_seed(7)
     module = module or ForeignModule()
     trainer = Trainer(
@@ -26,7 +26,7 @@ def fit(tracking, callback, *, epochs=2, module=None, train=None, val="default",
 
 
 def epochs_logged(tracking):
-    """Folders of the epochs, without that of the untrained network."""
+    """Return the epoch folders, without that of the untrained network."""
     return sorted({name.split("/")[0] for name in tracking.files()} - {"epoch_00", "recon_log"})
 
 

@@ -1,4 +1,4 @@
-"""Datasets and loaders that are not what the logging expects: they cost pictures, never the training."""
+"""Unusual and broken datasets and loaders cost pictures, never the training."""
 
 import mlflow
 import numpy as np
@@ -31,7 +31,7 @@ class TooLong(ForeignDataset):
 
 
 class Endless(ForeignDataset):
-    """Like simulations that never end."""
+    """Like a simulation without end."""
 
     def __len__(self):
         return 2**62
@@ -62,7 +62,7 @@ class OtherLabels(ForeignDataset):
 
 
 class OtherScale(ForeignDataset):
-    """Whose items have this for a photon scale; None: nothing."""
+    """Items with this photon scale; None: without one."""
 
     def __init__(self, length, scale):
         super().__init__(length)
@@ -84,7 +84,7 @@ class OtherPatterns(ForeignDataset):
 
 
 class Batches:
-    """Iterable, and nothing else."""
+    """Only iterable."""
 
     def __iter__(self):
         return iter(loader(ForeignDataset(12)))
@@ -96,14 +96,14 @@ class PickyLoader(DataLoader):
 
 
 def _collated(items):
-    """Of what the network uses only."""
+    """Collate only the fields that the network uses."""
     items = [item["everything"] if isinstance(item, dict) else item for item in items]
     used = ("images", "coords_relative", "rms_scaling_constant")
     return collate([({name: item[0][name] for name in used}, *item[1:]) for item in items])
 
 
 def _sampled(data):
-    """The first 12 samples, whatever the dataset says of its length."""
+    """Load the first 12 samples, whatever the length of the dataset."""
     return DataLoader(data, batch_size=5, sampler=range(12), collate_fn=_collated)
 
 
@@ -137,7 +137,7 @@ WITH_PICTURES = {
 
 
 def trained(tracking, make, *, logs=True, **settings):
-    """The module and the trainer; the same but for the logging, whenever it is called."""
+    """Train a module from fixed weights; return module, trainer and callback."""
     torch.manual_seed(3)
     callback = PtychoReconLoggingCallback(1, num_patches=3, log_stitch=True, **settings) if logs else None
     module = ForeignModule(returns_predictions=True)
@@ -145,7 +145,7 @@ def trained(tracking, make, *, logs=True, **settings):
 
 
 def assert_unharmed(tracking, make):
-    """It ends, and is what it is without logging; returns the callback."""
+    """Assert that the training is bit-identical to one without logging; return the callback."""
     plain, _, _ = trained(tracking, make, logs=False)
     module, trainer, callback = trained(tracking, make)
     assert trainer.current_epoch == 2

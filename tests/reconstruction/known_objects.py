@@ -12,7 +12,7 @@ def load_reference(name):
 
 
 def centre_crop(patches, m):
-    """Centre crops, N//2 on m//2 (N even)."""
+    """Return centre crops, with index N // 2 at m // 2 (N even)."""
     start = patches.shape[-1] // 2 - m // 2
     return patches[..., start : start + m, start : start + m]
 
@@ -24,7 +24,7 @@ def smooth_object(shape, seed=0):
 
 
 def cut_patches(true_object, positions_px, n_px):
-    """Patches (n, N, N) around (x, y), their centre pixel at N // 2, cubic interpolation."""
+    """Return (n, N, N) patches around (x, y), with the centre pixel at N // 2, by cubic interpolation."""
     y, x = np.mgrid[:n_px, :n_px] - n_px // 2
     coordinates = np.stack([positions_px[:, 1, None, None] + y, positions_px[:, 0, None, None] + x])
     real, imaginary = (map_coordinates(part, coordinates) for part in (true_object.real, true_object.imag))
@@ -37,7 +37,7 @@ def correlation(a, b, where):
 
 
 def random_scan(n=120, n_px=32, seed=1, **settings):
-    """An object of 150 x 130 px and n patches at random sub-pixel places."""
+    """Return an object of 150 x 130 px and n patches at random sub-pixel positions."""
     positions = np.random.default_rng(seed).uniform(n_px, (130 - n_px, 150 - n_px), (n, 2))
     true_object = smooth_object((150, 130))
     geometry = PositionGeometry(patch_px=n_px, crop_px=n_px // 2, positions_px=positions[:, None], **settings)

@@ -1,4 +1,4 @@
-"""What the fit takes out, and what it leaves."""
+"""What the fit removes, and what it keeps."""
 
 import cmath
 import math
@@ -107,7 +107,7 @@ def test_a_ramp_beyond_the_search_is_named(ramp):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_unrelated_images_have_no_ramp(seed):
-    """Some ramp always brings them more into phase than none, and used to be taken out."""
+    """Some ramp always brings them more into phase than none."""
     noise = np.exp(1j * np.random.default_rng(seed).uniform(-np.pi, np.pi, SHAPE)).astype(np.complex64)
 
     assert fit(noise, _object(), EVERYWHERE, ramp=True).ramp_rad_per_px == (0, 0)

@@ -1,4 +1,4 @@
-"""Agreement of predicted and measured patterns, against simulated counts."""
+"""Metrics of predicted and measured patterns, on simulated counts."""
 
 import math
 

@@ -97,14 +97,14 @@ def test_half_a_bit_is_half_a_bit_of_a_pixel_where_rings_are_large_and_certainty
 
 @pytest.mark.parametrize("size", [32, 64, 200])
 def test_noise_has_no_resolution_in_nineteen_of_twenty_trials(size):
-    """1/7 from the peak outwards, the former rule, gives pure noise a resolution in most trials."""
-    everywhere, passed, formerly = np.ones((size, size), bool), 0, 0
+    """The fixed threshold 1/7 gives pure noise a resolution in most trials."""
+    everywhere, passed, above_a_seventh = np.ones((size, size), bool), 0, 0
     for trial in range(60):
         rings = ring_correlation(_white(2 * trial, size), _white(2 * trial + 1, size), everywhere)
         passed += rings.cutoff(rings.half_bit()) > 0
-        formerly += rings.correlation.max() > 1 / 7
+        above_a_seventh += rings.correlation.max() > 1 / 7
 
-    assert formerly > 40
+    assert above_a_seventh > 40
     assert passed <= 3
 
 
@@ -117,7 +117,7 @@ def test_the_border_of_the_scan_and_a_common_offset_do_not_correlate():
 
 
 def test_a_dip_inside_the_peak_does_not_end_the_resolution():
-    """As of an early network: contrast over a few probe widths comes last."""
+    """As early in training: contrast over a few probe widths is learned last."""
     rings = _rings([-0.5, 0.8, 0.1, 0.7, 0.95, 0.6, 0.4, 0.1])
 
     assert rings.cutoff(0.5) == pytest.approx(0.65)

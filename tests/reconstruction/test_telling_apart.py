@@ -1,4 +1,4 @@
-"""Each number tells a good training from one that failed and from one that has not begun.
+"""Each metric distinguishes a good training from a failed one and from an untrained network.
 
 good       the true patches, a little blurred and noisy
 failed     one patch for all patterns: the mean of the true ones
@@ -30,7 +30,7 @@ N, SIDE = 64, 168
 CENTRE = slice(N // 4, N // 4 + N // 2)
 HIGH = {"phase_correlation": 0.5, "amp_correlation": 0.5, "amp_psnr_db": 10, "phase_psnr_db": 15, "phase_ssim": 0.5}
 HIGH |= {"amp_ssim": 0.15}
-"""By how much a good training is better, at least; large parts of the object have a uniform amplitude."""
+"""Least lead of a good training; large parts of the object have a uniform amplitude."""
 LOW = ("amp_mae", "phase_mae_rad")
 FIXED = (0, 30, 60, 90)
 

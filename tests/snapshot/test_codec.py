@@ -1,4 +1,4 @@
-"""What crosses to the worker arrives as it was, and what is damaged is refused."""
+"""Scans and snapshots survive the round trip to the worker; damaged bytes are rejected."""
 
 import dataclasses
 
@@ -39,7 +39,7 @@ def _patch_shape(geometry):
 
 @st.composite
 def cases(draw):
-    """A scan and a snapshot of it: any size, any labels, any geometry, special values, rows that are missing."""
+    """A scan and a snapshot of it: any size, any labels, any geometry, special values, missing rows."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     k, n_px, channels = draw(st.integers(0, 3)), draw(st.sampled_from([4, 8, 16])), draw(st.sampled_from([1, 4]))
     labels = draw(st.sampled_from(["none", "zero", "real"]))
