@@ -1,6 +1,6 @@
 """Compares an aligned prediction with the truth: error maps and numbers; or one half of a scan with the other half.
 
-The numbers are named as in `views.METRICS`; numbers that are not defined are NaN.
+Numbers carry the names of the metrics in MLflow; numbers that are not defined are NaN.
 """
 
 import math

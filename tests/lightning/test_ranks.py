@@ -1,4 +1,4 @@
-"""Trainings on several ranks log once, completely, and as one rank would; no rank waits for another one that skipped a step."""
+"""Trainings on several ranks log once, completely, and as one rank would; no rank waits for one that skipped a step."""
 
 import dataclasses
 import json
