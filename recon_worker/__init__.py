@@ -11,14 +11,8 @@ if TYPE_CHECKING:
     from recon_worker.client.recon_worker import ReconWorker
     from recon_worker.pictures.png import DecodedImage, read_png
     from recon_worker.settings import WorkerSettings
-    from recon_worker.snapshot.records import (
-        GridGeometry,
-        PositionGeometry,
-        Scan,
-        Snapshot,
-        SnapshotArrays,
-        SnapshotLayout,
-    )
+    from recon_worker.snapshot.geometry import GridGeometry, PositionGeometry
+    from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
     from recon_worker.spool.run_target import RunTarget
 
 __all__ = [
@@ -39,15 +33,9 @@ _MODULES = {
     "client.recon_worker": ("ReconWorker",),
     "pictures.png": ("DecodedImage", "read_png"),
     "settings": ("WorkerSettings",),
-    "snapshot.records": (
-        "GridGeometry",
-        "PositionGeometry",
-        "Scan",
-        "Snapshot",
-        "SnapshotArrays",
-        "SnapshotLayout",
-    ),
-    "spool.outbox": ("RunTarget",),
+    "snapshot.geometry": ("GridGeometry", "PositionGeometry"),
+    "snapshot.records": ("Scan", "Snapshot", "SnapshotArrays", "SnapshotLayout"),
+    "spool.run_target": ("RunTarget",),
 }
 """The module of each public name, relative to this package."""
 

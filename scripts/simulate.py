@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from recon_worker.snapshot.records import Complex64, Float64
+    from recon_worker.snapshot.array_types import Complex64, Float64
 
 _BAD_INPUT = 2
 

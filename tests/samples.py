@@ -6,7 +6,8 @@ import mlflow
 import numpy as np
 
 from recon_worker.reconstruction.stitching import crop_to_footprint
-from recon_worker.snapshot.records import PositionGeometry, Scan, Snapshot, SnapshotLayout
+from recon_worker.snapshot.geometry import PositionGeometry
+from recon_worker.snapshot.records import Scan, Snapshot, SnapshotLayout
 from recon_worker.spool.run_target import RunTarget
 
 N_PX, CROP_PX = 16, 8

@@ -15,7 +15,8 @@ from ptycho_torch.data.truth import IlluminatedTruth, ObjectTruth, PatchTruth, T
 from ptycho_torch.files.metadata import grid_metadata
 from ptycho_torch.files.npz import DataError, GridLines, RawScan
 from recon_worker.reconstruction.stitching import crop_start_px
-from recon_worker.snapshot.records import Complex64, Float32, Float64, GridGeometry, PositionGeometry
+from recon_worker.snapshot.array_types import Complex64, Float32, Float64
+from recon_worker.snapshot.geometry import GridGeometry, PositionGeometry
 
 Split = Literal["train", "test"]
 _TRAIN_NOT_STITCHED = (

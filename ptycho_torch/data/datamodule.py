@@ -14,7 +14,7 @@ from ptycho_torch.data.dataset import Item, PtychoDataset
 from ptycho_torch.data.neighbours import NeighbourSampler
 from ptycho_torch.data.normalisation import Normalisation, normalisation
 from ptycho_torch.files.npz import DataError, GridLines, RawScan, load_probe, load_scan
-from recon_worker.snapshot.records import Complex64
+from recon_worker.snapshot.array_types import Complex64
 
 _DEFAULT_NPHOTONS = 1e9
 

@@ -14,7 +14,8 @@ from ptycho_torch.data.overview import Overview, probe_diameter_px
 from ptycho_torch.data.truth import Truth
 from ptycho_torch.files.plausibility import step_px
 from recon_worker.reconstruction.stitching import crop_to_footprint
-from recon_worker.snapshot.records import Complex64, Float32, Float64, Geometry, GridGeometry
+from recon_worker.snapshot.array_types import Complex64, Float32, Float64
+from recon_worker.snapshot.geometry import Geometry, GridGeometry
 
 Item = tuple[dict[str, Tensor], Tensor, Tensor]
 

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from recon_worker.snapshot.records import Float64
+from recon_worker.snapshot.array_types import Float64
 
 _CANDIDATES = 24
 """Number of neighbours compared. A raster has eight neighbours at two distances; ties are broken by index."""

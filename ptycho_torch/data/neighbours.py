@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from recon_worker.snapshot.records import Float64
+from recon_worker.snapshot.array_types import Float64
 
 
 def neighbour_groups(positions_px: Float64, group_size: int, angle_rad: float) -> list[NDArray[np.int64]]:

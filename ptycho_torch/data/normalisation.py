@@ -14,7 +14,7 @@ import torch
 
 from ptycho_torch.data.truth import Truth
 from ptycho_torch.model.physics import PROBE_SCALE
-from recon_worker.snapshot.records import Complex64, Float32
+from recon_worker.snapshot.array_types import Complex64, Float32
 
 _PROBE_POWER_MARGIN = 1.25
 _SCALE_PATTERNS = 1024

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recon_worker.snapshot.records import Complex64
+from recon_worker.snapshot.array_types import Complex64
 
 
 @dataclass(frozen=True, kw_only=True)

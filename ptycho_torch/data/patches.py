@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from recon_worker.snapshot.records import Complex64, Float64
+from recon_worker.snapshot.array_types import Complex64, Float64
 
 NODES = range(-2, 4)
 """Offsets of the six pixels that contribute to a position between 0 and 1."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.patches import cut_patch
-from recon_worker.snapshot.records import Complex64, Float32, Float64
+from recon_worker.snapshot.array_types import Complex64, Float32, Float64
 
 Patch = tuple[Float32, Float32]
 Truth = Callable[[int], Patch | None]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.files.archive import Archive
-from recon_worker.snapshot.records import Complex64, Float32
+from recon_worker.snapshot.array_types import Complex64, Float32
 
 
 def read_numbers(archive: Archive, key: str, *, kinds: str = "fiub") -> NDArray[Any]:

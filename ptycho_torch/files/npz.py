@@ -26,7 +26,7 @@ from ptycho_torch.files.fields import (
 )
 from ptycho_torch.files.metadata import Metadata, parse_metadata
 from ptycho_torch.files.plausibility import check_group, check_positions, counts_notice
-from recon_worker.snapshot.records import Complex64, Float32, Float64
+from recon_worker.snapshot.array_types import Complex64, Float32, Float64
 
 __all__ = ["DataError", "GridLines", "RawScan", "load_grid_lines", "load_probe", "load_raw_scan"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from ptycho_torch.files.archive import Archive
-from recon_worker.snapshot.records import Complex64, Float64
+from recon_worker.snapshot.array_types import Complex64, Float64
 
 _MIN_FIELD_PX = 1.0
 _DENSE_STEP = 1 / 200

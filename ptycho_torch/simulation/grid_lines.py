@@ -11,7 +11,7 @@ import numpy as np
 from ptycho_torch.data.grouping import grid_corners
 from ptycho_torch.files.metadata import dump_metadata
 from ptycho_torch.simulation.raw_scan import Arrays, cut_all, detector_amplitude, record
-from recon_worker.snapshot.records import Complex64, Float32
+from recon_worker.snapshot.array_types import Complex64, Float32
 
 
 @dataclass(frozen=True, kw_only=True)

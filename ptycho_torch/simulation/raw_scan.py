@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data.patches import cut_patch
 from ptycho_torch.files.metadata import dump_metadata
-from recon_worker.snapshot.records import Complex64, Float32, Float64
+from recon_worker.snapshot.array_types import Complex64, Float32, Float64
 
 Arrays = dict[str, NDArray[Any]]
 _CHUNK = 256

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from recon_worker.snapshot.records import Float64
+from recon_worker.snapshot.array_types import Float64
 
 _GOLDEN_ANGLE_RAD = math.pi * (3 - math.sqrt(5))
 _JITTER = 0.2

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter  # type: ignore[attr-defined]
 from skimage.transform import resize
 
-from recon_worker.snapshot.records import Complex64, Float64
+from recon_worker.snapshot.array_types import Complex64, Float64
 
 AMPLITUDE_RANGE = (0.8, 1.0)
 """Default amplitude range of a simulated object."""

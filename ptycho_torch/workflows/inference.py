@@ -25,9 +25,10 @@ from ptycho_torch.inference_config import InferenceConfig
 from ptycho_torch.workflows.checkpoint import Recipe, Trained, load_trained
 from ptycho_torch.workflows.reconstruction import Reconstruction, write
 from ptycho_torch.workflows.refinement import UnrefinableError, refine
-from recon_worker.capture.capture import Capture, CapturePlan, Shard, batch_indices, choose_indices
-from recon_worker.capture.copying import copier_for
+from recon_worker.capture.capture import Capture
+from recon_worker.capture.copying import Copier
 from recon_worker.capture.gathering import Ranks
+from recon_worker.capture.plan import CapturePlan, ScanOptions, Shard, batch_indices, choose_indices
 from recon_worker.lightning.dataset import read_scan
 from recon_worker.lightning.extra_pass import Precision, fill_missing
 from recon_worker.pictures.colour_ranges import ColourRanges
@@ -35,7 +36,8 @@ from recon_worker.pictures.history import History
 from recon_worker.pictures.snapshot_figures import RefinedObject
 from recon_worker.reconstruction.stitching import stitch
 from recon_worker.snapshot.artifact import Failure
-from recon_worker.snapshot.records import PositionGeometry, Scan, Snapshot
+from recon_worker.snapshot.geometry import PositionGeometry
+from recon_worker.snapshot.records import Scan, Snapshot
 from recon_worker.system.standard_streams import shows_progress
 
 _FORMATS: Mapping[ScanKind, str] = {"raw": "raw scans (diff3d, xcoords, ycoords)", "grid_lines": "grid-lines files"}
@@ -139,23 +141,22 @@ def _grid_dataset(scan: GridLines, trained: Trained, source: str) -> PtychoDatas
 
 
 def _plan(config: InferenceConfig, recipe: Recipe, dataset: PtychoDataset) -> tuple[Scan, CapturePlan]:
+    options = ScanOptions(
+        num_patches=recipe.num_patches,
+        fixed_indices=recipe.fixed_indices,
+        log_stitch=True,
+        max_stitch_samples=config.max_stitch_samples,
+        stitch_weight=recipe.stitch_weight,
+        remove_ramp=recipe.remove_ramp,
+        pixel_size_m=recipe.pixel_size_m,
+        arrays=config.arrays,
+    )
     try:
-        indices = choose_indices(len(dataset), recipe.num_patches, recipe.fixed_indices)
+        indices = choose_indices(len(dataset), options)
     except ValueError as error:
         raise ConfigError(f"{error} Choose others with --fixed_indices, or set --num_patches.") from error
-    scan, layout = read_scan(
-        dataset,
-        indices,
-        stitch=True,
-        max_stitch_samples=config.max_stitch_samples or len(dataset),
-        stitch_weight=recipe.stitch_weight,
-        epoch_digits=2,
-    )
-    arrays = config.arrays if scan.geometry is not None else "none"
-    return (
-        replace(scan, remove_ramp=recipe.remove_ramp, pixel_size_m=recipe.pixel_size_m, arrays_format=arrays),
-        CapturePlan(fixed_indices=indices, layout=layout),
-    )
+    scan, layout = read_scan(dataset, indices, options)
+    return scan, CapturePlan(fixed_indices=indices, layout=layout)
 
 
 class _Watched(Dataset[Item]):
@@ -199,7 +200,7 @@ def _predict(
     device, plugin = trainer.strategy.root_device, trainer.precision_plugin
     with tqdm(desc="Predicting", total=len(dataset), unit="sample", leave=False, disable=not shows_progress()) as bar:
         loader = DataLoader(_Watched(dataset, bar), batch_size=trained.recipe.batch_size)
-        with _capturing(plan.whole(batch_indices(loader)), device) as capture:
+        with _capturing(plan.shard(batch_indices(loader), whole=True), device) as capture:
             if trained.recipe.validated:
                 taking.capture = capture
                 trainer.validate(trained.model, loader, verbose=False)
@@ -236,7 +237,7 @@ def _trainer(config: InferenceConfig, recipe: Recipe, callback: Callback) -> Tra
 
 @contextmanager
 def _capturing(shard: Shard, device: torch.device) -> Iterator[Capture]:
-    arrays, copier = shard.layout.allocate(), copier_for(device)
+    arrays, copier = shard.layout.allocate(), Copier(device)
     try:
         copier.prepare(arrays, shard.layout.nbytes)
         yield Capture(shard, arrays, copier)

@@ -22,7 +22,8 @@ from ptycho_torch.data.patches import NODES, lagrange_weights
 from ptycho_torch.model.losses import normalised, poisson_deviance, poisson_nll
 from ptycho_torch.model.physics import PROBE_SCALE, diffraction_amplitude
 from recon_worker.reconstruction.stitching import Stitched, canvas_positions
-from recon_worker.snapshot.records import Bool, Complex64, Float64, PositionGeometry
+from recon_worker.snapshot.array_types import Bool, Complex64, Float64
+from recon_worker.snapshot.geometry import PositionGeometry
 from recon_worker.system.standard_streams import shows_progress
 
 _LARGEST_BATCH, _LEAST_BATCHES = 64, 8

@@ -1,4 +1,4 @@
-"""How predictions get from the device of a network into the arrays of a snapshot."""
+"""Copies predictions from the device of a network into the arrays of a snapshot."""
 
 from typing import Any
 
@@ -14,67 +14,47 @@ Part = tuple[slice | int, ...]
 """Index of the part of a batch's (B, C, N, N) prediction that is copied."""
 
 
-class HostCopier:
-    """Copies predictions into a snapshot at once."""
-
-    def prepare(self, arrays: SnapshotArrays, nbytes: int) -> None:
-        """Nothing to prepare."""
-
-    def copy(self, target: Tensor, source: Tensor, part: Part) -> None:
-        """Copy `source[part]`, converting to the target's dtype."""
-        target.copy_(source.detach()[part])
-
-    def wait(self) -> None:
-        """Nothing is ever under way."""
-
-    def close(self) -> None:
-        """Nothing to give back."""
-
-
-class SideStreamCopier:
-    """Copies predictions out of a GPU on a stream of its own, beside the computing, into page-locked memory.
+class Copier:
+    """Copies predictions at once; from a GPU, on a stream of its own beside the computation, into page-locked memory.
 
     Args:
-        device: The GPU.
-        cuda: `torch.cuda`, or what behaves like it.
+        device: Device of the network.
+        cuda: `torch.cuda`, or a substitute with its interface.
     """
 
     def __init__(self, device: torch.device, cuda: Any = torch.cuda) -> None:  # noqa: ANN401 - a module
-        self._cuda, self._device, self._stream = cuda, device, cuda.Stream(device)
+        self._cuda, self._device = cuda, device
+        self._stream = cuda.Stream(device) if device.type == "cuda" else None
         self._locked: dict[int, SnapshotArrays] = {}
 
     def prepare(self, arrays: SnapshotArrays, nbytes: int) -> None:
-        """Lock the pages of a snapshot's memory, once: else CUDA copies through a buffer of its own, and waits."""
+        """Page-lock a snapshot's memory, once: otherwise CUDA copies through a buffer of its own, and blocks."""
         address = arrays.fixed_amp.ctypes.data
-        if address in self._locked:
+        if self._stream is None or address in self._locked:
             return
         error = int(self._cuda.cudart().cudaHostRegister(address, nbytes, 0))
         if error:
             _log.info("Memory of the queue cannot be page-locked (CUDA error %d): copies take longer.", error)
         else:
-            self._locked[address] = arrays  # keeps the memory while it is locked
+            self._locked[address] = arrays  # keeps the memory alive while it is locked
 
     def copy(self, target: Tensor, source: Tensor, part: Part) -> None:
-        """Copy `source[part]`, converting to the target's dtype; done when `wait` returns."""
-        self._stream.wait_stream(self._cuda.current_stream(self._device))  # the prediction must be there
+        """Copy `source[part]`, converting to the target's dtype; complete when `wait` returns."""
+        if self._stream is None:
+            target.copy_(source.detach()[part])
+            return
+        self._stream.wait_stream(self._cuda.current_stream(self._device))  # the prediction must be complete
         with self._cuda.stream(self._stream):
             target.copy_(source.detach()[part].to(target.dtype), non_blocking=True)
-        source.record_stream(self._stream)  # its memory is not reused before the copy is done
+        source.record_stream(self._stream)  # its memory is not reused before the copy is complete
 
     def wait(self) -> None:
         """Wait for all copies."""
-        self._stream.synchronize()
+        if self._stream is not None:
+            self._stream.synchronize()
 
     def close(self) -> None:
         """Unlock the pages."""
         for address in self._locked:
             self._cuda.cudart().cudaHostUnregister(address)
         self._locked.clear()
-
-
-Copier = HostCopier | SideStreamCopier
-
-
-def copier_for(device: torch.device) -> Copier:
-    """What copies predictions from a device."""
-    return SideStreamCopier(device) if device.type == "cuda" else HostCopier()

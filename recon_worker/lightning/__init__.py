@@ -1,15 +1,10 @@
-"""Logs reconstructions to MLflow while a ptychography network trains: `PtychoReconLoggingCallback`.
+"""WHEN to log: Lightning's hooks, and adapters for datasets and modules. Runs in the training process, on every rank.
 
-    callback        WHEN: cadence, ranks, Lightning's hooks
-    logged_run      what is held while `fit` lasts, on each rank
-    capture         WHAT: predictions -> arrays of a snapshot
-    copying         from the network's device into these arrays
-    dataset         what does not change: patterns, labels, positions
-    extra_pass      predictions that validation did not deliver
-    gathering       from all ranks to rank zero
-    trainer_state   what the Trainer says
-
-Imports only torch, Lightning, numpy and recon_worker, so that the folder can be copied into other projects.
+callback        `PtychoReconLoggingCallback`: cadence, Lightning's hooks, failures
+begin           chooses what is logged at the start of a training, on all ranks
+trainer_state   reads loggers, loaders, ranks and progress from the Trainer
+dataset         reads what does not change from a dataset: patterns, labels, positions
+extra_pass      predicts the samples that validation did not deliver
 """
 
 from recon_worker.lightning.callback import PtychoReconLoggingCallback

@@ -1,43 +1,86 @@
-"""What a Lightning Trainer says about the data that is logged and how far the training is."""
+"""Reads from a Lightning Trainer: its logger, its data, its processes and its progress."""
 
+import time
 from typing import Any
 
+import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import CombinedLoader
 
+from recon_worker.capture.gathering import Ranks
 from recon_worker.lightning.dataset import NoSamplesError, UnusableDataError, dataset_length
+from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.databases import as_opened_by
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
 
 
 def mlflow_logger(trainer: Trainer) -> MLFlowLogger | None:
-    """The first of its loggers that is one."""
+    """Return the first MLFlowLogger of the Trainer."""
     return next((one for one in trainer.loggers if isinstance(one, MLFlowLogger)), None)
 
 
+def run_target(trainer: Trainer, earlier_run_id: str | None, earlier_fit_unix_s: float) -> RunTarget:
+    """Return the MLflow run of the Trainer and, if the training is resumed, the run that it continues.
+
+    Args:
+        trainer: With an MLFlowLogger.
+        earlier_run_id: The run that was logged before the training was resumed; None: the same run.
+        earlier_fit_unix_s: When the resumed training began to log from scratch, seconds since 1970.
+    """
+    logger = mlflow_logger(trainer)
+    assert logger is not None
+    run_id, resumed = str(logger.run_id), trainer.global_step > 0
+    return RunTarget(
+        run_id=run_id,
+        tracking_uri=as_opened_by(logger.experiment, str(logger._tracking_uri)),
+        earlier_run_id=(earlier_run_id or run_id) if resumed else None,
+        earlier_epoch=trainer.current_epoch,
+        earlier_fit_unix_s=earlier_fit_unix_s if resumed else 0.0,
+        started_unix_s=time.time(),
+    )
+
+
+def ranks_of(trainer: Trainer) -> Ranks:
+    """Return all processes of a Trainer; every one of them must call this.
+
+    Raises:
+        RuntimeError: They do not communicate through torch.distributed.
+    """
+    if trainer.world_size == 1:
+        return Ranks()
+    if not (dist.is_available() and dist.is_initialized()):
+        name = type(trainer.strategy).__name__
+        raise RuntimeError(
+            f"the {trainer.world_size} processes of {name} do not communicate through torch.distributed, which "
+            "gathers their predictions. Use strategy='ddp'."
+        )
+    return Ranks(trainer.global_rank, trainer.world_size, dist.new_group(backend="gloo"))
+
+
 def completed_epochs(trainer: Trainer) -> int:
-    """Epochs whose training batches are all done, while validation runs."""
+    """Return the number of epochs whose training batches are complete, during validation."""
     return max(1, trainer.current_epoch + int(trainer.is_last_batch))
 
 
 def set_up_validation_data(trainer: Trainer) -> None:
-    """Make the validation loaders, on every rank: Lightning makes them late if the first epoch has no validation."""
+    """Create the validation loaders, on every rank: without a validation in the first epoch Lightning is late."""
     if trainer.enable_validation and trainer.val_dataloaders is None:
         loop = trainer.fit_loop.epoch_loop.val_loop
         trainer.validating = True
         try:
             loop.setup_data()
         except BaseException:
-            loop._combined_loader = None  # when a validation is due, Lightning makes them again, and raises this itself
+            loop._combined_loader = None  # Lightning tries again when a validation is due, and raises this itself
             raise
         finally:
             trainer.training = True
 
 
 def choose_data(trainer: Trainer) -> tuple[bool, int]:
-    """Whether the training set is logged, else the first validation set, and how many samples it has.
+    """Return whether the training set is logged instead of the first validation set, and its number of samples.
 
     Raises:
         UnusableDataError: Neither can be logged.
@@ -60,23 +103,20 @@ def choose_data(trainer: Trainer) -> tuple[bool, int]:
 
 
 def logged_loader(trainer: Trainer, *, from_training_set: bool) -> object:
-    """The first loader; None: there is none."""
+    """Return the first loader; None if there is none."""
     loaders = trainer.train_dataloader if from_training_set else trainer.val_dataloaders
     if loaders is None or (isinstance(loaders, (list, tuple, dict)) and not loaders):
         return None
     return next(iter(CombinedLoader(loaders).flattened), None)
 
 
-def validation_reach(trainer: Trainer, loader: object, length: int) -> int:
-    """How many samples, counted from the first of `length`, a validation limited by `limit_val_batches` predicts."""
+def validation_reach(trainer: Trainer, loader: Any, length: int) -> int:  # noqa: ANN401
+    """Return how many of the first `length` samples a validation predicts that `limit_val_batches` may cut short."""
     batches = trainer.num_val_batches[0]
-    if batches == float("inf") or batches >= _batches_of(loader):
+    try:
+        in_loader: float = len(loader)
+    except Exception:  # user code: a loader of unknown length may raise anything
+        in_loader = float("inf")
+    if batches == float("inf") or batches >= in_loader:
         return length
     return min(length, int(batches) * (getattr(loader, "batch_size", None) or 1) * trainer.world_size)
-
-
-def _batches_of(loader: Any) -> float:  # noqa: ANN401
-    try:
-        return len(loader)
-    except Exception:  # whatever a loader of unknown length raises
-        return float("inf")

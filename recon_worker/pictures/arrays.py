@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from recon_worker.snapshot.records import Complex64, Float32, Float64
+from recon_worker.snapshot.array_types import Complex64, Float32, Float64
 
 _CXI_VERSION = 160
 _CXI_PIXEL_IS_MISSING = 0x200

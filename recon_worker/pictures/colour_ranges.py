@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from recon_worker.reconstruction.value_range import TRUTH_MARGIN, robust_limits
-from recon_worker.snapshot.records import Complex64, Float32
+from recon_worker.reconstruction.metrics import TRUTH_MARGIN, robust_limits
+from recon_worker.snapshot.array_types import Complex64, Float32
 
 Range = tuple[float, float]
 

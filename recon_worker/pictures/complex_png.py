@@ -23,8 +23,8 @@ from recon_worker.pictures.png import (
     RESERVED_COLOURS,
     load_matplotlib,
 )
-from recon_worker.reconstruction.blocks import row_blocks
-from recon_worker.snapshot.records import Bool, Complex64, Float64
+from recon_worker.reconstruction.slices import row_blocks
+from recon_worker.snapshot.array_types import Bool, Complex64, Float64
 
 _HUES, _LEVELS = 360, 252
 """Steps of phase and of amplitude, finer than the eye can tell apart."""

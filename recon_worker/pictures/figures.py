@@ -15,7 +15,7 @@ import numpy as np
 from recon_worker.pictures.colour_ranges import PHASE_RANGE_RAD, Range
 from recon_worker.pictures.labels import Kind
 from recon_worker.pictures.png import Panel
-from recon_worker.snapshot.records import Bool, Complex64, Float32
+from recon_worker.snapshot.array_types import Bool, Complex64, Float32
 
 PHASE_PERIOD = 2 * math.pi
 DIFFRACTION_UNIT = "log(1 + data amplitude squared)"

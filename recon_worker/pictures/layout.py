@@ -16,8 +16,8 @@ from PIL import Image
 
 from recon_worker.pictures.labels import length_text, nice_length, range_label
 from recon_worker.pictures.png import LEVELS, Panel, load_matplotlib, palette, to_indices
-from recon_worker.reconstruction.blocks import row_blocks
-from recon_worker.snapshot.records import Bool, Float64
+from recon_worker.reconstruction.slices import row_blocks
+from recon_worker.snapshot.array_types import Bool, Float64
 
 Align: TypeAlias = Literal["left", "center", "right"]
 _Pixel = TypeVar("_Pixel", bound=np.generic)

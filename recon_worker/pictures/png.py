@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from recon_worker.snapshot.records import Bool, Float32, Float64
+from recon_worker.snapshot.array_types import Bool, Float32, Float64
 
 LEVELS = 252
 """Palette entries that show values."""

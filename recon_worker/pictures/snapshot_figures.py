@@ -34,7 +34,8 @@ from recon_worker.reconstruction.comparison import Comparison, agreement_of_halv
 from recon_worker.reconstruction.diffraction_metrics import mean_pattern, poisson_deviance, r_factor
 from recon_worker.reconstruction.metrics import finite_share
 from recon_worker.reconstruction.stitching import Stitched, stitch
-from recon_worker.snapshot.records import Bool, Complex64, Float32, Scan, Snapshot
+from recon_worker.snapshot.array_types import Bool, Complex64, Float32
+from recon_worker.snapshot.records import Scan, Snapshot
 
 _DIFFRACTION_ERROR_SHARE = 0.25
 """Upper end of the range of diffraction errors, as a fraction of the span of the measured patterns."""

@@ -1,8 +1,8 @@
-"""What a reconstruction leaves open, taken out before it is compared with the truth.
+"""Removes the ambiguities of ptychography (global phase, amplitude scale, phase ramp) before comparing with the truth.
 
-Diffraction does not tell the global phase of the object, nor, while the probe's power is unknown, its amplitude scale,
-nor, where the patterns are not centred exactly, a linear phase ramp. `fit` finds all three by least squares over the
-pixels that `comparable` allows. Predictions that are shown stay raw. Formulas: `docs/formulas.md`.
+Diffraction does not determine the global phase of the object, nor its amplitude scale while the probe's power is
+unknown, nor a linear phase ramp where the patterns are not centred exactly. `fit` finds all three by least squares over
+the pixels that `comparable` selects. Pictures show predictions without it. Formulas: `docs/formulas.md`.
 """
 
 import cmath
@@ -12,23 +12,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recon_worker.reconstruction.blocks import central, row_blocks
-from recon_worker.snapshot.records import Bool, Complex64, Float32, Float64
+from recon_worker.reconstruction.slices import central, row_blocks
+from recon_worker.snapshot.array_types import Bool, Complex64, Float32, Float64
 
 TRUTH_FLOOR = 0.1
-"""Fraction of the truth's 99th percentile amplitude. Below it the truth is dark, and its phase hardly matters."""
+"""Fraction of the truth's 99th percentile amplitude. Darker pixels are not compared: their phase hardly affects the
+diffraction."""
 COVERAGE_FLOOR = 0.1
-"""Fraction of the median coverage. Below it a pixel is known from a sliver of one patch only."""
+"""Fraction of the median coverage. Pixels below it, covered by the rim of a single patch, are not compared."""
 STEEPEST_RAMP_RAD_PER_PX = math.pi / 4
-"""Eight pixels per turn, on each axis. A steeper ramp is not searched for, and not removed."""
+"""Eight pixels per turn, on each axis. Steeper ramps are neither searched nor removed."""
 SIGNIFICANT_SHARE = 0.3
-"""Least |Z| of a ramp that is removed, in parts of sum |pred| |truth|: what a ramp brings into phase. Of unrelated
-images, too, one ramp is the best."""
+"""Least |Z| of a ramp that is removed, as a share of sum |pred| |truth|: unrelated images, too, have a best ramp."""
 
 _STEEP_SEARCH_PX = 512
 _NEWTON_STEPS = 20
 _SEARCH_BINS = np.linspace(-1, 1, 9)
-"""Where the maximum is looked for around the peak of the Fourier transform, whose bins are one turn per image apart."""
+"""Search grid around the peak of the Fourier transform, in its bins of one turn per image."""
 _CONVERGED_BINS = 1e-7
 
 Complex128 = NDArray[np.complex128]
@@ -36,7 +36,7 @@ Complex128 = NDArray[np.complex128]
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """What a prediction is multiplied with to fit the truth best: scale * exp(i (phase + ramp . (r - centre)))."""
+    """The factor scale * exp(i (phase + ramp . (r - centre))) that fits a prediction to the truth."""
 
     scale: float = 1.0
     """Amplitude factor."""
@@ -46,7 +46,7 @@ class Alignment:
     """Slope of the phase factor along (x, y) = (columns, rows)."""
 
     def apply(self, pred: Complex64) -> Complex64:
-        """The aligned prediction, (H, W) complex64."""
+        """Return the aligned prediction, (H, W) complex64."""
         y, x = (self.ramp_rad_per_px[axis] * _centred(pred.shape[1 - axis]) for axis in (1, 0))
         rows, columns = self.scale * np.exp(1j * (self.phase_rad + y))[:, None], np.exp(1j * x)
         aligned = np.empty(pred.shape, np.complex64)
@@ -57,11 +57,11 @@ class Alignment:
 
 
 def comparable(pred: Complex64, truth: Complex64, coverage: Float32 | None = None) -> Bool:
-    """Where an error may be claimed: prediction and truth are known and not dark, and the coverage is good.
+    """Return the (H, W) pixels to compare: prediction and truth are known, the truth is not dark, the coverage is good.
 
     Args:
         pred: (H, W) complex64; 0 where nothing is predicted.
-        truth: (H, W) complex64; NaN where it is unknown.
+        truth: (H, W) complex64; NaN where unknown.
         coverage: (H, W) float32, summed weight of the patches per pixel; None: good everywhere.
     """
     known = np.isfinite(truth) & (truth != 0)
@@ -71,7 +71,7 @@ def comparable(pred: Complex64, truth: Complex64, coverage: Float32 | None = Non
 
 
 def well_covered(coverage: Float32) -> Bool:
-    """(H, W) pixels whose coverage is not (near) zero, compared with the median of those that have any."""
+    """Return the (H, W) pixels whose coverage is at least 10 % of the median over the scanned pixels."""
     scanned = coverage > 0
     median = float(np.median(coverage[scanned])) if scanned.any() else 0.0
     well: Bool = scanned & (coverage >= COVERAGE_FLOOR * median)
@@ -79,21 +79,21 @@ def well_covered(coverage: Float32) -> Bool:
 
 
 def fit(pred: Complex64, truth: Complex64, valid: Bool, *, ramp: bool) -> Alignment:
-    """The alignment that minimises sum (scale |pred| - |truth|)^2 and sum |aligned pred - truth|^2.
+    """Fit the alignment that minimises sum (scale |pred| - |truth|)^2 and sum |aligned pred - truth|^2.
 
-    The best phase and ramp are the phase and the place of the maximum of |Z(k)|, Z(k) = sum conj(pred) truth
-    exp(-i k . r): the maximum-likelihood frequency of a tone (Rife & Boorstyn, IEEE Trans. Inf. Theory 20, 591, 1974),
-    here in two dimensions. It is found from the peak of the FFT by Newton's method. A ramp with |Z(k)| below
-    `SIGNIFICANT_SHARE` of sum |pred| |truth| is none.
+    The best ramp is the position of the maximum of |Z(k)|, Z(k) = sum conj(pred) truth exp(-i k . r), and the best
+    phase is its argument: the maximum-likelihood frequency of a tone (Rife & Boorstyn, IEEE Trans. Inf. Theory 20, 591,
+    1974), here in two dimensions. Newton's method refines the peak of the FFT. A ramp with |Z(k)| below
+    `SIGNIFICANT_SHARE` of sum |pred| |truth| is discarded.
 
     Args:
         pred: (H, W) complex64.
         truth: (H, W) complex64.
-        valid: (H, W) pixels to compare; those that are not finite have no say.
+        valid: (H, W) pixels to compare; non-finite pixels are ignored.
         ramp: Whether to fit a linear phase ramp, at most `STEEPEST_RAMP_RAD_PER_PX`; else it is 0.
 
     Returns:
-        The alignment; the neutral one where there is nothing to fit.
+        The alignment; the identity if there is nothing to fit.
     """
     power, product = _product(pred, truth, valid)
     if power == 0:
@@ -111,9 +111,9 @@ def fit(pred: Complex64, truth: Complex64, valid: Bool, *, ramp: bool) -> Alignm
 
 
 def steep_ramp(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, float] | None:
-    """A ramp that is significant, but beyond `STEEPEST_RAMP_RAD_PER_PX`: (x, y), radians per pixel; else None.
+    """Return a significant ramp beyond `STEEPEST_RAMP_RAD_PER_PX` as (x, y), radians per pixel; None if there is none.
 
-    Looked for in the central 512 x 512 px, to the nearest of 1024 frequencies. Arguments as of `fit`.
+    Searches the central 512 x 512 px, to the nearest of 1024 frequencies per axis. Arguments as for `fit`.
     """
     middle = tuple(central(n, _STEEP_SEARCH_PX) for n in pred.shape)
     _, product = _product(pred[middle], truth[middle], valid[middle])
@@ -125,7 +125,7 @@ def steep_ramp(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, f
 
 
 def _product(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, Complex128]:
-    """sum |pred|^2, and (H, W) conj(pred) truth, over the valid pixels that are finite; 0 elsewhere."""
+    """Return sum |pred|^2 and (H, W) conj(pred) truth over the valid finite pixels; 0 elsewhere."""
     use = valid & np.isfinite(pred) & np.isfinite(truth)
     product = np.where(use, pred, 0).astype(np.complex128)
     power = float(np.vdot(product, product).real)
@@ -135,25 +135,30 @@ def _product(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, Com
 
 
 def _steepest_rise(product: Complex128) -> Float64:
-    """The (x, y) frequency, radians per pixel, at which the Fourier transform of `product` is largest."""
-    bin_rad = 2 * np.pi / np.array(product.shape[::-1])
+    """Return the (x, y) frequency, radians per pixel, at which the Fourier transform of `product` is largest."""
+    height, width = product.shape
+    bin_rad = 2 * np.pi / np.array([width, height])
     frequencies = [2 * np.pi * np.fft.fftfreq(size) for size in product.shape]
-    fy, fx = (f[np.abs(f) <= STEEPEST_RAMP_RAD_PER_PX] for f in frequencies)
     slow_rows, slow_columns = (np.abs(f) <= STEEPEST_RAMP_RAD_PER_PX for f in frequencies)
     half_way = np.concatenate([np.fft.fft(product[b], axis=1)[:, slow_columns] for b in row_blocks(product.shape)])
     peaks = np.abs(np.fft.fft(half_way, axis=0)[slow_rows])
     row, column = np.unravel_index(np.argmax(peaks), peaks.shape)
-    x, y = fx[column] + bin_rad[0] * _SEARCH_BINS, fy[row] + bin_rad[1] * _SEARCH_BINS
-    nearby = np.abs(_waves(y, product.shape[0]) @ product @ _waves(x, product.shape[1]).T)
+    x = frequencies[1][slow_columns][column] + bin_rad[0] * _SEARCH_BINS
+    y = frequencies[0][slow_rows][row] + bin_rad[1] * _SEARCH_BINS
+    waves_y, waves_x = (np.exp(-1j * k[:, None] * _centred(size)) for k, size in ((y, height), (x, width)))
+    nearby = np.abs(waves_y @ product @ waves_x.T)
     row, column = np.unravel_index(np.argmax(nearby), nearby.shape)
     return _climb(product, np.array([x[column], y[row]]), bin_rad)
 
 
 def _climb(product: Complex128, k: Float64, bin_rad: Float64) -> Float64:
-    """Newton's method on log |Z(k)|^2, as long as it goes up."""
+    """Maximise log |Z(k)|^2 by Newton's method for as long as it increases."""
     moments = _moments(product, k)
     for _ in range(_NEWTON_STEPS):
-        gradient, hessian = _derivatives(moments)
+        m = moments / moments[0, 0]
+        first = -1j * np.array([m[0, 1], m[1, 0]])
+        second = -np.array([[m[0, 2], m[1, 1]], [m[1, 1], m[2, 0]]])
+        gradient, hessian = 2 * first.real, 2 * (second - np.outer(first, first)).real  # along (x, y)
         if np.linalg.det(hessian) <= 0:  # the top is flat: one pixel, or one row
             break
         step = np.linalg.solve(hessian, -gradient)
@@ -167,31 +172,12 @@ def _climb(product: Complex128, k: Float64, bin_rad: Float64) -> Float64:
 
 
 def _moments(product: Complex128, k: Float64) -> Complex128:
-    """(3, 3): sum y^i x^j product exp(-i k . r) in row i, column j; r from the image's centre."""
+    """Return (3, 3): sum y^i x^j product exp(-i k . r) in row i, column j; r from the image's centre."""
     y, x = (_centred(size) for size in product.shape)
     powers = np.arange(3)[:, None]
     moments: Complex128 = (y**powers * np.exp(-1j * k[1] * y)) @ product @ (x**powers * np.exp(-1j * k[0] * x)).T
     return moments
 
 
-def _derivatives(moments: Complex128) -> tuple[Float64, Float64]:
-    """Gradient (2,) and Hessian (2, 2) of log |Z|^2 along (x, y)."""
-    m = moments / moments[0, 0]
-    first = -1j * np.array([m[0, 1], m[1, 0]])
-    second = -np.array([[m[0, 2], m[1, 1]], [m[1, 1], m[2, 0]]])
-    return 2 * first.real, 2 * (second - np.outer(first, first)).real
-
-
-def _waves(k: Float64, size: int) -> Complex128:
-    return np.exp(-1j * k[:, None] * _centred(size))  # type: ignore[no-any-return]
-
-
 def _centred(size: int) -> Float64:
     return np.arange(size, dtype=np.float64) - (size - 1) / 2
-
-
-def phase_error_rad(pred_rad: Float32, truth_rad: Float32) -> Float32:
-    """pred - truth, wrapped to [-pi, pi], and to -pi rather than pi; NaN where either is not finite."""
-    with np.errstate(invalid="ignore"):
-        difference = np.asarray(pred_rad, np.float64) - truth_rad
-        return ((difference + np.pi) % (2 * np.pi) - np.pi).astype(np.float32)

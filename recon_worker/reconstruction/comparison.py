@@ -1,6 +1,6 @@
-"""A predicted object, aligned, against the truth, with error maps and numbers; or one half of a scan against the other.
+"""Compares an aligned prediction with the truth: error maps and numbers; or one half of a scan with the other half.
 
-The numbers have the names of `views.METRICS`; those that cannot be had are NaN.
+Numbers carry the names of the metrics in MLflow; numbers that are not defined are NaN.
 """
 
 import math
@@ -8,13 +8,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recon_worker.reconstruction.alignment import Alignment, comparable, fit, phase_error_rad, steep_ramp, well_covered
-from recon_worker.reconstruction.blocks import row_blocks
-from recon_worker.reconstruction.metrics import comparable_phases, correlation, mean_error, psnr_db, ssim
-from recon_worker.reconstruction.registration import shift_px
-from recon_worker.reconstruction.ring_correlation import HALF, half_scans, ring_correlation
-from recon_worker.reconstruction.stitching import Stitched
-from recon_worker.snapshot.records import Bool, Complex64, Float32, Geometry, Patches, PositionGeometry
+from recon_worker.reconstruction.alignment import Alignment, comparable, fit, steep_ramp, well_covered
+from recon_worker.reconstruction.fourier import HALF, ring_correlation, shift_px
+from recon_worker.reconstruction.metrics import (
+    comparable_phases,
+    correlation,
+    mean_error,
+    phase_error_rad,
+    psnr_db,
+    ssim,
+)
+from recon_worker.reconstruction.slices import row_blocks
+from recon_worker.reconstruction.stitching import stitch_halves
+from recon_worker.snapshot.array_types import Bool, Complex64, Float32, Patches
+from recon_worker.snapshot.geometry import Geometry, PositionGeometry
 
 _NM_PER_M = 1e9
 _QUALITY = (
@@ -25,25 +32,25 @@ _QUALITY = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
-    """What is wrong with a prediction, after what diffraction leaves open is taken out."""
+    """Errors of a prediction after alignment with the truth."""
 
     alignment: Alignment
     ramp_fitted: bool
     """Whether the alignment includes a phase ramp."""
     aligned: Complex64
-    """(H, W) the prediction, aligned."""
+    """(H, W) aligned prediction."""
     compared: Bool
-    """(H, W) pixels at which an error is claimed."""
+    """(H, W) pixels that are compared."""
     amp_error: Float32
-    """(H, W) absolute amplitude error; 0 where none is claimed."""
+    """(H, W) absolute amplitude error; 0 where not compared."""
     phase_error_rad: Float32
-    """(H, W) absolute, wrapped phase error; 0 where none is claimed."""
+    """(H, W) absolute, wrapped phase error; 0 where not compared."""
     steep_ramp: tuple[float, float] | None = None
-    """A phase ramp along (x, y), radians per pixel, that is too steep to be taken out, if there is one."""
+    """A phase ramp along (x, y), radians per pixel, that is too steep to be removed; None: there is none."""
 
     @property
     def errors(self) -> dict[str, float]:
-        """Mean absolute errors and the fitted alignment."""
+        """Mean absolute errors and the fitted alignment, by name."""
         numbers = {
             "amp_mae": mean_error(self.amp_error, self.compared),
             "phase_mae_rad": mean_error(self.phase_error_rad, self.compared),
@@ -58,13 +65,13 @@ class Comparison:
 
 
 def compare(pred: Complex64, truth: Complex64, coverage: Float32 | None, *, ramp: bool) -> Comparison:
-    """Align a prediction with the truth and take the errors.
+    """Align a prediction with the truth and compute the errors.
 
     Args:
         pred: (H, W) complex64.
         truth: (H, W) complex64, NaN where unknown.
         coverage: (H, W) summed weight of the patches; None: good everywhere.
-        ramp: Whether a linear phase ramp is taken out too.
+        ramp: Whether to remove a linear phase ramp too.
     """
     compared = comparable(pred, truth, coverage)
     alignment = fit(pred, truth, compared, ramp=ramp)
@@ -72,9 +79,9 @@ def compare(pred: Complex64, truth: Complex64, coverage: Float32 | None, *, ramp
     amp_error, phase_error = (np.empty(pred.shape, np.float32) for _ in range(2))
     with np.errstate(invalid="ignore", over="ignore"):
         for rows in row_blocks(pred.shape):
-            p, t, claimed = aligned[rows], truth[rows], compared[rows]
-            amp_error[rows] = np.where(claimed, np.abs(np.abs(p) - np.abs(t)), 0)
-            phase_error[rows] = np.where(claimed, np.abs(phase_error_rad(np.angle(p), np.angle(t))), 0)
+            p, t, use = aligned[rows], truth[rows], compared[rows]
+            amp_error[rows] = np.where(use, np.abs(np.abs(p) - np.abs(t)), 0)
+            phase_error[rows] = np.where(use, np.abs(phase_error_rad(np.angle(p), np.angle(t))), 0)
     return Comparison(
         alignment=alignment,
         ramp_fitted=ramp,
@@ -87,9 +94,9 @@ def compare(pred: Complex64, truth: Complex64, coverage: Float32 | None, *, ramp
 
 
 def quality(result: Comparison, truth: Complex64, pixel_size_m: float | None) -> dict[str, float]:
-    """PSNR, SSIM and correlation of amplitude and phase, the shift, and the Fourier ring correlation with the truth.
+    """Return PSNR, SSIM and correlation of amplitude and phase, shift, and Fourier ring correlation with the truth.
 
-    All are NaN where the prediction is not finite everywhere: of the rest they could be perfect.
+    All are NaN if the prediction is not finite in a compared pixel: over the remaining pixels they could be perfect.
     """
     aligned, valid = result.aligned, result.compared
     if not np.isfinite(aligned[valid]).all():
@@ -108,32 +115,33 @@ def quality(result: Comparison, truth: Complex64, pixel_size_m: float | None) ->
 def agreement_of_halves(
     geometry: Geometry, patches: Patches, filled: Bool, pixel_size_m: float | None
 ) -> tuple[dict[str, float], ...]:
-    """Per object: the half-data Fourier ring correlation, between even and odd samples, where patches overlap at all.
+    """Return, per object, the half-data Fourier ring correlation between the samples of even and of odd index.
 
-    NaN where one of the two is not finite everywhere.
+    NaN if a half is not finite everywhere.
 
     Args:
-        geometry: Where the samples belong; a grid's tiles do not overlap, and no numbers come back.
+        geometry: Where the samples belong; empty result for a grid, whose tiles do not overlap.
         patches: (n, C, m, m) complex64.
         filled: (n,) which rows hold data.
-        pixel_size_m: Side of an object pixel, metres; None: not known.
+        pixel_size_m: Side of an object pixel, metres; None: unknown.
     """
     if not isinstance(geometry, PositionGeometry):
         return ()
-    return tuple(_half_data_resolution(even, odd, pixel_size_m) for even, odd in half_scans(geometry, patches, filled))
-
-
-def _half_data_resolution(even: Stitched, odd: Stitched, pixel_size_m: float | None) -> dict[str, float]:
-    valid = well_covered(even.coverage) & well_covered(odd.coverage)
-    if not all(np.isfinite(half.object[valid]).all() for half in (even, odd)):
-        return {"half_data_frc_cutoff": math.nan}
-    aligned = fit(odd.object, even.object, valid, ramp=False).apply(odd.object)
-    rings = ring_correlation(aligned, even.object, valid)
-    return {} if rings is None else _resolution("half_data_frc", "", rings.cutoff(rings.half_bit()), pixel_size_m)
+    agreements: list[dict[str, float]] = []
+    for even, odd in stitch_halves(geometry, patches, filled):
+        valid = well_covered(even.coverage) & well_covered(odd.coverage)
+        if not all(np.isfinite(half.object[valid]).all() for half in (even, odd)):
+            agreements.append({"half_data_frc_cutoff": math.nan})
+            continue
+        aligned = fit(odd.object, even.object, valid, ramp=False).apply(odd.object)
+        rings = ring_correlation(aligned, even.object, valid)
+        cutoff = None if rings is None else rings.cutoff(rings.half_bit())
+        agreements.append({} if cutoff is None else _resolution("half_data_frc", "", cutoff, pixel_size_m))
+    return tuple(agreements)
 
 
 def _resolution(kind: str, threshold: str, cutoff: float, pixel_size_m: float | None) -> dict[str, float]:
-    """The cut-off, cycles per pixel, and what it means as a half-period, pixels and nanometres."""
+    """Return the cut-off, cycles per pixel, and the half-period that it means, pixels and nanometres."""
     numbers = {f"{kind}_cutoff{threshold}": cutoff}
     if cutoff > 0:
         numbers[f"{kind}_resolution{threshold}_px"] = 0.5 / cutoff

@@ -1,28 +1,28 @@
-"""How well predicted patterns agree with measured ones: numbers that need no ground truth.
+"""Agreement of predicted with measured diffraction patterns: metrics that need no ground truth.
 
-Diffraction patterns of a scan resemble each other, so a number means little by itself. The same numbers of the mean
-pattern are the line to beat: a network that does no better has learned nothing of the object.
+The patterns of a scan resemble each other, so a value means little by itself. The values of the mean pattern are the
+baseline: a network that is no better has learned nothing about the object.
 """
 
 import math
 
 import numpy as np
 
-from recon_worker.snapshot.records import Float32
+from recon_worker.snapshot.array_types import Float32
 
 _LEAST_RATE = 1e-12
-"""Photons per pixel; as in the loss."""
+"""Photons per pixel, as in the loss."""
 
 
 def r_factor(pred: Float32, observed: Float32) -> float:
-    """sum |A_obs - A_pred| / sum A_obs: 0 where they agree; the R-factor of crystallography, unscaled.
+    """Return sum |A_obs - A_pred| / sum A_obs, the unscaled R-factor of crystallography; 0 is perfect agreement.
 
     Args:
         pred: any shape, predicted diffraction amplitude.
         observed: the same shape and units.
 
     Returns:
-        NaN where nothing was measured or a value is not finite.
+        The R-factor; NaN if nothing was measured or a value is not finite.
     """
     total = float(np.sum(observed, dtype=np.float64))
     difference = float(np.sum(np.abs(observed.astype(np.float64) - pred)))
@@ -30,10 +30,10 @@ def r_factor(pred: Float32, observed: Float32) -> float:
 
 
 def poisson_deviance(pred: Float32, observed: Float32, photon_scale: float) -> float:
-    """Deviance per detector pixel: 2 mean [k log(k / lambda) - (k - lambda)]; about 1 for a perfect model.
+    """Return the deviance per detector pixel, 2 mean [k log(k / lambda) - (k - lambda)]; about 1 for a perfect model.
 
-    McCullagh & Nelder, Generalized Linear Models, 2nd ed. (1989), section 2.3. Below a few photons per pixel a perfect
-    model has less than 1.
+    McCullagh & Nelder, Generalized Linear Models, 2nd ed. (1989), section 2.3. A perfect model has
+    less than 1 below a few photons per pixel.
 
     Args:
         pred: any shape, predicted diffraction amplitude; lambda = (pred * photon_scale)^2, at least 1e-12 photons.
@@ -41,7 +41,7 @@ def poisson_deviance(pred: Float32, observed: Float32, photon_scale: float) -> f
         photon_scale: From amplitude to sqrt(photons).
 
     Returns:
-        NaN where a value is not finite.
+        The deviance; NaN if a value is not finite.
     """
     from scipy.special import kl_div
 
@@ -51,7 +51,7 @@ def poisson_deviance(pred: Float32, observed: Float32, photon_scale: float) -> f
 
 
 def mean_pattern(observed: Float32) -> Float32 | None:
-    """The amplitude whose intensity is the mean of the patterns'; None for a single one, of which it says nothing.
+    """Return the (N, N) amplitude of the mean intensity; None for a single pattern, of which it is a copy.
 
     Args:
         observed: (k, N, N) diffraction amplitude.

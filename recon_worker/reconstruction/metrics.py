@@ -1,31 +1,50 @@
-"""How good a picture is, in numbers: MAE, PSNR, SSIM, correlation, and the share of it that is finite.
+"""Image quality in numbers: phase error, MAE, PSNR, SSIM, correlation, share of finite pixels, robust value range.
 
-Pure functions: arrays in, numbers out. A number that cannot be had (nothing to compare, a picture smaller than the
-window) is NaN. Predictions must be aligned first (`alignment.fit`). Formulas: `docs/formulas.md`.
+A number that is not defined (nothing to compare, an image smaller than the window) is NaN. Align predictions first
+(`alignment.fit`). Formulas: `docs/formulas.md`.
 """
 
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from recon_worker.reconstruction.alignment import phase_error_rad
-from recon_worker.reconstruction.blocks import row_blocks
-from recon_worker.reconstruction.value_range import TRUTH_MARGIN, robust_limits
-from recon_worker.snapshot.records import Bool, Complex64, Float32
+from recon_worker.reconstruction.slices import row_blocks
+from recon_worker.snapshot.array_types import Bool, Complex64, Float32
 
+TRUTH_MARGIN = 0.1
+"""Margin of colour ranges and of clipping beyond the truth's percentiles, as a fraction of their distance."""
+_PERCENTILES = (0.5, 99.5)
 _SSIM_SIGMA_PX, _SSIM_WINDOW_PX = 1.5, 11
-"""Gaussian window of the SSIM's definition."""
+"""Gaussian window in the definition of SSIM."""
+
+
+def robust_limits(values: ArrayLike) -> tuple[float, float]:
+    """Return percentiles 0.5 and 99.5 of the finite values, which outliers do not affect; NaN if there is none."""
+    array = np.asarray(values)
+    finite = array[np.isfinite(array)].astype(np.float64)
+    if not finite.size:
+        return math.nan, math.nan
+    low, high = map(float, np.percentile(finite, _PERCENTILES, overwrite_input=True))
+    return low, high
+
+
+def phase_error_rad(pred_rad: Float32, truth_rad: Float32) -> Float32:
+    """Return pred - truth, wrapped to [-pi, pi) before rounding to float32; NaN where either is not finite."""
+    with np.errstate(invalid="ignore"):
+        difference = np.asarray(pred_rad, np.float64) - truth_rad
+        return ((difference + np.pi) % (2 * np.pi) - np.pi).astype(np.float32)
 
 
 def mean_error(error: Float32, valid: Bool) -> float:
-    """Mean absolute error over the valid pixels, in the unit of `error`."""
+    """Return the mean absolute error over the valid pixels, in the unit of `error`."""
     return float(np.abs(error[valid]).mean(dtype=np.float64)) if valid.any() else math.nan
 
 
 def comparable_phases(aligned: Complex64, truth: Complex64) -> tuple[Float32, Float32]:
-    """Phases of prediction and truth, radians, such that their difference is the wrapped error.
+    """Return the phases of prediction and truth, radians, such that their difference is the wrapped error.
 
-    The truth's mean phase is turned to 0, so that a weak phase object does not straddle the branch cut.
+    The truth's mean phase is rotated to 0, so that a weak phase object does not cross the branch cut.
     """
     turn = np.exp(-1j * np.angle(truth[np.isfinite(truth)].sum()))
     phase, true_phase = (np.empty(truth.shape, np.float32) for _ in range(2))
@@ -36,12 +55,12 @@ def comparable_phases(aligned: Complex64, truth: Complex64) -> tuple[Float32, Fl
 
 
 def finite_share(values: Float32 | Complex64, where: Bool) -> float:
-    """Of the pixels in `where`, the share whose value is finite."""
+    """Return the share of the pixels in `where` whose value is finite."""
     return float(np.isfinite(values[where]).mean()) if where.any() else math.nan
 
 
 def correlation(pred: Float32, truth: Float32, valid: Bool) -> float:
-    """Pearson's correlation over the valid pixels; NaN where one of the two is uniform or not finite."""
+    """Return Pearson's correlation over the valid pixels; NaN if either image is uniform or not finite."""
     if not valid.any():
         return math.nan
     means = [float(image[valid].mean(dtype=np.float64)) for image in (pred, truth)]
@@ -54,10 +73,10 @@ def correlation(pred: Float32, truth: Float32, valid: Bool) -> float:
 
 
 def psnr_db(pred: Float32, truth: Float32, valid: Bool) -> float:
-    """Peak signal-to-noise ratio over the valid pixels: 10 log10(R^2 / MSE), dB.
+    """Return the peak signal-to-noise ratio over the valid pixels: 10 log10(R^2 / MSE), dB.
 
-    R is the distance of the truth's percentiles 0.5 and 99.5, so that stray pixels do not set it. Values are clipped to
-    what the colours of the pictures show, R / 10 beyond them.
+    R is the distance of the truth's percentiles 0.5 and 99.5, which outliers do not affect. Values are clipped to the
+    colour range of the pictures, which extends R / 10 beyond the percentiles.
     """
     span, low, high = _limits(truth, valid)
     if not span > 0:
@@ -70,17 +89,17 @@ def psnr_db(pred: Float32, truth: Float32, valid: Bool) -> float:
 
 
 def _limits(truth: Float32, valid: Bool) -> tuple[float, float, float]:
-    """The robust range of the truth's valid pixels, and the limits to which values are clipped."""
+    """Return R, the robust range of the truth's valid pixels, and the clipping limits."""
     low, high = robust_limits(truth[valid])
     span = high - low
     return span, low - TRUTH_MARGIN * span, high + TRUTH_MARGIN * span
 
 
 def ssim(pred: Float32, truth: Float32, valid: Bool) -> float:
-    """Mean structural similarity over the pixels whose whole window is valid (scikit-image).
+    """Return the mean structural similarity over the pixels whose whole window is valid (scikit-image).
 
     Wang et al., IEEE Trans. Image Process. 13, 600 (2004): Gaussian window of 11 x 11 px, sigma 1.5 px; range and
-    clipping as of `psnr_db`.
+    clipping as in `psnr_db`.
     """
     from scipy.ndimage import minimum_filter  # type: ignore[attr-defined]
     from skimage.metrics import structural_similarity
@@ -91,7 +110,7 @@ def ssim(pred: Float32, truth: Float32, valid: Bool) -> float:
         return math.nan
     total = 0.0
     for rows in row_blocks(valid.shape):
-        above = min(rows.start, _SSIM_WINDOW_PX)  # what the windows of these rows see, at least
+        above = min(rows.start, _SSIM_WINDOW_PX)  # margin that covers the windows of these rows
         seen = slice(rows.start - above, rows.stop + _SSIM_WINDOW_PX)
         _, similarity = structural_similarity(  # type: ignore[no-untyped-call]
             *(np.where(valid[seen], np.clip(one[seen], low, high), 0).astype(np.float64) for one in (pred, truth)),

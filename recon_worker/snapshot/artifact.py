@@ -1,14 +1,14 @@
-"""A file for MLflow, as it goes from rendering to the spool and to the upload."""
+"""A rendered file on its way to MLflow: from the renderer through the spool to the uploader."""
 
 from dataclasses import dataclass
 
 SCALES, GALLERY = HISTORY_FILES = "scales.json", "gallery.html"
-"""What the pictures of later epochs need, and are artifacts too."""
+"""Artifacts that later epochs read back: the colour ranges and the gallery of the run."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file to upload, or a record (`pictures.records`)."""
+    """A file to upload, or a record that MLflow stores in its own form (`pictures.records`)."""
 
     path: str
     """Relative path with forward slashes, such as epoch_05/stitched/amp_pred.png."""
@@ -17,7 +17,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Failure:
-    """An artifact, or a group of them, that could not be made."""
+    """An artifact, or a group of artifacts, that could not be made or uploaded."""
 
     path: str
     reason: str

@@ -1,8 +1,8 @@
-"""Words that settings of both sides take. Imports nothing heavy: `--help` needs them."""
+"""Values that settings and records share. Loads nothing: `--help` imports it."""
 
 from typing import Literal
 
 StitchWeight = Literal["uniform", "probe"]
-"""How overlapping patches are averaged: equally, or by the probe's intensity."""
+"""Weight of overlapping patches in their average: equal, or the probe's intensity."""
 ArraysFormat = Literal["none", "npz", "h5"]
-"""How the stitched object is logged as numbers."""
+"""File format in which the stitched object is logged as numbers."""

@@ -1,12 +1,12 @@
-"""`Scan` and `Snapshot` as bytes, for shared memory and for the spool. No pickle, in either direction.
+"""`Scan` and `Snapshot` as bytes, for shared memory and for the spool, without pickle.
 
-A scan is an NPZ archive: its arrays by name, and `_record`, a JSON text with the rest. A snapshot is
+A scan is an NPZ archive: its arrays by name, and `_record`, a JSON text with everything else. A snapshot is
 
     magic (8 bytes) | header length (uint32) | checksum of header and arrays (uint32) | header, JSON | arrays
 
-with the arrays as `SnapshotLayout` places them, from byte 4096 on: the header ends in spaces. The checksum is the
-CRC-32 of the header and of the sums of the arrays' blocks, which takes a fraction of the time of a CRC-32 of the
-arrays. What is torn or corrupt is recognised and refused.
+with the arrays at the offsets of `SnapshotLayout`, starting at byte 4096: the header is padded with spaces. The
+checksum is the CRC-32 of the header and of block sums of the arrays, a fraction of the cost of a CRC-32 of the arrays.
+Torn and corrupt data is detected and rejected.
 """
 
 import io
@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recon_worker.snapshot.records import Geometry, GridGeometry, PositionGeometry, Scan, Snapshot, SnapshotLayout
+from recon_worker.snapshot.geometry import Geometry, GridGeometry, PositionGeometry
+from recon_worker.snapshot.records import Scan, Snapshot, SnapshotLayout
 
 FILE_HEADER_BYTES = 4096
-"""Where the arrays begin in a snapshot file."""
+"""Offset of the arrays in a snapshot file."""
 _MAGIC = b"RECSNAP2"
 _PREFIX = struct.Struct("<8sII")
 _LENGTH = struct.Struct("<I")
@@ -40,11 +41,11 @@ _RECORD_FIELDS = ("epoch", "step", "has_diffraction", "created_unix_s", "stall_s
 
 
 class CodecError(ValueError):
-    """The bytes are not what this version writes: torn, corrupt, or of another version."""
+    """The bytes are torn, corrupt, or written by an incompatible version."""
 
 
 def dump_scan(scan: Scan) -> memoryview:
-    """NPZ bytes of a scan."""
+    """Return the NPZ bytes of a scan."""
     record, arrays = _split(scan, "", skip=("geometry", "ground_truth"))
     record["version"] = _SCAN_VERSION
     record["ground_truth"] = [truth is not None for truth in scan.ground_truth]
@@ -60,7 +61,7 @@ def dump_scan(scan: Scan) -> memoryview:
 
 
 def load_scan(data: bytes | memoryview) -> Scan:
-    """The scan of `dump_scan`.
+    """Return the scan that `dump_scan` wrote.
 
     Raises:
         CodecError: The bytes are not a scan of this version.
@@ -70,32 +71,36 @@ def load_scan(data: bytes | memoryview) -> Scan:
             arrays = {name: archive[name] for name in archive.files}
         record = json.loads(str(arrays.pop("_record")))
         if record.pop("version") != _SCAN_VERSION:
-            raise CodecError("the scan was written by another version of this program.")
+            raise CodecError("the scan was written by an incompatible version of this program.")
         truths = tuple(arrays.get(f"ground_truth.{i}") for i in range(len(record.pop("ground_truth"))))
-        geometry = _load_geometry(record.pop("geometry", None), arrays)
+        geometry: Geometry | None = None
+        if (of_geometry := record.pop("geometry", None)) is not None:
+            cls = _GEOMETRIES[of_geometry.pop("kind")]
+            names = [f.name for f in fields(cls) if f"geometry.{f.name}" in arrays]
+            geometry = cls(**of_geometry, **{name: arrays[f"geometry.{name}"] for name in names})
         own = {f.name: arrays[f.name] for f in fields(Scan) if f.name in arrays}
         record["fixed_indices"] = tuple(record["fixed_indices"])
         return Scan(**record, **own, geometry=geometry, ground_truth=truths)
     except CodecError:
         raise
-    except Exception as error:  # whatever a damaged archive makes numpy, zipfile or json raise
+    except Exception as error:  # numpy, zipfile and json raise many types for a damaged archive
         raise CodecError(f"the scan cannot be read: {type(error).__name__}: {error}") from error
 
 
 def dump_brief(record: dict[str, Any], scan: Scan) -> list[bytes | memoryview]:
-    """What a worker must know of a run, in parts: some words, JSON, and the scan."""
+    """Return what a worker needs to know about a run, in parts: length of the JSON, the record as JSON, the scan."""
     words = json.dumps(record).encode()
     return [_LENGTH.pack(len(words)), words, dump_scan(scan)]
 
 
 def load_brief(data: bytes) -> tuple[dict[str, Any], Scan]:
-    """Record and scan of `dump_brief`."""
+    """Return the record and scan of `dump_brief`."""
     end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
     return json.loads(data[_LENGTH.size : end]), load_scan(memoryview(data)[end:])
 
 
 def _split(value: Any, prefix: str, skip: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:  # noqa: ANN401
-    """The fields of a dataclass, plain values and arrays apart."""
+    """Return the plain fields of a dataclass, and its array fields under prefixed names."""
     plain: dict[str, Any] = {}
     arrays: dict[str, NDArray[Any]] = {}
     for field in fields(value):
@@ -107,29 +112,24 @@ def _split(value: Any, prefix: str, skip: tuple[str, ...] = ()) -> tuple[dict[st
     return plain, arrays
 
 
-def _load_geometry(record: dict[str, Any] | None, arrays: dict[str, NDArray[Any]]) -> Geometry | None:
-    if record is None:
-        return None
-    cls = _GEOMETRIES[record.pop("kind")]
-    names = [f.name for f in fields(cls) if f"geometry.{f.name}" in arrays]
-    record |= {name: arrays[f"geometry.{name}"] for name in names}
-    return cls(**record)
-
-
 def snapshot_header(snapshot: Snapshot, layout: SnapshotLayout) -> bytes:
-    """JSON of a snapshot's record and layout; the arrays travel apart."""
+    """Return a snapshot's record and layout as JSON; the arrays are stored separately."""
     record = {name: getattr(snapshot, name) for name in _RECORD_FIELDS}
     return json.dumps({"record": record, "layout": asdict(layout)}).encode()
 
 
 def parse_header(header: bytes) -> tuple[dict[str, Any], SnapshotLayout]:
-    """Record and layout of `snapshot_header`."""
+    """Return the record and layout of `snapshot_header`.
+
+    Raises:
+        CodecError: The header is not one of a snapshot.
+    """
     try:
         document = json.loads(header)
         record = {name: document["record"][name] for name in _RECORD_FIELDS}
         sizes = document["layout"].values()
         if not all(type(size) is int and 0 <= size <= _LARGEST_SIDE for size in sizes):
-            raise CodecError(f"the snapshot's layout is not one: {document['layout']}.")
+            raise CodecError(f"the snapshot's layout is invalid: {document['layout']}.")
         return record, SnapshotLayout(**document["layout"])
     except CodecError:
         raise
@@ -138,12 +138,12 @@ def parse_header(header: bytes) -> tuple[dict[str, Any], SnapshotLayout]:
 
 
 def dump_snapshot(header: bytes, arrays: memoryview) -> list[bytes | memoryview]:
-    """The parts of a snapshot file, to be written one after the other; the arrays are not copied."""
+    """Return the parts of a snapshot file in order, header and arrays; the arrays are not copied."""
     return [file_header(header, arrays), arrays]
 
 
 def file_header(header: bytes, arrays: memoryview) -> bytes:
-    """What a snapshot file begins with, `FILE_HEADER_BYTES` long; `header`: of `snapshot_header`."""
+    """Return the first `FILE_HEADER_BYTES` of a snapshot file; `header`: of `snapshot_header`."""
     padded = header.ljust(FILE_HEADER_BYTES - _PREFIX.size)
     if len(padded) + _PREFIX.size > FILE_HEADER_BYTES:
         raise ValueError(f"the header has {len(header)} bytes; {FILE_HEADER_BYTES - _PREFIX.size} fit.")
@@ -151,17 +151,17 @@ def file_header(header: bytes, arrays: memoryview) -> bytes:
 
 
 def _checksum(header: bytes, arrays: memoryview) -> int:
-    """See the module: sums modulo 2^64 of 64-bit words, in blocks of 64 KiB."""
+    """CRC-32 of the header, of the sums modulo 2^64 of 64-bit words in blocks of 64 KiB, and of the last bytes."""
     words = np.frombuffer(arrays, np.uint64, len(arrays) // _WORD_BYTES)
     sums = np.add.reduceat(words, np.arange(0, words.size, _BLOCK_WORDS)) if words.size else words
     return zlib.crc32(arrays[words.nbytes :], zlib.crc32(sums.tobytes(), zlib.crc32(header)))
 
 
 def read_snapshot(path: Path) -> Snapshot:
-    """The snapshot in a file, which must stay as it is while the arrays are in use: they are read when needed.
+    """Return the snapshot in a file, mapped: the file must not change while the arrays are in use.
 
     Raises:
-        CodecError: See `load_snapshot`.
+        CodecError: The file is torn, corrupt, or not a snapshot.
         OSError: The file cannot be read.
     """
     with path.open("rb") as file:
@@ -170,13 +170,13 @@ def read_snapshot(path: Path) -> Snapshot:
 
 
 def load_snapshot(data: bytes | mmap.mmap) -> Snapshot:
-    """The snapshot of a snapshot file; its arrays are read-only and share the memory of `data`.
+    """Return the snapshot in the bytes of a file; its arrays are read-only and share the memory of `data`.
 
     Raises:
         CodecError: The file is torn, corrupt, or not a snapshot.
     """
     if len(data) < _PREFIX.size:
-        raise CodecError(f"the snapshot ends after {len(data)} bytes; it was not written to its end.")
+        raise CodecError(f"the snapshot ends after {len(data)} bytes; it was not written completely.")
     magic, length, checksum = _PREFIX.unpack_from(data)
     if magic != _MAGIC:
         raise CodecError(f"this is not a snapshot of this version: it begins with {magic!r}, not {_MAGIC!r}.")

@@ -1,11 +1,11 @@
-"""The bounded queue's memory: slots of shared memory that both processes map.
+"""Memory of the bounded queue: slots of shared memory that both processes map.
 
-    | header page: generation, state, header length, JSON header | arrays, as `SnapshotLayout` places them |
+    | header page: generation, state, header length, JSON header | arrays, at the offsets of `SnapshotLayout` |
 
-A slot is an anonymous file (`memfd`), inherited as a descriptor: it has no name that could leak, no mount limit, grows
-by `ftruncate`, and the kernel frees it with the last process. Where memfd is missing an unlinked temporary file does
-the same. Only the training process writes slots. While it lives it says over the pipe what to read; once it is dead
-the worker finds what was ready by the state in the header.
+A slot is an anonymous file (`memfd`), inherited as a descriptor: it has no name that could leak and no mount limit,
+grows by `ftruncate`, and is freed by the kernel with the last process. Where memfd is missing, an unlinked temporary
+file serves the same purpose. Only the training process writes slots. While it is alive it announces ready slots over
+the pipe; after its death the worker finds them by the state in the header.
 """
 
 import mmap
@@ -27,7 +27,7 @@ _FREE, _READY = 0, 1
 
 
 def create_memory(name: str) -> int:
-    """A descriptor of anonymous shared memory, empty; the caller owns it."""
+    """Return a descriptor of empty anonymous shared memory; the caller owns it."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create(name, os.MFD_CLOEXEC)
     descriptor, path = tempfile.mkstemp(prefix=name)
@@ -36,7 +36,7 @@ def create_memory(name: str) -> int:
 
 
 def allocate(descriptor: int, nbytes: int) -> None:
-    """Make a file so long, with all its room set aside now where the system can do that."""
+    """Extend a file to `nbytes`, with its blocks allocated now where the system supports that."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, nbytes)
     else:
@@ -44,18 +44,18 @@ def allocate(descriptor: int, nbytes: int) -> None:
 
 
 def write_all(descriptor: int, parts: Sequence[bytes | memoryview]) -> None:
-    """Replace the content of shared memory; the parts lie one after the other."""
+    """Replace the content of shared memory by the concatenated parts."""
     os.ftruncate(descriptor, sum(map(len, parts)))
-    place = 0
+    offset = 0
     for part in parts:
         left = memoryview(part)
         while left:
-            written = os.pwrite(descriptor, left, place)
-            left, place = left[written:], place + written
+            written = os.pwrite(descriptor, left, offset)
+            left, offset = left[written:], offset + written
 
 
 def read_all(descriptor: int) -> bytes:
-    """The content of shared memory."""
+    """Return the content of shared memory."""
     size, parts, done = os.fstat(descriptor).st_size, [], 0
     while done < size:
         parts.append(os.pread(descriptor, size - done, done))
@@ -65,15 +65,16 @@ def read_all(descriptor: int) -> bytes:
 
 @dataclass(frozen=True)
 class SlotContent:
-    """What a slot holds when it is ready."""
+    """Content of a ready slot."""
 
     generation: int
-    """Counts up with every snapshot of the run; tells two uses of a slot apart."""
+    """Incremented with every snapshot of the run; distinguishes two uses of a slot."""
     header: bytes
+    """Of `codec.snapshot_header`."""
 
 
 class Slot:
-    """One slot, seen from one process. Reuses its mapping; grows when a larger snapshot needs it."""
+    """One slot, seen from one process. Reuses its mapping, and grows for larger snapshots."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -81,7 +82,7 @@ class Slot:
         self._mapping_lock = threading.Lock()
 
     def reserve(self, nbytes: int) -> None:
-        """Make room for arrays of `nbytes`, with its pages allocated now, not at the first write."""
+        """Grow the slot to hold arrays of `nbytes`, with its pages allocated now, not at the first write."""
         size = HEADER_BYTES + nbytes
         if os.fstat(self.descriptor).st_size < size:
             allocate(self.descriptor, size)
@@ -94,20 +95,20 @@ class Slot:
             return self._map
 
     def fault_in(self) -> None:
-        """Touch all pages, so that whoever uses the slot first need not wait for the kernel. Changes nothing."""
+        """Touch all pages, so that the first user of the slot does not wait for the kernel. Changes no content."""
         if os.fstat(self.descriptor).st_size:
-            np.frombuffer(self._mapping(), np.uint8)[:: mmap.PAGESIZE].max()  # without the interpreter's lock
+            np.frombuffer(self._mapping(), np.uint8)[:: mmap.PAGESIZE].max()  # releases the GIL
 
     def arrays(self, layout: SnapshotLayout) -> SnapshotArrays:
-        """Arrays in the slot; `reserve` must have made room."""
+        """Return arrays in the slot, which `reserve` must have grown to the size of the layout."""
         return layout.views(self.array_bytes(layout.nbytes))
 
     def array_bytes(self, nbytes: int) -> memoryview:
-        """The part of the slot that holds the arrays."""
+        """Return the part of the slot that holds the arrays."""
         return memoryview(self._mapping())[HEADER_BYTES : HEADER_BYTES + nbytes]
 
     def mark_ready(self, content: SlotContent) -> None:
-        """Publish the slot. The state is written last: a slot is never ready with half a header."""
+        """Publish the slot. The state is written after the header: a slot is never ready with a partial header."""
         if len(content.header) > HEADER_BYTES - _FIELDS.size:
             raise ValueError(f"the header has {len(content.header)} bytes; {HEADER_BYTES - _FIELDS.size} fit.")
         memory = self._mapping()
@@ -115,12 +116,12 @@ class Slot:
         memory[: _FIELDS.size] = _FIELDS.pack(content.generation, _READY, len(content.header))
 
     def mark_free(self) -> None:
-        """Take the slot back; nothing once it is closed."""
+        """Mark the slot as free; no effect on an empty or closed slot."""
         if self.descriptor >= 0 and os.fstat(self.descriptor).st_size:
             self._mapping()[: _FIELDS.size] = _FIELDS.pack(0, _FREE, 0)
 
     def content(self) -> SlotContent | None:
-        """What the slot holds, or None if it is not ready."""
+        """Return the content of the slot; None if it is not ready."""
         if os.fstat(self.descriptor).st_size < HEADER_BYTES:
             return None
         memory = self._mapping()
@@ -130,7 +131,7 @@ class Slot:
         return SlotContent(generation, bytes(memory[_FIELDS.size : _FIELDS.size + length]))
 
     def close(self) -> None:
-        """Give the descriptor back; arrays that still use the memory keep it alive."""
+        """Close the descriptor; arrays that still use the memory keep it alive."""
         self._map = None
         if self.descriptor >= 0:
             os.close(self.descriptor)

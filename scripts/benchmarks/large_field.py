@@ -29,15 +29,9 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.reconstruction.stitching import crop_to_footprint
 from recon_worker.settings import WorkerSettings
-from recon_worker.snapshot.records import (
-    Complex64,
-    Float32,
-    PositionGeometry,
-    Scan,
-    Snapshot,
-    SnapshotArrays,
-    SnapshotLayout,
-)
+from recon_worker.snapshot.array_types import Complex64, Float32
+from recon_worker.snapshot.geometry import PositionGeometry
+from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.spool.run_target import RunTarget
 
 N_PX, CROP_PX, BATCH, EVENTS, FIXED = 128, 64, 16, 2, 4

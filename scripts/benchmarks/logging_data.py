@@ -7,7 +7,7 @@ import numpy as np
 from ptycho_torch.simulation.grid_lines import GridPlan, simulate_grid_lines
 from ptycho_torch.simulation.raw_scan import Arrays, simulate_raw_scan
 from ptycho_torch.simulation.specimens import default_pictures, disc_probe, make_object
-from recon_worker.snapshot.records import Complex64, Float64
+from recon_worker.snapshot.array_types import Complex64, Float64
 
 SCAN_KINDS = ("raw", "grid_lines")
 _N_PX = 64

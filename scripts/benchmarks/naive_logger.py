@@ -19,9 +19,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ptycho_torch.data.dataset import PtychoDataset
-from recon_worker.reconstruction.alignment import fit, phase_error_rad
+from recon_worker.reconstruction.alignment import fit
+from recon_worker.reconstruction.metrics import phase_error_rad
 from recon_worker.reconstruction.stitching import crop_start_px, stitch
-from recon_worker.snapshot.records import Geometry
+from recon_worker.snapshot.geometry import Geometry
 
 Predictions = list[Mapping[str, torch.Tensor]]
 Images = dict[str, NDArray[Any]]

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from recon_worker.pictures.png import Panel, encode_png
-from recon_worker.snapshot.records import Float32
+from recon_worker.snapshot.array_types import Float32
 
 DPI = 128
 COLORMAPS = ("gray", "twilight")

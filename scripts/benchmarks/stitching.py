@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from recon_worker.reconstruction.stitching import Stitched, stitch
-from recon_worker.snapshot.records import Geometry, GridGeometry, PositionGeometry
+from recon_worker.snapshot.geometry import Geometry, GridGeometry, PositionGeometry
 
 SAMPLES = (272, 545, 1089, 2178)
 CROPS_PX = (16, 32, 64)

@@ -25,16 +25,10 @@ from recon_worker.pictures.artifacts import render
 from recon_worker.pictures.history import History
 from recon_worker.pictures.records import is_file
 from recon_worker.reconstruction.stitching import crop_to_footprint
+from recon_worker.snapshot.array_types import Complex64, Float64
 from recon_worker.snapshot.artifact import Artifact
-from recon_worker.snapshot.records import (
-    Complex64,
-    Float64,
-    PositionGeometry,
-    Scan,
-    Snapshot,
-    SnapshotArrays,
-    SnapshotLayout,
-)
+from recon_worker.snapshot.geometry import PositionGeometry
+from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.spool.outbox import Outbox
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.upload.mlflow_sink import MlflowSink

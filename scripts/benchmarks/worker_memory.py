@@ -19,7 +19,8 @@ import numpy as np
 from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.reconstruction.stitching import crop_to_footprint
 from recon_worker.settings import WorkerSettings
-from recon_worker.snapshot.records import PositionGeometry, Scan, Snapshot, SnapshotArrays, SnapshotLayout
+from recon_worker.snapshot.geometry import PositionGeometry
+from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.spool.run_target import RunTarget
 
 N_PX, CROP_PX, STEP_PX, PER_AXIS, FIXED = 64, 32, 9.3, 6, 2

@@ -16,9 +16,10 @@ from recon_worker.pictures.complex_png import encode_complex_png
 from recon_worker.pictures.figures import PHASE_PERIOD, phase_panel
 from recon_worker.pictures.layout import GREY, Page, draw_panel
 from recon_worker.pictures.png import Panel
-from recon_worker.reconstruction.alignment import fit, phase_error_rad
+from recon_worker.reconstruction.alignment import fit
 from recon_worker.reconstruction.comparison import compare
-from recon_worker.snapshot.records import Bool, Complex64, Float32
+from recon_worker.reconstruction.metrics import phase_error_rad
+from recon_worker.snapshot.array_types import Bool, Complex64, Float32
 
 _SIDE_PX, _MARGIN_PX, _GAP_PX, _HEAD_PX = 256, 16, 24, 34
 _PIXELS = 256

@@ -1,11 +1,11 @@
-"""Which samples a loader's batches hold, beside what the loader itself gives."""
+"""The indices of a loader's batches, compared with what the loader yields."""
 
 import pytest
 import torch
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler, SubsetRandomSampler, TensorDataset
 
-from recon_worker.capture.capture import batch_indices
+from recon_worker.capture.plan import batch_indices
 
 RANKS = 4
 

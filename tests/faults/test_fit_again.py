@@ -8,8 +8,8 @@ from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.cli.console import ExitCode
 from recon_worker.settings import WorkerSettings
 from tests.faults.harness import ALWAYS, PYTHON, epochs, inject, nothing_left_behind, sync  # noqa: F401
+from tests.lightning.fitting import fit
 from tests.lightning.foreign import ForeignDataset, loader
-from tests.lightning.test_recon_logging import fit
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
 slow = pytest.mark.slow

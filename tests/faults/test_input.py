@@ -13,8 +13,8 @@ from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.pictures.artifacts import render
 from recon_worker.pictures.history import History
 from recon_worker.snapshot.artifact import Failure
+from tests.lightning.fitting import fit
 from tests.lightning.foreign import ForeignDataset, loader
-from tests.lightning.test_recon_logging import fit
 from tests.samples import fill, layout_of, make_scan, snapshot
 
 pytestmark = pytest.mark.timeout(120)

@@ -14,7 +14,7 @@ from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.settings import WorkerSettings
 from tests.faults.harness import FLUSH_S, freeze, thaw, wait_until
 from tests.leaks import nothing_left
-from tests.lightning.test_recon_logging import fit
+from tests.lightning.fitting import fit
 from tests.paths import REPOSITORY
 from tests.samples import layout_of, log_epoch, make_run, make_scan
 

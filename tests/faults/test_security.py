@@ -93,7 +93,7 @@ def test_only_names_of_this_program_are_written(tmp_path, name):
 
 
 def test_whatever_the_umask_a_spool_is_for_its_owner_only(tmp_path):
-    from recon_worker.pictures.artifacts import Artifact
+    from recon_worker.snapshot.artifact import Artifact
 
     before = os.umask(0)
     try:

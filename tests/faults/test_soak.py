@@ -14,8 +14,8 @@ from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.settings import WorkerSettings
 from tests.faults.harness import epochs, nothing_left_behind  # noqa: F401
 from tests.faults.soak import soak
+from tests.lightning.fitting import fit, weights
 from tests.lightning.foreign import ForeignModule
-from tests.lightning.test_recon_logging import fit, weights
 
 pytestmark = [pytest.mark.usefixtures("nothing_left_behind"), pytest.mark.slow]
 

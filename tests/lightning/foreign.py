@@ -1,4 +1,4 @@
-"""A LightningModule and a dataset of another project that follow the PtychoPINN conventions and nothing else.
+"""A LightningModule and a dataset of another project, which follow the PtychoPINN conventions and nothing else.
 
 Dropout is on, items are rank 4 in the probe, `validation_step` returns nothing unless asked to.
 """
@@ -13,7 +13,7 @@ N_PX = 16
 
 
 class ForeignDataset(Dataset):
-    """Random diffraction; `draws_random_numbers` augments like a dataset that uses the global generator."""
+    """Random diffraction; each access draws from the global random generator."""
 
     def __init__(self, length=24, channels=1, *, as_tensordict=False, labels="real", positions=True, intensity=False):
         g = torch.Generator().manual_seed(length)
@@ -48,7 +48,7 @@ class ForeignDataset(Dataset):
 
 
 class Stream(IterableDataset):
-    """The same samples, one after the other: without an index, and without a length."""
+    """The same samples as an iterable dataset: no index, no length."""
 
     def __init__(self, length=12):
         self._samples = ForeignDataset(length)
@@ -58,7 +58,7 @@ class Stream(IterableDataset):
 
 
 def collate(items):
-    """What `default_collate` does for dicts, for TensorDicts too."""
+    """Collate dicts and TensorDicts as `default_collate` does dicts."""
     fields = {key: torch.stack([item[0][key] for item in items]) for key in items[0][0].keys()}  # noqa: SIM118
     return fields, torch.stack([item[1] for item in items]), torch.stack([item[2] for item in items])
 

@@ -1,6 +1,6 @@
 """A training on as many ranks as torchrun starts: `torchrun --nproc-per-node 2 -m tests.lightning.rank_training FILE`.
 
-FILE: JSON of a list of `Case`s, which are trained one after the other. Each rank leaves `NAME.rank0.json` beside it.
+FILE: JSON of a list of `Case`s, trained one after the other. Each rank writes `NAME.rank0.json` next to it.
 """
 
 import json
@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, Trainer
 
 from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
-from recon_worker.capture.copying import HostCopier
+from recon_worker.capture.copying import Copier
 from recon_worker.settings import WorkerSettings
 from tests.lightning.foreign import ForeignDataset, ForeignModule, Stream, loader
 
@@ -30,7 +30,7 @@ class Case:
     uri: str
     artifacts: str
     length: int = 23
-    """Samples to validate on: not a multiple of ranks or batches."""
+    """Number of validation samples: not a multiple of ranks or batches."""
     epochs: int = 2
     returns_predictions: bool = True
     supervised: bool = False
@@ -45,18 +45,18 @@ class Case:
     streams: bool = False
     """The validation set has no index."""
     fails_on_rank: int = -1
-    """Where nothing can be copied in epoch 1."""
+    """Rank on which copies fail in epoch 1."""
     small: bool = False
-    """The network predicts objects of another size than the dataset's patches."""
+    """Whether the network predicts objects of another size than the patches of the dataset."""
     strict: bool = False
     dies_on_rank: int = -1
-    """Which rank ends in epoch 2."""
+    """Rank that dies in epoch 2."""
     dies_by: str = "exception"
     """Or "SIGKILL"."""
 
 
 class Module(ForeignModule):
-    """With the case's learning rate and predictions."""
+    """A foreign module with the learning rate and the prediction size of the case."""
 
     learning_rate = 0.0
     small = False
@@ -70,7 +70,7 @@ class Module(ForeignModule):
 
 
 class Dies(Callback):
-    """One rank ends in the training of epoch 2."""
+    """Kills one rank in epoch 2."""
 
     def __init__(self, rank, how):
         self._rank, self._how = rank, how
@@ -83,27 +83,27 @@ class Dies(Callback):
             raise RuntimeError("this rank dies")
 
 
-class BrokenCopier(HostCopier):
-    """Copies nothing."""
+class BrokenCopier(Copier):
+    """Fails to copy."""
 
     def copy(self, target, source, part):
         raise MemoryError("nothing can be copied")
 
 
 class FailingCapture(PtychoReconLoggingCallback):
-    """Cannot copy in epoch 1 on one rank."""
+    """Fails to copy in epoch 1 on one rank."""
 
     fails_on_rank = -1
 
     def on_validation_start(self, trainer, pl_module):
         if self._run is not None and trainer.global_rank == self.fails_on_rank:
-            self._run.copier = BrokenCopier() if trainer.current_epoch == 0 else HostCopier()
-            self._run.captures.clear()  # those hold the copier that they were made with
+            self._run.copier = (BrokenCopier if trainer.current_epoch == 0 else Copier)(pl_module.device)
+            self._run.captures.clear()  # they hold their copier
         super().on_validation_start(trainer, pl_module)
 
 
 def train(case: Case, folder: Path) -> None:
-    """One training; what a rank has learned is written even if it ends in an exception."""
+    """Train a case; each rank writes its results even if the training raises."""
     torch.manual_seed(7)
     module = Module(returns_predictions=case.returns_predictions, supervised=case.supervised)
     module.learning_rate, module.small = case.learning_rate, case.small

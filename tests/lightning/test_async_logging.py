@@ -1,4 +1,4 @@
-"""With the worker process the callback leaves the same artifacts, and training notices even less."""
+"""The worker process makes the same artifacts as inline logging, and disturbs the training less."""
 
 import os
 import pickle
@@ -13,8 +13,8 @@ from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.settings import WorkerSettings
 from tests.leaks import child_processes
+from tests.lightning.fitting import epochs_logged, fit, weights
 from tests.lightning.foreign import ForeignModule
-from tests.lightning.test_recon_logging import epochs_logged, fit, weights
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -45,7 +45,7 @@ def test_inline_and_async_runs_leave_the_same_bytes(tracking, settings, new_trac
 
 
 class _Reusing(ForeignModule):
-    """Its predictions lie in the same memory each time, which is used for something else, like the batch's, at once."""
+    """Reuses the memory of its predictions and of the batch immediately."""
 
     def __init__(self):
         super().__init__(returns_predictions=True)
@@ -150,7 +150,7 @@ def test_a_callback_with_a_running_worker_can_be_pickled(tracking, settings):
 
 
 class _ChangesDirectory(Callback):
-    """As Hydra's users do, and some launchers."""
+    """As with Hydra and some launchers."""
 
     def __init__(self, folder):
         self.folder = folder

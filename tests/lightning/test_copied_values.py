@@ -1,4 +1,4 @@
-"""Whatever a network predicts arrives as it is, and looks the same whoever draws it."""
+"""Predictions of every dtype and layout arrive unchanged, and are rendered alike inline and by the worker."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.settings import WorkerSettings
+from tests.lightning.fitting import fit
 from tests.lightning.foreign import N_PX, ForeignDataset, ForeignModule, loader
-from tests.lightning.test_recon_logging import fit
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -29,7 +29,7 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class Epoch:
-    """What the network predicts in an epoch."""
+    """Predictions of an epoch."""
 
     dtype: torch.dtype
     layout: str
@@ -55,7 +55,7 @@ EPOCHS = st.builds(
 
 
 class Module(ForeignModule):
-    """Predicts what was drawn."""
+    """Predicts the drawn values."""
 
     def __init__(self, epochs):
         super().__init__()
@@ -69,7 +69,7 @@ class Module(ForeignModule):
 
 
 class Spy(PtychoReconLoggingCallback):
-    """Keeps what was copied."""
+    """Keeps the copied values."""
 
     def _submit(self, run, *args):
         self.copied.append({k: v.copy() for k, v in vars(run.capture.arrays).items() if isinstance(v, np.ndarray)})

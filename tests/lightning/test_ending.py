@@ -1,4 +1,4 @@
-"""Two processes of one training that get SIGTERM while one of them waits for the other."""
+"""SIGTERM to two processes of a training while one of them waits for the other."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What the module does around its own training: a warm-up, and a word where it learns nothing."""
+"""The module's warm-up, and its warning if it learns nothing."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def _module(**settings):
 
 
 class Same(torch.nn.Module):
-    """Predicts one patch, whatever it sees; `different`: but for a part that depends on it."""
+    """Predicts the same patch for every input; `different`: plus a part that depends on the input."""
 
     def __init__(self, different, phase=0.0):
         super().__init__()
@@ -119,4 +119,4 @@ def test_neighbours_at_one_place_predict_one_pattern_together():
     torch.testing.assert_close(merged[2], merged[3])
     assert (merged[0] - merged[2]).abs().max() > 1e-3
     assert (merged - alone).abs().max() > 1e-3
-    assert torch.equal(amp, amp_merged)  # what is logged is what the network says
+    assert torch.equal(amp, amp_merged)  # the logged amplitude is the network's

@@ -13,8 +13,8 @@ from mlflow.exceptions import MlflowException
 
 from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from tests.faults.harness import soon_s, wait_until
+from tests.lightning.fitting import fit
 from tests.lightning.foreign import ForeignModule
-from tests.lightning.test_recon_logging import fit
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -119,7 +119,7 @@ def test_errors_of_a_database_are_said_in_one_line_without_a_traceback(tracking,
             database.execute("ALTER TABLE gone RENAME TO metrics")
 
     assert "Not sent to MLflow: 1 batch of metrics and the run's status. " in caplog.text
-    assert caplog.text.count("no such table: metrics") >= 2  # when it began, and at the end
+    assert caplog.text.count("no such table: metrics") >= 2  # at the start and at the end
     assert not [record for record in caplog.records if record.exc_info]
 
 

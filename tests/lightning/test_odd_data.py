@@ -1,4 +1,4 @@
-"""Datasets and loaders that are not what the logging expects: they cost pictures, never the training."""
+"""Unusual and broken datasets and loaders cost pictures, never the training."""
 
 import mlflow
 import numpy as np
@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader
 from recon_worker.lightning import dataset
 from recon_worker.lightning.callback import PtychoReconLoggingCallback
 from recon_worker.lightning.dataset import UnusableDataError
-from recon_worker.snapshot.records import PositionGeometry
+from recon_worker.snapshot.geometry import PositionGeometry
+from tests.lightning.fitting import epochs_logged, fit, weights
 from tests.lightning.foreign import ForeignDataset, ForeignModule, Stream, collate, loader
-from tests.lightning.test_recon_logging import epochs_logged, fit, weights
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -31,7 +31,7 @@ class TooLong(ForeignDataset):
 
 
 class Endless(ForeignDataset):
-    """Like simulations that never end."""
+    """Like a simulation without end."""
 
     def __len__(self):
         return 2**62
@@ -62,7 +62,7 @@ class OtherLabels(ForeignDataset):
 
 
 class OtherScale(ForeignDataset):
-    """Whose items have this for a photon scale; None: nothing."""
+    """Items with this photon scale; None: without one."""
 
     def __init__(self, length, scale):
         super().__init__(length)
@@ -84,7 +84,7 @@ class OtherPatterns(ForeignDataset):
 
 
 class Batches:
-    """Iterable, and nothing else."""
+    """Only iterable."""
 
     def __iter__(self):
         return iter(loader(ForeignDataset(12)))
@@ -96,14 +96,14 @@ class PickyLoader(DataLoader):
 
 
 def _collated(items):
-    """Of what the network uses only."""
+    """Collate only the fields that the network uses."""
     items = [item["everything"] if isinstance(item, dict) else item for item in items]
     used = ("images", "coords_relative", "rms_scaling_constant")
     return collate([({name: item[0][name] for name in used}, *item[1:]) for item in items])
 
 
 def _sampled(data):
-    """The first 12 samples, whatever the dataset says of its length."""
+    """Load the first 12 samples, whatever the length of the dataset."""
     return DataLoader(data, batch_size=5, sampler=range(12), collate_fn=_collated)
 
 
@@ -126,9 +126,9 @@ NO_PICTURES = {
     f"{NONE}patterns of OtherPatterns cannot be used (ValueError": lambda: _sampled(OtherPatterns(12)),
 }
 NO_STITCHED_PICTURES = {
-    f"{NO_STITCH}where the samples of BrokenGeometry lie is not known (OSError": lambda: loader(BrokenGeometry(12)),
+    f"{NO_STITCH}the sample positions of BrokenGeometry are unknown (OSError": lambda: loader(BrokenGeometry(12)),
     f"{NO_STITCH}scan_geometry of OtherGeometry is a str": lambda: loader(OtherGeometry(12)),
-    f"{NO_STITCH}the positions of 4611686018427387904 samples are not read": lambda: _sampled(Endless(12)),
+    f"{NO_STITCH}only ": lambda: _sampled(Endless(12)),
 }
 WITH_PICTURES = {
     "label_amp cannot be used (": lambda: _sampled(OtherLabels(12)),
@@ -137,7 +137,7 @@ WITH_PICTURES = {
 
 
 def trained(tracking, make, *, logs=True, **settings):
-    """The module and the trainer; the same but for the logging, whenever it is called."""
+    """Train a module from fixed weights; return module, trainer and callback."""
     torch.manual_seed(3)
     callback = PtychoReconLoggingCallback(1, num_patches=3, log_stitch=True, **settings) if logs else None
     module = ForeignModule(returns_predictions=True)
@@ -145,7 +145,7 @@ def trained(tracking, make, *, logs=True, **settings):
 
 
 def assert_unharmed(tracking, make):
-    """It ends, and is what it is without logging; returns the callback."""
+    """Assert that the training is bit-identical to one without logging; return the callback."""
     plain, _, _ = trained(tracking, make, logs=False)
     module, trainer, callback = trained(tracking, make)
     assert trainer.current_epoch == 2

@@ -1,4 +1,4 @@
-"""The untrained epoch, cards, arrays, description; ranges and gallery across restarts and resumed trainings."""
+"""The untrained epoch, cards, arrays and description; ranges and gallery across restarts and resumed trainings."""
 
 import os
 import signal
@@ -14,8 +14,8 @@ from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.pictures.gallery.page import entries_of
 from recon_worker.pictures.png import read_png
 from recon_worker.settings import WorkerSettings
+from tests.lightning.fitting import epochs_logged, fit
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
-from tests.lightning.test_recon_logging import epochs_logged, fit
 
 pytestmark = pytest.mark.timeout(90)
 STEPS_PER_EPOCH = 4
@@ -145,6 +145,6 @@ def test_wrong_settings_are_refused_at_once(setting, message):
 
 
 def test_h5_without_h5py_is_refused_at_once(monkeypatch):
-    monkeypatch.setattr("recon_worker.lightning.callback.find_spec", lambda name: None)
+    monkeypatch.setattr("recon_worker.capture.plan.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install h5py"):
         PtychoReconLoggingCallback(log_stitch=True, arrays="h5")

@@ -1,4 +1,4 @@
-"""Trainings on several ranks log once, completely, and as one rank would; no rank waits for what another leaves out."""
+"""Trainings on several ranks log once, completely, and as one rank would; no rank waits for one that skipped a step."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ TIMEOUT_S = 110
 
 
 class Launcher:
-    """Starts trainings on some ranks, and reads what they leave."""
+    """Starts trainings on several ranks, and reads their results."""
 
     def __init__(self, folder, uri):
         self.folder, self.uri = folder, uri
@@ -28,7 +28,7 @@ class Launcher:
         return Case(name=name, uri=self.uri, artifacts=str(self.folder / name), **settings)
 
     def run(self, ranks, *cases):
-        """Train the cases one after the other; returns the exit code."""
+        """Train the cases one after the other; return the exit code."""
         plan = self.folder / "cases.json"
         plan.write_text(json.dumps([dataclasses.asdict(case) for case in cases]))
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
@@ -50,13 +50,13 @@ def launcher(mlflow_database, tmp_path):
 
 
 def same_arrays(one, other, epoch):
-    """Whether the stitched numbers of an epoch are the same in two trees, but for how batches of other sizes round."""
+    """Whether the stitched arrays of an epoch agree in two trees, up to rounding in batches of other sizes."""
     a, b = (np.load(tree.path(f"epoch_{epoch:02d}/stitched/arrays.npz")) for tree in (one, other))
     return all(np.allclose(a[name], b[name], rtol=0, atol=1e-6, equal_nan=True) for name in ("object", "coverage"))
 
 
 def same_pixels(one, other):
-    """Whether all pictures but the sheets, which show times and steps, are the same in two trees."""
+    """Whether all pictures agree in two trees, except the sheets, which show times and steps."""
     names = [name for name in one.files() if name.endswith(".png") and "summary" not in name]
     return bool(names) and all(one.path(name).read_bytes() == other.path(name).read_bytes() for name in names)
 
@@ -149,7 +149,7 @@ def test_a_strict_training_ends_on_all_ranks_if_one_cannot_capture(launcher, ran
     assert launcher.run(2, failing) != 0
 
     assert "nothing can be copied" in launcher.output
-    assert f"rank {rank} could not do its part" in launcher.output
+    assert f"rank {rank} failed to do its part" in launcher.output
     assert [launcher.found("strict", one)["losses"] != [] for one in (0, 1)] == [True, True]
 
 
@@ -162,7 +162,7 @@ def test_when_a_rank_dies_the_others_end_and_what_was_submitted_is_logged_or_spo
     assert "this rank dies" in launcher.output
 
     for spool in launcher.folder.glob("spool/*"):  # torchrun's SIGTERM ends a flush
-        wait_until(lambda spool=spool: main(["sync", str(spool)]) != ExitCode.BUSY, 60)  # a worker left alone goes on
+        wait_until(lambda spool=spool: main(["sync", str(spool)]) != ExitCode.BUSY, 60)  # an orphaned worker continues
 
     files = launcher.tracking("dying").files()
     assert {"epoch_00/summary.png", "epoch_01/stitched/amp_pred.png", "epoch_01/summary.png"} <= files

@@ -8,7 +8,7 @@ import pytest
 
 from recon_worker.pictures.arrays import ENCODERS, ObjectArrays, encode_h5, encode_npz
 from recon_worker.reconstruction.stitching import canvas_positions, crop_start_px, stitch
-from recon_worker.snapshot.records import GridGeometry, PositionGeometry
+from recon_worker.snapshot.geometry import GridGeometry, PositionGeometry
 
 
 def _arrays(**changes):

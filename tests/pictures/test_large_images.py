@@ -10,12 +10,13 @@ from recon_worker.pictures.complex_png import complex_colours
 from recon_worker.pictures.layout import downsampled
 from recon_worker.pictures.png import Panel
 from recon_worker.reconstruction.alignment import Alignment, fit
-from recon_worker.reconstruction.blocks import row_blocks
 from recon_worker.reconstruction.comparison import compare
+from recon_worker.reconstruction.fourier import ring_correlation
 from recon_worker.reconstruction.metrics import correlation, psnr_db, ssim
-from recon_worker.reconstruction.ring_correlation import ring_correlation
+from recon_worker.reconstruction.slices import row_blocks
 from recon_worker.reconstruction.stitching import stitch
-from recon_worker.snapshot.records import GridGeometry, ObjectPatches, PositionGeometry
+from recon_worker.snapshot.array_types import ObjectPatches
+from recon_worker.snapshot.geometry import GridGeometry, PositionGeometry
 
 SHAPE = (1201, 1103)
 """More than one block, and no multiple of anything."""

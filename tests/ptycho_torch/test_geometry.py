@@ -9,7 +9,7 @@ import torch
 
 from ptycho_torch.data.grouping import nearest_groups
 from recon_worker.reconstruction.stitching import crop_start_px, stitch
-from recon_worker.snapshot.records import GridGeometry, PositionGeometry
+from recon_worker.snapshot.geometry import GridGeometry, PositionGeometry
 from tests.ptycho_torch.scans import N, grid_module_of, module_of, worst_mismatch
 
 

@@ -1,4 +1,4 @@
-"""What the fit takes out, and what it leaves."""
+"""What the fit removes, and what it keeps."""
 
 import cmath
 import math
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recon_worker.reconstruction.alignment import Alignment, comparable, fit, phase_error_rad, steep_ramp, well_covered
+from recon_worker.reconstruction.alignment import Alignment, comparable, fit, steep_ramp, well_covered
+from recon_worker.reconstruction.metrics import phase_error_rad
 
 SHAPE = (56, 72)
 EVERYWHERE = np.ones(SHAPE, bool)
@@ -106,7 +107,7 @@ def test_a_ramp_beyond_the_search_is_named(ramp):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_unrelated_images_have_no_ramp(seed):
-    """Some ramp always brings them more into phase than none, and used to be taken out."""
+    """Some ramp always brings them more into phase than none."""
     noise = np.exp(1j * np.random.default_rng(seed).uniform(-np.pi, np.pi, SHAPE)).astype(np.complex64)
 
     assert fit(noise, _object(), EVERYWHERE, ramp=True).ramp_rad_per_px == (0, 0)

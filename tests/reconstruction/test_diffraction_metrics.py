@@ -1,4 +1,4 @@
-"""Agreement of predicted and measured patterns, against simulated counts."""
+"""Metrics of predicted and measured patterns, on simulated counts."""
 
 import math
 
@@ -68,7 +68,7 @@ def test_the_mean_pattern_has_the_mean_intensity_and_a_single_pattern_has_none()
 
 
 def test_patterns_that_all_look_alike_are_told_from_those_that_are_predicted():
-    """Their logarithms correlate almost perfectly with the measured ones in both cases: the former number."""
+    """The correlation of logarithms is almost perfect in both cases, and cannot distinguish them."""
     y, x = np.mgrid[-1:1:64j, -1:1:64j]
     common, rng = 1e6 * np.exp(-12 * (x**2 + y**2)) + 100, np.random.default_rng(1)
     rates = common * rng.uniform(0.5, 1.5, (8, *common.shape))

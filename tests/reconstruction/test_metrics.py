@@ -1,4 +1,4 @@
-"""The numbers against scikit-image, closed forms and theory."""
+"""Metrics compared with scikit-image, closed forms and theory."""
 
 import math
 

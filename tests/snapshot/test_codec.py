@@ -1,4 +1,4 @@
-"""What crosses to the worker arrives as it was, and what is damaged is refused."""
+"""Scans and snapshots survive the round trip to the worker; damaged bytes are rejected."""
 
 import dataclasses
 
@@ -12,7 +12,8 @@ from recon_worker.pictures.history import History
 from recon_worker.reconstruction.stitching import stitch
 from recon_worker.snapshot.artifact import Artifact
 from recon_worker.snapshot.codec import CodecError, dump_scan, dump_snapshot, load_scan, load_snapshot, snapshot_header
-from recon_worker.snapshot.records import GridGeometry, PositionGeometry, Scan, Snapshot, SnapshotLayout
+from recon_worker.snapshot.geometry import GridGeometry, PositionGeometry
+from recon_worker.snapshot.records import Scan, Snapshot, SnapshotLayout
 
 VALUES = [0.0, 0.5, 1.0, -0.2, np.nan, np.inf, -np.inf, 1e30]
 
@@ -38,7 +39,7 @@ def _patch_shape(geometry):
 
 @st.composite
 def cases(draw):
-    """A scan and a snapshot of it: any size, any labels, any geometry, special values, rows that are missing."""
+    """A scan and a snapshot of it: any size, any labels, any geometry, special values, missing rows."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     k, n_px, channels = draw(st.integers(0, 3)), draw(st.sampled_from([4, 8, 16])), draw(st.sampled_from([1, 4]))
     labels = draw(st.sampled_from(["none", "zero", "real"]))

@@ -1,11 +1,11 @@
-"""Copies out of a GPU: their order, on a stream of their own. The streams are fakes that record what they are told."""
+"""Copies from a GPU: their order, on a stream of their own. Fake streams record the calls."""
 
 import contextlib
 
 import pytest
 import torch
 
-from recon_worker.capture.copying import SideStreamCopier
+from recon_worker.capture.copying import Copier
 from recon_worker.snapshot.records import SnapshotLayout
 
 LAYOUT = SnapshotLayout(n_fixed=1, patch_px=8, n_stitch=2, crop_px=4)
@@ -23,7 +23,7 @@ class FakeStream:
 
 
 class FakeCuda:
-    """`torch.cuda` as far as the copier uses it; `refuse` is the error that locking pages gives."""
+    """The part of `torch.cuda` that the copier uses; `refuse`: error code of page-locking."""
 
     def __init__(self, refuse=0):
         self.calls, self._refuse = [], refuse
@@ -53,7 +53,7 @@ class FakeCuda:
 
 
 class FakeGpuTensor(torch.Tensor):
-    """An ordinary tensor whose memory is said to be kept for a stream."""
+    """A CPU tensor that records the streams that its memory is kept for."""
 
     kept_for = ()
 
@@ -63,7 +63,7 @@ class FakeGpuTensor(torch.Tensor):
 
 def test_a_copy_waits_for_the_computing_and_runs_beside_it():
     cuda, target = FakeCuda(), torch.zeros(2)
-    copier = SideStreamCopier(torch.device("cpu"), cuda)
+    copier = Copier(torch.device("cuda"), cuda)
     source = torch.arange(3, dtype=torch.float16).as_subclass(FakeGpuTensor)
 
     copier.copy(target, source, (slice(1, 3),))
@@ -76,7 +76,7 @@ def test_a_copy_waits_for_the_computing_and_runs_beside_it():
 
 def test_the_memory_of_a_slot_is_locked_once_and_unlocked_at_the_end():
     cuda, arrays = FakeCuda(), LAYOUT.allocate()
-    copier = SideStreamCopier(torch.device("cpu"), cuda)
+    copier = Copier(torch.device("cuda"), cuda)
     address = arrays.fixed_amp.ctypes.data
 
     for _ in range(2):
@@ -88,7 +88,7 @@ def test_the_memory_of_a_slot_is_locked_once_and_unlocked_at_the_end():
 
 def test_memory_that_cannot_be_locked_is_used_as_it_is(caplog):
     cuda, arrays = FakeCuda(refuse=2), LAYOUT.allocate()
-    copier = SideStreamCopier(torch.device("cpu"), cuda)
+    copier = Copier(torch.device("cuda"), cuda)
 
     with caplog.at_level("INFO"):
         copier.prepare(arrays, LAYOUT.nbytes)
@@ -101,7 +101,7 @@ def test_memory_that_cannot_be_locked_is_used_as_it_is(caplog):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_on_a_real_gpu_the_values_arrive():
     device, arrays = torch.device("cuda"), LAYOUT.allocate()
-    copier = SideStreamCopier(device)
+    copier = Copier(device)
     source = torch.rand(2, 1, 8, 8, device=device)
 
     copier.prepare(arrays, LAYOUT.nbytes)

@@ -1,4 +1,4 @@
-"""Fourier ring correlation against closed forms, theory and noise."""
+"""Fourier ring correlation against closed forms, theory and noise; shifts against known shifts."""
 
 import math
 
@@ -7,16 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from scipy.ndimage import fourier_shift, gaussian_filter
 
-from recon_worker.reconstruction.ring_correlation import (
-    HALF,
-    RingCorrelation,
-    half_scans,
-    largest_square,
-    ring_correlation,
-)
-from recon_worker.reconstruction.stitching import stitch
-from recon_worker.snapshot.records import PositionGeometry
+from recon_worker.reconstruction.fourier import HALF, RingCorrelation, largest_square, ring_correlation, shift_px
+
+SHAPE = (96, 120)
+EVERYWHERE = np.ones(SHAPE, bool)
 
 
 def _white(seed, n=256):
@@ -101,14 +97,14 @@ def test_half_a_bit_is_half_a_bit_of_a_pixel_where_rings_are_large_and_certainty
 
 @pytest.mark.parametrize("size", [32, 64, 200])
 def test_noise_has_no_resolution_in_nineteen_of_twenty_trials(size):
-    """1/7 from the peak outwards, the former rule, gives pure noise a resolution in most trials."""
-    everywhere, passed, formerly = np.ones((size, size), bool), 0, 0
+    """The fixed threshold 1/7 gives pure noise a resolution in most trials."""
+    everywhere, passed, above_a_seventh = np.ones((size, size), bool), 0, 0
     for trial in range(60):
         rings = ring_correlation(_white(2 * trial, size), _white(2 * trial + 1, size), everywhere)
         passed += rings.cutoff(rings.half_bit()) > 0
-        formerly += rings.correlation.max() > 1 / 7
+        above_a_seventh += rings.correlation.max() > 1 / 7
 
-    assert formerly > 40
+    assert above_a_seventh > 40
     assert passed <= 3
 
 
@@ -121,7 +117,7 @@ def test_the_border_of_the_scan_and_a_common_offset_do_not_correlate():
 
 
 def test_a_dip_inside_the_peak_does_not_end_the_resolution():
-    """As of an early network: contrast over a few probe widths comes last."""
+    """As early in training: contrast over a few probe widths is learned last."""
     rings = _rings([-0.5, 0.8, 0.1, 0.7, 0.95, 0.6, 0.4, 0.1])
 
     assert rings.cutoff(0.5) == pytest.approx(0.65)
@@ -149,16 +145,43 @@ def test_the_largest_square_is_valid_and_no_larger_odd_one_is(valid):
     assert valid[square].all()
 
 
-def test_two_half_scans_together_are_the_whole_scan():
-    rng = np.random.default_rng(0)
-    geometry = PositionGeometry(patch_px=16, crop_px=8, positions_px=rng.uniform(12, 30, (41, 1, 2)))
-    patches = (rng.random((41, 1, 8, 8)) * np.exp(1j * rng.random((41, 1, 8, 8)))).astype(np.complex64)
-    filled = rng.random(41) > 0.2
+def _blurred_noise(seed=0):
+    rng = np.random.default_rng(seed)
+    amp, phase = (gaussian_filter(rng.normal(size=SHAPE), 2, mode="wrap") for _ in range(2))
+    return ((1 + amp) * np.exp(3j * phase)).astype(np.complex64)
 
-    ((even, odd),) = half_scans(geometry, patches, filled)
-    (whole,) = stitch(geometry, patches, filled)
-    np.testing.assert_allclose(even.coverage + odd.coverage, whole.coverage, rtol=1e-5)
-    together = even.object * even.coverage + odd.object * odd.coverage
-    np.testing.assert_allclose(together, whole.object * whole.coverage, atol=1e-4)
-    (alone,) = stitch(geometry, patches, filled & (np.arange(41) % 2 == 1))
-    np.testing.assert_array_equal(odd.object, alone.object)
+
+def _moved(image, x, y):
+    return np.fft.ifft2(fourier_shift(np.fft.fft2(image), (y, x))).astype(np.complex64)
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (1.5, 0), (-0.4, 2.3), (4, -3)])
+def test_a_known_shift_is_measured_to_a_twentieth_of_a_pixel(x, y):
+    truth = _blurred_noise()
+
+    assert shift_px(_moved(truth, x, y), truth, EVERYWHERE) == pytest.approx((x, y), abs=0.05)
+
+
+def test_a_shift_is_measured_where_both_are_known():
+    truth, valid = _blurred_noise(), EVERYWHERE.copy()
+    pred = _moved(truth, 2, 1)
+    valid[:, :30], pred[:, :30] = False, np.nan
+
+    assert shift_px(pred, truth, valid) == pytest.approx((2, 1), abs=0.1)
+
+
+@pytest.mark.parametrize("case", ["unrelated", "uniform", "too small"])
+def test_there_is_no_shift_where_the_two_have_nothing_in_common(case):
+    pred = {"unrelated": _blurred_noise(1), "uniform": np.ones(SHAPE, np.complex64)}.get(case, _blurred_noise())
+    valid = EVERYWHERE.copy()
+    if case == "too small":
+        valid[15:] = False
+
+    assert all(map(math.isnan, shift_px(pred, _blurred_noise(), valid)))
+
+
+def test_the_shift_of_a_large_field_is_measured_in_its_middle():
+    rng = np.random.default_rng(0)
+    truth = (rng.normal(size=(1100, 1100)) + 1j).astype(np.complex64)
+
+    assert shift_px(np.roll(truth, 3, axis=1), truth, np.ones(truth.shape, bool)) == pytest.approx((3, 0), abs=0.05)

@@ -1,4 +1,4 @@
-"""Parts of large images: what is computed from them in double precision need not exist as a whole."""
+"""Slices of large images: double-precision intermediates are computed block by block to bound their memory."""
 
 from collections.abc import Iterator
 
@@ -6,18 +6,18 @@ _BLOCK_PX = 1 << 20
 
 
 def row_blocks(shape: tuple[int, ...], multiple: int = 1) -> Iterator[slice]:
-    """Consecutive rows of an image, about a million pixels at a time; one block for what is smaller.
+    """Yield consecutive row slices of about a million pixels each; one slice for a smaller image.
 
     Args:
         shape: (H, W).
-        multiple: Blocks begin at multiples of so many rows.
+        multiple: Blocks begin at multiples of this many rows.
     """
     rows = max(1, _BLOCK_PX // max(1, shape[1]) // multiple) * multiple
     return (slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows))
 
 
 def central(size: int, at_most: int) -> slice:
-    """The middle of an axis of `size` pixels, `at_most` so many of them."""
+    """Return the central `at_most` pixels of an axis of `size` pixels; the whole axis if it is shorter."""
     side = min(size, at_most)
     first = (size - side) // 2
     return slice(first, first + side)

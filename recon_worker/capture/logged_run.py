@@ -1,0 +1,123 @@
+"""State of a rank while a run is logged: what is fixed for the run, the cadence, and the current capture."""
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from recon_worker.capture.capture import Capture
+from recon_worker.capture.copying import Copier
+from recon_worker.capture.gathering import Destination, Ranks, Rows
+from recon_worker.capture.plan import CapturePlan, Shard
+from recon_worker.snapshot.records import Snapshot, SnapshotArrays
+
+if TYPE_CHECKING:  # the client loads the renderer and MLflow, which only the rank with a backend needs
+    from recon_worker.client.backend import ReconBackend
+
+
+@dataclass(kw_only=True)
+class LoggedRun:
+    """State of one rank between the start and the end of a logged training."""
+
+    backend: "ReconBackend | None"
+    """Takes the snapshots, on rank zero; None on the other ranks."""
+    ranks: Ranks
+    plan: CapturePlan
+    shard: Shard
+    copier: Copier
+    dataset: Any
+    """Map-style dataset of the logged samples."""
+    from_training_set: bool
+    may_predict: bool
+    """Whether the network can be called outside training and validation."""
+    every_n_epochs: int
+    next_due: int
+    """Epoch that is logged next, unless the training ends before."""
+    last_logged: int = 0
+    capturing: bool = False
+    """Whether a snapshot is due, and its predictions are being captured."""
+    capture: Capture | None = None
+    """None if nothing is being captured, or if this rank has failed to."""
+    failure: Exception | None = None
+    """Error of the current capture. It is raised where all ranks meet: raised earlier, the others would wait there."""
+    own_arrays: SnapshotArrays | None = None
+    """Arrays of this rank's shard, on the other ranks than rank zero."""
+    captures: dict[int, Capture] = field(default_factory=dict)
+    """Captures for memory that is reused, by its address."""
+
+    def is_due(self, epoch: int, last_epoch: int | None) -> bool:
+        """Whether to log an epoch: every `every_n_epochs`, and the last one."""
+        return epoch > self.last_logged and (epoch >= self.next_due or epoch == last_epoch)
+
+    def begin_capture(self) -> None:
+        """Acquire arrays for a snapshot, or for this rank's shard of it."""
+        self.capturing, self.capture, self.failure = True, None, None
+        try:
+            if self.backend is not None:
+                arrays = self.backend.acquire(self.shard.layout)
+            else:
+                self.ranks.wait_sent()
+                self.own_arrays = arrays = self.own_arrays or self.shard.layout.allocate()
+                arrays.fixed_filled[:] = False
+                arrays.stitch_filled[:] = False
+            if self.backend is not None and not self.backend.reuses_memory:
+                self.capture = Capture(self.shard, arrays, self.copier)
+                return
+            self.copier.prepare(arrays, self.shard.layout.nbytes)
+            address = arrays.fixed_amp.ctypes.data
+            if address not in self.captures:
+                self.captures[address] = Capture(self.shard, arrays, self.copier)
+            self.capture = self.captures[address]
+            self.capture.restart()
+        except Exception as error:
+            self.give_up(error)
+
+    def give_up(self, error: Exception) -> None:
+        """Drop this rank's part of the current snapshot; `end_capture` raises the error."""
+        self.capture, self.failure = None, error
+
+    def end_capture(self, epoch: int) -> tuple[Capture, bool]:
+        """Gather the predictions of all ranks on rank zero; all ranks must call this.
+
+        Returns:
+            This rank's capture, and whether rank zero has all predictions.
+
+        Raises:
+            Exception: Why this rank could not capture.
+            RankFailedError: Another rank could not capture.
+        """
+        self.last_logged = epoch
+        self.next_due = (epoch // self.every_n_epochs + 1) * self.every_n_epochs
+        capture, self.capture, self.capturing = self.capture, None, False
+
+        def captured() -> list[tuple[Destination, Rows]]:
+            if self.failure is not None:
+                raise self.failure
+            assert capture is not None
+            capture.finish()
+            if self.ranks.rank == 0:  # its own rows are in place
+                return [(to, to.no_rows()) for to in capture.destinations]
+            return capture.rows()
+
+        fixed, _, stitched = self.ranks.gather(captured)
+        assert capture is not None
+        return capture, (fixed, stitched) == (self.plan.layout.n_fixed, self.plan.layout.n_stitch)
+
+    def submit(self, capture: Capture, *, epoch: int, step: int, stall_s: float) -> None:
+        """Hand a complete snapshot over to the backend; no effect on the other ranks than rank zero."""
+        if self.backend is None:
+            return
+        self.backend.submit(
+            Snapshot(
+                epoch=epoch,
+                step=step,
+                has_diffraction=capture.has_diffraction,
+                created_unix_s=time.time(),
+                stall_s=stall_s,
+                arrays=capture.arrays,
+            )
+        )
+
+    def close(self) -> None:
+        """Release page-locked memory and leave the group of the ranks."""
+        self.copier.close()
+        self.ranks.close()

@@ -1,0 +1,175 @@
+"""Which samples of a dataset are logged, and to which rows of a snapshot they go."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from itertools import chain, pairwise
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, SequentialSampler
+
+from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
+from recon_worker.snapshot.records import SnapshotLayout
+
+FixedRows = tuple[tuple[int, int], ...]
+"""(row of the fixed arrays, sample of the batch), for each fixed patch in a batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanOptions:
+    """What to log of a dataset. Raises ValueError if an option is out of range."""
+
+    num_patches: int = 4
+    """Number of fixed sample patches, spread evenly over the dataset."""
+    fixed_indices: Sequence[int] | None = None
+    """Dataset indices of the patches; None: an even spread."""
+    log_stitch: bool = False
+    """Whether to stitch and log the whole object too."""
+    max_stitch_samples: int | None = None
+    """Stitch only the first samples, this many; None: all."""
+    stitch_weight: StitchWeight = "probe"
+    """Weight of overlapping patches in their average."""
+    remove_ramp: bool = True
+    """Whether to remove a linear phase ramp from the stitched object before comparing it with the truth."""
+    pixel_size_m: float | None = None
+    """Side of an object pixel, metres; None: unknown."""
+    arrays: ArraysFormat = "none"
+    """File format in which the stitched object is logged as numbers."""
+    description: bool = False
+    """Whether to show the latest summary in the run's description."""
+
+    def __post_init__(self) -> None:
+        if self.num_patches < 0:
+            raise ValueError(f"num_patches is {self.num_patches}; it must be at least 0.")
+        if self.max_stitch_samples is not None and self.max_stitch_samples < 1:
+            raise ValueError(
+                f"max_stitch_samples is {self.max_stitch_samples}; it must be at least 1, or None for all."
+            )
+        if self.pixel_size_m is not None and not 0 < self.pixel_size_m < 1:
+            raise ValueError(f"pixel_size_m is {self.pixel_size_m}; it must be above 0 and below 1 metre, or None.")
+        if self.arrays not in get_args(ArraysFormat):
+            raise ValueError(f"arrays is {self.arrays!r}; allowed: {', '.join(get_args(ArraysFormat))}.")
+        if self.arrays != "none" and not self.log_stitch:
+            raise ValueError(f"arrays is {self.arrays!r}, but no stitched object is logged; add log_stitch=True.")
+        if self.arrays == "h5" and find_spec("h5py") is None:
+            raise ValueError("arrays is 'h5', which needs h5py: pip install h5py. Or choose 'npz'.")
+
+
+@dataclass(frozen=True)
+class Route:
+    """Destination of one batch's samples in a snapshot."""
+
+    rows: slice
+    """Rows of the stitch arrays that the batch's first samples fill."""
+    samples: slice
+    """These samples of the batch."""
+    fixed: FixedRows
+    size: int
+    """Least number of samples of the batch."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One rank's part of a snapshot."""
+
+    routes: tuple[Route, ...]
+    """One for each batch of its validation."""
+    numbers: NDArray[np.int64]
+    """Numbers of its stitch rows in the whole snapshot."""
+    layout: SnapshotLayout
+    """Layout of its own arrays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapturePlan:
+    """Which samples of the dataset are logged, and their rows in the whole snapshot."""
+
+    fixed_indices: tuple[int, ...]
+    """Dataset indices of the fixed patches, in row order."""
+    layout: SnapshotLayout
+    """Rows 0 ... n_stitch - 1 of the stitch arrays hold the samples of the same indices."""
+
+    def shard(self, batches: Sequence[range], *, whole: bool) -> Shard:
+        """Return the shard of a rank.
+
+        Args:
+            batches: Dataset indices of each of its batches, ascending and evenly spaced.
+            whole: Whether its arrays hold the rows of all ranks, as on rank zero; else its own rows, side by side.
+        """
+        stitched = [range(b.start, min(b.stop, self.layout.n_stitch), b.step) for b in batches]
+        if whole:
+            rows = [slice(one.start, one.stop, one.step) for one in stitched]
+            numbers, layout = np.arange(self.layout.n_stitch), self.layout
+        else:
+            ends = np.cumsum([0, *map(len, stitched)]).tolist()
+            rows = [slice(first, end) for first, end in pairwise(ends)]
+            numbers, layout = np.array([*chain(*stitched)], np.int64), replace(self.layout, n_stitch=ends[-1])
+        routes = [
+            Route(
+                rows=to,
+                samples=slice(len(one)),
+                fixed=tuple((row, batch.index(i)) for row, i in enumerate(self.fixed_indices) if i in batch),
+                size=len(batch),
+            )
+            for batch, one, to in zip(batches, stitched, rows, strict=True)
+        ]
+        return Shard(tuple(routes), numbers, layout)
+
+
+class WrongSettingError(ValueError):
+    """A setting contradicts the data. The message says what is allowed."""
+
+
+def choose_indices(length: int, options: ScanOptions) -> tuple[int, ...]:
+    """Return the dataset indices of the fixed patches.
+
+    Args:
+        length: Number of samples in the dataset.
+        options: Gives the indices, or their number; these are `length // num_patches` apart.
+
+    Raises:
+        WrongSettingError: An index is out of range, negative or repeated.
+    """
+    given = options.fixed_indices
+    if given is None:
+        count = min(options.num_patches, length)
+        return tuple(i * (length // count) for i in range(count))
+    outside = [i for i in given if not 0 <= i < length]
+    if outside:
+        raise WrongSettingError(
+            f"fixed_indices has {outside}, but the logged dataset has {length} samples; allowed: 0 to {length - 1}."
+        )
+    repeated = sorted({i for i in given if list(given).count(i) > 1})
+    if repeated:
+        raise WrongSettingError(
+            f"fixed_indices has {repeated} more than once, for a dataset of {length} samples; name each sample once."
+        )
+    return tuple(given)
+
+
+def batch_indices(loader: object, rank: int = 0, size: int = 1) -> list[range]:
+    """Return the dataset indices of each of a loader's batches, in order; empty if they are unknown.
+
+    Excludes the padding of a DistributedSampler, and the samples that it drops. If all ranks go through the whole
+    dataset, only the batches of rank zero count.
+    """
+    if not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
+        return []
+    sampler: Any = loader.batch_sampler.sampler
+    in_batch = loader.batch_sampler.batch_size
+    try:
+        length, batches = len(loader.dataset), len(loader)  # type: ignore[arg-type]
+    except Exception:  # user code: a dataset or loader class may raise anything
+        return []
+    if type(sampler) is SequentialSampler and rank == 0:
+        first, step = 0, 1
+    # Only the class itself deals out the dataset in order: Lightning's wrapper of other samplers inherits from it.
+    elif type(sampler) is DistributedSampler and not sampler.shuffle and sampler.num_replicas == size:
+        first, step = sampler.rank, sampler.num_replicas
+        length = min(length, sampler.total_size)
+    else:
+        return []
+    starts = range(first, first + batches * in_batch * step, in_batch * step)
+    return [range(start, max(start, min(start + in_batch * step, length)), step) for start in starts]

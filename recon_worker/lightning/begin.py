@@ -1,0 +1,109 @@
+"""Chooses what is logged at the start of a training, on all ranks, and starts the backend on rank zero."""
+
+from collections.abc import Callable
+from dataclasses import astuple, fields
+from typing import TYPE_CHECKING
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_warn
+
+from recon_worker.capture.copying import Copier
+from recon_worker.capture.gathering import Ranks
+from recon_worker.capture.logged_run import LoggedRun
+from recon_worker.capture.plan import CapturePlan, ScanOptions, batch_indices, choose_indices
+from recon_worker.lightning.dataset import dataset_length, read_scan
+from recon_worker.lightning.extra_pass import random_state_kept
+from recon_worker.lightning.trainer_state import choose_data, logged_loader, set_up_validation_data, validation_reach
+from recon_worker.snapshot.records import SnapshotLayout
+from recon_worker.spool.run_target import RunTarget
+
+if TYPE_CHECKING:  # the client loads the renderer and MLflow, which only the rank with a backend needs
+    from recon_worker.client.backend import ReconBackend
+
+_SHARDING = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
+"""Each rank holds a part of the network, so that no rank can call it alone."""
+
+
+def begin_run(
+    trainer: Trainer,
+    module: LightningModule,
+    ranks: Ranks,
+    options: ScanOptions,
+    *,
+    every_n_epochs: int,
+    backend: "ReconBackend | None",
+    target: Callable[[], RunTarget],
+) -> LoggedRun:
+    """Choose the logged samples on rank zero and prepare every rank; all ranks must call this.
+
+    If a rank fails, it says so, and none of them logs.
+
+    Args:
+        trainer: At the start of training.
+        module: The network.
+        ranks: Of the Trainer.
+        options: What to log.
+        every_n_epochs: The cadence.
+        backend: Takes the snapshots, on rank zero.
+        target: Returns the MLflow run, on rank zero.
+
+    Raises:
+        WrongSettingError: `fixed_indices` contradict the dataset.
+        UnusableDataError: The dataset cannot be logged.
+        RankFailedError: Another rank failed.
+    """
+    may_predict = not isinstance(trainer.strategy, _SHARDING)
+    if not may_predict:
+        rank_zero_warn(
+            f"{type(trainer.strategy).__name__} shards the network: reconstructions are logged from what "
+            "validation predicts, and neither before training nor from the training set."
+        )
+    ranks.all_or_none(lambda: set_up_validation_data(trainer))
+    chosen, length = ranks.broadcast(lambda: choose_data(trainer)).tolist()
+    from_training_set = bool(chosen)
+    indices = choose_indices(length, options)
+    numbers = ranks.broadcast(
+        lambda: astuple(_start_backend(trainer, backend, target, indices, options, from_training_set))
+    ).tolist()
+    layout = SnapshotLayout(**{field.name: n for field, n in zip(fields(SnapshotLayout), numbers, strict=True)})
+    plan = CapturePlan(fixed_indices=indices, layout=layout)
+
+    def prepare_rank() -> LoggedRun:
+        loader = logged_loader(trainer, from_training_set=from_training_set)
+        batches = [] if from_training_set else batch_indices(loader, ranks.rank, ranks.size)
+        return LoggedRun(
+            backend=backend,
+            ranks=ranks,
+            plan=plan,
+            shard=plan.shard(batches, whole=ranks.rank == 0),
+            copier=Copier(module.device),
+            dataset=loader.dataset,  # type: ignore[attr-defined]
+            from_training_set=from_training_set,
+            may_predict=may_predict,
+            every_n_epochs=every_n_epochs,
+            next_due=(trainer.current_epoch // every_n_epochs + 1) * every_n_epochs,
+        )
+
+    return ranks.all_or_none(prepare_rank)
+
+
+def _start_backend(
+    trainer: Trainer,
+    backend: "ReconBackend | None",
+    target: Callable[[], RunTarget],
+    indices: tuple[int, ...],
+    options: ScanOptions,
+    from_training_set: bool,
+) -> SnapshotLayout:
+    """Read what does not change, with random states restored, and hand it over; return the layout of snapshots."""
+    if backend is None:
+        raise RuntimeError("the backend could not be launched.")
+    loader = logged_loader(trainer, from_training_set=from_training_set)
+    dataset, length = loader.dataset, dataset_length(loader)  # type: ignore[attr-defined]
+    reach = length if from_training_set else validation_reach(trainer, loader, length)
+    digits = max(2, len(str(trainer.max_epochs)))
+    with random_state_kept():
+        scan, layout = read_scan(dataset, indices, options, reach=reach, epoch_digits=digits)
+    backend.start(target(), scan, layout)
+    return layout

@@ -1,0 +1,152 @@
+"""Comparison of two images in Fourier space: sub-pixel shift, and Fourier ring correlation with its thresholds.
+
+Both use the largest valid square of the images. The shift is logged and never corrected, as it is an error.
+Saxton & Baumeister, J. Microsc. 127, 127 (1982); van Heel & Schatz, J. Struct. Biol. 151, 250 (2005);
+Guizar-Sicairos, Thurman & Fienup, Opt. Lett. 33, 156 (2008). Formulas: `docs/formulas.md`.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon_worker.reconstruction.slices import central, row_blocks
+from recon_worker.snapshot.array_types import Bool, Complex64, Float64
+
+HALF = 0.5
+"""Threshold of the Fourier ring correlation with a ground truth."""
+LEAST_CORRELATION = 0.3
+"""Correlation at the best shift, of 1, below which a shift is meaningless."""
+_SMALLEST_PX, _LARGEST_SHIFTED_PX = 16, 1024
+_STEPS_PER_PX = 50
+_PIXELS_PER_INDEPENDENT_ONE = 4.5
+"""A Hann window on both axes correlates neighbouring Fourier pixels."""
+
+
+def shift_px(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, float]:
+    """Return the shift (x, y) of the prediction to the right and down, relative to the truth, pixels; NaN if unknown.
+
+    The peak of the cross-correlation in the largest valid square, at most its central 1024 px, to 1/50 px
+    (scikit-image).
+
+    Args:
+        pred: (H, W) complex64, aligned.
+        truth: (H, W) complex64.
+        valid: (H, W) pixels at which both are known and finite.
+    """
+    from skimage.registration import phase_cross_correlation
+
+    square = largest_square(valid)
+    side = square[0].stop - square[0].start
+    if side < _SMALLEST_PX:
+        return math.nan, math.nan
+    middle = central(side, _LARGEST_SHIFTED_PX)
+    images = [_tapered(image[square][middle, middle].astype(np.complex128)) for image in (truth, pred)]
+    if not all(image.any() for image in images):
+        return math.nan, math.nan
+    found, error, _ = phase_cross_correlation(  # type: ignore[no-untyped-call]
+        *images, upsample_factor=_STEPS_PER_PX, normalization=None
+    )
+    if not error**2 <= 1 - LEAST_CORRELATION**2:
+        return math.nan, math.nan
+    return 0.0 - float(found[1]), 0.0 - float(found[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RingCorrelation:
+    """A Fourier ring correlation."""
+
+    frequency: Float64
+    """(n,) ring radii, cycles per pixel, up to 1/2."""
+    correlation: Float64
+    """(n,) within -1 ... 1."""
+    pixels: Float64
+    """(n,) number of Fourier pixels of each ring."""
+
+    def half_bit(self) -> Float64:
+        """Return the (n,) half-bit threshold of van Heel & Schatz (2005), equation 17: half a bit per pixel.
+
+        Rings of few independent pixels correlate by chance, and have a higher threshold.
+        """
+        root = np.sqrt(self.pixels / _PIXELS_PER_INDEPENDENT_ONE)
+        return (0.2071 + 1.9102 / root) / (1.2071 + 0.9102 / root)
+
+    def cutoff(self, threshold: float | Float64) -> float:
+        """Return the frequency, cycles per pixel, at which the correlation falls below the threshold.
+
+        The search goes outwards from the first two consecutive rings above the threshold and interpolates linearly
+        between rings; 1/2 if the correlation stays above, 0 if there are no such rings. Rings further inside are
+        ignored: diffraction hardly determines what varies more slowly than the probe is wide. A single ring may be
+        above by chance.
+
+        Args:
+            threshold: One value for all rings, or (n,).
+        """
+        above = self.correlation - threshold
+        pairs = np.flatnonzero((above[:-1] >= 0) & (above[1:] >= 0))
+        if not pairs.size:
+            return 0.0
+        below = np.flatnonzero(above[pairs[0] :] < 0)
+        if not below.size:
+            return 0.5
+        after = int(pairs[0] + below[0])
+        high, low = above[after - 1], above[after]
+        share = high / (high - low)
+        return float(self.frequency[after - 1] + share * (self.frequency[after] - self.frequency[after - 1]))
+
+
+def ring_correlation(a: Complex64, b: Complex64, valid: Bool) -> RingCorrelation | None:
+    """Return the Fourier ring correlation of two images in the largest valid square; None if it is below 16 px.
+
+    Rings are one bin of the Fourier transform wide. Means are subtracted and edges tapered, so that the outline of the
+    square does not correlate.
+
+    Args:
+        a: (H, W) complex64.
+        b: (H, W) complex64, aligned with `a`.
+        valid: (H, W) pixels at which both are known and finite.
+    """
+    square = largest_square(valid)
+    n = square[0].stop - square[0].start
+    if n < _SMALLEST_PX:
+        return None
+    fa, fb = (_tapered(image[square].astype(np.complex128)) for image in (a, b))
+    for image in (fa, fb):  # Fourier transform in place, in blocks
+        for rows in row_blocks(image.shape):
+            image[rows] = np.fft.fft(image[rows], axis=1)
+        for columns in row_blocks(image.shape[::-1]):
+            image[:, columns] = np.fft.fft(image[:, columns], axis=0)
+    f = np.fft.fftfreq(n, 1 / n)
+    sums, pixels = np.zeros((3, n)), np.zeros(n)  # n is more than the number of rings
+    for rows in row_blocks(fa.shape):
+        ring = np.rint(np.hypot(f[rows, None], f)).astype(np.int64).ravel()
+        pixels += np.bincount(ring, minlength=n)[:n]
+        pa, pb = fa[rows], fb[rows]
+        for total, values in zip(sums, ((pa * pb.conj()).real, np.abs(pa) ** 2, np.abs(pb) ** 2), strict=True):
+            total += np.bincount(ring, values.ravel(), n)
+    shared, power_a, power_b = sums[:, 1 : n // 2 + 1]
+    power = np.sqrt(power_a * power_b)
+    correlation = np.divide(shared, power, out=np.zeros_like(shared), where=power > 0)
+    frequency = np.arange(1, n // 2 + 1) / n
+    return RingCorrelation(frequency=frequency, correlation=correlation, pixels=pixels[1 : n // 2 + 1])
+
+
+def largest_square(valid: Bool) -> tuple[slice, slice]:
+    """Return rows and columns of the largest square of odd side without an invalid pixel; the first of several."""
+    from scipy.ndimage import distance_transform_cdt  # type: ignore[attr-defined]
+
+    distance = distance_transform_cdt(np.pad(valid, 1), metric="chessboard")[1:-1, 1:-1]
+    row, column = np.unravel_index(np.argmax(distance), distance.shape)
+    reach = max(0, int(distance[row, column]) - 1) if distance.any() else 0
+    side = 2 * reach + 1 if distance.any() else 0
+    return slice(int(row) - reach, int(row) - reach + side), slice(int(column) - reach, int(column) - reach + side)
+
+
+def _tapered(image: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """Subtract the mean and apply a Hann window on both axes, in place."""
+    window = np.hanning(len(image) + 2)[1:-1]
+    image -= image.mean()
+    image *= window[:, None]
+    image *= window
+    return image

@@ -1,0 +1,71 @@
+"""Where predictions come from, and that the training does not notice."""
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
+from recon_worker.pictures.png import read_png
+from tests.lightning.fitting import epochs_logged, fit, seeded_module, weights
+from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
+
+
+def test_predictions_of_the_validation_loop_are_used_without_an_extra_pass(tracking):
+    module = ForeignModule(returns_predictions=True)
+    callback = PtychoReconLoggingCallback(1, num_patches=3, log_stitch=True, baseline=False, strict=True)
+
+    fit(tracking, callback, module=module, epochs=2, num_sanity_val_steps=0)
+
+    validation_batches, training_batches = 3, 4
+    assert module.calls == [("forward", n) for n in 2 * ([5] * training_batches + [5, 5, 2])]
+    assert len(module.calls) == 2 * (validation_batches + training_batches)
+
+
+def test_a_shuffled_validation_set_costs_one_extra_pass(tracking):
+    module = ForeignModule(returns_predictions=True)
+    callback = PtychoReconLoggingCallback(1, num_patches=3, log_stitch=True, strict=True)
+
+    fit(tracking, callback, module=module, epochs=1, val=loader(ForeignDataset(12), shuffle=True))
+
+    assert module.calls[-2:] == [("forward", 3), ("forward_predict", 12)]
+
+
+def test_both_ways_to_get_predictions_give_the_same_pictures(tracking, new_tracking):
+    other = new_tracking()
+    for where, returns in ((tracking, True), (other, False)):
+        callback = PtychoReconLoggingCallback(1, num_patches=2, log_stitch=True, strict=True)
+        fit(where, callback, module=seeded_module(returns), epochs=2)
+
+    assert tracking.files() == other.files()
+    for name in (one for one in tracking.files() if one.endswith(("pred.png", "error.png", "gt.png"))):
+        one, two = read_png(tracking.path(name)), read_png(other.path(name))
+        level = (one.value_range[1] - one.value_range[0]) / 251
+        np.testing.assert_allclose(one.values, two.values, atol=1.01 * level)
+
+
+@pytest.mark.parametrize("returns_predictions", [False, True])
+@pytest.mark.parametrize("val", ["default", None], ids=["validation", "training set only"])
+def test_training_with_logging_is_bit_identical_to_training_without(tracking, returns_predictions, val):
+    callback = PtychoReconLoggingCallback(1, num_patches=3, log_stitch=True, strict=True)
+    plain, _ = fit(tracking, None, epochs=3, module=seeded_module(returns_predictions), val=val, logger=False)
+
+    logged, _ = fit(tracking, callback, epochs=3, module=seeded_module(returns_predictions), val=val)
+
+    assert len(epochs_logged(tracking)) == 3
+    assert logged.losses == plain.losses
+    assert torch.equal(weights(logged), weights(plain))
+
+
+def test_modes_of_all_submodules_are_as_before(tracking):
+    seen = []
+
+    class Modes(Callback):
+        def on_train_batch_start(self, trainer, module, *args):
+            seen.append((module.body.training, module.frozen.training))
+
+    fit(tracking, PtychoReconLoggingCallback(1, strict=True), epochs=1, val=None, callbacks=[Modes()])
+    module, _ = fit(tracking, PtychoReconLoggingCallback(1, strict=True), epochs=2, val=None, callbacks=[Modes()])
+
+    assert set(seen) == {(True, False)}
+    assert (module.body.training, module.frozen.training) == (True, False)
