@@ -6,12 +6,15 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: more threads would only wait for each other
 
+import fcntl
 import gc
 import itertools
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -104,8 +107,41 @@ def nothing_left_behind(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def mlflow_database(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+def common(tmp_path_factory):
+    """Makes a folder once for all processes that run the tests side by side: common(name, make) -> Path."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def once(name: str, make) -> Path:
+        folder = root / f"common-{name}"
+        with (root / f"common-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                half = root / f"common-{name}.half"
+                half.mkdir()
+                make(half)
+                half.rename(folder)
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def new_database(common):
+    """Copies an empty MLflow database: its migrations take three seconds. new_database(folder) -> its URI."""
+
+    def migrate(folder):
+        import mlflow
+
+        mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+
+    empty = common("mlflow", migrate) / "mlflow.db"
+    return lambda folder: f"sqlite:///{shutil.copy(empty, folder)}"
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(new_database, tmp_path_factory):
+    return new_database(tmp_path_factory.mktemp("mlflow"))
 
 
 _numbers = itertools.count()
@@ -133,15 +169,13 @@ def _simulate(*arguments):
 
 
 @pytest.fixture(scope="session")
-def raw_scan(tmp_path_factory):
-    path = tmp_path_factory.mktemp("raw") / "scan.npz"
-    _simulate("raw", "--N", 64, "--object_size", 112, "--step", 14, "--nphotons", 1e6, "--output", path)
-    return path
+def raw_scan(common):
+    sizes = ("--N", 64, "--object_size", 112, "--step", 14, "--nphotons", 1e6)
+    return common("raw", lambda folder: _simulate("raw", *sizes, "--output", folder / "scan.npz")) / "scan.npz"
 
 
 @pytest.fixture(scope="session")
-def grid_lines(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("grid")
+def grid_lines(common):
     sizes = ("--object_size", 124, "--nimgs_train", 1, "--nimgs_test", 1, "--outer_offset_train", 20)
-    _simulate("grid-lines", "--N", 64, "--nphotons", 1e6, *sizes, "--output", folder)
-    return folder / "datasets" / "N64" / "gs1"
+    make = partial(_simulate, "grid-lines", "--N", 64, "--nphotons", 1e6, *sizes, "--output")
+    return common("grid", make) / "datasets" / "N64" / "gs1"

@@ -1,6 +1,7 @@
 """`recon-worker`: real subprocesses on spools, with a real MLflow store, dead servers and damaged files."""
 
 import fcntl
+import io
 import itertools
 import json
 import os
@@ -12,7 +13,9 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import mlflow
@@ -43,29 +46,52 @@ def command(*arguments):
 
 
 def recon_worker(*arguments, **environment):
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
-    )
+    """The program, in this process, where MLflow is imported already; like a finished process."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        try:
+            code = main([*map(str, arguments)])
+        except SystemExit as exit:
+            code = exit.code
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def recon_worker_process(*arguments):
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120)
+
+
+def _filled(scan, epoch):
+    """A snapshot and its memory."""
+    buffer = bytearray(layout_of(scan).nbytes)
+    one = snapshot(layout_of(scan).views(buffer), epoch)
+    fill(one.arrays, epoch)
+    return one, buffer
 
 
 def add_raw(outbox, scan, epoch):
     """A snapshot that waits to be rendered; returns it."""
-    layout = layout_of(scan)
-    buffer = bytearray(layout.nbytes)
-    one = snapshot(layout.views(buffer), epoch)
-    fill(one.arrays, epoch)
+    layout, (one, buffer) = layout_of(scan), _filled(scan, epoch)
     outbox.put_raw(epoch, epoch, dump_snapshot(snapshot_header(one, layout), memoryview(buffer)))
     return one
 
 
+@cache
+def _rendered(epochs):
+    """What rendering these epochs puts into an outbox, and the files of its history."""
+    scan, history = make_scan(), History()
+    made = [one for epoch in epochs for one in render(scan, _filled(scan, epoch)[0], history)]
+    return made, history.files()
+
+
 def make_spool(spool, target, raw=(1, 2), rendered=(3,)):
-    scan, outbox, history = make_scan(), Outbox(spool / target.run_id), History()
+    scan, outbox = make_scan(), Outbox(spool / target.run_id)
     outbox.describe(target, scan)
-    for epoch in rendered:
-        for made in render(scan, add_raw(outbox, scan, epoch), history):
-            outbox.put(made)
-        outbox.raw()[-1].unlink()
-    outbox.keep_history(history.files())
+    made, history = _rendered(tuple(rendered))
+    for one in made:
+        outbox.put(one)
+    outbox.keep_history(history)
     for epoch in raw:
         add_raw(outbox, scan, epoch)
     return outbox
@@ -109,7 +135,7 @@ def dead_server():
 
 
 def test_sync_renders_and_uploads_everything_and_removes_the_folder(tracking, outbox):
-    done = recon_worker("sync", outbox.folder)
+    done = recon_worker_process("sync", outbox.folder)
 
     assert done.returncode == DONE, done.stderr
     per_epoch = Counter(name.split("/")[0] for name in tracking.files())
@@ -260,8 +286,8 @@ def test_a_second_sync_says_that_another_process_is_at_work(outbox):
     words = [sys.executable, "-c", code, str(outbox.folder)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        second = recon_worker("sync", outbox.folder)
-        (seen,) = json.loads(recon_worker("status", outbox.folder, "--json").stdout)
+        second = recon_worker_process("sync", outbox.folder)
+        (seen,) = json.loads(recon_worker_process("status", outbox.folder, "--json").stdout)
         holder.kill()
 
     assert second.returncode == BUSY

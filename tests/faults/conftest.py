@@ -8,8 +8,10 @@ from tests.leaks import nothing_left
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    one = MlflowServer(tmp_path_factory.mktemp("server"))
+def server(new_database, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server")
+    new_database(folder)
+    one = MlflowServer(folder)
     one.start()
     yield one
     one.close()

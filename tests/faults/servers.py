@@ -42,7 +42,11 @@ def reserved_port():
 
 
 class MlflowServer:
-    """`mlflow server` in a process group of its own; may be killed and started again."""
+    """`mlflow server` in a process group of its own; may be killed and started again.
+
+    Args:
+        folder: Where the server keeps everything. An `mlflow.db` that lies there is used.
+    """
 
     options: tuple[str, ...] = ()
 
