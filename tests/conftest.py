@@ -84,6 +84,14 @@ def pytest_collection():
         gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """One process runs all tests of an MLflow server, as starting one takes seconds (`pytest --dist loadgroup`)."""
+    for item in items:
+        if "server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("server"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def interruptible():
     """In the background of a script SIGINT is ignored, and processes that tests interrupt would inherit that."""

@@ -26,8 +26,10 @@ STITCHED = ["amp_pred", "phase_pred", "complex", *COMPARED]
 
 
 @pytest.fixture(scope="module")
-def auth_server(tmp_path_factory):
-    one = AuthServer(tmp_path_factory.mktemp("auth"), CANARY)
+def auth_server(new_database, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("auth")
+    new_database(folder)
+    one = AuthServer(folder, CANARY)
     one.start()
     yield one
     one.close()
