@@ -11,8 +11,6 @@ import gc
 import itertools
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.leaks import nothing_left
-from tests.paths import REPOSITORY
+from tests.scripts import simulate
 
 _BEING_UPLOADED = ".artifact.uploading."
 """Begins the name of what MLflow is still writing, or would be, had the one who sent it lived."""
@@ -172,8 +170,8 @@ def tracking(new_tracking):
 
 
 def _simulate(*arguments):
-    command = [sys.executable, str(REPOSITORY / "scripts" / "simulate.py"), *map(str, arguments)]
-    subprocess.run(command, check=True, timeout=100, capture_output=True)
+    done = simulate(*arguments)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="session")

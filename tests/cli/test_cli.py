@@ -1,7 +1,6 @@
 """`recon-worker`: real subprocesses on spools, with a real MLflow store, dead servers and damaged files."""
 
 import fcntl
-import io
 import itertools
 import json
 import os
@@ -13,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -31,6 +29,7 @@ from recon_worker.snapshot.codec import dump_snapshot, snapshot_header
 from recon_worker.spool.outbox import Outbox, RunTarget
 from tests.faults.harness import soon_s
 from tests.samples import fill, layout_of, make_run, make_scan, snapshot
+from tests.scripts import call
 
 pytestmark = pytest.mark.timeout(200)
 DONE, LEFT, ERROR, BUSY = range(4)
@@ -46,16 +45,10 @@ def command(*arguments):
 
 
 def recon_worker(*arguments, **environment):
-    """The program, in this process, where MLflow is imported already; like a finished process."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+    with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        try:
-            code = main([*map(str, arguments)])
-        except SystemExit as exit:
-            code = exit.code
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+        return call(main, *arguments)
 
 
 def recon_worker_process(*arguments):

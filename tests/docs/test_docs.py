@@ -33,6 +33,6 @@ def test_every_test_that_a_document_names_exists(document):
     assert document != "docs/reliability.md" or len(named) > 90
 
 
-@pytest.mark.parametrize("words", ["`test_no_such_thing`", "`…test_soak.py::test_no_such`", "`XX.py`"])
+@pytest.mark.parametrize("words", ["`test_no_such_thing`", "`…test_soak.py::test_no_such`", "`tests/XX.py`"])
 def test_a_test_that_does_not_exist_is_found(words):
     assert not is_there(*next(named_tests(words)))

@@ -10,7 +10,8 @@ from recon_worker.cli.main import main
 from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.settings import WorkerSettings
 from tests.faults.harness import nothing_left_behind, wait_until  # noqa: F401
-from tests.faults.servers import AuthServer, Fault, FaultyProxy, always, artifact_names, new_run
+from tests.faults.proxy import Fault, FaultyProxy, always
+from tests.faults.servers import AuthServer, artifact_names, new_run
 from tests.faults.test_security import files_with, watched_titles
 from tests.samples import layout_of, log_epoch, make_scan
 

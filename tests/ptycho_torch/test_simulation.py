@@ -1,20 +1,14 @@
 """Simulated data: the physics by identities, the file layouts by the format's published numbers."""
 
-import subprocess
-import sys
-from functools import partial
-
 import numpy as np
 import pytest
-from skimage.restoration import unwrap_phase
 
 from ptycho_torch.data.archive import save_npz
 from ptycho_torch.data.grid_simulation import GridPlan, simulate_grid_lines
 from ptycho_torch.data.npz import load_grid_lines, load_raw_scan
 from ptycho_torch.data.scan_patterns import PATTERNS, scan_positions
 from ptycho_torch.data.simulation import cut_all, detector_amplitude, simulate_raw_scan
-from ptycho_torch.data.specimens import default_pictures, diffuser_probe, disc_probe, make_object, varied_object
-from tests.paths import REPOSITORY
+from ptycho_torch.data.specimens import disc_probe
 
 N = 16
 
@@ -186,72 +180,6 @@ def test_an_impossible_grid_is_refused(wrong):
         GridPlan(**wrong)
 
 
-def test_default_pictures_make_objects_in_the_stated_range():
-    object_ = make_object(*default_pictures(), 48)
-    varied = varied_object(*default_pictures(), 48, np.random.default_rng(0))
-
-    for made in (object_, varied):
-        assert (np.abs(made).min(), np.abs(made).max()) == pytest.approx((0.8, 1.0), abs=1e-5)
-        assert (np.angle(made).min(), np.angle(made).max()) == pytest.approx((0.0, 1.5), abs=1e-5)
-    assert np.abs(object_ - varied).mean() > 0.05
-
-
-def test_objects_have_the_amplitudes_that_are_asked_for():
-    object_ = make_object(*default_pictures(), 48, (0.5, 0.9))
-    varied = varied_object(*default_pictures(), 48, np.random.default_rng(0), (0.5, 0.9))
-
-    for made in (object_, varied):
-        assert (np.abs(made).min(), np.abs(made).max()) == pytest.approx((0.5, 0.9), abs=1e-5)
-
-
-@pytest.mark.parametrize("limits", [(0.5, 0.5), (-0.1, 1.0), (0.5, 1.1), (np.nan, 1.0)])
-def test_amplitudes_that_cannot_be_are_refused(limits):
-    with pytest.raises(ValueError, match="0 <= low < high <= 1"):
-        make_object(*default_pictures(), 48, limits)
-
-
-@pytest.mark.parametrize(("rms", "smoothing"), [(0.2, 3.0), (1.0, 2.0)])
-def test_a_diffuser_is_a_disc_with_a_phase_of_the_stated_rms(rms, smoothing):
-    disc, made = (f(64, 16) for f in (disc_probe, partial(diffuser_probe, rms_rad=rms, smoothing_px=smoothing, seed=0)))
-
-    inside = np.hypot(*(np.mgrid[:64, :64] - 32)) <= 16
-    phase = unwrap_phase(np.angle(made[0]))[inside]
-    np.testing.assert_allclose(np.abs(made), np.abs(disc), rtol=1e-5)
-    assert phase.std() == pytest.approx(rms, rel=1e-3)
-    assert made.dtype == np.complex64
-
-
-@pytest.mark.parametrize("smoothing", [2.0, 3.0])
-def test_the_diffusers_phase_is_correlated_over_the_stated_distance(smoothing):
-    """Smoothing white noise by a Gaussian gives the autocorrelation exp(-d^2 / (4 sigma^2))."""
-    made = [diffuser_probe(256, 120, rms_rad=0.5, smoothing_px=smoothing, seed=s)[0, 64:192, 64:192] for s in range(4)]
-    phases = np.stack([np.angle(m) for m in made])  # a few times 0.5 rad does not wrap
-
-    for distance in (1, 3, 6):
-        product = (phases[:, :, distance:] * phases[:, :, :-distance]).mean() / (phases**2).mean()
-        assert product == pytest.approx(np.exp(-((distance / smoothing) ** 2) / 4), abs=0.08)
-
-
-def test_diffusers_are_reproducible_and_seeds_differ():
-    first, again, other = (diffuser_probe(64, 16, seed=s) for s in (1, 1, 2))
-
-    np.testing.assert_array_equal(first, again)
-    assert np.abs(first - other).max() > 0.5
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"rms_rad": 0.0}, {"rms_rad": np.nan}, {"smoothing_px": 0.0}, {"smoothing_px": 17.0}]
-)
-def test_a_diffuser_that_cannot_be_is_refused(wrong):
-    with pytest.raises(ValueError, match="the diffuser has"):
-        diffuser_probe(64, 16, **wrong, seed=0)
-
-
-def test_a_uniform_picture_is_refused():
-    with pytest.raises(ValueError, match="needs contrast"):
-        make_object(np.ones((9, 9)), default_pictures()[1], 20)
-
-
 def test_simulated_files_load(tmp_path):
     save_npz(tmp_path / "raw.npz", simulate_raw_scan(_object(), disc_probe(N, 5), np.full((3, 2), 20.5), seed=0))
     _, test, _ = _grid(GridPlan(gridsize=2, outer_offset_test=10), 42, noise=True)
@@ -259,68 +187,3 @@ def test_simulated_files_load(tmp_path):
 
     assert load_raw_scan(tmp_path / "raw.npz").metadata.nphotons == 1e9
     assert load_grid_lines(tmp_path / "test.npz").metadata.gridsize == 2
-
-
-def _script(*arguments):
-    command = [sys.executable, str(REPOSITORY / "scripts" / "simulate.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
-
-
-def test_help_does_not_wait_for_heavy_imports():
-    code = "import sys, runpy; sys.argv[1:] = ['raw', '-h']; runpy.run_path('scripts/simulate.py', run_name='__main__')"
-    check = f"try:\n {code}\nexcept SystemExit:\n print({{'numpy', 'torch', 'skimage'}} & set(sys.modules))"
-
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
-
-    assert done.stdout.endswith("set()\n"), done.stderr
-    assert "--nphotons" in done.stdout
-
-
-def test_the_script_writes_what_it_says(tmp_path):
-    output = tmp_path / "new" / "scan.npz"
-
-    done = _script("raw", "--N", 16, "--object_size", 40, "--step", 6, "--nphotons", 1e4, "--output", output)
-
-    scan = load_raw_scan(output)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"wrote {output}: {len(scan.positions_px)} patterns of 16 x 16 px")
-    assert scan.metadata.nphotons == 1e4
-
-
-def test_the_script_makes_the_probe_and_the_object_that_are_asked_for(tmp_path):
-    output = tmp_path / "scan.npz"
-    size, probe = (
-        ("--N", 32, "--object_size", 48, "--step", 9, "--seed", 3),
-        ("--probe", "diffuser", "--probe_rms", 1.2),
-    )
-
-    done = _script("raw", *size, *probe, "--amplitude_range", 0.5, 1, "--output", output)
-
-    assert done.returncode == 0, done.stderr
-    scan = load_raw_scan(output)
-    np.testing.assert_array_equal(scan.probe, diffuser_probe(32, 8, rms_rad=1.2, seed=3))
-    assert np.abs(scan.object).min() == pytest.approx(0.5, abs=1e-5)
-
-
-def test_the_script_takes_one_probe(tmp_path):
-    done = _script("raw", "--probe", "diffuser", "--probe_file", tmp_path / "p.npz", "--output", tmp_path / "scan.npz")
-
-    assert done.returncode == 2
-    assert done.stderr == "error: --probe and --probe_file are both given; give one of them.\n"
-
-
-def test_the_script_writes_both_grid_lines_files_where_they_belong(tmp_path):
-    done = _script("grid-lines", "--N", 16, "--object_size", 40, "--gridsize", 2, "--output", tmp_path)
-
-    directory = tmp_path / "datasets" / "N16" / "gs2"
-    assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in directory.iterdir()) == ["test.npz", "train.npz"]
-    assert load_grid_lines(directory / "test.npz").diffraction.shape[1] == 4
-
-
-def test_the_script_refuses_what_does_not_fit_in_one_line(tmp_path):
-    done = _script("raw", "--N", 64, "--object_size", 40, "--output", tmp_path / "scan.npz")
-
-    assert done.returncode == 2
-    assert done.stderr == "error: the object is (40, 40) px; it must be larger than a patch (64 px) on both axes.\n"
-    assert not list(tmp_path.iterdir())

@@ -3,7 +3,7 @@
 import itertools
 import time
 
-from recon_worker import supervisor
+from recon_worker.client import supervisor
 from recon_worker.client.snapshot_queue import SnapshotQueue
 from recon_worker.settings import WorkerSettings
 
