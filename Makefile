@@ -30,7 +30,7 @@ ui: $(READY)  ## open MLflow on the demo (PORT=5000)
 	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --backend-store-uri sqlite:///$(abspath $(DEMO_DIR))/mlflow.db --port $(PORT)
 
 test: $(READY)  ## run the tests (a few minutes)
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 test-slow: $(READY)  ## run the long tests
 	$(BIN)/python -m pytest -m slow
@@ -39,7 +39,7 @@ test-browser: $(READY)  ## run the tests in Chromium (skipped where it is not in
 	$(BIN)/python -m pytest -m browser tests/browser
 
 test-faults: $(READY)  ## run the whole fault matrix, long cells included (ten to twenty minutes)
-	$(BIN)/python -m pytest --numprocesses auto -m "slow or not slow" tests/faults
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m "slow or not slow" tests/faults
 
 soak: $(READY)  ## random faults against a running training for ten minutes (SEED=1)
 	$(BIN)/python -m tests.faults.soak --seconds 600 --seed $(SEED)

@@ -6,17 +6,19 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: more threads would only wait for each other
 
+import fcntl
+import gc
 import itertools
+import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.leaks import nothing_left
-from tests.paths import REPOSITORY
+from tests.scripts import simulate
 
 _BEING_UPLOADED = ".artifact.uploading."
 """Begins the name of what MLflow is still writing, or would be, had the one who sent it lived."""
@@ -63,6 +65,31 @@ class Tracking:
         return root / name
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Keep what collection imports out of garbage collections: a full one takes 0.5 s with it, and 0.01 s without.
+
+    Many tests collect garbage twice, to see what they have left (`tests.leaks`).
+    """
+    import hypothesis  # noqa: F401  # a plugin imports it at the end, and looks for referrers, which freezing hides
+
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """One process runs all tests of an MLflow server, as starting one takes seconds (`pytest --dist loadgroup`)."""
+    for item in items:
+        if "server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("server"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def interruptible():
     """In the background of a script SIGINT is ignored, and processes that tests interrupt would inherit that."""
@@ -86,8 +113,41 @@ def nothing_left_behind(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def mlflow_database(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+def common(tmp_path_factory):
+    """Makes a folder once for all processes that run the tests side by side: common(name, make) -> Path."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def once(name: str, make) -> Path:
+        folder = root / f"common-{name}"
+        with (root / f"common-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                half = root / f"common-{name}.half"
+                half.mkdir()
+                make(half)
+                half.rename(folder)
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def new_database(common):
+    """Copies an empty MLflow database: its migrations take three seconds. new_database(folder) -> its URI."""
+
+    def migrate(folder):
+        import mlflow
+
+        mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+
+    empty = common("mlflow", migrate) / "mlflow.db"
+    return lambda folder: f"sqlite:///{shutil.copy(empty, folder)}"
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(new_database, tmp_path_factory):
+    return new_database(tmp_path_factory.mktemp("mlflow"))
 
 
 _numbers = itertools.count()
@@ -110,20 +170,18 @@ def tracking(new_tracking):
 
 
 def _simulate(*arguments):
-    command = [sys.executable, str(REPOSITORY / "scripts" / "simulate.py"), *map(str, arguments)]
-    subprocess.run(command, check=True, timeout=100, capture_output=True)
+    done = simulate(*arguments)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="session")
-def raw_scan(tmp_path_factory):
-    path = tmp_path_factory.mktemp("raw") / "scan.npz"
-    _simulate("raw", "--N", 64, "--object_size", 112, "--step", 14, "--nphotons", 1e6, "--output", path)
-    return path
+def raw_scan(common):
+    sizes = ("--N", 64, "--object_size", 112, "--step", 14, "--nphotons", 1e6)
+    return common("raw", lambda folder: _simulate("raw", *sizes, "--output", folder / "scan.npz")) / "scan.npz"
 
 
 @pytest.fixture(scope="session")
-def grid_lines(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("grid")
+def grid_lines(common):
     sizes = ("--object_size", 124, "--nimgs_train", 1, "--nimgs_test", 1, "--outer_offset_train", 20)
-    _simulate("grid-lines", "--N", 64, "--nphotons", 1e6, *sizes, "--output", folder)
-    return folder / "datasets" / "N64" / "gs1"
+    make = partial(_simulate, "grid-lines", "--N", 64, "--nphotons", 1e6, *sizes, "--output")
+    return common("grid", make) / "datasets" / "N64" / "gs1"

@@ -2,7 +2,6 @@
 
 import time
 
-import mlflow
 import numpy as np
 
 from recon_worker.reconstruction.stitching import crop_to_footprint
@@ -65,6 +64,8 @@ def log_epoch(backend, layout, epoch):
 
 def make_run(tracking):
     """A fresh MLflow run; its artifacts are what `tracking.files()` lists."""
+    import mlflow  # takes a second, and processes that log a sample need none of it
+
     client = mlflow.MlflowClient(tracking.uri)
     experiment = client.create_experiment(tracking.experiment, artifact_location=tracking.artifacts.as_uri())
     return RunTarget(run_id=client.create_run(experiment).info.run_id, tracking_uri=tracking.uri)

@@ -20,7 +20,10 @@ def after_standard_library(folders: list[str]) -> list[str]:
 
 def _main() -> int:
     """Import this package from its own location, whatever else has its name, and run `main()` of the named module."""
+    import gc
     from json import loads
+
+    gc.set_threshold(50_000)  # imports allocate and free nothing: 0.2 s less processor time before the first upload
 
     sys.path[:] = after_standard_library(loads(os.environ[_PATH]))
 

@@ -1,14 +1,19 @@
-"""Spools with snapshots and artifacts, and `recon-worker` in a process of its own."""
+"""Spools with snapshots and artifacts, and `recon-worker`, in this process or in one of its own."""
 
 import os
 import subprocess
 import sys
+from functools import cache
 
+import pytest
+
+from recon_worker.cli.main import main
 from recon_worker.pictures.artifacts import render
 from recon_worker.pictures.history import History
 from recon_worker.snapshot.codec import dump_snapshot, snapshot_header
 from recon_worker.spool.outbox import Outbox
 from tests.samples import fill, layout_of, make_scan, snapshot
+from tests.scripts import call
 
 DONE, LEFT, ERROR, BUSY = range(4)
 PER_EPOCH = 28
@@ -23,29 +28,49 @@ def command(*arguments):
 
 
 def recon_worker(*arguments, **environment):
+    """Run `recon-worker` in this process; returns what a finished process would be."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        return call(main, *arguments)
+
+
+def recon_worker_process(*arguments, **environment):
     return subprocess.run(
         command(*arguments), capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
     )
 
 
+def _filled(scan, epoch):
+    """Return a snapshot and its memory."""
+    buffer = bytearray(layout_of(scan).nbytes)
+    one = snapshot(layout_of(scan).views(buffer), epoch)
+    fill(one.arrays, epoch)
+    return one, buffer
+
+
 def add_raw(outbox, scan, epoch):
     """Add a snapshot to render; returns it."""
-    layout = layout_of(scan)
-    buffer = bytearray(layout.nbytes)
-    one = snapshot(layout.views(buffer), epoch)
-    fill(one.arrays, epoch)
+    layout, (one, buffer) = layout_of(scan), _filled(scan, epoch)
     outbox.put_raw(epoch, epoch, dump_snapshot(snapshot_header(one, layout), memoryview(buffer)))
     return one
 
 
+@cache
+def _rendered(epochs):
+    """Return what rendering these epochs puts into an outbox, and the files of its history."""
+    scan, history = make_scan(), History()
+    made = [one for epoch in epochs for one in render(scan, _filled(scan, epoch)[0], history)]
+    return made, history.files()
+
+
 def make_spool(spool, target, raw=(1, 2), rendered=(3,)):
-    scan, outbox, history = make_scan(), Outbox(spool / target.run_id), History()
+    scan, outbox = make_scan(), Outbox(spool / target.run_id)
     outbox.describe(target, scan)
-    for epoch in rendered:
-        for made in render(scan, add_raw(outbox, scan, epoch), history):
-            outbox.put(made)
-        outbox.raw()[-1].unlink()
-    outbox.keep_history(history.files())
+    made, history = _rendered(tuple(rendered))
+    for one in made:
+        outbox.put(one)
+    outbox.keep_history(history)
     for epoch in raw:
         add_raw(outbox, scan, epoch)
     return outbox

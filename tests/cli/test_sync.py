@@ -16,7 +16,18 @@ from recon_worker.pictures.artifacts import render
 from recon_worker.pictures.history import History
 from recon_worker.spool.outbox import Outbox
 from recon_worker.spool.run_target import RunTarget
-from tests.cli.spools import BUSY, DONE, LEFT, PER_EPOCH, WAITING, add_raw, command, make_spool, recon_worker
+from tests.cli.spools import (
+    BUSY,
+    DONE,
+    LEFT,
+    PER_EPOCH,
+    WAITING,
+    add_raw,
+    command,
+    make_spool,
+    recon_worker,
+    recon_worker_process,
+)
 from tests.faults.harness import soon_s
 from tests.samples import make_run, make_scan
 
@@ -24,7 +35,7 @@ pytestmark = pytest.mark.timeout(200)
 
 
 def test_sync_renders_and_uploads_everything_and_removes_the_folder(tracking, outbox):
-    done = recon_worker("sync", outbox.folder)
+    done = recon_worker_process("sync", outbox.folder)
 
     assert done.returncode == DONE, done.stderr
     per_epoch = Counter(name.split("/")[0] for name in tracking.files())
@@ -160,8 +171,8 @@ def test_a_second_sync_reports_that_the_spool_is_in_use(outbox):
     words = [sys.executable, "-c", code, str(outbox.folder)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        second = recon_worker("sync", outbox.folder)
-        (seen,) = json.loads(recon_worker("status", outbox.folder, "--json").stdout)
+        second = recon_worker_process("sync", outbox.folder)
+        (seen,) = json.loads(recon_worker_process("status", outbox.folder, "--json").stdout)
         holder.kill()
 
     assert second.returncode == BUSY

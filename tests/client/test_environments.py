@@ -39,7 +39,11 @@ def project_of_a_user(folder):
     return folder
 
 
-@pytest.mark.parametrize("environment", [NOTEBOOK, SHELL], ids=["notebook", "shell"])
+@pytest.mark.parametrize(
+    "environment",
+    [NOTEBOOK | SHELL, *(pytest.param(one, marks=slow) for one in (NOTEBOOK, SHELL))],
+    ids=["both", "notebook", "shell"],
+)
 def test_what_a_notebook_or_a_shell_sets_for_its_programs_costs_no_worker(tracking, tmp_path, environment):
     target = make_run(tracking)
     ignore = "import warnings; warnings.simplefilter('ignore')\n"  # warnings in the training do not matter here

@@ -75,8 +75,15 @@ def test_the_printed_command_is_the_console_script_where_there_is_one():
     assert sync_command("/spool").endswith("recon-worker sync /spool")
 
 
-@pytest.mark.parametrize("name", [b"sp\xff ool", b"it's\n\\ \x1b[2J \xc3\xa9\xff"])
-@pytest.mark.parametrize("stdout", ["utf-8:strict", "ascii:strict"])
+@pytest.mark.parametrize(
+    ("name", "stdout"),
+    [
+        (b"sp\xff ool", "utf-8:strict"),
+        (b"it's\n\\ \x1b[2J \xc3\xa9\xff", "ascii:strict"),
+        pytest.param(b"sp\xff ool", "ascii:strict", marks=pytest.mark.slow),
+        pytest.param(b"it's\n\\ \x1b[2J \xc3\xa9\xff", "utf-8:strict", marks=pytest.mark.slow),
+    ],
+)
 def test_a_path_of_any_bytes_is_printed_and_the_command_can_be_pasted(tracking, tmp_path, monkeypatch, name, stdout):
     spool = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
     folder = make_spool(spool, make_run(tracking)).folder

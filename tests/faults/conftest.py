@@ -1,15 +1,27 @@
 """A tracking server for all tests of this room, and a proxy in front of it for each."""
 
+import os
+import re
+import time
+
 import pytest
 
-from tests.faults.servers import FaultyProxy, MlflowServer
+from recon_worker.client.recon_worker import ReconWorker
+from recon_worker.settings import WorkerSettings
+from tests.faults.harness import FLUSH_S
+from tests.faults.proxy import FaultyProxy
+from tests.faults.servers import MlflowServer, new_run
+from tests.faults.tracked import SCAN
 from tests.faults.training import Training
 from tests.leaks import nothing_left
+from tests.samples import layout_of
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    one = MlflowServer(tmp_path_factory.mktemp("server"))
+def server(new_database, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server")
+    new_database(folder)
+    one = MlflowServer(folder)
     one.start()
     yield one
     one.close()
@@ -42,3 +54,24 @@ def train(tracking, tmp_path):
     yield start
     for one in trainings:
         one.end()
+
+
+@pytest.fixture
+def short_timeouts(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
+
+
+@pytest.fixture
+def target(short_timeouts, server, proxy, request):
+    """A run that was made while the server was well; it is reached through the proxy."""
+    made = new_run(server.uri, re.sub(r"\W", "-", request.node.name) + f"-{os.getpid()}-{time.time_ns()}")
+    return type(made)(run_id=made.run_id, tracking_uri=proxy.uri)
+
+
+@pytest.fixture
+def worker(tmp_path, target):
+    one = ReconWorker(WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=FLUSH_S, depth=4))
+    one.launch()
+    one.start(target, SCAN, layout_of(SCAN))
+    yield one
+    one.close(0)

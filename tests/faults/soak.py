@@ -36,7 +36,8 @@ from recon_worker.spool.outbox import Outbox
 from recon_worker.system.mlflow_environment import for_training
 from tests.conftest import Tracking
 from tests.faults.harness import epochs, soon_s
-from tests.faults.servers import Fault, FaultyProxy, MlflowServer, always
+from tests.faults.proxy import Fault, FaultyProxy, always
+from tests.faults.servers import MlflowServer
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
 
 _EPOCHS, _STEP_S = 4, 0.05

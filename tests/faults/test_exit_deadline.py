@@ -11,7 +11,8 @@ from recon_worker.cli.main import main as recon_worker
 from recon_worker.spool.outbox import Outbox
 from tests.conftest import Tracking
 from tests.faults.harness import soon_s, wait_until, whole_epochs
-from tests.faults.servers import Fault, always, artifact_names
+from tests.faults.proxy import Fault, always
+from tests.faults.servers import artifact_names
 
 pytestmark = [pytest.mark.timeout(200), pytest.mark.usefixtures("nothing_left_but_the_server")]
 FLUSH_S, EPOCH = 5, 3

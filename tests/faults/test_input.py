@@ -1,6 +1,6 @@
 """Data that is wrong or strange where logging meets it: a named skip or a right picture, and the training goes on.
 
-What files may hold is tested in tests/ptycho_torch/test_npz.py, test_datamodule.py and test_metadata.py.
+What files may hold is tested in tests/ptycho_torch.
 """
 
 from dataclasses import replace

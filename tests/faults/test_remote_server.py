@@ -10,7 +10,8 @@ from recon_worker.cli.main import main
 from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.settings import WorkerSettings
 from tests.faults.harness import nothing_left_behind, wait_until  # noqa: F401
-from tests.faults.servers import AuthServer, Fault, FaultyProxy, always, artifact_names, new_run
+from tests.faults.proxy import Fault, FaultyProxy, always
+from tests.faults.servers import AuthServer, artifact_names, new_run
 from tests.faults.test_security import files_with, watched_titles
 from tests.samples import layout_of, log_epoch, make_scan
 
@@ -26,8 +27,10 @@ STITCHED = ["amp_pred", "phase_pred", "complex", *COMPARED]
 
 
 @pytest.fixture(scope="module")
-def auth_server(tmp_path_factory):
-    one = AuthServer(tmp_path_factory.mktemp("auth"), CANARY)
+def auth_server(new_database, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("auth")
+    new_database(folder)
+    one = AuthServer(folder, CANARY)
     one.start()
     yield one
     one.close()

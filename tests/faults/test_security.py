@@ -15,7 +15,7 @@ import pytest
 
 from recon_worker.cli.main import main
 from recon_worker.spool.outbox import Outbox
-from tests.faults.servers import Fault, always
+from tests.faults.proxy import Fault, always
 from tests.paths import REPOSITORY
 from tests.samples import make_run, make_scan
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(400)
 CANARY = "canary7291"
 SOURCES = sorted(p for room in ("recon_worker", "ptycho_torch", "scripts") for p in (REPOSITORY / room).rglob("*.py"))
 UNPICKLES_ONE_TEXT = REPOSITORY / "ptycho_torch" / "data" / "archive.py"
-"""Under a flag, through an unpickler that takes arrays of text and nothing else; tests/ptycho_torch/test_npz.py."""
+"""Under a flag, through an unpickler that takes arrays of text only; tests/ptycho_torch/test_damaged_files.py."""
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda p: str(p.relative_to(REPOSITORY)))

@@ -116,8 +116,7 @@ def train(case: Case, folder: Path) -> None:
     )  # fmt: skip
     callback.fails_on_rank = case.fails_on_rank
     trainer = Trainer(
-        max_epochs=case.epochs, logger=logger, accelerator="cpu", strategy="ddp_find_unused_parameters_true",
-        devices=int(os.environ["LOCAL_WORLD_SIZE"]), num_nodes=int(os.environ["GROUP_WORLD_SIZE"]),
+        max_epochs=case.epochs, logger=logger, accelerator="cpu", **_ranks(),
         callbacks=[*([callback] if case.logs else []), Dies(case.dies_on_rank, case.dies_by)],
         limit_val_batches=case.limit_val_batches, use_distributed_sampler=case.use_distributed_sampler,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
@@ -135,6 +134,14 @@ def train(case: Case, folder: Path) -> None:
             "random": torch.rand(1).item(),
         }
         (folder / f"{case.name}.rank{trainer.global_rank}.json").write_text(json.dumps(found))
+
+
+def _ranks():
+    """Those that torchrun has started; none: this process alone."""
+    if "LOCAL_WORLD_SIZE" not in os.environ:
+        return {"devices": 1}
+    devices, num_nodes = (int(os.environ[f"{name}_WORLD_SIZE"]) for name in ("LOCAL", "GROUP"))
+    return {"devices": devices, "num_nodes": num_nodes, "strategy": "ddp_find_unused_parameters_true"}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from tests.paths import REPOSITORY
 from tests.samples import make_run
 
 pytestmark = [pytest.mark.timeout(200), pytest.mark.usefixtures("nothing_left_behind")]
+slow = pytest.mark.slow
 CLOSED = ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
 REPLACED = {
     "none": "sys.stderr = None",
@@ -33,7 +34,7 @@ def run(*words, streams, cwd):
     return subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=150)
 
 
-@pytest.mark.parametrize("streams", [CLOSED[0], pytest.param(CLOSED[1], marks=pytest.mark.slow), CLOSED[2]])
+@pytest.mark.parametrize("streams", [*(pytest.param(one, marks=slow) for one in CLOSED[:2]), CLOSED[2]])
 def test_a_process_without_standard_streams_logs_everything(tracking, tmp_path, streams):
     target = make_run(tracking)
     code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
@@ -47,7 +48,7 @@ def test_a_process_without_standard_streams_logs_everything(tracking, tmp_path, 
     assert epochs(tracking) == {1}
 
 
-@pytest.mark.parametrize("how", REPLACED)
+@pytest.mark.parametrize("how", ["none", "raises", *(pytest.param(one, marks=slow) for one in ("closed", "logger"))])
 def test_a_process_whose_stderr_was_replaced_logs_everything(tracking, tmp_path, how):
     target = make_run(tracking)
     code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
@@ -58,7 +59,7 @@ def test_a_process_whose_stderr_was_replaced_logs_everything(tracking, tmp_path,
     assert epochs(tracking) == {1}
 
 
-@pytest.mark.parametrize("streams", [pytest.param(CLOSED[0], marks=pytest.mark.slow), CLOSED[2]])
+@pytest.mark.parametrize("streams", [pytest.param(CLOSED[0], marks=slow), CLOSED[2]])
 @pytest.mark.parametrize("command", ["sync", "status"])
 def test_the_program_works_without_standard_streams(tracking, tmp_path, command, streams):
     outbox = make_spool(tmp_path / "spool", make_run(tracking), raw=(1,), rendered=(2,))

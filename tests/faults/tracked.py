@@ -1,0 +1,55 @@
+"""Two snapshots of a run on a real server, and whether all of them is there."""
+
+import re
+from collections import Counter
+
+import mlflow
+
+from recon_worker.pictures.artifacts import render
+from recon_worker.pictures.history import History
+from recon_worker.pictures.records import is_file
+from recon_worker.spool.outbox import Outbox
+from tests.faults.servers import artifact_names
+from tests.samples import layout_of, log_epoch, make_scan, snapshot
+
+EPOCHS = (1, 2)
+
+ALL, LEFT = 0, 1
+
+SCAN = make_scan(6, 1, truth=False)
+
+
+def log(worker, epochs=EPOCHS):
+    for epoch in epochs:
+        log_epoch(worker, layout_of(SCAN), epoch)
+
+
+def balanced(stats):
+    return stats.submitted == stats.logged + stats.dropped + stats.spooled + stats.failed
+
+
+def expected_files(epochs=EPOCHS):
+    """What rendering alone, without any server, says there must be."""
+    layout, names = layout_of(SCAN), set()
+    for epoch in epochs:
+        arrays = layout.allocate()
+        arrays.fixed_filled[:] = arrays.stitch_filled[:] = True
+        names |= {made.path for made in render(SCAN, snapshot(arrays, epoch), History())}
+    return {name for name in names if is_file(name)}
+
+
+def assert_all_there_once(server, run_id, epochs=EPOCHS):
+    names = artifact_names(server, run_id)
+    cards = Counter(re.sub(r"timestamp.*?(\.|compressed)", r"\1", n) for n in names if n.startswith("images/"))
+    history = mlflow.MlflowClient(server.uri).get_metric_history(run_id, "recon_log/lag_s")
+
+    assert expected_files(epochs) <= set(names)
+    assert set(cards.values()) == {1}
+    assert len(cards) >= 2 * len(epochs)
+    assert sorted(one.step for one in history) == [10 * epoch for epoch in epochs]
+
+
+def spooled(worker, tmp_path, target):
+    """That everything is counted as spooled, and lies there."""
+    outbox = Outbox(tmp_path / "spool" / target.run_id, create=False)
+    return worker.stats.spooled == worker.stats.submitted == len(EPOCHS) and bool(list(outbox.artifacts()))
