@@ -17,6 +17,7 @@ propagate into `fit` unless `strict` is set; invalid settings raise before the f
 import functools
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, Concatenate, ParamSpec
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -117,17 +118,11 @@ class PtychoReconLoggingCallback(Callback):
         if every_n_epochs < 1:
             raise ValueError(f"every_n_epochs is {every_n_epochs}; it must be at least 1.")
         self.every_n_epochs = every_n_epochs
-        self.options = ScanOptions(
-            num_patches=num_patches,
-            fixed_indices=fixed_indices,
-            log_stitch=log_stitch,
-            max_stitch_samples=max_stitch_samples,
-            stitch_weight=stitch_weight,
-            remove_ramp=remove_ramp,
-            pixel_size_m=pixel_size_m,
-            arrays=arrays,
-            description=description,
-        )
+        self.num_patches, self.fixed_indices = num_patches, fixed_indices
+        self.log_stitch, self.max_stitch_samples, self.stitch_weight = log_stitch, max_stitch_samples, stitch_weight
+        self.remove_ramp, self.pixel_size_m = remove_ramp, pixel_size_m
+        self.arrays, self.description = arrays, description
+        self._options()
         self.baseline = baseline
         self.worker = worker
         self.strict = strict
@@ -140,6 +135,10 @@ class PtychoReconLoggingCallback(Callback):
         self._earlier_fit_unix_s = 0.0
         self._hook_started_s = 0.0
         self._stall_s = 0.0  # time on the training thread since the last snapshot was submitted
+
+    def _options(self) -> ScanOptions:
+        """Return the settings that say what to log. Raises ValueError if one is out of range."""
+        return ScanOptions(**{field.name: getattr(self, field.name) for field in fields(ScanOptions)})
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings only: a running backend stays in its process."""
@@ -185,7 +184,7 @@ class PtychoReconLoggingCallback(Callback):
                 trainer,
                 pl_module,
                 ranks,
-                self.options,
+                self._options(),
                 every_n_epochs=self.every_n_epochs,
                 backend=self._backend,
                 target=lambda: self._target(trainer),
