@@ -13,7 +13,7 @@ from recon_worker.snapshot.records import PositionGeometry
 from tests.lightning.foreign import ForeignDataset, ForeignModule, Stream, collate, loader
 from tests.lightning.test_recon_logging import epochs_logged, fit, weights
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("plain_sheets")]
 
 
 class NoLength(ForeignDataset):

@@ -13,6 +13,8 @@ from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.pictures.png import read_png
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
 
+pytestmark = pytest.mark.usefixtures("plain_sheets")
+
 
 def fit(tracking, callback, *, epochs=2, module=None, train=None, val="default", logger=None, callbacks=(), **settings):
     """Fit a foreign module for a few epochs; returns it and the trainer."""
