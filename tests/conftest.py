@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.leaks import nothing_left
+from tests.plain_sheets import plain_sheet
 from tests.scripts import simulate
 
 _BEING_UPLOADED = ".artifact.uploading."
@@ -110,6 +111,12 @@ def nothing_left_behind(monkeypatch):
     """For tests that start worker processes."""
     with nothing_left(monkeypatch):
         yield
+
+
+@pytest.fixture
+def plain_sheets(monkeypatch):
+    """For tests whose subject is not the sheet: in this process it is not drawn, which takes 0.2 s."""
+    monkeypatch.setattr("recon_worker.pictures.artifacts.summary_png", plain_sheet)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from recon_worker.snapshot.geometry import PositionGeometry
 from tests.lightning.fitting import epochs_logged, fit, weights
 from tests.lightning.foreign import ForeignDataset, ForeignModule, Stream, collate, loader
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("plain_sheets")]
 
 
 class NoLength(ForeignDataset):

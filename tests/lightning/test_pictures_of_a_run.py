@@ -22,7 +22,7 @@ STEPS_PER_EPOCH = 4
 
 
 @pytest.fixture(params=["inline", pytest.param("async", marks=pytest.mark.slow)])
-def worker(request, tmp_path):
+def worker(request, tmp_path, plain_sheets):
     return None if request.param == "inline" else WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=60)
 
 

@@ -11,6 +11,8 @@ from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from tests.lightning.fitting import epochs_logged, fit
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
 
+pytestmark = pytest.mark.usefixtures("plain_sheets")
+
 OF_RUN = {"recon_log/gallery.html", "recon_log/scales.json"}
 
 
