@@ -1,7 +1,8 @@
-"""Where test data lies."""
+"""Where test data lies, and how it is read."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -14,3 +15,9 @@ def siemens_star(n_px: int) -> Path:
     if not path.is_file():
         pytest.skip(f"the measured scan {path.name} is not in shared/data beside the repository")
     return path
+
+
+def read_npz(path):
+    """Read all arrays of an NPZ file by name; the file is closed afterwards."""
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)

@@ -7,13 +7,13 @@ import pty
 import sys
 import termios
 
-import numpy as np
 import pytest
 import torch
 
 from ptycho_torch.files.archive import save_npz
 from recon_worker.pictures.png import read_png
 from tests.e2e.trained import files_of, infer
+from tests.paths import read_npz
 
 # Lightning's table of the network knows no bf16.
 pytestmark = [
@@ -101,7 +101,7 @@ def test_flags_choose_other_patches_and_a_part_of_the_scan(trained, raw_scan, tm
 
     names = {name.split("/")[0] for name in files_of(tmp_path)}
     assert names == {"patch_04", "patch_09", "stitched", "summary.png", "metrics.json", "scales.json"}
-    arrays = np.load(tmp_path / "stitched" / "arrays.npz")
+    arrays = read_npz(tmp_path / "stitched" / "arrays.npz")
     assert arrays["pixel_size_m"] == 2e-8
     assert json.loads((tmp_path / "metrics.json").read_text())["metrics"]["recon/stitched/coverage"] < 0.6
 
@@ -109,7 +109,7 @@ def test_flags_choose_other_patches_and_a_part_of_the_scan(trained, raw_scan, tm
 @pytest.mark.parametrize("case", ["raw", pytest.param("supervised", marks=slow)])
 def test_a_scan_without_truth_has_numbers_of_its_own_and_no_errors(train, raw_scan, tmp_path, case):
     training, _ = train(case)
-    measured = {key: value for key, value in np.load(raw_scan).items() if key != "objectGuess"}
+    measured = {key: value for key, value in read_npz(raw_scan).items() if key != "objectGuess"}
     save_npz(tmp_path / "measured.npz", measured)
 
     assert infer(training.checkpoint, tmp_path / "measured.npz", tmp_path / "out") == 0
@@ -119,7 +119,7 @@ def test_a_scan_without_truth_has_numbers_of_its_own_and_no_errors(train, raw_sc
     assert not any("_gt" in name or "_error" in name for name in made if name.startswith("stitched"))
     assert "recon/stitched/half_data_frc_cutoff" in numbers
     assert "recon/stitched/amp_mae" not in numbers
-    assert "ground_truth" not in np.load(tmp_path / "out" / "stitched" / "arrays.npz")
+    assert "ground_truth" not in read_npz(tmp_path / "out" / "stitched" / "arrays.npz")
 
 
 def test_the_training_split_of_a_grid_lines_file_gives_patches_and_says_why(train, grid_lines, tmp_path, caplog):

@@ -12,7 +12,7 @@ from ptycho_torch.workflows.components import run_training
 from recon_worker.pictures.colour_ranges import log_intensity
 from recon_worker.pictures.png import read_png
 from tests.e2e.runs import DIFFRACTION, OBJECT, artifacts, assert_shows, run_settings
-from tests.paths import REPOSITORY, siemens_star
+from tests.paths import REPOSITORY, read_npz, siemens_star
 
 
 def test_the_command_line_leaves_every_artifact_under_mlruns(raw_scan, tmp_path, mlflow_database):
@@ -23,7 +23,7 @@ def test_the_command_line_leaves_every_artifact_under_mlruns(raw_scan, tmp_path,
 
     done = subprocess.run([*command, "--recon-log-stitch"], check=True, timeout=110, capture_output=True, text=True)
 
-    count = int(np.load(raw_scan)["xcoords"].size)
+    count = int(read_npz(raw_scan)["xcoords"].size)
     root, names = artifacts(tmp_path)
     patches = {f"epoch_01/patch_{i * (count // 4):02d}/{kind}.png" for i in range(4) for kind in OBJECT | DIFFRACTION}
     assert patches | {f"epoch_01/stitched/{kind}.png" for kind in OBJECT} <= names
@@ -72,7 +72,7 @@ def test_the_stitched_truth_is_the_object_in_the_footprint_of_the_scan(raw_scan,
     run_training(resolve("raw", settings))
 
     root, _ = artifacts(tmp_path)
-    scan = np.load(raw_scan)
+    scan = read_npz(raw_scan)
     x, y = (int(np.floor(scan[axis].min() - 16)) for axis in ("xcoords", "ycoords"))
     shown = read_png(root / "epoch_01/stitched/amp_gt.png")
     height, width = shown.values.shape
@@ -89,7 +89,7 @@ def test_a_grid_lines_run_stitches_the_test_object(grid_lines, tmp_path, mlflow_
 
     root, names = artifacts(tmp_path)
     assert {f"epoch_0{e}/stitched/{kind}.png" for e in (0, 1) for kind in OBJECT} <= names
-    truth = np.load(test)["YY_ground_truth"][..., 0]
+    truth = read_npz(test)["YY_ground_truth"][..., 0]
     assert_shows(read_png(root / "epoch_01/stitched/amp_gt.png"), np.abs(truth))
     assert read_png(root / "epoch_01/stitched/amp_pred.png").values.shape == truth.shape
 

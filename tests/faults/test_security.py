@@ -22,8 +22,8 @@ from tests.samples import make_run, make_scan
 pytestmark = pytest.mark.timeout(400)
 CANARY = "canary7291"
 SOURCES = sorted(p for room in ("recon_worker", "ptycho_torch", "scripts") for p in (REPOSITORY / room).rglob("*.py"))
-UNPICKLES_ONE_TEXT = REPOSITORY / "ptycho_torch" / "data" / "archive.py"
-"""Under a flag, through an unpickler that takes arrays of text only; tests/ptycho_torch/test_damaged_files.py."""
+UNPICKLES_ONE_TEXT = REPOSITORY / "ptycho_torch" / "files" / "archive.py"
+"""Under a flag, through an unpickler that takes arrays of text only; tests/ptycho_torch/test_archive.py."""
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda p: str(p.relative_to(REPOSITORY)))

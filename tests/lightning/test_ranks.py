@@ -13,7 +13,7 @@ from recon_worker.cli.main import main
 from tests.conftest import Tracking
 from tests.faults.harness import wait_until
 from tests.lightning.rank_training import Case, train
-from tests.paths import REPOSITORY
+from tests.paths import REPOSITORY, read_npz
 
 TIMEOUT_S = 110
 
@@ -51,7 +51,7 @@ def launcher(mlflow_database, tmp_path):
 
 def same_arrays(one, other, epoch):
     """Whether the stitched arrays of an epoch agree in two trees, up to rounding in batches of other sizes."""
-    a, b = (np.load(tree.path(f"epoch_{epoch:02d}/stitched/arrays.npz")) for tree in (one, other))
+    a, b = (read_npz(tree.path(f"epoch_{epoch:02d}/stitched/arrays.npz")) for tree in (one, other))
     return all(np.allclose(a[name], b[name], rtol=0, atol=1e-6, equal_nan=True) for name in ("object", "coverage"))
 
 
@@ -111,7 +111,7 @@ def test_a_limited_validation_is_stitched_as_far_as_it_goes_on_all_ranks(launche
     limited = launcher.case("limited", limit_val_batches=1, length=40)
     assert launcher.run(2, limited) == 0, launcher.output
 
-    positions = np.load(launcher.tracking("limited").path("epoch_01/stitched/arrays.npz"))["positions_px"]
+    positions = read_npz(launcher.tracking("limited").path("epoch_01/stitched/arrays.npz"))["positions_px"]
     assert launcher.found("limited", 0)["errors"] == 0
     assert len(positions) == 2 * 5  # a batch on each rank
 

@@ -6,11 +6,11 @@ import torch
 from scipy import stats
 
 from ptycho_torch.model import losses
-from tests.paths import REFERENCE
+from tests.paths import REFERENCE, read_npz
 
 
 def _physics():
-    ref = {key: torch.from_numpy(value) for key, value in np.load(REFERENCE / "physics.npz").items()}
+    ref = {key: torch.from_numpy(value) for key, value in read_npz(REFERENCE / "physics.npz").items()}
     return ref["pred_amp"], ref["obs_amp"], ref
 
 

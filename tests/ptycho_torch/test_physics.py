@@ -1,6 +1,5 @@
 """Propagation and group merge against reference arrays and identities."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,11 +10,11 @@ from ptycho_torch.model.physics import (
     merge_group,
     shift,
 )
-from tests.paths import REFERENCE
+from tests.paths import REFERENCE, read_npz
 
 
 def _load(name):
-    return {key: torch.from_numpy(value) for key, value in np.load(REFERENCE / f"{name}.npz").items()}
+    return {key: torch.from_numpy(value) for key, value in read_npz(REFERENCE / f"{name}.npz").items()}
 
 
 def _assert_close(result, reference):

@@ -4,11 +4,11 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from recon_worker.snapshot.geometry import PositionGeometry
-from tests.paths import REFERENCE
+from tests.paths import REFERENCE, read_npz
 
 
 def load_reference(name):
-    return np.load(REFERENCE / name, allow_pickle=False)
+    return read_npz(REFERENCE / name)
 
 
 def centre_crop(patches, m):
