@@ -99,21 +99,17 @@ def _table() -> NDArray[np.uint8]:
     """Return the colour of each amplitude level and hue, (levels, hues, 3) uint8 sRGB."""
     lightness = np.linspace(0, _LIGHTEST, _LEVELS)[:, None]
     hue = _HUE_OF_ZERO_RAD + 2 * np.pi * np.arange(_HUES) / _HUES
-    linear = np.clip(_oklab_to_linear(lightness, _chroma(lightness, hue), hue), 0, 1)
-    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)  # IEC 61966-2-1
-    table: NDArray[np.uint8] = np.rint(255 * srgb).astype(np.uint8)
-    return table
-
-
-def _chroma(lightness: Float64, hue: Float64) -> Float64:
-    """Find the largest chroma at which every hue is an sRGB colour, (levels, 1), by bisection."""
+    # Bisect for the largest chroma of each lightness, (levels, 1), at which every hue is an sRGB colour.
     low, high = np.zeros_like(lightness), np.full_like(lightness, 0.4)
     for _ in range(20):
         middle = (low + high) / 2
         linear = _oklab_to_linear(lightness, middle, hue)
         inside = np.all((linear >= -1e-6) & (linear <= 1 + 1e-6), axis=(1, 2), keepdims=True)[..., 0]
         low, high = np.where(inside, middle, low), np.where(inside, high, middle)
-    return low
+    linear = np.clip(_oklab_to_linear(lightness, low, hue), 0, 1)
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)  # IEC 61966-2-1
+    table: NDArray[np.uint8] = np.rint(255 * srgb).astype(np.uint8)
+    return table
 
 
 _LMS_FROM_OKLAB = np.array(

@@ -5,7 +5,7 @@ import binascii
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, get_args
 
@@ -50,25 +50,13 @@ class GalleryEntry:
     figures: tuple[GalleryFigure, ...] = ()
     pixel_size_m: float | None = None
 
-    @property
-    def has_pictures(self) -> bool:
-        """Whether the entry still has its thumbnails."""
-        return any(figure.thumbnails for figure in self.figures)
-
-    def all_metrics(self) -> Iterator[Mapping[str, float]]:
-        """Yield the metrics of the epoch, then those of each figure."""
-        yield self.metrics
-        yield from (figure.metrics for figure in self.figures)
-
     def sharing(self, other: "GalleryEntry") -> "GalleryEntry":
         """Return the entry with those thumbnails that `other` has too, such as the truth, in memory only once."""
         common = {one.png: one for figure in other.figures for one in figure.thumbnails.values()}
-        figures = (
-            dataclasses.replace(
-                figure, thumbnails={kind: common.get(t.png, t) for kind, t in figure.thumbnails.items()}
-            )
-            for figure in self.figures
-        )
+        figures = []
+        for figure in self.figures:
+            thumbnails = {kind: common.get(one.png, one) for kind, one in figure.thumbnails.items()}
+            figures.append(dataclasses.replace(figure, thumbnails=thumbnails))
         return dataclasses.replace(self, figures=tuple(figures))
 
     def without_pictures(self) -> "GalleryEntry":
@@ -83,23 +71,14 @@ class GalleryEntry:
             pngs: The PNGs are added here by a name derived from their content, so that equal ones, such as the ground
                 truth of all epochs, are kept once.
         """
-
-        def kept(png: bytes) -> str:
-            name = hashlib.blake2b(png, digest_size=9).hexdigest()
-            pngs.setdefault(name, png)
-            return name
-
-        views = [
-            {
-                "name": figure.name,
-                "metrics": _finite(figure.metrics),
-                "pictures": {
-                    kind: {"png": kept(one.png), "full_size": list(one.full_size), "block_px": one.block_px}
-                    for kind, one in figure.thumbnails.items()
-                },
-            }
-            for figure in self.figures
-        ]
+        views = []
+        for figure in self.figures:
+            pictures = {}
+            for kind, one in figure.thumbnails.items():
+                name = hashlib.blake2b(one.png, digest_size=9).hexdigest()
+                pngs.setdefault(name, one.png)
+                pictures[kind] = {"png": name, "full_size": list(one.full_size), "block_px": one.block_px}
+            views.append({"name": figure.name, "metrics": _finite(figure.metrics), "pictures": pictures})
         facts = {"epoch": self.epoch, "step": self.step, "folder": self.folder, "pixel_size_m": self.pixel_size_m}
         return facts | {"metrics": _finite(self.metrics), "views": views}
 

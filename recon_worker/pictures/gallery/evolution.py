@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw
 from recon_worker.pictures.complex_png import load_font
 from recon_worker.pictures.gallery.entry import GalleryEntry, GalleryFigure
 from recon_worker.pictures.labels import epoch_label, range_label
-from recon_worker.pictures.layout import enlarged
 from recon_worker.pictures.png import LEVELS, RESERVED_COLOURS, DecodedImage, palette, read_png, to_indices
 
 SIDE_PX = 320
@@ -80,7 +79,8 @@ def _picture(decoded: DecodedImage, first: int) -> NDArray[np.uint8]:
     entries = first + np.rint(indices * ((_STEPS - 1) / (LEVELS - 1))).astype(int)
     special = indices >= LEVELS
     entries[special] = _SPECIAL + indices[special] - LEVELS
-    return enlarged(entries.astype(np.uint8), SIDE_PX)
+    factor = max(1, round(SIDE_PX / max(entries.shape)))
+    return entries.astype(np.uint8).repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _palette(amplitude_map: str, phase_map: str) -> NDArray[np.uint8]:

@@ -19,14 +19,16 @@ const viewOf = (entry) => entry.views.find((view) => view.name === state.view);
 const shown = () => state.frames[state.place];
 
 function titleOfView(name) {
-  if (name === "stitched") return "Object";
-  if (name.startsWith("stitched_object_")) return `Object ${name.split("_").at(-1)}`;
-  return `Sample ${Number(name.split("_").at(-1))}`;
+  const [kind, number] = name.split("_object_");
+  if (kind.startsWith("patch_")) return `Sample ${Number(kind.split("_").at(-1))}`;
+  return `Object ${number ?? ""}`.trim() + (kind === "refined" ? ", refined" : "");
 }
 
 function titleOfPicture(kind) {
   const [group, role] = kind.split("_");
-  return role === "error" ? `${GROUPS[group]} error` : `${GROUPS[group]}, ${ROLES[role]}`;
+  if (role === "error") return `${GROUPS[group]} error`;
+  const refined = role === "pred" && state.view.startsWith("refined");
+  return `${GROUPS[group]}, ${refined ? "refined" : ROLES[role]}`;
 }
 
 /** Show an object or a sample at the current epoch, or at the nearest one that has its pictures. */
