@@ -118,21 +118,17 @@ def _picture_files(scan: Scan, snapshot: Snapshot, folder: str, one: Reconstruct
     for kind, panel in one.raw.panels.items():
         yield _made(f"{root}/{kind}.png", partial(encode_png, panel))
     brightest = one.raw.panels["amp_pred"].value_range[1]
-    yield _made(
-        f"{root}/complex.png",
-        lambda: encode_complex_png(one.predicted, amplitude_range=(0, brightest), scanned=one.scanned),
-    )
+    shown = partial(encode_complex_png, one.image.object, amplitude_range=(0, brightest), scanned=one.image.scanned)
+    yield _made(f"{root}/complex.png", shown)
     if scan.arrays_format != "none" and one.number is not None:
-        encode = partial(_arrays, scan, snapshot, one, one.number)
-        yield _made(f"{root}/arrays.{scan.arrays_format}", encode)
+        yield _made(f"{root}/arrays.{scan.arrays_format}", partial(_arrays, scan, snapshot, one, one.number))
 
 
 def _arrays(scan: Scan, snapshot: Snapshot, one: Reconstruction, number: int) -> bytes:
     assert scan.geometry is not None
-    assert one.coverage is not None
     arrays = ObjectArrays(
-        object=one.predicted,
-        coverage=one.coverage,
+        object=one.image.object,
+        coverage=one.image.coverage,
         ground_truth=one.truth,
         positions_px=canvas_positions(scan.geometry, number),
         pixel_size_m=scan.pixel_size_m,
@@ -186,9 +182,8 @@ def _epoch_artifacts(scan: Scan, snapshot: Snapshot, figures: EpochFigures) -> I
         yield Artifact(metrics_name(figures.folder), record.to_json())
     if scan.description and isinstance(summary, Artifact):
         values = {**figures.metrics, **(figures.objects[0].metrics if figures.objects else {})}
-        described = {
-            metric_label(name).label: metric_value(name, values[name]) for name in _DESCRIBED if name in values
-        }
+        shown = [name for name in _DESCRIBED if name in values]
+        described = {metric_label(name).label: metric_value(name, values[name]) for name in shown}
         title = f"{epoch_label(figures.epoch)}, step {figures.step}"
         yield Artifact(DESCRIPTION_NAME, Description(title=title, summary=summary.path, values=described).to_json())
 

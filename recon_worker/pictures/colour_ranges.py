@@ -39,14 +39,11 @@ class ColourRanges:
     ranges: dict[str, Range] = field(default_factory=dict)
     """The fixed ranges, by name, such as "stitched/amp"."""
 
-    def range_of(self, name: str, measure: Callable[[], Range], *, fix: bool) -> Range:
-        """Return the fixed range; if there is none yet, measure it, and fix it if `fix` is set."""
-        if name in self.ranges:
-            return self.ranges[name]
-        measured = measure()
-        if fix:
-            self.ranges[name] = measured
-        return measured
+    def range_of(self, name: str, measure: Callable[[], Range]) -> Range:
+        """Return the fixed range; if there is none yet, measure it and fix it."""
+        if name not in self.ranges:
+            self.ranges[name] = measure()
+        return self.ranges[name]
 
     def to_json(self) -> str:
         """Serialise the ranges as indented JSON, for `from_json` and for human readers."""
@@ -106,8 +103,7 @@ def object_ranges(
             true_low, true_high = measured["amp_aligned"]
             low, high = min(low, true_low), max(high, true_high)
         measured["amp"] = low, high
-    fixed = {f"{group}/{name}": measured[name] for name in missing if trained or name != "amp"}
-    colour_ranges.ranges.update(fixed)
+    colour_ranges.ranges |= {f"{group}/{name}": measured[name] for name in missing if trained or name != "amp"}
     return {name: colour_ranges.ranges.get(f"{group}/{name}") or measured[name] for name in names}
 
 

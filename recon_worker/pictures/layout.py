@@ -23,7 +23,6 @@ Align: TypeAlias = Literal["left", "center", "right"]
 
 INK, GREY, WHITE = "#202020", "#5f5f5f", "#ffffff"
 _DPI = 100
-_PAPER = 255
 _TEXT_SHIFT = {"left": 0.0, "center": 0.5, "right": 1.0}
 """How far a text starts to the left of its anchor, in text widths."""
 _BAR_PX, _BAR_GAP_PX, _LABEL_PX = 8, 6, 15
@@ -69,7 +68,7 @@ class Page:
         from matplotlib.backends.backend_agg import RendererAgg
         from matplotlib.font_manager import FontProperties
 
-        canvas = np.full((height, width, 4), _PAPER, np.uint8)
+        canvas = np.full((height, width, 4), 255, np.uint8)
         for x, y, picture in self._pictures:
             part = picture[: max(0, height - y), : max(0, width - x)]
             canvas[y : y + part.shape[0], x : x + part.shape[1], :3] = part
@@ -86,9 +85,6 @@ class Page:
         drawn = np.asarray(renderer.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
         Image.fromarray(drawn).save(stream, "PNG", compress_level=1)
         return stream.getvalue()
-
-
-# --- panels on a page ----------------------------------------------------------------------------------------------
 
 
 def draw_panel(
@@ -150,10 +146,9 @@ def _draw_scale_bar(page: Page, left: int, bottom: int, length_m: float, page_px
 
 
 def drawing_scale(shape: tuple[int, ...], side_px: int) -> tuple[int, int]:
-    """Return how `draw_panel` scales a panel of shape (H, W).
+    """Return (block, factor): `draw_panel` averages squares of side `block` and draws each mean `factor` pixels large.
 
-    Returns:
-        (block, factor): It averages squares of block x block pixels and draws each mean factor x factor pixels large.
+    The longer side of the picture, shape (H, W), then comes closest to `side_px`, or exceeds it by up to a third.
     """
     block = math.ceil(max(shape) / round(side_px * _LARGEST))
     return block, max(1, round(side_px / math.ceil(max(shape) / block)))

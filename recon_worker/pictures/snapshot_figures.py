@@ -8,6 +8,7 @@ range, beside the errors, which are taken after alignment. Colour ranges stay fi
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -26,12 +27,12 @@ from recon_worker.reconstruction.comparison import Comparison, agreement_of_halv
 from recon_worker.reconstruction.diffraction_metrics import mean_pattern, poisson_deviance, r_factor
 from recon_worker.reconstruction.metrics import finite_share
 from recon_worker.reconstruction.stitching import Stitched, stitch
-from recon_worker.snapshot.array_types import Bool, Complex64, Float32
+from recon_worker.snapshot.array_types import Complex64, Float32
 from recon_worker.snapshot.records import Scan, Snapshot
 
 _DIFFRACTION_ERROR_SHARE = 0.25
 """Upper end of the range of diffraction errors, as a fraction of the span of the measured patterns."""
-_DIFFRACTION_UNIT = "log(1 + data amplitude squared)"
+_PATTERN, _LOG_UNIT = "diffraction log(1 + intensity)", "log(1 + data amplitude squared)"
 _Panels = Mapping[Kind, Panel]
 
 
@@ -43,12 +44,8 @@ class Reconstruction:
     """The prediction as it is."""
     aligned: Figure
     """The prediction aligned with the truth; without a truth the same panels as `raw`."""
-    predicted: Complex64
-    """(H, W) the prediction as it is."""
-    scanned: Bool
-    """(H, W) where there is a prediction."""
-    coverage: Float32 | None = None
-    """(H, W) summed weight of the patches; None for a single patch."""
+    image: Stitched
+    """The prediction as it is; a single patch covers all its pixels."""
     number: int | None = None
     """Index of the object in the scan; None for a single patch."""
     truth: Complex64 | None = None
@@ -90,8 +87,6 @@ class SnapshotFigures:
                 name = f"patch_{index:0{digits}d}"
                 yield name, functools.partial(self._patch, row, index, name)
 
-    # --- the whole object ------------------------------------------------------------------------------------------
-
     def _stitched_objects(self) -> list[Reconstruction]:
         scan = self.scan
         assert scan.geometry is not None
@@ -115,61 +110,45 @@ class SnapshotFigures:
             self.colour_ranges,
             trained=self.snapshot.epoch > 0,
         )
-        names = [kind if number == 0 else f"{kind}_object_{number:02d}" for number in range(len(images))]
-        each = zip(names, range(len(images)), images, truths, metrics, strict=True)
-        return [self._object(ranges, *one) for one in each]
-
-    def _object(
-        self,
-        ranges: Mapping[str, Range],
-        name: str,
-        number: int,
-        image: Stitched,
-        truth: Complex64 | None,
-        known_metrics: Mapping[str, float],
-    ) -> Reconstruction:
-        scan = self.scan
-        metrics, result = dict(known_metrics), None
-        if truth is not None:
-            result = compare(image.object, truth, image.coverage, ramp=scan.remove_ramp)
-            metrics |= result.errors | quality(result, truth, scan.pixel_size_m)
-        metrics["finite_share"] = finite_share(image.object, image.scanned)
-        metrics["coverage"] = float(image.scanned.mean())
-        raw, aligned = _object_panels(image.object, image.scanned, truth, result, ranges)
-        return Reconstruction(
-            raw=Figure(name=name, metrics=metrics, panels=raw),
-            aligned=Figure(name=name, metrics=metrics, panels=aligned),
-            predicted=image.object,
-            scanned=image.scanned,
-            coverage=image.coverage,
-            number=number,
-            truth=truth,
-        )
-
-    # --- sample patches --------------------------------------------------------------------------------------------
+        made = []
+        for number, (image, truth, known_metrics) in enumerate(zip(images, truths, metrics, strict=True)):
+            numbers, result = dict(known_metrics), None
+            if truth is not None:
+                result = compare(image.object, truth, image.coverage, ramp=self.scan.remove_ramp)
+                numbers |= result.errors | quality(result, truth, self.scan.pixel_size_m)
+            numbers["finite_share"] = finite_share(image.object, image.scanned)
+            numbers["coverage"] = float(image.scanned.mean())
+            panels = _object_panels(image, truth, result, ranges)
+            name = kind if number == 0 else f"{kind}_object_{number:02d}"
+            raw, aligned = (Figure(name=name, metrics=numbers, panels=one) for one in panels)
+            made.append(Reconstruction(raw=raw, aligned=aligned, image=image, number=number, truth=truth))
+        return made
 
     def _patch(self, row: int, index: int, name: str) -> list[Reconstruction]:
         arrays = self.snapshot.arrays
         predicted = (arrays.fixed_amp[row] * np.exp(1j * arrays.fixed_phase[row])).astype(np.complex64)
-        scanned, truth, result = np.ones(predicted.shape, bool), self._label(row), None
+        image = Stitched(object=predicted, coverage=np.ones(predicted.shape, np.float32))
+        truth, result, centre = self._label(row), None, _centre(predicted.shape)
         if truth is not None:
-            result = compare(predicted, truth, _centre(predicted.shape), ramp=False)
-        metrics = {} if result is None else dict(result.errors)
-        metrics |= self._diffraction_metrics(row) if self.snapshot.has_diffraction else {}
-        metrics["finite_share"] = finite_share(predicted, _centre(predicted.shape) > 0)
+            result = compare(predicted, truth, centre, ramp=False)
+        metrics = {} if result is None else result.errors
+        if self.snapshot.has_diffraction:
+            metrics |= self._diffraction_metrics(row)
+        metrics["finite_share"] = finite_share(predicted, centre > 0)
         diffraction = self._diffraction_panels(row)
         raw, aligned = (
             Figure(name=name, index=index, metrics=metrics, panels={**panels, **diffraction})
-            for panels in _object_panels(predicted, scanned, truth, result, self._patch_ranges)
+            for panels in _object_panels(image, truth, result, self._patch_ranges)
         )
-        return [Reconstruction(raw=raw, aligned=aligned, predicted=predicted, scanned=scanned, truth=truth)]
+        return [Reconstruction(raw=raw, aligned=aligned, image=image, truth=truth)]
 
     @functools.cached_property
     def _patch_ranges(self) -> dict[str, Range]:
         """Measured on the central half only: the bright rim is barely illuminated and would leave the rest dark."""
+        arrays = self.snapshot.arrays
         labels = [self._label(row) for row in range(len(self.scan.fixed_indices))]
-        inside = _centre(self.snapshot.arrays.fixed_amp.shape[1:]) > 0
-        amplitudes = self.snapshot.arrays.fixed_amp[self.snapshot.arrays.fixed_filled][:, inside]
+        inside = _centre(arrays.fixed_amp.shape[1:]) > 0
+        amplitudes = arrays.fixed_amp[arrays.fixed_filled][:, inside]
         return object_ranges(
             "patch",
             [None if label is None else label[inside] for label in labels],
@@ -187,15 +166,9 @@ class SnapshotFigures:
 
     def _diffraction_panels(self, row: int) -> _Panels:
         every, ranges = self.scan.observed_diffraction, self.colour_ranges
-        low, high = ranges.range_of("patch/diff", lambda: shared_range(log_intensity(every)), fix=True)
+        low, high = ranges.range_of("patch/diff", lambda: shared_range(log_intensity(every)))
         observed = log_intensity(every[row])
-        pattern = functools.partial(
-            Panel,
-            value_range=(low, high),
-            colormap="magma",
-            quantity="diffraction log(1 + intensity)",
-            unit=_DIFFRACTION_UNIT,
-        )
+        pattern = functools.partial(Panel, value_range=(low, high), colormap="magma", quantity=_PATTERN, unit=_LOG_UNIT)
         panels: dict[Kind, Panel] = {"diff_obs_logI": pattern(values=observed)}
         if self.snapshot.has_diffraction:
             predicted = log_intensity(self.snapshot.arrays.fixed_diffraction[row])
@@ -203,10 +176,10 @@ class SnapshotFigures:
             panels["diff_pred_logI"] = pattern(values=predicted)
             panels["diff_error_logI"] = Panel(
                 values=np.abs(predicted - observed),
-                value_range=ranges.range_of("patch/diff_error", lambda: (0.0, largest_error), fix=True),
+                value_range=ranges.range_of("patch/diff_error", lambda: (0.0, largest_error)),
                 colormap="inferno",
                 quantity="diffraction error |pred - obs|",
-                unit=_DIFFRACTION_UNIT,
+                unit=_LOG_UNIT,
             )
         return panels
 
@@ -228,38 +201,22 @@ class SnapshotFigures:
 
 
 def _object_panels(
-    predicted: Complex64,
-    scanned: Bool,
-    truth: Complex64 | None,
-    result: Comparison | None,
-    ranges: Mapping[str, Range],
+    image: Stitched, truth: Complex64 | None, result: Comparison | None, ranges: Mapping[str, Range]
 ) -> tuple[_Panels, _Panels]:
     """Return the panels of the raw and of the aligned figure of an object; without a truth they are the same."""
-    amp, phase = amplitude_panel(predicted, scanned, ranges["amp"]), phase_panel(predicted, scanned)
+    scanned = image.scanned
+    amp, phase = amplitude_panel(image.object, scanned, ranges["amp"]), phase_panel(image.object, scanned)
     if truth is None or result is None:
         raw: _Panels = {"amp_pred": amp, "phase_pred": phase}
         return raw, raw
-    known, compared = ~np.isnan(truth), result.compared
-    amp_range, phase_range = ranges["amp_aligned"], ranges["phase_aligned"]
-    error = functools.partial(Panel, colormap="inferno", scanned=compared)
-    error_quantity = "object {} error |pred - gt|, aligned"
+    known, amp_range, phase_range = ~np.isnan(truth), ranges["amp_aligned"], ranges["phase_aligned"]
     raw = {
         "amp_pred": amp,
         "amp_gt": amplitude_panel(truth, known, ranges["amp"]),
-        "amp_error": error(
-            values=result.amp_error,
-            value_range=ranges["amp_error"],
-            quantity=error_quantity.format("amplitude"),
-            unit="1",
-        ),
+        "amp_error": _error_panel("amplitude", result, ranges["amp_error"]),
         "phase_pred": phase,
         "phase_gt": phase_panel(truth, known),
-        "phase_error": error(
-            values=result.phase_error_rad,
-            value_range=ranges["phase_error"],
-            quantity=error_quantity.format("phase"),
-            unit="rad",
-        ),
+        "phase_error": _error_panel("phase", result, ranges["phase_error"]),
     }
     aligned: _Panels = {
         "amp_pred": amplitude_panel(result.aligned, scanned, amp_range, ", aligned"),
@@ -268,6 +225,19 @@ def _object_panels(
         "phase_gt": phase_panel(truth, known, phase_range),
     }
     return raw, {**raw, **aligned}  # in the order of `raw`
+
+
+def _error_panel(part: Literal["amplitude", "phase"], result: Comparison, value_range: Range) -> Panel:
+    values, unit = (result.amp_error, "1") if part == "amplitude" else (result.phase_error_rad, "rad")
+    quantity = f"object {part} error |pred - gt|, aligned"
+    return Panel(
+        values=values,
+        value_range=value_range,
+        colormap="inferno",
+        quantity=quantity,
+        unit=unit,
+        scanned=result.compared,
+    )
 
 
 def _centre(shape: tuple[int, ...]) -> Float32:

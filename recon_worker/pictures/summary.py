@@ -34,10 +34,7 @@ _SPECIAL = ("\u2212infinity", "+infinity", "not a number", "not scanned, or noth
 
 
 def summary_png(figures: EpochFigures) -> bytes:
-    """Draw the summary sheet of an epoch.
-
-    Args:
-        figures: The epoch, with at least one object or patch.
+    """Draw the summary sheet of an epoch with at least one object or patch.
 
     Returns:
         An RGB PNG, about 1300 px wide. The same figures give the same bytes.
@@ -70,8 +67,8 @@ def _draw_metrics(page: Page, metrics: Mapping[str, float], x: int, y: int) -> i
     Like the functions below, draws from y downwards and returns where the next part begins.
     """
     shown = [name for name in METRICS if name in metrics and name not in _FIT]
-    for place, name in enumerate(shown):
-        row, column = divmod(place, _NUMBERS_PER_ROW)
+    for index, name in enumerate(shown):
+        row, column = divmod(index, _NUMBERS_PER_ROW)
         left, top = x + column * _NUMBER_PX, y + row * _NUMBERS_ROW_PX
         page.write(left, top, metric_label(name).label, points=8, colour=GREY)
         page.write(left, top + _LINE_PX, metric_value(name, metrics[name]), points=11, bold=True)
@@ -157,7 +154,7 @@ def _columns(patches: Sequence[Figure]) -> dict[Kind, int]:
     x = _MARGIN_PX
     for group in _GROUPS:
         members = [kind for kind in ordered if kind in present and kind.startswith(f"{group}_")]
-        columns |= {kind: x + place * (width + _GAP_PX) for place, kind in enumerate(members)}
+        columns |= {kind: x + column * (width + _GAP_PX) for column, kind in enumerate(members)}
         x += len(members) * (width + _GAP_PX) + _GROUP_GAP_PX - _GAP_PX
     return columns
 
@@ -166,9 +163,9 @@ def _draw_key(page: Page, figures: Sequence[Figure], y: int) -> int:
     """Explain the reserved colours that occur."""
     indices = [np.unique(to_indices(panel)) for figure in figures for panel in figure.panels.values()]
     entries = sorted({entry for present in indices for entry in present[present >= LEVELS].tolist()})
-    for place, entry in enumerate(entries):
-        x = _MARGIN_PX + place * _NUMBER_PX
-        colour = np.array(RESERVED_COLOURS[entry - LEVELS], np.uint8)
+    for index, entry in enumerate(entries):
+        x = _MARGIN_PX + index * _NUMBER_PX
+        colour = np.array(RESERVED_COLOURS[entry], np.uint8)
         page.paste(x, y - _SWATCH_PX + 2, np.tile(colour, (_SWATCH_PX, _SWATCH_PX, 1)))
         page.write(x + _SWATCH_PX + 8, y, _SPECIAL[entry - LEVELS], points=8, colour=GREY)
     return y + _LINE_PX if entries else y

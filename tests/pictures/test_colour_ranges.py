@@ -42,18 +42,17 @@ def test_an_error_range_is_half_the_span_of_the_truth_and_never_empty(phases, la
 
 
 def test_a_range_is_measured_once_and_then_stays():
-    scales = ColourRanges()
+    colour_ranges = ColourRanges()
 
-    assert scales.range_of("a", lambda: (0, 1), fix=False) == (0, 1)
-    assert scales.range_of("a", lambda: (0, 2), fix=True) == (0, 2)
-    assert scales.range_of("a", lambda: (0, 3), fix=True) == (0, 2)
+    assert colour_ranges.range_of("a", lambda: (0, 2)) == (0, 2)
+    assert colour_ranges.range_of("a", lambda: (0, 3)) == (0, 2)
 
 
 @given(st.dictionaries(st.text(max_size=9), st.tuples(st.floats(-1e9, 0), st.floats(1e-9, 1e9))))
 def test_ranges_survive_a_restart_to_the_last_bit(ranges):
     again = ColourRanges.from_json(ColourRanges(ranges).to_json())
 
-    assert {name: again.range_of(name, lambda: (0, 0), fix=False) for name in ranges} == ranges
+    assert again.ranges == ranges
     assert again.to_json() == ColourRanges(ranges).to_json()
 
 

@@ -7,12 +7,9 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, get_args
+from typing import Any, get_args
 
 from recon_worker.pictures.labels import Kind
-
-_Json: TypeAlias = Any
-"""A value from `json.loads`; checked by use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,20 +80,30 @@ class GalleryEntry:
         return facts | {"metrics": _finite(self.metrics), "views": views}
 
     @classmethod
-    def from_dict(cls, entry: _Json, pictures: _Json) -> "GalleryEntry":
+    def from_dict(cls, entry: Any, pictures: Any) -> "GalleryEntry":  # noqa: ANN401 - JSON values, checked by use
         """Restore an entry from the output of `to_dict` and the PNGs, as base64 text by name.
 
         Raises:
             ValueError: The values have another structure.
         """
         try:
+            figures = []
+            for view in entry["views"]:
+                thumbnails: dict[Kind, Thumbnail] = {}
+                for kind in (kind for kind in get_args(Kind) if kind in view["pictures"]):
+                    one = view["pictures"][kind]
+                    height, width = map(int, one["full_size"])
+                    png = base64.b64decode(pictures[one["png"]], validate=True)
+                    thumbnails[kind] = Thumbnail(png=png, full_size=(height, width), block_px=int(one["block_px"]))
+                metrics = _metrics(view["metrics"])
+                figures.append(GalleryFigure(name=str(view["name"]), metrics=metrics, thumbnails=thumbnails))
             size = entry["pixel_size_m"]
             return cls(
                 epoch=int(entry["epoch"]),
                 step=int(entry["step"]),
                 folder=str(entry["folder"]),
                 metrics=_metrics(entry["metrics"]),
-                figures=tuple(_figure(view, pictures) for view in entry["views"]),
+                figures=tuple(figures),
                 pixel_size_m=None if size is None else float(size),
             )
         except (KeyError, TypeError, AttributeError, binascii.Error) as error:
@@ -108,17 +115,5 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
-def _metrics(record: _Json) -> dict[str, float]:
+def _metrics(record: Mapping[str, float | None]) -> dict[str, float]:
     return {str(name): math.nan if value is None else float(value) for name, value in record.items()}
-
-
-def _figure(view: _Json, pictures: _Json) -> GalleryFigure:
-    kinds: tuple[Kind, ...] = get_args(Kind)
-    thumbnails = {}
-    for kind in kinds:
-        if kind in view["pictures"]:
-            one = view["pictures"][kind]
-            height, width = one["full_size"]
-            png = base64.b64decode(pictures[one["png"]], validate=True)
-            thumbnails[kind] = Thumbnail(png=png, full_size=(int(height), int(width)), block_px=int(one["block_px"]))
-    return GalleryFigure(name=str(view["name"]), metrics=_metrics(view["metrics"]), thumbnails=thumbnails)

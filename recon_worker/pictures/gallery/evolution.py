@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from recon_worker.pictures.complex_png import load_font
 from recon_worker.pictures.gallery.entry import GalleryEntry, GalleryFigure
 from recon_worker.pictures.labels import epoch_label, range_label
-from recon_worker.pictures.png import LEVELS, RESERVED_COLOURS, DecodedImage, palette, read_png, to_indices
+from recon_worker.pictures.png import LEVELS, DecodedImage, palette, read_png, to_indices
 
 SIDE_PX = 320
 """Target for the longer side of the pictures, approximated by whole factors."""
@@ -87,5 +87,5 @@ def _palette(amplitude_map: str, phase_map: str) -> NDArray[np.uint8]:
     """Return the colours of all frames, (256, 3) uint8 RGB."""
     inks = np.linspace(0, 255, _INKS).round().astype(np.uint8)[:, None].repeat(3, axis=1)
     steps = np.linspace(0, LEVELS - 1, _STEPS).round().astype(int)
-    special = np.array(RESERVED_COLOURS, np.uint8)
-    return np.concatenate([inks, palette(amplitude_map)[steps], palette(phase_map)[steps], special])
+    amplitudes, phases = palette(amplitude_map), palette(phase_map)
+    return np.concatenate([inks, amplitudes[steps], phases[steps], phases[LEVELS:]])

@@ -5,6 +5,7 @@ the last and the most recent ones keep theirs. The metrics of all epochs stay. M
 """
 
 import base64
+import dataclasses
 import functools
 import html
 import json
@@ -80,12 +81,11 @@ def gallery_html(entries: Iterable[GalleryEntry], *, title: str = "", max_bytes:
     metrics = [one for entry in kept for one in (entry.metrics, *(figure.metrics for figure in entry.figures))]
     found = {name for one in metrics for name in one}
     ordered = [*(name for name in METRICS if name in found), *sorted(found - METRICS.keys())]
-    labels = {name: metric_label(name) for name in ordered}
     pngs: dict[str, bytes] = {}
     data = {
         "version": _VERSION,
         "title": title,
-        "labels": {name: {"label": one.label, "unit": one.unit, "better": one.better} for name, one in labels.items()},
+        "labels": {name: dataclasses.asdict(metric_label(name)) for name in ordered},
         "entries": [entry.to_dict(pngs) for entry in kept],
         "pictures": {name: base64.b64encode(png).decode() for name, png in pngs.items()},
     }
