@@ -60,7 +60,7 @@ def render(
         scan: The run's scan.
         snapshot: What to render.
         history: The history of earlier epochs; this one is added.
-        on_computed: Called with "stitched", or a patch's folder, once it is computed and only its pictures are left.
+        on_computed: Called with the name of each picture group, such as "stitched", before its pictures are encoded.
         refined: Refined objects to show beside the predicted ones.
 
     Raises:
@@ -101,7 +101,7 @@ def _attempt(path: str, make: Callable[[], _T]) -> _T | Failure:
     try:
         with np.errstate(all="ignore"):  # NaN and infinity are shown, not warned about
             return make()
-    except Exception as error:  # one picture must not cost the others
+    except Exception as error:  # a failed picture must not prevent the others
         if is_shortage(error):
             raise
         return Failure(path, f"{type(error).__name__}: {error}")

@@ -99,7 +99,7 @@ def object_ranges(
     if "amp" in missing:
         low, high = robust_range(np.concatenate(amplitudes()), PREDICTION_MARGIN, floor=0)
         if not all(np.isnan(truth).all() for truth in known):
-            # The scale of the prediction may differ from the truth's for long: show both.
+            # The scale of an early prediction differs from the truth's: cover both.
             true_low, true_high = measured["amp_aligned"]
             low, high = min(low, true_low), max(high, true_high)
         measured["amp"] = low, high
@@ -108,12 +108,9 @@ def object_ranges(
 
 
 def _true_ranges(truth: Complex64) -> dict[str, Range]:
-    """Measure the ranges that depend on the truth alone; `truth`: (n,) complex64.
-
-    The phase range is centred on the mean phase, wherever the branch cut lies, so that a weak phase uses the whole
-    colour map; it is -pi ... pi for a full turn.
-    """
+    """Measure the ranges that depend on the truth alone; `truth`: (n,) complex64."""
     amp = np.abs(truth)
+    # Centred on the mean phase, wherever the branch cut lies, so that a weak phase uses the whole colour map.
     mean = float(np.angle(truth[np.isfinite(truth)].sum()))
     phase = np.angle(truth * np.exp(-1j * mean))
     low, high = robust_range(phase, TRUTH_MARGIN)

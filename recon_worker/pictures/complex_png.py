@@ -20,7 +20,7 @@ from recon_worker.reconstruction.slices import row_blocks
 from recon_worker.snapshot.array_types import Bool, Complex64, Float64
 
 _HUES, _LEVELS = 360, 252
-"""Steps of phase and of amplitude, finer than the eye can tell apart."""
+"""Steps of phase and of amplitude, finer than the eye can resolve."""
 _LIGHTEST = 0.78
 """Oklab lightness of the largest amplitude, where sRGB has the most chroma common to all hues."""
 _HUE_OF_ZERO_RAD = math.radians(29)

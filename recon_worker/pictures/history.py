@@ -40,7 +40,7 @@ class History:
         return content
 
     def publish_again(self) -> None:
-        """Make `unpublished_scales` return the content once more, because the last one was lost."""
+        """Make the next `unpublished_scales` return the content again, because the last one was lost."""
         self._published = b""
 
     def add(self, figures: EpochFigures) -> None:

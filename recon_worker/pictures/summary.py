@@ -62,10 +62,7 @@ def summary_png(figures: EpochFigures) -> bytes:
 
 
 def _draw_metrics(page: Page, metrics: Mapping[str, float], x: int, y: int) -> int:
-    """Write each metric, its label in grey above its value.
-
-    Like the functions below, draws from y downwards and returns where the next part begins.
-    """
+    """Write each metric, its label in grey above its value; return, like the functions below, y of the next part."""
     shown = [name for name in METRICS if name in metrics and name not in _FIT]
     for index, name in enumerate(shown):
         row, column = divmod(index, _NUMBERS_PER_ROW)

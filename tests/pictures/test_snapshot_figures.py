@@ -191,7 +191,7 @@ def test_without_truth_the_resolution_comes_from_the_halves_of_the_scan():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_prediction_that_is_half_nan_is_not_perfect_in_the_other_half(bad):
-    """SSIM used to be 1.000, and the ring correlation 1 to Nyquist."""
+    """Over the finite half alone SSIM would be 1.000, and the ring correlation 1 up to Nyquist."""
     scan, _ = _scan_of_its_own_prediction()
     one = _snapshot(scan)
     one.arrays.stitch_amp[:200] = bad

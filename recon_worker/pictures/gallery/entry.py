@@ -48,7 +48,7 @@ class GalleryEntry:
     pixel_size_m: float | None = None
 
     def sharing(self, other: "GalleryEntry") -> "GalleryEntry":
-        """Return the entry with those thumbnails that `other` has too, such as the truth, in memory only once."""
+        """Return the entry sharing equal thumbnails, such as those of the truth, with `other`, to save memory."""
         common = {one.png: one for figure in other.figures for one in figure.thumbnails.values()}
         figures = []
         for figure in self.figures:

@@ -51,10 +51,7 @@ def _sizes(entry: GalleryEntry) -> tuple[int, dict[str, int]]:
 
 
 def _most_crowded(entries: list[GalleryEntry]) -> int | None:
-    """Return the index of the entry to thin next: the one whose neighbours with thumbnails are closest to each other.
-
-    The later one of several; None if no entry may lose its thumbnails.
-    """
+    """Return the index, the largest of several, of the entry between the two closest that have thumbnails, if any."""
     shown = [index for index, entry in enumerate(entries) if any(one.thumbnails for one in entry.figures)]
     gaps = [
         (entries[after].epoch - entries[before].epoch, -index)
@@ -89,7 +86,7 @@ def gallery_html(entries: Iterable[GalleryEntry], *, title: str = "", max_bytes:
         "entries": [entry.to_dict(pngs) for entry in kept],
         "pictures": {name: base64.b64encode(png).decode() for name, png in pngs.items()},
     }
-    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # no "</script>" ends the data early
+    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # a "</script>" would end the data
     return _frame().replace("{{title}}", html.escape(title)).replace("{{data}}", text).encode()
 
 
