@@ -13,7 +13,7 @@ as image_2 and, if the pixel size is known, the positions in metres as entry_1/s
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,9 +42,8 @@ class ObjectArrays:
 
 def encode_npz(arrays: ObjectArrays) -> bytes:
     """Encode as NPZ; the keys are the field names. The same arrays give the same bytes."""
-    values = {field.name: getattr(arrays, field.name) for field in fields(arrays)}
+    present: dict[str, Any] = {name: np.asarray(value) for name, value in vars(arrays).items() if value is not None}
     stream = io.BytesIO()
-    present: dict[str, Any] = {name: np.asarray(value) for name, value in values.items() if value is not None}
     np.savez_compressed(stream, **present)
     return stream.getvalue()
 

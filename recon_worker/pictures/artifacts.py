@@ -12,6 +12,7 @@ own form (`records`): metrics, image cards and, if enabled, the run description.
 """
 
 import io
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
@@ -25,7 +26,7 @@ from recon_worker.pictures.figures import EpochFigures, Figure
 from recon_worker.pictures.gallery.evolution import evolution_gif
 from recon_worker.pictures.history import History
 from recon_worker.pictures.labels import METRICS, epoch_label, metric_label, metric_value
-from recon_worker.pictures.layout import block_to_fit, downsampled
+from recon_worker.pictures.layout import downsampled
 from recon_worker.pictures.png import Panel, encode_png
 from recon_worker.pictures.records import DESCRIPTION_NAME, Description, Metrics, card_name, metrics_name
 from recon_worker.pictures.snapshot_figures import Reconstruction, RefinedObject, SnapshotFigures
@@ -59,11 +60,11 @@ def render(
         scan: The run's scan.
         snapshot: What to render.
         history: The history of earlier epochs; this one is added.
-        on_computed: Called with "stitched", or a patch's folder, once it is computed and only its pictures are left.
+        on_computed: Called with the name of each picture group, such as "stitched", before its pictures are encoded.
         refined: Refined objects to show beside the predicted ones.
 
     Raises:
-        Exception: The machine is short of a resource (`shortages`): render the whole snapshot again.
+        Exception: The machine is short of a resource (`is_shortage`); render the whole snapshot again.
     """
     folder = f"epoch_{snapshot.epoch:0{scan.epoch_digits}d}"
     shown: list[Figure] = []
@@ -76,10 +77,15 @@ def render(
         shown.extend(one.aligned for one in made)
         for one in made:
             yield from _picture_files(scan, snapshot, folder, one)
-    if shown:
-        figures = _epoch_figures(scan, snapshot, folder, shown)
-        yield from _epoch_artifacts(scan, snapshot, figures)
-        yield from _run_artifacts(figures, history)
+    if not shown:
+        return
+    figures = _epoch_figures(scan, snapshot, folder, shown)
+    yield from _epoch_artifacts(scan, snapshot, figures)
+    added = _attempt(f"recon_log/{GALLERY}", partial(history.add, figures))
+    yield added if isinstance(added, Failure) else _made(f"recon_log/{GALLERY}", history.gallery)
+    scales = history.unpublished_scales()
+    if scales is not None:
+        yield Artifact(f"recon_log/{SCALES}", scales)
 
 
 def finish(history: History) -> Iterator[Artifact | Failure]:
@@ -95,7 +101,7 @@ def _attempt(path: str, make: Callable[[], _T]) -> _T | Failure:
     try:
         with np.errstate(all="ignore"):  # NaN and infinity are shown, not warned about
             return make()
-    except Exception as error:  # one picture must not cost the others
+    except Exception as error:  # a failed picture must not prevent the others
         if is_shortage(error):
             raise
         return Failure(path, f"{type(error).__name__}: {error}")
@@ -112,21 +118,17 @@ def _picture_files(scan: Scan, snapshot: Snapshot, folder: str, one: Reconstruct
     for kind, panel in one.raw.panels.items():
         yield _made(f"{root}/{kind}.png", partial(encode_png, panel))
     brightest = one.raw.panels["amp_pred"].value_range[1]
-    yield _made(
-        f"{root}/complex.png",
-        lambda: encode_complex_png(one.predicted, amplitude_range=(0, brightest), scanned=one.scanned),
-    )
+    shown = partial(encode_complex_png, one.image.object, amplitude_range=(0, brightest), scanned=one.image.scanned)
+    yield _made(f"{root}/complex.png", shown)
     if scan.arrays_format != "none" and one.number is not None:
-        encode = partial(_arrays, scan, snapshot, one, one.number)
-        yield _made(f"{root}/arrays.{scan.arrays_format}", encode)
+        yield _made(f"{root}/arrays.{scan.arrays_format}", partial(_arrays, scan, snapshot, one, one.number))
 
 
 def _arrays(scan: Scan, snapshot: Snapshot, one: Reconstruction, number: int) -> bytes:
     assert scan.geometry is not None
-    assert one.coverage is not None
     arrays = ObjectArrays(
-        object=one.predicted,
-        coverage=one.coverage,
+        object=one.image.object,
+        coverage=one.image.coverage,
         ground_truth=one.truth,
         positions_px=canvas_positions(scan.geometry, number),
         pixel_size_m=scan.pixel_size_m,
@@ -169,43 +171,29 @@ def _epoch_artifacts(scan: Scan, snapshot: Snapshot, figures: EpochFigures) -> I
         for name, panel in (("amp", figure.panels["amp_pred"]), ("phase", figure.panels["phase_pred"])):
             yield _made(card_name(figures.folder, f"{figure.name}_{name}", figures.step), partial(_card, panel))
     groups = {figure.name: figure.metrics for figure in figures.objects} | {"patches": _mean_metrics(figures.patches)}
-    values = {
+    logged = {
         f"recon/{group}/{name}": value
         for group, metrics in groups.items()
         for name, value in metrics.items()
         if np.isfinite(value)
     }
-    if values:
-        metrics = Metrics(step=figures.step, time_ms=int(1000 * snapshot.created_unix_s), values=values)
-        yield Artifact(metrics_name(figures.folder), metrics.to_json())
+    if logged:
+        record = Metrics(step=figures.step, time_ms=int(1000 * snapshot.created_unix_s), values=logged)
+        yield Artifact(metrics_name(figures.folder), record.to_json())
     if scan.description and isinstance(summary, Artifact):
-        yield Artifact(DESCRIPTION_NAME, _description(figures).to_json())
+        values = {**figures.metrics, **(figures.objects[0].metrics if figures.objects else {})}
+        shown = [name for name in _DESCRIBED if name in values]
+        described = {metric_label(name).label: metric_value(name, values[name]) for name in shown}
+        title = f"{epoch_label(figures.epoch)}, step {figures.step}"
+        yield Artifact(DESCRIPTION_NAME, Description(title=title, summary=summary.path, values=described).to_json())
 
 
 def _card(panel: Panel) -> bytes:
     """Encode a panel, enlarged by a whole factor to at least 256 px or averaged over squares to at most 1024 px."""
-    small = downsampled(panel, block_to_fit(panel.values.shape, _LARGEST_CARD_PX))
+    small = downsampled(panel, math.ceil(max(panel.values.shape) / _LARGEST_CARD_PX))
     with Image.open(io.BytesIO(encode_png(small))) as image:
         factor = -(-_CARD_PX // max(image.size))
         enlarged = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     stream = io.BytesIO()
     enlarged.save(stream, "PNG", compress_level=1)
     return stream.getvalue()
-
-
-def _description(figures: EpochFigures) -> Description:
-    values = {**figures.metrics, **(figures.objects[0].metrics if figures.objects else {})}
-    return Description(
-        title=f"{epoch_label(figures.epoch)}, step {figures.step}",
-        summary=f"{figures.folder}/summary.png",
-        values={metric_label(name).label: metric_value(name, values[name]) for name in _DESCRIBED if name in values},
-    )
-
-
-def _run_artifacts(figures: EpochFigures, history: History) -> Iterator[Artifact | Failure]:
-    """Add the epoch to the history and yield the files that all epochs share."""
-    added = _attempt(f"recon_log/{GALLERY}", partial(history.add, figures))
-    yield added if isinstance(added, Failure) else _made(f"recon_log/{GALLERY}", history.gallery)
-    scales = history.unpublished_scales()
-    if scales is not None:
-        yield Artifact(f"recon_log/{SCALES}", scales)

@@ -7,10 +7,10 @@ Raw predictions and ground truth share one amplitude range, and their phase span
 arbitrary. Aligned predictions are shown in the range of the truth alone.
 """
 
-import functools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,24 +32,22 @@ _TRUE_RANGES = ("amp_aligned", "phase_aligned", "amp_error", "phase_error")
 _VERSION = 1
 
 
+@dataclass(eq=False)
 class ColourRanges:
-    """The colour ranges of a run, by name, such as "stitched/amp"."""
+    """The colour ranges of a run."""
 
-    def __init__(self, ranges: Mapping[str, Range] | None = None) -> None:
-        self._ranges = dict(ranges or {})
+    ranges: dict[str, Range] = field(default_factory=dict)
+    """The fixed ranges, by name, such as "stitched/amp"."""
 
-    def range_of(self, name: str, measure: Callable[[], Range], *, fix: bool) -> Range:
-        """Return the fixed range; if there is none yet, measure it, and fix it if `fix` is set."""
-        if name in self._ranges:
-            return self._ranges[name]
-        measured = measure()
-        if fix:
-            self._ranges[name] = measured
-        return measured
+    def range_of(self, name: str, measure: Callable[[], Range]) -> Range:
+        """Return the fixed range; if there is none yet, measure it and fix it."""
+        if name not in self.ranges:
+            self.ranges[name] = measure()
+        return self.ranges[name]
 
     def to_json(self) -> str:
         """Serialise the ranges as indented JSON, for `from_json` and for human readers."""
-        ranges = {name: {"min": low, "max": high} for name, (low, high) in sorted(self._ranges.items())}
+        ranges = {name: {"min": low, "max": high} for name, (low, high) in sorted(self.ranges.items())}
         return json.dumps({"version": _VERSION, "ranges": ranges}, indent=1) + "\n"
 
     @classmethod
@@ -85,8 +83,7 @@ def object_ranges(
     Args:
         group: Prefix of the names in `colour_ranges`.
         truths: Ground truth of each object, any shape, complex64, NaN where unknown; None: there is none.
-        amplitudes: Returns the predicted amplitudes, (n,) each. Called, like the truths are read, only while a range is
-            not fixed.
+        amplitudes: Returns the predicted amplitudes, (n,) each; called only while their range is not fixed.
         colour_ranges: The run's ranges; new ones are added.
         trained: Whether the network has been trained; the amplitudes of an untrained one fix no range.
 
@@ -94,30 +91,26 @@ def object_ranges(
         "amp", and with a truth also "amp_aligned", "phase_aligned", "amp_error" and "phase_error".
     """
     known = [truth for truth in truths if truth is not None]
-    true_ranges = functools.cache(lambda: _true_ranges(np.concatenate([truth[~np.isnan(truth)] for truth in known])))
-
-    def amp_range() -> Range:
-        """Range of the prediction, whose scale may long differ from the truth's, extended to the truth."""
+    names = ("amp", *(_TRUE_RANGES if known else ()))
+    missing = [name for name in names if f"{group}/{name}" not in colour_ranges.ranges]
+    measured: dict[str, Range] = {}
+    if known and missing:
+        measured = _true_ranges(np.concatenate([truth[~np.isnan(truth)] for truth in known]))
+    if "amp" in missing:
         low, high = robust_range(np.concatenate(amplitudes()), PREDICTION_MARGIN, floor=0)
-        if all(np.isnan(truth).all() for truth in known):
-            return low, high
-        true_low, true_high = true_ranges()["amp_aligned"]
-        return min(low, true_low), max(high, true_high)
-
-    ranges = {"amp": colour_ranges.range_of(f"{group}/amp", amp_range, fix=trained)}
-    for name in _TRUE_RANGES if known else ():
-        measure = functools.partial(lambda name: true_ranges()[name], name)
-        ranges[name] = colour_ranges.range_of(f"{group}/{name}", measure, fix=True)
-    return ranges
+        if not all(np.isnan(truth).all() for truth in known):
+            # The scale of an early prediction differs from the truth's: cover both.
+            true_low, true_high = measured["amp_aligned"]
+            low, high = min(low, true_low), max(high, true_high)
+        measured["amp"] = low, high
+    colour_ranges.ranges |= {f"{group}/{name}": measured[name] for name in missing if trained or name != "amp"}
+    return {name: colour_ranges.ranges.get(f"{group}/{name}") or measured[name] for name in names}
 
 
 def _true_ranges(truth: Complex64) -> dict[str, Range]:
-    """Measure the ranges that depend on the truth alone; `truth`: (n,) complex64.
-
-    The phase range is centred on the mean phase, wherever the branch cut lies, so that a weak phase uses the whole
-    colour map; it is -pi ... pi for a full turn.
-    """
+    """Measure the ranges that depend on the truth alone; `truth`: (n,) complex64."""
     amp = np.abs(truth)
+    # Centred on the mean phase, wherever the branch cut lies, so that a weak phase uses the whole colour map.
     mean = float(np.angle(truth[np.isfinite(truth)].sum()))
     phase = np.angle(truth * np.exp(-1j * mean))
     low, high = robust_range(phase, TRUTH_MARGIN)
@@ -128,8 +121,8 @@ def _true_ranges(truth: Complex64) -> dict[str, Range]:
     return {
         "amp_aligned": robust_range(amp, TRUTH_MARGIN, floor=0),
         "phase_aligned": (low, high) if high - low < 2 * math.pi else PHASE_RANGE_RAD,
-        "amp_error": error_range(amp_high - amp_low, _ERROR_SHARE, LEAST_ERROR),
-        "phase_error": error_range(phase_high - phase_low, _ERROR_SHARE, _LEAST_PHASE_ERROR_RAD),
+        "amp_error": (0.0, max(_ERROR_SHARE * (amp_high - amp_low), LEAST_ERROR)),
+        "phase_error": (0.0, max(_ERROR_SHARE * (phase_high - phase_low), _LEAST_PHASE_ERROR_RAD)),
     }
 
 
@@ -165,8 +158,3 @@ def shared_range(*arrays: ArrayLike) -> Range:
     low = min((float(values.min()) for values in finite if values.size), default=0.0)
     high = max((float(values.max()) for values in finite if values.size), default=1.0)
     return (low, high) if high > low else (low, low + max(1.0, abs(low)))
-
-
-def error_range(truth_span: float, share: float, least: float) -> Range:
-    """Return (0, upper end): a share of the span of the truth, at least `least`."""
-    return 0.0, max(share * truth_span, least)

@@ -15,19 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from recon_worker.pictures.png import (
-    NEGATIVE_INFINITY,
-    NOT_A_NUMBER,
-    NOT_SCANNED,
-    POSITIVE_INFINITY,
-    RESERVED_COLOURS,
-    load_matplotlib,
-)
+from recon_worker.pictures.png import NOT_A_NUMBER, NOT_SCANNED, POSITIVE_INFINITY, RESERVED_COLOURS, load_matplotlib
 from recon_worker.reconstruction.slices import row_blocks
 from recon_worker.snapshot.array_types import Bool, Complex64, Float64
 
 _HUES, _LEVELS = 360, 252
-"""Steps of phase and of amplitude, finer than the eye can tell apart."""
+"""Steps of phase and of amplitude, finer than the eye can resolve."""
 _LIGHTEST = 0.78
 """Oklab lightness of the largest amplitude, where sRGB has the most chroma common to all hues."""
 _HUE_OF_ZERO_RAD = math.radians(29)
@@ -87,10 +80,10 @@ def complex_colours(
         levels = np.rint(np.clip(level, 0, 1) * (_LEVELS - 1)).astype(np.int64)
         turns = np.nan_to_num(phase.astype(np.float64)) / (2 * np.pi)
         colours[rows] = _table()[levels, np.rint(turns * _HUES).astype(np.int64) % _HUES]
-        colours[rows][np.isinf(amplitude)] = RESERVED_COLOURS[POSITIVE_INFINITY - NEGATIVE_INFINITY]
-        colours[rows][np.isnan(amplitude) | np.isnan(phase)] = RESERVED_COLOURS[NOT_A_NUMBER - NEGATIVE_INFINITY]
+        colours[rows][np.isinf(amplitude)] = RESERVED_COLOURS[POSITIVE_INFINITY]
+        colours[rows][np.isnan(amplitude) | np.isnan(phase)] = RESERVED_COLOURS[NOT_A_NUMBER]
     if scanned is not None:
-        colours[~scanned] = RESERVED_COLOURS[NOT_SCANNED - NEGATIVE_INFINITY]
+        colours[~scanned] = RESERVED_COLOURS[NOT_SCANNED]
     return colours
 
 
@@ -99,21 +92,17 @@ def _table() -> NDArray[np.uint8]:
     """Return the colour of each amplitude level and hue, (levels, hues, 3) uint8 sRGB."""
     lightness = np.linspace(0, _LIGHTEST, _LEVELS)[:, None]
     hue = _HUE_OF_ZERO_RAD + 2 * np.pi * np.arange(_HUES) / _HUES
-    linear = np.clip(_oklab_to_linear(lightness, _chroma(lightness, hue), hue), 0, 1)
-    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)  # IEC 61966-2-1
-    table: NDArray[np.uint8] = np.rint(255 * srgb).astype(np.uint8)
-    return table
-
-
-def _chroma(lightness: Float64, hue: Float64) -> Float64:
-    """Find the largest chroma at which every hue is an sRGB colour, (levels, 1), by bisection."""
+    # Bisect for the largest chroma of each lightness, (levels, 1), at which every hue is an sRGB colour.
     low, high = np.zeros_like(lightness), np.full_like(lightness, 0.4)
     for _ in range(20):
         middle = (low + high) / 2
         linear = _oklab_to_linear(lightness, middle, hue)
         inside = np.all((linear >= -1e-6) & (linear <= 1 + 1e-6), axis=(1, 2), keepdims=True)[..., 0]
         low, high = np.where(inside, middle, low), np.where(inside, high, middle)
-    return low
+    linear = np.clip(_oklab_to_linear(lightness, low, hue), 0, 1)
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)  # IEC 61966-2-1
+    table: NDArray[np.uint8] = np.rint(255 * srgb).astype(np.uint8)
+    return table
 
 
 _LMS_FROM_OKLAB = np.array(
@@ -149,12 +138,11 @@ def _legend(amplitude_range: tuple[float, float], shows_not_scanned: bool) -> Im
     draw.text((left + _WHEEL_PX + 4, top + _WHEEL_PX // 2), "0", _INK, font, "lm")
     draw.text((left - 4, top + _WHEEL_PX // 2), "±π", _INK, font, "rm")
     below = top + _WHEEL_PX + row_px + 6
-    low, high = amplitude_range
     draw.text((middle, below), "amplitude", _INK, font, "ma")
-    draw.text((middle, below + row_px), f"centre {low:.3g}, rim {high:.3g}", _INK, font, "ma")
+    draw.text((middle, below + row_px), "centre {:.3g}, rim {:.3g}".format(*amplitude_range), _INK, font, "ma")
     if shows_not_scanned:
         square = (left, below + 2 * row_px + 4, left + _FONT_PX, below + 2 * row_px + 4 + _FONT_PX)
-        draw.rectangle(square, fill=RESERVED_COLOURS[NOT_SCANNED - NEGATIVE_INFINITY])
+        draw.rectangle(square, fill=RESERVED_COLOURS[NOT_SCANNED])
         draw.text((left + _FONT_PX + 6, square[1] + _FONT_PX // 2), "not scanned", _INK, font, "lm")
     return legend
 

@@ -15,10 +15,9 @@ import numpy as np
 from recon_worker.pictures.colour_ranges import PHASE_RANGE_RAD, Range
 from recon_worker.pictures.labels import Kind
 from recon_worker.pictures.png import Panel
-from recon_worker.snapshot.array_types import Bool, Complex64, Float32
+from recon_worker.snapshot.array_types import Bool, Complex64
 
 PHASE_PERIOD = 2 * math.pi
-DIFFRACTION_UNIT = "log(1 + data amplitude squared)"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,19 +76,4 @@ def phase_panel(object_: Complex64, scanned: Bool, value_range: Range = PHASE_RA
         unit="rad",
         scanned=scanned,
         period=PHASE_PERIOD if full_turn else None,
-    )
-
-
-def error_panel(error: Float32, value_range: Range, quantity: str, unit: str, compared: Bool | None = None) -> Panel:
-    """Show an absolute error; pixels that are not compared count as not scanned."""
-    return Panel(
-        values=error, value_range=value_range, colormap="inferno", quantity=quantity, unit=unit, scanned=compared
-    )
-
-
-def diffraction_panel(log_intensity: Float32, value_range: Range) -> Panel:
-    """Show a diffraction pattern, given as log(1 + intensity)."""
-    quantity = "diffraction log(1 + intensity)"
-    return Panel(
-        values=log_intensity, value_range=value_range, colormap="magma", quantity=quantity, unit=DIFFRACTION_UNIT
     )

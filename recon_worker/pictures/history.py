@@ -5,33 +5,31 @@ are also the artifacts `recon_log/scales.json` and `recon_log/gallery.html`, fro
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from recon_worker.pictures.colour_ranges import ColourRanges
 from recon_worker.pictures.figures import EpochFigures
 from recon_worker.pictures.gallery.entry import GalleryEntry, GalleryFigure, Thumbnail
 from recon_worker.pictures.gallery.page import entries_of, gallery_html, thinned
-from recon_worker.pictures.layout import block_to_fit, downsampled
-from recon_worker.pictures.png import Panel, encode_png
+from recon_worker.pictures.layout import downsampled
+from recon_worker.pictures.png import encode_png
 from recon_worker.snapshot.artifact import GALLERY, SCALES
 
 THUMBNAIL_PX = 256
 """Longest side of a thumbnail."""
 
 
+@dataclass(eq=False)
 class History:
-    """The history of one run's pictures.
+    """The history of one run's pictures."""
 
-    Args:
-        colour_ranges: Ranges that are fixed already.
-        entries: Entries of the gallery so far.
-    """
-
-    def __init__(self, colour_ranges: ColourRanges | None = None, entries: Sequence[GalleryEntry] = ()) -> None:
-        self.colour_ranges = colour_ranges or ColourRanges()
-        self.entries = list(entries)
-        self._gallery: bytes | None = None
-        self._published = b""
+    colour_ranges: ColourRanges = field(default_factory=ColourRanges)
+    """Ranges that are fixed already."""
+    entries: list[GalleryEntry] = field(default_factory=list)
+    """Entries of the gallery so far."""
+    _gallery: bytes | None = field(default=None, init=False)
+    _published: bytes = field(default=b"", init=False)
 
     def unpublished_scales(self) -> bytes | None:
         """Return the content of scales.json if it has changed since the last call, else None."""
@@ -42,7 +40,7 @@ class History:
         return content
 
     def publish_again(self) -> None:
-        """Make `unpublished_scales` return the content once more, because the last one was lost."""
+        """Make the next `unpublished_scales` return the content again, because the last one was lost."""
         self._published = b""
 
     def add(self, figures: EpochFigures) -> None:
@@ -76,31 +74,26 @@ class History:
             ValueError: A file is damaged.
         """
         entries = entries_of(files[GALLERY]) if GALLERY in files else ()
-        colour_ranges = ColourRanges.from_json(files[SCALES]) if SCALES in files else None
+        colour_ranges = ColourRanges.from_json(files[SCALES]) if SCALES in files else ColourRanges()
         return cls(colour_ranges, [entry for entry in entries if entry.epoch <= last_epoch])
 
 
 def gallery_entry(figures: EpochFigures) -> GalleryEntry:
-    """Make the gallery's entry of an epoch: its metrics, and thumbnails of its panels."""
+    """Make the gallery's entry of an epoch: its metrics, and its panels downsampled to fit into 256 x 256 px."""
+    kept = []
+    for figure in figures.figures():
+        thumbnails = {}
+        for kind, panel in figure.panels.items():
+            block = math.ceil(max(panel.values.shape) / THUMBNAIL_PX)
+            height, width = panel.values.shape
+            png = encode_png(downsampled(panel, block))
+            thumbnails[kind] = Thumbnail(png=png, full_size=(height, width), block_px=block)
+        kept.append(GalleryFigure(name=figure.name, metrics=dict(figure.metrics), thumbnails=thumbnails))
     return GalleryEntry(
         epoch=figures.epoch,
         step=figures.step,
         folder=figures.folder,
         metrics=dict(figures.metrics),
-        figures=tuple(
-            GalleryFigure(
-                name=figure.name,
-                metrics=dict(figure.metrics),
-                thumbnails={kind: thumbnail(panel) for kind, panel in figure.panels.items()},
-            )
-            for figure in figures.figures()
-        ),
+        figures=tuple(kept),
         pixel_size_m=figures.pixel_size_m,
     )
-
-
-def thumbnail(panel: Panel) -> Thumbnail:
-    """Downsample a panel by the smallest whole factor that fits it into 256 x 256 px."""
-    block = block_to_fit(panel.values.shape, THUMBNAIL_PX)
-    height, width = panel.values.shape
-    return Thumbnail(png=encode_png(downsampled(panel, block)), full_size=(height, width), block_px=block)

@@ -93,8 +93,12 @@ def range_label(value: float, value_range: tuple[float, float], unit: str) -> st
     >>> range_label(1.2, (0, 1.2), "1"), range_label(-math.pi / 2, (-math.pi, math.pi), "rad")
     ('1.2', '−π/2')
     """
-    if unit == "rad" and (text := _fraction_of_pi(value)) is not None:
-        return text
+    eighths = value / (math.pi / 8)
+    if unit == "rad" and abs(eighths - round(eighths)) <= 1e-6 and 0 < abs(round(eighths)) <= 16:
+        share = Fraction(round(eighths), 8)
+        head = "π" if abs(share.numerator) == 1 else f"{abs(share.numerator)}π"
+        tail = "" if share.denominator == 1 else f"/{share.denominator}"
+        return (_MINUS if share < 0 else "") + head + tail
     span, largest = value_range[1] - value_range[0], max(map(abs, value_range))
     decimals = max(0, 2 - math.floor(math.log10(span)))
     if not 1e-3 <= largest < 1e5 or decimals > 6:
@@ -102,16 +106,6 @@ def range_label(value: float, value_range: tuple[float, float], unit: str) -> st
     text = f"{value:.{decimals}f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return "0" if text in ("-0", "") else text.replace("-", _MINUS)
-
-
-def _fraction_of_pi(value: float) -> str | None:
-    eighths = value / (math.pi / 8)
-    if abs(eighths - round(eighths)) > 1e-6 or not 0 < abs(round(eighths)) <= 16:
-        return None
-    share = Fraction(round(eighths), 8)
-    head = "π" if abs(share.numerator) == 1 else f"{abs(share.numerator)}π"
-    tail = "" if share.denominator == 1 else f"/{share.denominator}"
-    return (_MINUS if share < 0 else "") + head + tail
 
 
 def length_text(metres: float) -> str:

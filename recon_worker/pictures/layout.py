@@ -8,7 +8,7 @@ import dataclasses
 import io
 import math
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,12 @@ from PIL import Image
 from recon_worker.pictures.labels import length_text, nice_length, range_label
 from recon_worker.pictures.png import LEVELS, Panel, load_matplotlib, palette, to_indices
 from recon_worker.reconstruction.slices import row_blocks
-from recon_worker.snapshot.array_types import Bool, Float64
+from recon_worker.snapshot.array_types import Float64
 
 Align: TypeAlias = Literal["left", "center", "right"]
-_Pixel = TypeVar("_Pixel", bound=np.generic)
 
 INK, GREY, WHITE = "#202020", "#5f5f5f", "#ffffff"
 _DPI = 100
-_PAPER = 255
 _TEXT_SHIFT = {"left": 0.0, "center": 0.5, "right": 1.0}
 """How far a text starts to the left of its anchor, in text widths."""
 _BAR_PX, _BAR_GAP_PX, _LABEL_PX = 8, 6, 15
@@ -32,27 +30,19 @@ _LARGEST = 4 / 3
 """How far a picture may exceed the wanted side before it is downsampled, as a factor."""
 
 
-@dataclass(frozen=True)
-class _Text:
-    x: float
-    y: float
-    text: str
-    points: float
-    colour: str
-    align: Align
-    bold: bool
-
-
 @dataclass
 class Page:
     """A white page of pictures and texts. Positions are pixels from the top left corner, (x, y)."""
 
-    _pictures: list[tuple[int, int, NDArray[np.uint8]]] = field(default_factory=list)
-    _texts: list[_Text] = field(default_factory=list)
+    width: int = field(default=0, init=False)
+    """Right edge of the rightmost picture, pixels."""
+    _pictures: list[tuple[int, int, NDArray[np.uint8]]] = field(default_factory=list, init=False)
+    _texts: list[tuple[float, float, str, float, str, Align, bool]] = field(default_factory=list, init=False)
 
     def paste(self, x: int, y: int, picture: NDArray[np.uint8]) -> None:
         """Put a picture, (H, W, 3) uint8 RGB, with its top left corner at (x, y)."""
         self._pictures.append((x, y, picture))
+        self.width = max(self.width, x + picture.shape[1])
 
     def write(
         self,
@@ -66,12 +56,7 @@ class Page:
         bold: bool = False,
     ) -> None:
         """Put one line of text with its baseline at y; 1 point is 1/72 of 100 px."""
-        self._texts.append(_Text(x, y, text, points, colour, align, bold))
-
-    @property
-    def width(self) -> int:
-        """Right edge of the rightmost picture, pixels."""
-        return max((x + picture.shape[1] for x, _, picture in self._pictures), default=0)
+        self._texts.append((x, y, text, points, colour, align, bold))
 
     def png(self, width: int, height: int) -> bytes:
         """Draw the page as an RGB PNG; what lies beyond its edges is cut off.
@@ -83,26 +68,23 @@ class Page:
         from matplotlib.backends.backend_agg import RendererAgg
         from matplotlib.font_manager import FontProperties
 
-        canvas = np.full((height, width, 4), _PAPER, np.uint8)
+        canvas = np.full((height, width, 4), 255, np.uint8)
         for x, y, picture in self._pictures:
             part = picture[: max(0, height - y), : max(0, width - x)]
             canvas[y : y + part.shape[0], x : x + part.shape[1], :3] = part
         renderer = RendererAgg(width, height, _DPI)  # type: ignore[no-untyped-call]
         renderer.draw_image(renderer.new_gc(), 0, 0, np.ascontiguousarray(canvas[::-1]))
-        for one in self._texts:
-            font = FontProperties(family="DejaVu Sans", size=one.points, weight="bold" if one.bold else "normal")
-            size = renderer.get_text_width_height_descent(one.text, font, False)  # type: ignore[no-untyped-call]
+        for anchor, baseline, text, points, colour, align, bold in self._texts:
+            font = FontProperties(family="DejaVu Sans", size=points, weight="bold" if bold else "normal")
+            size = renderer.get_text_width_height_descent(text, font, False)  # type: ignore[no-untyped-call]
             style = renderer.new_gc()
-            style.set_foreground(one.colour)
-            x = one.x - _TEXT_SHIFT[one.align] * size[0]
-            renderer.draw_text(style, x, one.y, one.text, font, 0)  # type: ignore[no-untyped-call]
+            style.set_foreground(colour)
+            left = anchor - _TEXT_SHIFT[align] * size[0]
+            renderer.draw_text(style, left, baseline, text, font, 0)  # type: ignore[no-untyped-call]
         stream = io.BytesIO()
         drawn = np.asarray(renderer.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
         Image.fromarray(drawn).save(stream, "PNG", compress_level=1)
         return stream.getvalue()
-
-
-# --- panels on a page ----------------------------------------------------------------------------------------------
 
 
 def draw_panel(
@@ -122,8 +104,8 @@ def draw_panel(
     Returns:
         (width, height) in pixels, including the colour bar and its values.
     """
-    block, colours = drawn_block(panel, side_px), palette(panel.colormap)
-    picture = enlarged(colours[to_indices(downsampled(panel, block))], side_px)
+    (block, factor), colours = drawing_scale(panel.values.shape, side_px), palette(panel.colormap)
+    picture = colours[to_indices(downsampled(panel, block))].repeat(factor, axis=0).repeat(factor, axis=1)
     height, width = picture.shape[:2]
     page.paste(x, y, picture)
     levels = np.linspace(0, LEVELS - 1, width).round().astype(int)
@@ -133,7 +115,7 @@ def draw_panel(
         align: Align = "left" if tick == 0 else "right" if tick == n_ticks - 1 else "center"
         page.write(x + width * tick / (n_ticks - 1), baseline, text, points=8, colour=GREY, align=align)
     if pixel_size_m is not None:
-        page_px_per_m = width / -(-panel.values.shape[1] // block) / block / pixel_size_m
+        page_px_per_m = factor / block / pixel_size_m
         _draw_scale_bar(page, x, y + height, nice_length(width / page_px_per_m / 4), page_px_per_m)
     return width, baseline - y + 4
 
@@ -163,33 +145,13 @@ def _draw_scale_bar(page: Page, left: int, bottom: int, length_m: float, page_px
     page.write(centre, bottom - 22, length_text(length_m), points=8, colour=WHITE, align="center")
 
 
-def drawn_block(panel: Panel, side_px: int) -> int:
-    """Return the side of the squares that `draw_panel` averages, pixels; 1: it shows every pixel."""
-    return block_to_fit(panel.values.shape, round(side_px * _LARGEST))
+def drawing_scale(shape: tuple[int, ...], side_px: int) -> tuple[int, int]:
+    """Return (block, factor): `draw_panel` averages squares of side `block` and draws each mean `factor` pixels large.
 
-
-def drawn_width(panel: Panel, side_px: int) -> int:
-    """Return the width of the panel as `draw_panel` draws it, pixels."""
-    rows, columns = (-(-side // drawn_block(panel, side_px)) for side in panel.values.shape)
-    return int(columns * _enlargement((rows, columns), side_px))
-
-
-# --- other sizes ---------------------------------------------------------------------------------------------------
-
-
-def block_to_fit(shape: tuple[int, int], max_side_px: int) -> int:
-    """Return the smallest whole factor by which a picture must shrink to fit into a square."""
-    return math.ceil(max(shape) / max_side_px)
-
-
-def enlarged(image: NDArray[_Pixel], side_px: int) -> NDArray[_Pixel]:
-    """Repeat pixels by the whole factor that brings the longer side of an image, (H, W, ...), closest to `side_px`."""
-    factor = _enlargement(image.shape, side_px)
-    return image.repeat(factor, axis=0).repeat(factor, axis=1)
-
-
-def _enlargement(shape: tuple[int, ...], side_px: int) -> int:
-    return max(1, round(side_px / max(shape[:2])))
+    The longer side of the picture, shape (H, W), then comes closest to `side_px`, or exceeds it by up to a third.
+    """
+    block = math.ceil(max(shape) / round(side_px * _LARGEST))
+    return block, max(1, round(side_px / math.ceil(max(shape) / block)))
 
 
 def downsampled(panel: Panel, block_px: int) -> Panel:
@@ -205,20 +167,18 @@ def downsampled(panel: Panel, block_px: int) -> Panel:
     for rows in row_blocks(panel.values.shape, multiple=block_px):
         values = np.asarray(panel.values[rows], np.float64)
         scanned = np.ones(values.shape, bool) if panel.scanned is None else panel.scanned[rows]
+        count = _block_sums(scanned.astype(np.float64), block_px)
         with np.errstate(invalid="ignore", over="ignore"):
-            means.append(_block_means(values, scanned, block_px, panel.period).astype(np.float32))
-        covered.append(_block_sums(scanned.astype(np.float64), block_px) > 0)
+            if panel.period is None:
+                mean = _block_sums(np.where(scanned, values, 0), block_px) / np.maximum(count, 1)
+            else:
+                turns = values * (2 * np.pi / panel.period)
+                x, y = (_block_sums(np.where(scanned, wave(turns), 0), block_px) for wave in (np.cos, np.sin))
+                mean = np.arctan2(y, x) / (2 * np.pi / panel.period)
+            means.append(mean.astype(np.float32))
+        covered.append(count > 0)
     mask = None if panel.scanned is None else np.concatenate(covered)
     return dataclasses.replace(panel, values=np.concatenate(means), scanned=mask)
-
-
-def _block_means(values: Float64, scanned: Bool, block_px: int, period: float | None) -> Float64:
-    if period is None:
-        count = np.maximum(_block_sums(scanned.astype(np.float64), block_px), 1)
-        return np.asarray(_block_sums(np.where(scanned, values, 0), block_px) / count)
-    turns = 2 * np.pi / period
-    x, y = (_block_sums(np.where(scanned, wave(values * turns), 0), block_px) for wave in (np.cos, np.sin))
-    return np.asarray(np.arctan2(y, x) / turns)
 
 
 def _block_sums(values: Float64, block_px: int) -> Float64:

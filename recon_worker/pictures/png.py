@@ -12,6 +12,7 @@ None of the four colours occurs in the colour maps used. Range, quantity, unit a
 import functools
 import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -26,8 +27,13 @@ from recon_worker.snapshot.array_types import Bool, Float32, Float64
 LEVELS = 252
 """Palette entries that show values."""
 NEGATIVE_INFINITY, POSITIVE_INFINITY, NOT_A_NUMBER, NOT_SCANNED = range(LEVELS, 256)
-"""Reserved palette entries, in the order of RESERVED_COLOURS."""
-RESERVED_COLOURS = ((0, 139, 139), (0, 255, 255), (0, 255, 0), (127, 160, 136))
+RESERVED_COLOURS: Mapping[int, tuple[int, int, int]] = {
+    NEGATIVE_INFINITY: (0, 139, 139),
+    POSITIVE_INFINITY: (0, 255, 255),
+    NOT_A_NUMBER: (0, 255, 0),
+    NOT_SCANNED: (127, 160, 136),
+}
+"""By reserved palette entry, in ascending order."""
 _ENCODING = (
     f"palette index i < {LEVELS}: value = vmin + i (vmax - vmin) / {LEVELS - 1}; "
     f"{NEGATIVE_INFINITY}: -inf; {POSITIVE_INFINITY}: inf; {NOT_A_NUMBER}: nan; {NOT_SCANNED}: not scanned"
@@ -137,9 +143,9 @@ def palette(colormap: str) -> NDArray[np.uint8]:
     if colormap not in matplotlib.colormaps:
         raise ValueError(f"colour map {colormap!r} is not one of Matplotlib's.")
     colours = matplotlib.colormaps[colormap](np.linspace(0, 1, LEVELS), bytes=True)[:, :3]
-    if set(map(tuple, colours.tolist())) & set(RESERVED_COLOURS):
+    if set(map(tuple, colours.tolist())) & set(RESERVED_COLOURS.values()):
         raise ValueError(f"colour map {colormap!r} contains a colour reserved for special values; choose another.")
-    table = np.concatenate([colours, np.array(RESERVED_COLOURS, np.uint8)])
+    table = np.concatenate([colours, np.array(list(RESERVED_COLOURS.values()), np.uint8)])
     table.flags.writeable = False
     return table
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
-from typing import Self
+from typing import Self, TypeAlias
 from urllib.parse import quote
 
 _CARD = re.compile(r"cards/epoch_\d+/(?P<name>[A-Za-z0-9_]+)\.step_(?P<step>\d+)\.png")
@@ -64,12 +64,8 @@ class Description(_JsonRecord):
     """Formatted metrics with units, by label."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """The image card that a picture belongs to."""
-
-    key: str
-    step: int
+Card: TypeAlias = tuple[str, int]
+"""(key, step) of an image card in MLflow."""
 
 
 def metrics_name(folder: str) -> str:
@@ -95,7 +91,7 @@ def is_metrics(name: str) -> bool:
 def card_of(name: str) -> Card | None:
     """Return the image card that an outbox name belongs to, if any."""
     match = _CARD.fullmatch(name)
-    return Card(key=f"recon/{match['name']}", step=int(match["step"])) if match else None
+    return (f"recon/{match['name']}", int(match["step"])) if match else None
 
 
 def merged_description(text: str, latest: Description, run_id: str, experiment_id: str, folder: str = "") -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from recon_worker.pictures.figures import EpochFigures, Figure
 from recon_worker.pictures.labels import METRICS, Kind, epoch_label, length_text, metric_label, metric_value, number
-from recon_worker.pictures.layout import GREY, Page, draw_panel, drawn_block, drawn_width
+from recon_worker.pictures.layout import GREY, Page, draw_panel, drawing_scale
 from recon_worker.pictures.png import LEVELS, RESERVED_COLOURS, Panel, to_indices
 
 OBJECT_SIDE_PX, PATCH_SIDE_PX = 400, 128
@@ -34,10 +34,7 @@ _SPECIAL = ("\u2212infinity", "+infinity", "not a number", "not scanned, or noth
 
 
 def summary_png(figures: EpochFigures) -> bytes:
-    """Draw the summary sheet of an epoch.
-
-    Args:
-        figures: The epoch, with at least one object or patch.
+    """Draw the summary sheet of an epoch with at least one object or patch.
 
     Returns:
         An RGB PNG, about 1300 px wide. The same figures give the same bytes.
@@ -65,13 +62,10 @@ def summary_png(figures: EpochFigures) -> bytes:
 
 
 def _draw_metrics(page: Page, metrics: Mapping[str, float], x: int, y: int) -> int:
-    """Write each metric, its label in grey above its value.
-
-    Like the functions below, draws from y downwards and returns where the next part begins.
-    """
+    """Write each metric, its label in grey above its value; return, like the functions below, y of the next part."""
     shown = [name for name in METRICS if name in metrics and name not in _FIT]
-    for place, name in enumerate(shown):
-        row, column = divmod(place, _NUMBERS_PER_ROW)
+    for index, name in enumerate(shown):
+        row, column = divmod(index, _NUMBERS_PER_ROW)
         left, top = x + column * _NUMBER_PX, y + row * _NUMBERS_ROW_PX
         page.write(left, top, metric_label(name).label, points=8, colour=GREY)
         page.write(left, top + _LINE_PX, metric_value(name, metrics[name]), points=11, bold=True)
@@ -89,37 +83,32 @@ def _draw_object(page: Page, figure: Figure, pixel_size_m: float | None, y: int)
     facts = [f"{height} \u00d7 {width} px"]
     if pixel_size_m is not None:
         facts.append(f"pixel size {length_text(pixel_size_m)}")
-    if (block := drawn_block(figure.panels["amp_pred"], OBJECT_SIDE_PX)) > 1:
+    if (block := drawing_scale((height, width), OBJECT_SIDE_PX)[0]) > 1:
         facts.append(f"averaged over {block} \u00d7 {block} px")
-    title = {"stitched": "Object", "refined": "Object, refined"}.get(
-        figure.name, f"Object {figure.name.rsplit('_', 1)[-1]}"
-    )
+    kind, _, object_number = figure.name.partition("_object_")
+    title = f"Object {object_number}".rstrip() + (", refined" if kind == "refined" else "")
     y = _draw_section_title(page, title, facts, y)
     y = _draw_metrics(page, figure.metrics, _MARGIN_PX, y)
     if "fit_scale" in figure.metrics:
-        page.write(_MARGIN_PX, y, _alignment_text(figure.metrics), points=8, colour=GREY)
+        scale, phase, ramp_x, ramp_y = (figure.metrics.get(name, 0.0) for name in _FIT)
+        ramp = f", phase ramp ({number(ramp_x)}, {number(ramp_y)}) rad/px along (x, y)" if ramp_x or ramp_y else ""
+        text = f"Aligned with the truth: amplitude scale {number(scale)}, global phase {number(phase)} rad{ramp}."
+        page.write(_MARGIN_PX, y, text, points=8, colour=GREY)
         y += _LINE_PX + 6
     panels = figure.panels.items()
     by_group = [[pair for pair in panels if pair[0].startswith(group)] for group in ("amp_", "phase_")]
     for row in by_group if len(panels) > 2 else [list(panels)]:
-        y = _draw_object_row(page, figure.name, row, pixel_size_m, y) + _GAP_PX
+        y = _draw_object_row(page, kind, row, pixel_size_m, y) + _GAP_PX
     return y + _GROUP_GAP_PX - _GAP_PX
 
 
-def _alignment_text(metrics: Mapping[str, float]) -> str:
-    """Say what was removed from the prediction before it was compared with the truth."""
-    scale, phase, ramp_x, ramp_y = (metrics.get(name, 0.0) for name in _FIT)
-    ramp = f", phase ramp ({number(ramp_x)}, {number(ramp_y)}) rad/px along (x, y)" if ramp_x or ramp_y else ""
-    return f"Aligned with the truth: amplitude scale {number(scale)}, global phase {number(phase)} rad{ramp}."
-
-
 def _draw_object_row(
-    page: Page, name: str, row: Sequence[tuple[Kind, Panel]], pixel_size_m: float | None, y: int
+    page: Page, object_kind: str, row: Sequence[tuple[Kind, Panel]], pixel_size_m: float | None, y: int
 ) -> int:
     x, bottom = _MARGIN_PX, y
     for kind, panel in row:
         group, role = kind.split("_")[:2]
-        shown = "refined" if (name, role) == ("refined", "pred") else _ROLES[role]
+        shown = "refined" if (object_kind, role) == ("refined", "pred") else _ROLES[role]
         page.write(x, y + 8, _GROUPS[group] + (" error" if role == "error" else f", {shown}"), bold=True)
         scale_bar_m = pixel_size_m if kind == "amp_pred" else None
         width, height = draw_panel(page, panel, x, y + 16, OBJECT_SIDE_PX, 3, scale_bar_m)
@@ -130,11 +119,8 @@ def _draw_object_row(
 def _draw_patches(page: Page, patches: Sequence[Figure], y: int) -> int:
     shown = patches[:MAX_PATCHES]
     facts = [f"{len(shown)} of {len(patches)} shown"] if len(shown) < len(patches) else []
-    facts += (
-        ["amplitude scale and global phase fitted per patch"]
-        if any("amp_gt" in figure.panels for figure in shown)
-        else []
-    )
+    if any("amp_gt" in figure.panels for figure in shown):
+        facts.append("amplitude scale and global phase fitted per patch")
     y = _draw_section_title(page, "Patches", facts, y)
     columns = _columns(shown)
     for group, title in _GROUPS.items():
@@ -156,25 +142,27 @@ def _draw_patches(page: Page, patches: Sequence[Figure], y: int) -> int:
 
 def _columns(patches: Sequence[Figure]) -> dict[Kind, int]:
     """Return the left edge of the column of each kind of panel, pixels, in display order."""
-    width = max(drawn_width(panel, PATCH_SIDE_PX) for figure in patches for _, panel in figure.panels.items())
-    present = {kind for figure in patches for kind, _ in figure.panels.items()}
+    shapes = {panel.values.shape for figure in patches for panel in figure.panels.values()}
+    scaled = [(shape, *drawing_scale(shape, PATCH_SIDE_PX)) for shape in shapes]
+    width = max(math.ceil(shape[1] / block) * factor for shape, block, factor in scaled)
+    present = {kind for figure in patches for kind in figure.panels}
     ordered: tuple[Kind, ...] = get_args(Kind)
     columns: dict[Kind, int] = {}
     x = _MARGIN_PX
     for group in _GROUPS:
         members = [kind for kind in ordered if kind in present and kind.startswith(f"{group}_")]
-        columns |= {kind: x + place * (width + _GAP_PX) for place, kind in enumerate(members)}
+        columns |= {kind: x + column * (width + _GAP_PX) for column, kind in enumerate(members)}
         x += len(members) * (width + _GAP_PX) + _GROUP_GAP_PX - _GAP_PX
     return columns
 
 
 def _draw_key(page: Page, figures: Sequence[Figure], y: int) -> int:
     """Explain the reserved colours that occur."""
-    indices = [np.unique(to_indices(panel)) for figure in figures for _, panel in figure.panels.items()]
+    indices = [np.unique(to_indices(panel)) for figure in figures for panel in figure.panels.values()]
     entries = sorted({entry for present in indices for entry in present[present >= LEVELS].tolist()})
-    for place, entry in enumerate(entries):
-        x = _MARGIN_PX + place * _NUMBER_PX
-        colour = np.array(RESERVED_COLOURS[entry - LEVELS], np.uint8)
+    for index, entry in enumerate(entries):
+        x = _MARGIN_PX + index * _NUMBER_PX
+        colour = np.array(RESERVED_COLOURS[entry], np.uint8)
         page.paste(x, y - _SWATCH_PX + 2, np.tile(colour, (_SWATCH_PX, _SWATCH_PX, 1)))
         page.write(x + _SWATCH_PX + 8, y, _SPECIAL[entry - LEVELS], points=8, colour=GREY)
     return y + _LINE_PX if entries else y

@@ -54,11 +54,11 @@ class ImageCards:
         """
         with self._lock:
             found = self._list() if self._found is None else self._found
-            files = found.setdefault(card, {})
+            (key, step), files = card, found.setdefault(card, {})
             self._found = None  # until the upload has succeeded
             if False not in files:
                 with Image.open(local) as image:
-                    self._client.log_image(self._run_id, image, key=card.key, step=card.step, synchronous=True)
+                    self._client.log_image(self._run_id, image, key=key, step=step, synchronous=True)
             elif True not in files:
                 self._log_thumbnail(local, files[False])
             found[card] = _COMPLETE
@@ -100,6 +100,6 @@ def _cards_of(files: Sequence[Any]) -> dict[Card, dict[bool, str]]:
     for file in files:
         match = _FILE.fullmatch(file.path)
         if match:
-            card = Card(key=match["key"].translate(_SLASHES), step=int(match["step"]))
+            card = match["key"].translate(_SLASHES), int(match["step"])
             found.setdefault(card, {})[match["thumbnail"] is not None] = file.path
     return found

@@ -183,7 +183,7 @@ def _upload(connection: _Connection, local: Path, name: str, taken_unix_s: float
 def _card(connection: _Connection, name: str) -> Card | None:
     """Return the image card that a record is for, of this training; None if it is for none."""
     card = card_of(name)
-    return card and Card(key=str(PurePosixPath(connection.folder, card.key)), step=card.step)
+    return card and (str(PurePosixPath(connection.folder, card[0])), card[1])
 
 
 def _log_numbers(connection: _Connection, numbers: Metrics) -> None:

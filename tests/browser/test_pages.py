@@ -186,6 +186,8 @@ def test_a_sample_shows_its_diffraction_and_files_are_links(chromium, finished_r
     _open_gallery(driver, finished_run)
     views = Select(driver.find_element(*_css("#view")))
     assert views.options[0].text == "Object"
+    titles = driver.execute_script('return ["stitched_object_01", "refined", "patch_007"].map(titleOfView)')
+    assert titles == ["Object 01", "Object, refined", "Sample 7"]
     views.select_by_index(1)
     _wait(driver, lambda d: d.find_element(*_css("#files a")).get_attribute("href").find("/patch_") > 0)
     screenshot(driver, "sample")

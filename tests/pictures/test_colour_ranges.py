@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recon_worker.pictures.colour_ranges import ColourRanges, error_range, log_intensity, robust_range, shared_range
+from recon_worker.pictures.colour_ranges import ColourRanges, log_intensity, object_ranges, robust_range, shared_range
 
 
 def test_a_range_is_that_of_the_percentiles_and_a_stray_pixel_does_not_set_it():
@@ -32,24 +32,27 @@ def test_flat_values_get_a_range_around_them_and_no_values_one_of_0_to_1():
     assert robust_range(np.array([np.nan])) == robust_range([]) == (0, 1)
 
 
-def test_an_error_range_is_a_share_of_the_truth_and_never_empty():
-    assert error_range(0.8, 0.5, 0.1) == (0, 0.4)
-    assert error_range(0.0, 0.5, 0.1) == (0, 0.1)
+@pytest.mark.parametrize(("phases", "largest_error"), [((0, 1), 0.5), ((1, 1), 0.1)])
+def test_an_error_range_is_half_the_span_of_the_truth_and_never_empty(phases, largest_error):
+    truth = np.exp(1j * np.repeat(phases, 500)).astype(np.complex64)
+    ranges = object_ranges("a", [truth], lambda: [np.abs(truth)], ColourRanges(), trained=True)
+
+    assert ranges["phase_error"] == (0, pytest.approx(largest_error, abs=0.01))
+    assert ranges["amp_error"][1] > 0
 
 
 def test_a_range_is_measured_once_and_then_stays():
-    scales = ColourRanges()
+    colour_ranges = ColourRanges()
 
-    assert scales.range_of("a", lambda: (0, 1), fix=False) == (0, 1)
-    assert scales.range_of("a", lambda: (0, 2), fix=True) == (0, 2)
-    assert scales.range_of("a", lambda: (0, 3), fix=True) == (0, 2)
+    assert colour_ranges.range_of("a", lambda: (0, 2)) == (0, 2)
+    assert colour_ranges.range_of("a", lambda: (0, 3)) == (0, 2)
 
 
 @given(st.dictionaries(st.text(max_size=9), st.tuples(st.floats(-1e9, 0), st.floats(1e-9, 1e9))))
 def test_ranges_survive_a_restart_to_the_last_bit(ranges):
     again = ColourRanges.from_json(ColourRanges(ranges).to_json())
 
-    assert {name: again.range_of(name, lambda: (0, 0), fix=False) for name in ranges} == ranges
+    assert again.ranges == ranges
     assert again.to_json() == ColourRanges(ranges).to_json()
 
 

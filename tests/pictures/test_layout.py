@@ -9,14 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recon_worker.pictures.figures import PHASE_PERIOD
-from recon_worker.pictures.layout import (
-    Page,
-    block_to_fit,
-    downsampled,
-    draw_panel,
-    enlarged,
-)
-from recon_worker.pictures.png import Panel
+from recon_worker.pictures.layout import Page, downsampled, draw_panel, drawing_scale
+from recon_worker.pictures.png import Panel, encode_png
 from tests.pictures.sheets import ERROR, PHASE, panel, pixels
 
 
@@ -64,25 +58,27 @@ def test_a_fault_of_one_scanned_pixel_is_not_lost(period):
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 600))
-def test_the_block_is_the_smallest_that_fits(height, width, side):
-    block = block_to_fit((height, width), side)
+def test_the_block_is_the_smallest_that_fits_into_a_third_more_than_the_side(height, width, side):
+    block, _ = drawing_scale((height, width), side)
+    most = round(side * 4 / 3)
 
-    assert max(height, width) <= block * side
-    assert block == 1 or max(height, width) > (block - 1) * side
+    assert max(height, width) <= block * most
+    assert block == 1 or max(height, width) > (block - 1) * most
 
 
 @pytest.mark.parametrize(("side", "factor"), [(330, 1), (64, 6), (128, 3), (1000, 1), (270, 1), (210, 2)])
 def test_enlarging_brings_a_picture_closest_to_the_side(side, factor):
-    assert enlarged(np.zeros((side, side // 2)), 400).shape == (factor * side, factor * (side // 2))
+    assert drawing_scale((side, side // 2), 400)[1] == factor
 
 
 def test_enlarging_repeats_pixels_and_keeps_colours():
-    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    large = enlarged(image, 6)
+    page, one = Page(), panel(0, (40, 40))
+    width, height = draw_panel(page, one, 0, 0, 120, 2)
+    large, small = pixels(page.png(width, height))[:120], pixels(encode_png(one))
 
-    assert large.shape == (6, 6, 3)
-    np.testing.assert_array_equal(large[::3, ::3], image)
-    np.testing.assert_array_equal(large[2::3, 2::3], image)
+    assert large.shape == (120, 120, 3)
+    np.testing.assert_array_equal(large[::3, ::3], small)
+    np.testing.assert_array_equal(large[2::3, 2::3], small)
 
 
 def test_the_colour_bar_runs_through_the_whole_map_and_has_its_values(written):

@@ -4,7 +4,6 @@ import pytest
 
 from recon_worker.pictures.records import (
     DESCRIPTION_NAME,
-    Card,
     Description,
     Metrics,
     card_name,
@@ -22,7 +21,7 @@ FILES = ("epoch_05/summary.png", "epoch_05/stitched/arrays.h5", "recon_log/galle
 
 def test_names_say_what_waits_and_are_names_of_the_outbox():
     assert is_metrics(NUMBERS)
-    assert card_of(CARD) == Card(key="recon/stitched_amp", step=165)
+    assert card_of(CARD) == ("recon/stitched_amp", 165)
     assert all(is_file(name) and card_of(name) is None for name in FILES)
     assert not any(map(is_file, (NUMBERS, CARD, DESCRIPTION_NAME)))
     assert all(map(is_artifact_name, (*FILES, NUMBERS, CARD, DESCRIPTION_NAME)))

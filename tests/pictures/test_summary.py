@@ -54,10 +54,13 @@ def test_the_heading_and_the_numbers_say_what_is_shown(written):
     assert written[written.index("R-factor") + 1] == "not defined"
 
 
-def test_a_refined_object_is_not_called_predicted(written):
-    summary_png(dataclasses.replace(sheet(patches=0), objects=(_with(sheet(patches=0), name="refined"),)))
+@pytest.mark.parametrize(
+    ("name", "title"), [("refined", "Object, refined"), ("refined_object_01", "Object 01, refined")]
+)
+def test_a_refined_object_is_not_called_predicted(written, name, title):
+    summary_png(dataclasses.replace(sheet(patches=0), objects=(_with(sheet(patches=0), name=name),)))
 
-    assert {"Object, refined", "Amplitude, refined", "Phase, refined", "Amplitude, truth"} <= set(written)
+    assert {title, "Amplitude, refined", "Phase, refined", "Amplitude, truth"} <= set(written)
     assert not any("predicted" in text for text in written)
 
 

@@ -5,14 +5,11 @@ import binascii
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, get_args
+from typing import Any, get_args
 
 from recon_worker.pictures.labels import Kind
-
-_Json: TypeAlias = Any
-"""A value from `json.loads`; checked by use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,25 +47,13 @@ class GalleryEntry:
     figures: tuple[GalleryFigure, ...] = ()
     pixel_size_m: float | None = None
 
-    @property
-    def has_pictures(self) -> bool:
-        """Whether the entry still has its thumbnails."""
-        return any(figure.thumbnails for figure in self.figures)
-
-    def all_metrics(self) -> Iterator[Mapping[str, float]]:
-        """Yield the metrics of the epoch, then those of each figure."""
-        yield self.metrics
-        yield from (figure.metrics for figure in self.figures)
-
     def sharing(self, other: "GalleryEntry") -> "GalleryEntry":
-        """Return the entry with those thumbnails that `other` has too, such as the truth, in memory only once."""
+        """Return the entry sharing equal thumbnails, such as those of the truth, with `other`, to save memory."""
         common = {one.png: one for figure in other.figures for one in figure.thumbnails.values()}
-        figures = (
-            dataclasses.replace(
-                figure, thumbnails={kind: common.get(t.png, t) for kind, t in figure.thumbnails.items()}
-            )
-            for figure in self.figures
-        )
+        figures = []
+        for figure in self.figures:
+            thumbnails = {kind: common.get(one.png, one) for kind, one in figure.thumbnails.items()}
+            figures.append(dataclasses.replace(figure, thumbnails=thumbnails))
         return dataclasses.replace(self, figures=tuple(figures))
 
     def without_pictures(self) -> "GalleryEntry":
@@ -83,41 +68,42 @@ class GalleryEntry:
             pngs: The PNGs are added here by a name derived from their content, so that equal ones, such as the ground
                 truth of all epochs, are kept once.
         """
-
-        def kept(png: bytes) -> str:
-            name = hashlib.blake2b(png, digest_size=9).hexdigest()
-            pngs.setdefault(name, png)
-            return name
-
-        views = [
-            {
-                "name": figure.name,
-                "metrics": _finite(figure.metrics),
-                "pictures": {
-                    kind: {"png": kept(one.png), "full_size": list(one.full_size), "block_px": one.block_px}
-                    for kind, one in figure.thumbnails.items()
-                },
-            }
-            for figure in self.figures
-        ]
+        views = []
+        for figure in self.figures:
+            pictures = {}
+            for kind, one in figure.thumbnails.items():
+                name = hashlib.blake2b(one.png, digest_size=9).hexdigest()
+                pngs.setdefault(name, one.png)
+                pictures[kind] = {"png": name, "full_size": list(one.full_size), "block_px": one.block_px}
+            views.append({"name": figure.name, "metrics": _finite(figure.metrics), "pictures": pictures})
         facts = {"epoch": self.epoch, "step": self.step, "folder": self.folder, "pixel_size_m": self.pixel_size_m}
         return facts | {"metrics": _finite(self.metrics), "views": views}
 
     @classmethod
-    def from_dict(cls, entry: _Json, pictures: _Json) -> "GalleryEntry":
+    def from_dict(cls, entry: Any, pictures: Any) -> "GalleryEntry":  # noqa: ANN401 - JSON values, checked by use
         """Restore an entry from the output of `to_dict` and the PNGs, as base64 text by name.
 
         Raises:
             ValueError: The values have another structure.
         """
         try:
+            figures = []
+            for view in entry["views"]:
+                thumbnails: dict[Kind, Thumbnail] = {}
+                for kind in (kind for kind in get_args(Kind) if kind in view["pictures"]):
+                    one = view["pictures"][kind]
+                    height, width = map(int, one["full_size"])
+                    png = base64.b64decode(pictures[one["png"]], validate=True)
+                    thumbnails[kind] = Thumbnail(png=png, full_size=(height, width), block_px=int(one["block_px"]))
+                metrics = _metrics(view["metrics"])
+                figures.append(GalleryFigure(name=str(view["name"]), metrics=metrics, thumbnails=thumbnails))
             size = entry["pixel_size_m"]
             return cls(
                 epoch=int(entry["epoch"]),
                 step=int(entry["step"]),
                 folder=str(entry["folder"]),
                 metrics=_metrics(entry["metrics"]),
-                figures=tuple(_figure(view, pictures) for view in entry["views"]),
+                figures=tuple(figures),
                 pixel_size_m=None if size is None else float(size),
             )
         except (KeyError, TypeError, AttributeError, binascii.Error) as error:
@@ -129,17 +115,5 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
-def _metrics(record: _Json) -> dict[str, float]:
+def _metrics(record: Mapping[str, float | None]) -> dict[str, float]:
     return {str(name): math.nan if value is None else float(value) for name, value in record.items()}
-
-
-def _figure(view: _Json, pictures: _Json) -> GalleryFigure:
-    kinds: tuple[Kind, ...] = get_args(Kind)
-    thumbnails = {}
-    for kind in kinds:
-        if kind in view["pictures"]:
-            one = view["pictures"][kind]
-            height, width = one["full_size"]
-            png = base64.b64decode(pictures[one["png"]], validate=True)
-            thumbnails[kind] = Thumbnail(png=png, full_size=(int(height), int(width)), block_px=int(one["block_px"]))
-    return GalleryFigure(name=str(view["name"]), metrics=_metrics(view["metrics"]), thumbnails=thumbnails)

@@ -14,8 +14,7 @@ from PIL import Image, ImageDraw
 from recon_worker.pictures.complex_png import load_font
 from recon_worker.pictures.gallery.entry import GalleryEntry, GalleryFigure
 from recon_worker.pictures.labels import epoch_label, range_label
-from recon_worker.pictures.layout import enlarged
-from recon_worker.pictures.png import LEVELS, RESERVED_COLOURS, DecodedImage, palette, read_png, to_indices
+from recon_worker.pictures.png import LEVELS, DecodedImage, palette, read_png, to_indices
 
 SIDE_PX = 320
 """Target for the longer side of the pictures, approximated by whole factors."""
@@ -80,12 +79,13 @@ def _picture(decoded: DecodedImage, first: int) -> NDArray[np.uint8]:
     entries = first + np.rint(indices * ((_STEPS - 1) / (LEVELS - 1))).astype(int)
     special = indices >= LEVELS
     entries[special] = _SPECIAL + indices[special] - LEVELS
-    return enlarged(entries.astype(np.uint8), SIDE_PX)
+    factor = max(1, round(SIDE_PX / max(entries.shape)))
+    return entries.astype(np.uint8).repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _palette(amplitude_map: str, phase_map: str) -> NDArray[np.uint8]:
     """Return the colours of all frames, (256, 3) uint8 RGB."""
     inks = np.linspace(0, 255, _INKS).round().astype(np.uint8)[:, None].repeat(3, axis=1)
     steps = np.linspace(0, LEVELS - 1, _STEPS).round().astype(int)
-    special = np.array(RESERVED_COLOURS, np.uint8)
-    return np.concatenate([inks, palette(amplitude_map)[steps], palette(phase_map)[steps], special])
+    amplitudes, phases = palette(amplitude_map), palette(phase_map)
+    return np.concatenate([inks, amplitudes[steps], phases[steps], phases[LEVELS:]])

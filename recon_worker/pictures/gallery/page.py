@@ -5,6 +5,7 @@ the last and the most recent ones keep theirs. The metrics of all epochs stay. M
 """
 
 import base64
+import dataclasses
 import functools
 import html
 import json
@@ -33,10 +34,13 @@ def thinned(entries: Iterable[GalleryEntry], max_bytes: int = MAX_BYTES) -> list
     """
     kept = sorted({entry.epoch: entry for entry in entries}.values(), key=lambda entry: entry.epoch)
     sizes = [_sizes(entry) for entry in kept]
-    while _total(sizes) > max_bytes - len(_frame()) and (crowded := _most_crowded(kept)) is not None:
+    while True:
+        pictures = {name: size for _, own in sizes for name, size in own.items()}  # equal ones count once
+        total = len(_frame()) + sum(metrics for metrics, _ in sizes) + sum(pictures.values())
+        if total <= max_bytes or (crowded := _most_crowded(kept)) is None:
+            return kept
         kept[crowded] = kept[crowded].without_pictures()
         sizes[crowded] = _sizes(kept[crowded])
-    return kept
 
 
 def _sizes(entry: GalleryEntry) -> tuple[int, dict[str, int]]:
@@ -46,20 +50,9 @@ def _sizes(entry: GalleryEntry) -> tuple[int, dict[str, int]]:
     return metrics, {name: len(name) + 4 * -(-len(png) // 3) + 8 for name, png in pngs.items()}
 
 
-def _total(sizes: list[tuple[int, dict[str, int]]]) -> int:
-    """Return the bytes in the file; equal thumbnails count once."""
-    pictures: dict[str, int] = {}
-    for _, own in sizes:
-        pictures |= own
-    return sum(metrics for metrics, _ in sizes) + sum(pictures.values())
-
-
 def _most_crowded(entries: list[GalleryEntry]) -> int | None:
-    """Return the index of the entry to thin next: the one whose neighbours with thumbnails are closest to each other.
-
-    The later one of several; None if no entry may lose its thumbnails.
-    """
-    shown = [index for index, entry in enumerate(entries) if entry.has_pictures]
+    """Return the index, the largest of several, of the entry between the two closest that have thumbnails, if any."""
+    shown = [index for index, entry in enumerate(entries) if any(one.thumbnails for one in entry.figures)]
     gaps = [
         (entries[after].epoch - entries[before].epoch, -index)
         for before, index, after in zip(shown, shown[1:], shown[2:], strict=False)
@@ -82,18 +75,18 @@ def gallery_html(entries: Iterable[GalleryEntry], *, title: str = "", max_bytes:
     kept = thinned(entries, max_bytes)
     if not kept:
         raise ValueError("a gallery shows at least one epoch; there is none.")
-    found = {name: None for entry in kept for metrics in entry.all_metrics() for name in metrics}
-    ordered = [*(name for name in METRICS if name in found), *sorted(found.keys() - METRICS.keys())]
-    labels = {name: metric_label(name) for name in ordered}
+    metrics = [one for entry in kept for one in (entry.metrics, *(figure.metrics for figure in entry.figures))]
+    found = {name for one in metrics for name in one}
+    ordered = [*(name for name in METRICS if name in found), *sorted(found - METRICS.keys())]
     pngs: dict[str, bytes] = {}
     data = {
         "version": _VERSION,
         "title": title,
-        "labels": {name: {"label": one.label, "unit": one.unit, "better": one.better} for name, one in labels.items()},
+        "labels": {name: dataclasses.asdict(metric_label(name)) for name in ordered},
         "entries": [entry.to_dict(pngs) for entry in kept],
         "pictures": {name: base64.b64encode(png).decode() for name, png in pngs.items()},
     }
-    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # no "</script>" ends the data early
+    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # a "</script>" would end the data
     return _frame().replace("{{title}}", html.escape(title)).replace("{{data}}", text).encode()
 
 

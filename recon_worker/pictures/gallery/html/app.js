@@ -8,7 +8,7 @@ const FRAME_MS = 350;
 const $ = (id) => document.getElementById(id);
 
 const decoded = new Map();
-const state = { view: "", frames: [], place: 0, timer: 0, panels: new Map(), spaces: [], curves: [] };
+const state = { view: "", frames: [], index: 0, timer: 0, panels: new Map(), spaces: [], curves: [] };
 
 function picture(name) {
   if (!decoded.has(name)) decoded.set(name, decodePicture(DATA.pictures[name]));
@@ -16,17 +16,19 @@ function picture(name) {
 }
 
 const viewOf = (entry) => entry.views.find((view) => view.name === state.view);
-const shown = () => state.frames[state.place];
+const shown = () => state.frames[state.index];
 
 function titleOfView(name) {
-  if (name === "stitched") return "Object";
-  if (name.startsWith("stitched_object_")) return `Object ${name.split("_").at(-1)}`;
-  return `Sample ${Number(name.split("_").at(-1))}`;
+  const [kind, number] = name.split("_object_");
+  if (kind.startsWith("patch_")) return `Sample ${Number(kind.split("_").at(-1))}`;
+  return `Object ${number ?? ""}`.trim() + (kind === "refined" ? ", refined" : "");
 }
 
 function titleOfPicture(kind) {
   const [group, role] = kind.split("_");
-  return role === "error" ? `${GROUPS[group]} error` : `${GROUPS[group]}, ${ROLES[role]}`;
+  if (role === "error") return `${GROUPS[group]} error`;
+  const refined = role === "pred" && state.view.startsWith("refined");
+  return `${GROUPS[group]}, ${refined ? "refined" : ROLES[role]}`;
 }
 
 /** Show an object or a sample at the current epoch, or at the nearest one that has its pictures. */
@@ -104,11 +106,11 @@ function goToEpoch(epoch) {
   goTo(state.frames.findIndex((entry) => distance(entry) === nearest));
 }
 
-async function goTo(place) {
-  state.place = Math.min(Math.max(place, 0), state.frames.length - 1);
+async function goTo(index) {
+  state.index = Math.min(Math.max(index, 0), state.frames.length - 1);
   const entry = shown();
   if (!entry) return;
-  $("slider").value = state.place;
+  $("slider").value = state.index;
   $("epoch").textContent = `Epoch ${entry.epoch}${entry.epoch ? "" : " (untrained)"}, step ${entry.step}`;
   $("slider").setAttribute("aria-valuetext", $("epoch").textContent);
   for (const curve of state.curves) curve.mark(entry.epoch);
@@ -143,12 +145,12 @@ function showValues() {
     const pointed = panel.space.point && panel.picture && inside(panel.space.point);
     value.textContent = pointed ? valueText(panel.picture, panel.index()) : "";
   }
-  $("readout").textContent = placeText();
+  $("readout").textContent = positionText();
 }
 
 const inside = ({ x, y }) => x >= 0 && x < 1 && y >= 0 && y < 1;
 
-function placeText() {
+function positionText() {
   const space = state.spaces.find((one) => one.point && inside(one.point));
   if (!space) return "Point at a picture to read its values. Zoom with the wheel or by pinching.";
   const { panel, figure } = [...state.panels.values()].find((one) => one.panel.space === space && one.panel.picture);
@@ -216,27 +218,27 @@ function play(on) {
   clearInterval(state.timer);
   state.timer = 0;
   if (on) {
-    if (state.place === state.frames.length - 1) goTo(0);
+    if (state.index === state.frames.length - 1) goTo(0);
     state.timer = setInterval(() => {
-      goTo(state.place + 1);
-      if (state.place === state.frames.length - 1) play(false);
+      goTo(state.index + 1);
+      if (state.index === state.frames.length - 1) play(false);
     }, FRAME_MS);
   }
   $("play").textContent = on ? "Stop" : "Play";
   $("play").setAttribute("aria-pressed", String(on));
 }
 
-function stepTo(place) {
+function stepTo(index) {
   play(false);
-  goTo(place);
+  goTo(index);
 }
 
 const each = (act) => state.spaces.filter((space) => space.panels.length).forEach(act);
 const togglePlay = () => state.frames.length > 1 && play(!state.timer);
 
 const KEYS = {
-  ArrowLeft: () => stepTo(state.place - 1),
-  ArrowRight: () => stepTo(state.place + 1),
+  ArrowLeft: () => stepTo(state.index - 1),
+  ArrowRight: () => stepTo(state.index + 1),
   Home: () => stepTo(0),
   End: () => stepTo(state.frames.length - 1),
   " ": togglePlay,

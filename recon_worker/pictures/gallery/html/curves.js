@@ -67,7 +67,7 @@ class Curve {
 function scale(from, to, start, end) {
   const span = to - from;
   const map = (value) => (span ? start + ((value - from) / span) * (end - start) : (start + end) / 2);
-  map.inverse = (place) => from + ((place - start) / (end - start)) * span;
+  map.inverse = (position) => from + ((position - start) / (end - start)) * span;
   return map;
 }
 
