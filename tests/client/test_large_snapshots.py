@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from recon_worker.client.inline_backend import InlineBackend
+from recon_worker.client.job import State
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.slots import HEADER_BYTES
 from recon_worker.spool.outbox import Outbox
@@ -114,7 +115,7 @@ def test_a_worker_that_dies_over_a_file_is_replaced_and_nothing_is_lost(tracking
         freeze(worker)
         for epoch in (1, 2):
             log_epoch(worker, LAYOUT, epoch)
-        wait_until(lambda: worker._queue.in_flight)
+        wait_until(lambda: worker._queue.in_state(State.IN_FLIGHT))
         os.kill(worker.pid, signal.SIGKILL)
 
     assert worker.stats.restarts == 1

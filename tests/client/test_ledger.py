@@ -11,7 +11,7 @@ from recon_worker.settings import WorkerSettings
 def test_a_snapshot_with_failed_pictures_counts_as_failed_though_the_others_are_left():
     stats = Ledger(submitted=2)
     for generation, failures in ((1, 0), (2, 3)):
-        stats.count_left(Job(generation=generation, artifacts=5, failures=failures))
+        stats.count_rendered(Job(generation=generation, artifacts=5, failures=failures), uploaded=False)
 
     assert (stats.spooled, stats.failed, stats.artifacts_failed) == (1, 1, 3)
     assert stats.pending == 0

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from recon_worker.client.job import TO_RENDER
 from recon_worker.client.snapshot_queue import SnapshotQueue
 from recon_worker.settings import WorkerSettings
 from recon_worker.spool.outbox import Outbox
@@ -84,12 +85,12 @@ def test_a_snapshot_that_cannot_be_read_is_tried_twice_more_after_the_others_and
         log_epoch(queue, LAYOUT, epoch)
     order = []
     while (job := queue.take()) is not None:
-        queue.began()
+        job.attempts += 1
         order.append(job.epoch)
         _render(queue, job, unread=job.epoch == 1)
 
     assert order == [1, 2, 1, 1]
-    assert (queue.stats.failed, queue.to_render) == (1, 0)
+    assert (queue.stats.failed, queue.in_state(*TO_RENDER)) == (1, [])
     assert [p.name for p in (tmp_path / "run" / "raw").glob("0*")] == ["00000001_epoch_1.snapshot.damaged"]
     assert "The snapshot of epoch 1 cannot be read (no memory); it is tried again." in caplog.text
     assert "The snapshot of epoch 1 could not be read in 3 attempts (no memory). It is kept as" in caplog.text
@@ -102,11 +103,11 @@ def test_a_snapshot_that_the_machine_is_too_short_for_keeps_its_slot_and_comes_a
     order = []
     while (job := queue.take()) is not None:
         order.append(job.epoch)
-        queue.began()
+        job.attempts += 1
         _render(queue, job, short=job.epoch == 1)
 
     assert order == [1, 2]  # the next try of the first has to wait
-    assert (queue.to_render, queue.stats.failed) == (1, 0)
+    assert (len(queue.in_state(*TO_RENDER)), queue.stats.failed) == (1, 0)
     assert Outbox(tmp_path / "run").raw() == []
     queue.leave()
     assert queue.stats.spooled == 2  # epoch 2 was rendered, but never logged

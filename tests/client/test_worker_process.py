@@ -57,7 +57,7 @@ def busy_worker(tracking, tmp_path, monkeypatch):
 
 def _imported(worker):
     """Modules imported by the process, from Python's import profile on its stderr."""
-    lines = read_all(worker._supervisor._process._stderr).decode().splitlines()
+    lines = read_all(worker._supervisor.process._stderr).decode().splitlines()
     return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
 
 
