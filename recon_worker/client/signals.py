@@ -7,7 +7,7 @@ leave a snapshot that is counted but stored nowhere.
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -31,16 +31,23 @@ def held_signals() -> Iterator[list[int]]:
         if number not in arrived:
             arrived.append(number)
 
-    with ExitStack() as delivery:
+    try:
+        for number in _HELD if threading.current_thread() is threading.main_thread() else ():
+            handler = signal.getsignal(number)  # None: installed by non-Python code
+            if handler is not None and (handler is not signal.SIG_IGN or number == signal.SIGINT):
+                handlers[number] = handler
+                signal.signal(number, note)
+        yield arrived
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        _deliver(arrived)
+
+
+def _deliver(numbers: list[int]) -> None:
+    """Raise each signal, even if the handler of an earlier one raises an exception."""
+    if numbers:
         try:
-            for number in _HELD if threading.current_thread() is threading.main_thread() else ():
-                handler = signal.getsignal(number)  # None: installed by non-Python code
-                if handler is not None and (handler is not signal.SIG_IGN or number == signal.SIGINT):
-                    handlers[number] = handler
-                    signal.signal(number, note)
-            yield arrived
+            signal.raise_signal(numbers[0])
         finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            for number in reversed(arrived):  # the stack runs all of them, whatever their handlers raise
-                delivery.callback(signal.raise_signal, number)
+            _deliver(numbers[1:])
