@@ -24,18 +24,14 @@ def default_queue_bytes(root: Path = Path("/")) -> int:
     Args:
         root: Folder that contains `proc` and `sys`.
     """
-    free = [*_free_of_system(root), *_free_of_cgroups(root)]
+    free = list(_free_of_cgroups(root))
+    if available := re.search(r"^MemAvailable: +(\d+) kB$", _text(root / "proc/meminfo"), re.MULTILINE):
+        free.append(int(available[1]) * 1024)
     return max(0, min(free)) // 10 if free else 2**30
 
 
-def _free_of_system(root: Path) -> Iterator[int]:
-    available = re.search(r"^MemAvailable: +(\d+) kB$", _text(root / "proc/meminfo"), re.MULTILINE)
-    if available:
-        yield int(available[1]) * 1024
-
-
 def _free_of_cgroups(root: Path) -> Iterator[int]:
-    """Yield the memory left in the process's cgroup and in those around it that have a limit (`man 7 cgroups`)."""
+    """Yield the memory left in the process's cgroup and in each parent that has a limit (`man 7 cgroups`)."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         hierarchy, controllers, path = line.split(":", 2)
         if hierarchy == "0":
@@ -49,13 +45,13 @@ def _free_of_cgroups(root: Path) -> Iterator[int]:
         for group in (own, *own.parents):
             if group.is_relative_to(top):
                 limit, used = (_text(group / name).strip() for name in names[:2])
-                if limit.isdecimal() and used.isdecimal():  # neither "max" nor, in a container, out of sight
+                if limit.isdecimal() and used.isdecimal():  # not "max"; a container may not see the file
                     cached = re.search(rf"^{names[2]} (\d+)$", _text(group / "memory.stat"), re.MULTILINE)
                     yield int(limit) - int(used) + (int(cached[1]) if cached else 0)
 
 
 def _text(file: Path) -> str:
-    """Read a file; empty if it does not exist, as outside Linux."""
+    """Read a file; empty if it cannot be read, as outside Linux."""
     try:
         return file.read_text()
     except OSError:
@@ -64,27 +60,27 @@ def _text(file: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """Size of the queue, what happens when it is full, and how long the worker and the end of the training may take."""
+    """Size of the queue, the policy when it is full, and time limits for the worker and the end of the training."""
 
     spool_dir: Path
-    """Directory for everything that cannot be uploaded yet."""
+    """Directory for snapshots and artifacts that are not uploaded yet."""
     depth: int | None = 2
     """Slots for waiting snapshots, 1 to 64: in memory within `queue_bytes`, in files of the spool beyond it. None: 2 at
-    first, growing to as many as fit into memory, at most 16. `drop-oldest` uses at least 2, as the snapshot that the
+    first, growing to as many as fit into memory, at most 16. `drop-oldest` uses at least 2: the snapshot that the
     worker holds cannot be dropped."""
     overflow: Overflow = "spill"
     """When no slot is free: write the snapshot to disk, drop the oldest waiting one, or block the training until a slot
     is free, for at most `flush_timeout_s`, and then write to disk."""
     spill_bytes: int = 10 * 2**30
-    """Limit for snapshots that wait on disk, in bytes; beyond it the oldest of them is dropped. A snapshot that is
-    captured in a file counts once it is complete."""
+    """Limit for snapshots that wait on disk, in bytes; beyond it the oldest of them is dropped. A snapshot captured in
+    a file counts once it is complete."""
     queue_bytes: int = field(default_factory=default_queue_bytes)
-    """Memory for waiting snapshots, in bytes. Those that do not fit are captured in files."""
+    """Memory for waiting snapshots, in bytes. Snapshots beyond it are captured in files."""
     flush_timeout_s: float = 300.0
-    """Time for which the end of the training may be delayed to log what is left, in seconds."""
+    """Longest delay of the end of the training while the remaining snapshots are logged, in seconds."""
     silence_s: float = 120.0
-    """A worker that holds a snapshot counts as hung, and is replaced, after this time without a message, in seconds;
-    one second more for every 4 MiB of the snapshot."""
+    """A worker that holds a snapshot and sends no message for this time counts as hung and is replaced, in seconds; one
+    second more for every 4 MiB of the snapshot."""
 
     def __post_init__(self) -> None:
         if self.depth is not None and not 1 <= self.depth <= MAX_DEPTH:

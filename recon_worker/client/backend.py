@@ -10,9 +10,10 @@ from recon_worker.spool.run_target import RunTarget
 class ReconBackend(Protocol):
     """Accepts the snapshots of one run, in order."""
 
-    @property
-    def stats(self) -> Ledger:
-        """Counts of what became of the snapshots so far."""
+    stats: Ledger
+    """Counts of what became of the snapshots so far."""
+    reuses_memory: bool
+    """Whether the arrays acquired last lie in memory that later snapshots will use too, worth page-locking."""
 
     def launch(self) -> None:
         """Begin whatever takes time to start, without waiting for it. Call it as early as possible."""
@@ -26,10 +27,6 @@ class ReconBackend(Protocol):
         Raises:
             OSError: There is no room for them. The snapshot counts as failed.
         """
-
-    @property
-    def reuses_memory(self) -> bool:
-        """Whether the arrays acquired last lie in memory that later snapshots will use too, worth page-locking."""
 
     def submit(self, snapshot: Snapshot) -> None:
         """Hand over the snapshot whose arrays were acquired last."""

@@ -35,7 +35,7 @@ class InlineBackend:
         """Do nothing: nothing takes time to start."""
 
     def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
-        """Describe the run, and read what it needs from the run that it continues, if any."""
+        """Describe the run. Reads the history of the run that it continues, if any."""
         self._sink, self._scan = MlflowSink(target), scan
         self._history = earlier_history(target)
 
@@ -80,17 +80,17 @@ class InlineBackend:
                     failures.append(made if isinstance(made, Failure) else Failure(made.path, tracker_error))
             try:
                 lost = dict.fromkeys(self._sink.missing(sent), "the server acknowledged it but does not have it")
-            except Exception as error:  # the tracker has gone: it cannot be asked
+            except Exception as error:  # the tracker does not answer
                 lost = dict.fromkeys(sent, reason(error))
             self.stats.artifacts_logged -= len(lost)
             failures += [Failure(name, why) for name, why in lost.items()]
-        except Exception as error:  # the machine is short of something, and the snapshot cannot be kept for later
+        except Exception as error:  # out of memory or disk space; without a spool the snapshot cannot be retried
             failures.append(Failure("the rest", f"{type(error).__name__}: {error}"))
         self.stats.artifacts_failed += len(failures)
         return failures
 
     def _upload_error(self, artifact: Artifact, sent: dict[str, Version]) -> str:
-        """Upload one artifact and note its version in `sent`. Returns the error, or nothing."""
+        """Upload one artifact and note its version in `sent`. Returns the error; empty on success."""
         assert self._sink is not None
         try:
             with tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
@@ -98,7 +98,7 @@ class InlineBackend:
                 local.write_bytes(artifact.data)
                 self._sink.upload(local, artifact.path)
                 sent[artifact.path] = version_of(local)
-        except Exception as error:  # whatever the tracker does, training goes on
+        except Exception as error:  # no error of the tracker stops the training
             return reason(error)
         self.stats.artifacts_logged += 1
         return ""
@@ -108,7 +108,7 @@ class InlineBackend:
         return True
 
     def close(self, timeout_s: float) -> None:
-        """Log what is made of all snapshots, such as the animation, and release the arrays."""
+        """Log the artifacts made from all snapshots, such as the animation, and release the arrays."""
         if self._scan is not None:
             for failure in self._log_all(finish(self._history)):
                 _log.warning("%s could not be logged: %s", failure.path, failure.reason)

@@ -42,32 +42,19 @@ class Ledger:
         """Snapshots submitted but not yet logged, dropped, spooled or failed."""
         return self.submitted - self.logged - self.dropped - self.spooled - self.failed
 
-    def metrics(self) -> dict[str, float]:
-        """Counts that are logged as MLflow metrics with each snapshot."""
-        return {
-            "high_water": self.high_water,
-            "spilled": self.spilled,
-            "dropped": self.dropped,
-            "waited": self.waited,
-            "failed": self.failed,
-            "restarts": self.restarts,
-        }
-
-    def count_logged(self, job: Job) -> None:
-        """Count a rendered snapshot whose artifacts are all in MLflow."""
-        self.artifacts_logged += job.artifacts
+    def count_rendered(self, job: Job, *, uploaded: bool) -> None:
+        """Count a rendered snapshot whose artifacts are all in MLflow (`uploaded`) or stay in the outbox."""
+        self.artifacts_logged += job.artifacts if uploaded else 0
         self.artifacts_failed += job.failures
-        if job.generation != EVENTS:
-            self.logged += not job.failures
-            self.failed += bool(job.failures)
-
-    def count_left(self, job: Job) -> None:
-        """Count a rendered snapshot whose artifacts stay in the outbox."""
-        self.artifacts_failed += job.failures
-        if job.generation != EVENTS:
-            self.spooled += not job.failures
-            self.failed += bool(job.failures)
-            self.failed_in_part += bool(job.failures and job.artifacts)
+        if job.generation == EVENTS:
+            return
+        if job.failures:
+            self.failed += 1
+            self.failed_in_part += job.artifacts > 0 and not uploaded
+        elif uploaded:
+            self.logged += 1
+        else:
+            self.spooled += 1
 
     def __str__(self) -> str:
         partly = f"; of {self.failed_in_part} failed, the artifacts that could be made are spooled"

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any
 
 from recon_worker.snapshot.slots import create_memory, read_all
@@ -23,11 +23,11 @@ from recon_worker.system.child_environment import child_command, child_environme
 from recon_worker.system.handover import HURRY, SPOOL
 
 _STDERR_CHARACTERS = 600
-"""Shown of the output before the exception."""
+"""Limit for the output shown besides the exception."""
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Warning)\b")
 _EXIT_WAIT_S = 2.0
-_MESSAGE_WAIT_S = 1.5
-"""Limit for one message, in either direction: a worker that is stopped must not stop the training."""
+_MESSAGE_LIMIT = struct.pack("ll", 1, 500_000)
+"""Longest wait for one message in either direction, as a `timeval`: a stopped worker must not stop the training."""
 
 
 class WorkerProcess:
@@ -45,7 +45,9 @@ class WorkerProcess:
 
     def __init__(self, brief: int, slots: Sequence[int], linger_s: float, spool: tuple[int, int] | None = None) -> None:
         self._connection, child_end = Pipe()
-        _limit_message_time(self._connection)
+        with socket.socket(fileno=os.dup(self._connection.fileno())) as end:
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):  # reads and writes fail with BlockingIOError
+                end.setsockopt(socket.SOL_SOCKET, option, _MESSAGE_LIMIT)
         self._handover, child_handover = socket.socketpair()
         self._stderr = create_memory("recon-log-stderr")
         if spool is not None:
@@ -68,11 +70,7 @@ class WorkerProcess:
         finally:
             child_end.close()
             child_handover.close()
-
-    @property
-    def pid(self) -> int:
-        """Process id of the worker."""
-        return self._process.pid
+        self.pid = self._process.pid
 
     def hand_over(self, lock: int, folder: int) -> None:
         """Make the worker hold the run's spool from now on, even if it is stopped and never receives the descriptors.
@@ -105,12 +103,16 @@ class WorkerProcess:
     def receive(self, timeout_s: float, wake: int) -> dict[str, Any] | None:
         """Return the next message; None after `timeout_s`, or as soon as the descriptor `wake` is readable.
 
+        Empties `wake`, which must not block.
+
         Raises:
             EOFError: The worker is dead.
             TimeoutError: The worker stopped in the middle of a message.
         """
         try:
             ready = wait([self._connection, wake], timeout_s)
+            if wake in ready:
+                os.read(wake, 4096)
             if self._connection in ready:
                 message: dict[str, Any] = json.loads(self._connection.recv_bytes())
                 return message
@@ -138,14 +140,6 @@ class WorkerProcess:
             self._stderr = -1
 
 
-def _limit_message_time(connection: Connection) -> None:
-    """Make reads and writes that block for `_MESSAGE_WAIT_S` fail with BlockingIOError."""
-    limit = struct.pack("ll", int(_MESSAGE_WAIT_S), int(_MESSAGE_WAIT_S % 1 * 1e6))
-    with socket.socket(fileno=os.dup(connection.fileno())) as end:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-
-
 def end_process(process: "subprocess.Popen[bytes]", patience_s: float) -> str:
     """Wait for a process, then kill it. Returns how it ended, such as "exit code 1" or "killed by SIGSEGV"."""
     try:
@@ -164,7 +158,7 @@ def end_process(process: "subprocess.Popen[bytes]", patience_s: float) -> str:
 
 
 def last_words(text: str) -> str:
-    """Return the end of a process's stderr, from the start of a line: the exception first, then what preceded it."""
+    """Return the end of a process's stderr: the last exception and what follows it, then the lines before it."""
     lines = text.strip().splitlines()
     number = next((n for n in reversed(range(len(lines))) if _EXCEPTION.match(lines[n])), len(lines) - 1)
     said, rest = lines[number:], lines[:number]

@@ -1,10 +1,10 @@
-"""`ReconWorker`: the training process's side of the worker. Accepts snapshots and never waits for them to be logged.
+"""`ReconWorker`: the training process's side of the worker. Accepts snapshots without waiting for them to be logged.
 
     training thread: acquire -> (copy) -> submit        supervisor's thread: feeds and replaces the worker
                               \\                        /
                                SnapshotQueue (one lock)                            -> pipe -> worker process
 
-Owns the order of events: launch, start, submit, flush, close, the last only once, from wherever it is called.
+Owns the order of launch, start, submit, flush and close; `close` runs once, wherever it is called from.
 """
 
 import atexit
@@ -18,8 +18,9 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from recon_worker.client.depth_advice import advice, events_csv
+from recon_worker.client.job import TO_RENDER
 from recon_worker.client.run_folder import close_run_folder, open_run_folder
-from recon_worker.client.signals import HeldSignals
+from recon_worker.client.signals import held_signals
 from recon_worker.client.snapshot_queue import SnapshotQueue
 from recon_worker.client.supervisor import Supervisor
 from recon_worker.settings import WorkerSettings
@@ -49,6 +50,8 @@ class ReconWorker:
         self._queue = SnapshotQueue(settings)
         self.stats = self._queue.stats
         """Counts of what became of the snapshots so far."""
+        self.reuses_memory = False
+        """Whether the arrays acquired last lie in memory that later snapshots will use too."""
         self._supervisor = Supervisor(self._queue, settings.silence_s, settings.flush_timeout_s)
         self._outbox: Outbox | None = None
         self._lock = -1
@@ -70,7 +73,8 @@ class ReconWorker:
     @property
     def pid(self) -> int:
         """Process id of the worker; 0 while there is none."""
-        return self._supervisor.pid
+        process = self._supervisor.process
+        return 0 if process is None else process.pid
 
     @property
     def depth(self) -> int:
@@ -80,10 +84,10 @@ class ReconWorker:
     @property
     def to_render(self) -> int:
         """Number of snapshots not rendered yet."""
-        return self._queue.to_render
+        return len(self._queue.in_state(*TO_RENDER))
 
     def launch(self) -> None:
-        """Start the worker process without waiting for it: it imports while the data is read."""
+        """Start the worker process without waiting for it: it imports its modules while the training reads its data."""
         if self._launched:
             return
         self._launched = True
@@ -110,18 +114,15 @@ class ReconWorker:
         Raises:
             OSError: There is no room for them. The snapshot counts as failed.
         """
-        with HeldSignals():
-            return self._queue.acquire(layout)
-
-    @property
-    def reuses_memory(self) -> bool:
-        """Whether the arrays acquired last lie in memory that later snapshots will use too."""
-        return self._queue.memory.reuses_memory
+        with held_signals():
+            arrays = self._queue.acquire(layout)
+            self.reuses_memory = self._queue.memory.reuses_memory
+        return arrays
 
     def submit(self, snapshot: Snapshot) -> None:
         """Hand over the snapshot whose arrays were acquired last."""
-        with HeldSignals() as held:
-            self._queue.submit(snapshot, lambda: bool(held.arrived))
+        with held_signals() as arrived:
+            self._queue.submit(snapshot, lambda: bool(arrived))
             self._supervisor.wake()
 
     def flush(self, timeout_s: float) -> bool:
@@ -132,28 +133,30 @@ class ReconWorker:
         deadline = time.monotonic() + timeout_s
         self._supervisor.retry_uploads()
         bar = tqdm(bar_format="Reconstructions: {desc}", disable=not shows_progress(), leave=False)
-        with bar, HeldSignals() as held:
-            done = self._queue.wait_empty(deadline, bar.set_description_str, lambda: bool(held.arrived))
-            held.forget(signal.SIGINT)
+        with bar, held_signals() as arrived:
+            done = self._queue.wait_empty(deadline, bar.set_description_str, lambda: bool(arrived))
+            if signal.SIGINT in arrived:  # it has had its effect
+                arrived.remove(signal.SIGINT)
         return done
 
     def close(self, timeout_s: float) -> None:
-        """Flush, keep in the spool what is left, and end the worker. May be called twice, from anywhere.
+        """Flush, keep the rest in the spool, and end the worker. May be called twice, from anywhere.
 
         Any signal ends the flush but not what follows. SIGINT has no further effect; others are delivered at the end.
         """
-        with HeldSignals() as held:
+        with held_signals() as arrived:
             if os.getpid() != self._owner or not self._closing.acquire(blocking=False):
                 return  # a forked child's copy; or closed already, and the lock is never released
             deadline = time.monotonic() + timeout_s
             self._supervisor.hurry()
             try:
-                if self.flush(timeout_s) and not held.arrived and self._write_events():
+                if self.flush(timeout_s) and not arrived and self._write_events():
                     self._supervisor.finish(_EVENTS_NAME)
                     self.flush(deadline - time.monotonic())
             finally:
                 self._shut_down()
-            held.forget(signal.SIGINT)
+            if signal.SIGINT in arrived:
+                arrived.remove(signal.SIGINT)
 
     def summary(self) -> str:
         """Return one line: what became of the snapshots, and the depth that would have kept all of them in memory."""
@@ -163,7 +166,7 @@ class ReconWorker:
         return f"{counts} {advice(queue.history, queue.memory.depth, self.stats, self.settings.queue_bytes)}".rstrip()
 
     def _write_events(self) -> bool:
-        """Put the table of events into the outbox, the first time. Returns whether it has just been written."""
+        """Put the table of events into the outbox, once. Returns whether this call has written it."""
         if self._outbox is None or not self.stats.submitted or self._events_written:
             return False
         self._events_written = True
@@ -175,7 +178,7 @@ class ReconWorker:
         return True
 
     def _shut_down(self) -> None:
-        """End the worker, keep what is left, and release everything."""
+        """End the worker, keep the rest in the spool, and release all resources."""
         queue, outbox = self._queue, self._outbox
         steps: list[Callable[[], object]] = [
             queue.stop_accepting,
@@ -188,7 +191,7 @@ class ReconWorker:
         for step in [*steps, queue.memory.close]:
             try:
                 step()
-            except Exception:  # the other steps must not be left out
+            except Exception:  # the other steps must still run
                 _log.warning("Reconstruction logging did not end cleanly.", exc_info=True)
         if self._lock >= 0:
             os.close(self._lock)
@@ -197,21 +200,19 @@ class ReconWorker:
         _OPEN.discard(self)
         atexit.unregister(self.close)
 
-    def _forget(self) -> None:
-        """Close, in a forked child, the descriptors that tell others that the training is alive."""
-        self._supervisor.forget()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
 
 _OPEN: "weakref.WeakSet[ReconWorker]" = weakref.WeakSet()
-"""Workers of this process. A forked child, such as a DataLoader worker, must not keep their pipes and locks."""
+"""Workers that this process has launched and not closed."""
 
 
-def _forget_all() -> None:
+def _close_in_forked_child() -> None:
+    """Close the pipes and locks that tell others that the training is alive; the child may be a DataLoader worker."""
     for worker in list(_OPEN):
-        worker._forget()
+        if (process := worker._supervisor.process) is not None:
+            process.close_descriptors()
+        if worker._lock >= 0:
+            os.close(worker._lock)
+            worker._lock = -1
 
 
-os.register_at_fork(after_in_child=_forget_all)
+os.register_at_fork(after_in_child=_close_in_forked_child)

@@ -1,7 +1,5 @@
 """The run's folder in the spool: opened and locked when the training starts, reported and removed when it ends."""
 
-import contextlib
-import itertools
 import os
 from pathlib import Path
 
@@ -20,30 +18,33 @@ _OPEN_ATTEMPTS = 20
 def open_run_folder(spool_dir: Path, target: RunTarget) -> tuple[Outbox, int]:
     """Open a folder of the spool that this training may write to. Returns it with its lock.
 
-    Folders that are busy are skipped, and those with snapshots of an earlier process, which may belong to another scan.
-    Other files of an earlier process may have the names of this run's artifacts; they are accepted only if this run
-    continues that one.
+    Skips folders that are busy, and those with snapshots of an earlier process, which may belong to another scan.
+    Other files of an earlier process may have the names of this run's artifacts: accepts them only if this run
+    continues the earlier one.
     """
-    for number in itertools.count(1):
+    number = attempts = 1
+    while True:
         folder = spool_dir / (target.run_id if number == 1 else f"{target.run_id}_{number}")
-        with contextlib.suppress(SpoolBusyError):
-            outbox, lock = _open_and_lock(folder)
+        try:
+            outbox = Outbox(folder)
+            lock = outbox.take_lock(shared=True)
+        except FileNotFoundError:  # its last user has just removed it
+            if attempts == _OPEN_ATTEMPTS:
+                message = f"{folder} was removed by another process each time it was opened."
+                raise FileNotFoundError(message) from None
+            attempts += 1
+            continue
+        except SpoolBusyError:
+            pass
+        else:
             if not outbox.raw() and (target.continues or not (outbox.history() or any(outbox.artifacts()))):
                 return outbox, lock
             os.close(lock)
-    raise AssertionError("unreachable")
-
-
-def _open_and_lock(folder: Path) -> tuple[Outbox, int]:
-    for _ in range(_OPEN_ATTEMPTS):
-        with contextlib.suppress(FileNotFoundError):  # its last user has just removed it
-            outbox = Outbox(folder)
-            return outbox, outbox.take_lock(shared=True)
-    raise FileNotFoundError(f"{folder} was removed by another process each time it was opened.")
+        number, attempts = number + 1, 1
 
 
 def close_run_folder(outbox: Outbox, lock: int) -> None:
-    """Remove the folder if it is empty and nobody else uses it; else log how to upload what is left."""
+    """Remove the folder if it is empty and no other process uses it; else log how to upload what it contains."""
     try:
         if is_alone(lock):  # a worker of an earlier process may use the same folder
             outbox.sweep()
@@ -55,7 +56,7 @@ def close_run_folder(outbox: Outbox, lock: int) -> None:
 
 
 def leftover_messages(outbox: Outbox) -> list[str]:
-    """Describe what is left in a run's folder, and how to upload it. Empty if nothing of this program is left."""
+    """Describe the artifacts and snapshots in a run's folder, and how to upload them. Empty if there are none."""
     names, epochs, damaged, messages = list(outbox.artifacts()), outbox.epochs(), outbox.damaged(), list[str]()
     folder = outbox.place_now
     if epochs or names:

@@ -23,7 +23,7 @@ _FIRST_DEPTH = 2
 
 
 class SlotMemory:
-    """`depth` slots. A job records where its snapshot lies; callers need not ask whether that is memory or a file.
+    """`depth` slots, in memory or in files. Each job records where its snapshot lies.
 
     Not thread-safe: `SnapshotQueue` calls it with its lock held.
 
@@ -37,19 +37,22 @@ class SlotMemory:
         """Number of slots now."""
         most = MAX_AUTO_DEPTH if settings.depth is None else self.depth
         self.all_slots = [Slot(create_memory("recon-log-slot")) for _ in range(most)]
-        """Every slot that may ever be used, for the worker to inherit."""
-        self._free = set(range(self.depth))
+        """Every slot that the run may use. The worker inherits them."""
+        self.free = set(range(self.depth))
+        """Numbers of the slots that no snapshot occupies."""
+        self.reuses_memory = False
+        """Whether the arrays acquired last lie in memory that later snapshots will use too."""
         self._overflow_buffer = bytearray()
         self._outbox: Outbox | None = None
         self._nbytes = 0
         self._acquired: tuple[Job, SnapshotLayout] | None = None
 
     def open(self, outbox: Outbox, nbytes: int) -> None:
-        """Set where files go and the size of this run's snapshots."""
+        """Set the outbox for files and the size of this run's snapshots."""
         self._outbox, self._nbytes = outbox, nbytes
         if self._settings.depth is None:
             self.depth = max(self._settings.min_depth, min(_FIRST_DEPTH, self._n_in_budget(nbytes)))
-            self._free = set(range(self.depth))
+            self.free = set(range(self.depth))
         if (in_memory := len(self.shared_slots)) < self.depth:
             _log.warning(
                 "A snapshot of this run takes %s and the queue may use %s of memory (--recon-log-queue-gib): "
@@ -58,73 +61,70 @@ class SlotMemory:
             )  # fmt: skip
 
     @property
-    def shared_slots(self) -> list[Slot]:
-        """Slots that this run's snapshots use in shared memory."""
-        return self.all_slots[: min(self.depth, self._n_in_budget(self._nbytes))]
+    def outbox(self) -> Outbox:
+        """The run's folder in the spool."""
+        assert self._outbox is not None, "files need the run's folder: call open first"
+        return self._outbox
 
     @property
-    def capture_files(self) -> list[Path]:
-        """Files of the remaining slots, by the names that they have between two snapshots."""
-        assert self._outbox is not None
-        return [self._outbox.capture_file(slot) for slot in range(len(self.shared_slots), self.depth)]
+    def shared_slots(self) -> list[Slot]:
+        """The slots in shared memory; the remaining ones are files."""
+        return self.all_slots[: min(self.depth, self._n_in_budget(self._nbytes))]
 
     def _n_in_budget(self, nbytes: int) -> int:
         return self._settings.queue_bytes // max(1, nbytes)
 
-    @property
-    def any_free(self) -> bool:
-        """Whether a slot is free."""
-        return bool(self._free)
-
     def _occupy_slot(self, job: Job) -> int:
         """Return the job's slot; if it has none, a free one, in shared memory if possible."""
         if job.slot is None:
-            job.slot = min(self._free)
-            self._free.remove(job.slot)
+            job.slot = min(self.free)
+            self.free.remove(job.slot)
         return job.slot
 
     def release(self, job: Job) -> None:
         """Free the job's slot, if it has one."""
         if job.slot is not None:
             self.all_slots[job.slot].mark_free()
-            self._free.add(job.slot)
+            self.free.add(job.slot)
             job.slot = None
 
     def acquire(self, layout: SnapshotLayout, *, closed: bool) -> SnapshotArrays:
-        """Return arrays for the next snapshot, in a free slot if there is one. Forgets those that were not claimed.
+        """Return arrays for the next snapshot, in a free slot if there is one. Discards those that were not claimed.
 
         Args:
             layout: Shapes of the arrays.
             closed: Whether the queue is closed, so that no slot may be used.
 
         Raises:
-            OSError: The arrays must lie in a file, and none can be made.
+            OSError: The arrays must lie in a file, which cannot be created.
         """
         if self._acquired is not None:
             self.discard(self._acquired[0])
             self._acquired = None
         job = Job(nbytes=layout.nbytes)
-        may_grow = self._settings.depth is None and self.depth < min(MAX_AUTO_DEPTH, self._n_in_budget(layout.nbytes))
-        if may_grow and not (self._free or closed):
-            self._free.add(self.depth)
+        n_in_budget = self._n_in_budget(layout.nbytes)
+        may_grow = self._settings.depth is None and self.depth < min(MAX_AUTO_DEPTH, n_in_budget)
+        if may_grow and not (self.free or closed):
+            self.free.add(self.depth)
             self.depth += 1
-        if self._free and not closed:
+        if self.free and not closed:
             self._occupy_slot(job)
         try:
-            arrays = layout.views(self._capture_buffer(job))
+            if (self.depth if job.slot is None else job.slot) >= n_in_budget:
+                job.file = self.outbox.new_raw(job.slot, job.nbytes)
+            elif job.slot is not None:
+                self.all_slots[job.slot].reserve(job.nbytes)
+            elif len(self._overflow_buffer) < job.nbytes:
+                self._overflow_buffer = bytearray(job.nbytes)
+            arrays = layout.views(self._memory_of(job) if job.file is None else job.file.memory)
             arrays.fixed_filled[:] = False
             arrays.stitch_filled[:] = False
         except BaseException:
             self.release(job)
             raise
         job.acquired = time.time()
-        self._acquired = job, layout
+        self._acquired, self.reuses_memory = (job, layout), job.file is None
         return arrays
-
-    @property
-    def reuses_memory(self) -> bool:
-        """Whether the arrays acquired last lie in memory that later snapshots will use too."""
-        return self._acquired is not None and self._acquired[0].file is None
 
     def claim(self, generation: int, snapshot: Snapshot) -> Job:
         """Return the job of the snapshot that was captured into the arrays acquired last.
@@ -140,19 +140,8 @@ class SlotMemory:
         job.submitted = time.time()
         return job
 
-    def _capture_buffer(self, job: Job) -> memoryview:
-        if (self.depth if job.slot is None else job.slot) >= self._n_in_budget(job.nbytes):
-            assert self._outbox is not None
-            job.file = self._outbox.new_raw(job.slot, job.nbytes)
-            return job.file.memory
-        if job.slot is not None:
-            self.all_slots[job.slot].reserve(job.nbytes)
-        elif len(self._overflow_buffer) < job.nbytes:
-            self._overflow_buffer = bytearray(job.nbytes)
-        return self._memory_of(job)
-
     def _memory_of(self, job: Job) -> memoryview:
-        """Arrays of a job that is not in a file."""
+        """Return the arrays of a job that is not in a file."""
         if job.slot is None:
             return memoryview(self._overflow_buffer)[: job.nbytes]
         return self.all_slots[job.slot].array_bytes(job.nbytes)
@@ -161,26 +150,24 @@ class SlotMemory:
         """Whether `store` would take the waiting snapshots on disk beyond `spill_bytes`."""
         if job.file is None and in_slot:
             return False
-        assert self._outbox is not None
-        return self._outbox.raw_bytes() + FILE_HEADER_BYTES + job.nbytes > self._settings.spill_bytes
+        return self.outbox.raw_bytes() + FILE_HEADER_BYTES + job.nbytes > self._settings.spill_bytes
 
     def store(self, job: Job, *, in_slot: bool) -> None:
         """Make a captured snapshot readable for the worker.
 
         Args:
             job: The snapshot.
-            in_slot: Whether it occupies a slot from now on: its own, else a free one. If not, it goes to a file.
+            in_slot: Whether it occupies a slot from now on, its own or a free one. Otherwise it goes to a file.
 
         Raises:
             OSError: There is no room for it, or its file cannot be written.
         """
         if job.file is not None:
-            assert self._outbox is not None
             if in_slot:
                 self._occupy_slot(job)
             else:
                 self.release(job)
-            job.path = self._outbox.publish_raw(job.file, job.generation, job.epoch, job.header)
+            job.path = self.outbox.publish_raw(job.file, job.generation, job.epoch, job.header)
             job.file = None
         elif in_slot:
             captured, in_overflow_buffer = self._memory_of(job), job.slot is None
@@ -192,41 +179,28 @@ class SlotMemory:
         else:
             self.spill(job)
 
-    def spill(self, job: Job) -> None:
-        """Write the snapshot to a spool file unless it is in one, and free its slot.
+    def spill(self, job: Job) -> Path:
+        """Write the snapshot to a spool file unless it is in one, and free its slot. Returns the file.
 
         Raises:
-            OSError: The file cannot be written; the slot is free all the same.
+            OSError: The file cannot be written. The slot is free nevertheless.
         """
         try:
             if job.path is None:
-                assert self._outbox is not None
                 parts = dump_snapshot(job.header, self._memory_of(job))
-                job.path = self._outbox.put_raw(job.generation, job.epoch, parts)
+                job.path = self.outbox.put_raw(job.generation, job.epoch, parts)
         except OSError as error:
-            assert self._outbox is not None
-            raise OSError(f"{self._outbox.folder} cannot be written: {error}") from error
+            raise OSError(f"{self.outbox.folder} cannot be written: {error}") from error
         finally:
             self.release(job)
-
-    def set_aside(self, job: Job) -> Path:
-        """Move the snapshot to a spool file that nothing renders again, and free its slot. Returns the file.
-
-        Raises:
-            OSError: It cannot be written or renamed.
-        """
-        self.spill(job)
-        assert self._outbox is not None
-        assert job.path is not None
-        return self._outbox.set_aside(job.path)
+        return job.path
 
     def discard(self, job: Job) -> None:
-        """Free everything that the job holds. The file of a slot is kept for the slot's next snapshot."""
+        """Free the job's slot and file. The file of a slot is kept for the slot's next snapshot."""
         in_file_of_slot = job.slot is not None and job.slot >= self._n_in_budget(job.nbytes)
         try:
             if job.path is not None:
-                assert self._outbox is not None
-                self._outbox.free_raw(job.path, job.slot if in_file_of_slot else None)
+                self.outbox.free_raw(job.path, job.slot if in_file_of_slot else None)
             elif job.file is not None and not in_file_of_slot:
                 job.file.discard()
         except OSError as error:

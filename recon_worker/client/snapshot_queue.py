@@ -6,7 +6,7 @@
                           `-- POSTPONED <------'   the machine was short of memory, disk or descriptors
 
 The training thread submits, the supervisor's thread takes. One lock, `changed`, guards the jobs, their memory and the
-ledger; it is notified of everything that a caller may wait for. At the end `leave` keeps on disk what is left.
+ledger, and is notified of each change that a caller may wait for. At the end `leave` moves the rest to disk.
 """
 
 import threading
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from recon_worker.client.job import EVENTS, Job, State
+from recon_worker.client.job import EVENTS, TO_RENDER, Job, State
 from recon_worker.client.ledger import Ledger
 from recon_worker.client.slot_memory import SlotMemory
 from recon_worker.settings import WorkerSettings
@@ -23,8 +23,8 @@ from recon_worker.system.messages import message_log, size_text
 
 _log = message_log(__name__)
 
-_TO_RENDER = (State.WAITING, State.IN_FLIGHT, State.POSTPONED, State.PARKED)
 _ATTEMPTS_BEFORE_PARKED, _MAX_ATTEMPTS = 2, 3
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 60.0
 _SHORTAGES_PER_FLUSH = 4
 """Attempts per snapshot during a flush while the machine stays short of resources."""
 _ARRIVAL_WAIT_S = 2.0
@@ -62,28 +62,13 @@ class SnapshotQueue:
         with self.changed:
             return [job for state in states for job in self._jobs.values() if job.state is state]
 
-    @property
-    def to_render(self) -> int:
-        """Number of snapshots not rendered yet."""
-        return len(self.in_state(*_TO_RENDER))
-
-    @property
-    def to_upload(self) -> int:
-        """Number of rendered snapshots, and of tables of events, that may still reach MLflow."""
-        return len({job.generation for job in self.in_state(State.UPLOADING)} - self.rejected)
-
-    @property
-    def in_flight(self) -> bool:
-        """Whether the worker holds a snapshot."""
-        return bool(self.in_state(State.IN_FLIGHT))
-
     # --- training: from any thread ----------------------------------------------------------------------------------
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
         """Return arrays for the next snapshot. Never waits.
 
         Raises:
-            OSError: The arrays must lie in a file, and none can be made. The snapshot counts as failed.
+            OSError: The arrays must lie in a file, which cannot be created. The snapshot counts as failed.
         """
         with self.changed:
             try:
@@ -116,32 +101,30 @@ class SnapshotQueue:
 
     def _enqueue(self, job: Job, interrupted: Callable[[], bool]) -> None:
         """Store the job in its slot, in one that has become free, or in a file."""
-        if job.slot is None:
-            self._apply_overflow_policy(job, interrupted)
-        # Nobody would ever free a slot of an abandoned queue.
-        in_slot = not (self.abandoned or self.closed) and (job.slot is not None or self.memory.any_free)
+        if job.slot is None and not (self.memory.free or self.abandoned):
+            if self._settings.overflow == "block" and not interrupted():
+                self._wait_for_slot(job, interrupted)
+            elif self._settings.overflow == "drop-oldest":
+                self._drop_oldest(on_disk=False)
+        # Slots of an abandoned queue are never freed.
+        in_slot = not (self.abandoned or self.closed) and (job.slot is not None or bool(self.memory.free))
         spilled = job.slot is None and not in_slot
         while self.memory.exceeds_disk_limit(job, in_slot=in_slot) and self._drop_oldest(on_disk=True):
             pass
         self.memory.store(job, in_slot=in_slot)
         self._jobs[job.generation] = job
         self.stats.spilled += spilled
-        self.stats.high_water = max(self.stats.high_water, self.to_render)
+        self.stats.high_water = max(self.stats.high_water, len(self.in_state(*TO_RENDER)))
 
-    def _apply_overflow_policy(self, job: Job, interrupted: Callable[[], bool]) -> None:
-        """Wait for a free slot or make one, if the policy says so; otherwise the job goes to a file."""
-
-        def wait_is_over() -> bool:
-            return self.memory.any_free or self.abandoned or self.closed or interrupted()
-
-        if self._settings.overflow == "block" and not wait_is_over():
-            self.stats.waited += 1
-            began = time.monotonic()
-            while not wait_is_over() and (left_s := began + self._settings.flush_timeout_s - time.monotonic()) > 0:
-                self.changed.wait(min(_POLL_S, left_s))
-            job.waited_s = time.monotonic() - began
-        elif self._settings.overflow == "drop-oldest" and not (self.memory.any_free or self.abandoned):
-            self._drop_oldest(on_disk=False)
+    def _wait_for_slot(self, job: Job, interrupted: Callable[[], bool]) -> None:
+        """Wait until a slot is free, or none will be, for at most `flush_timeout_s`."""
+        self.stats.waited += 1
+        began = time.monotonic()
+        while not (self.memory.free or self.abandoned or self.closed or interrupted()):
+            if (left_s := began + self._settings.flush_timeout_s - time.monotonic()) <= 0:
+                break
+            self.changed.wait(min(_POLL_S, left_s))
+        job.waited_s = time.monotonic() - began
 
     def _drop_oldest(self, *, on_disk: bool) -> bool:
         """Discard the job that has waited longest, of all or of those on disk. Returns False if there is none."""
@@ -153,19 +136,25 @@ class SnapshotQueue:
         return False
 
     def wait_empty(self, deadline: float, report: Callable[[str], None], interrupted: Callable[[], bool]) -> bool:
-        """Wait until everything is in MLflow. Returns False at the deadline (monotonic) or if nothing can be done."""
+        """Wait until everything is in MLflow. Returns False at the deadline (monotonic) or if nothing more can be done.
+
+        Does not wait for artifacts that the server does not accept.
+        """
         with self.changed:
             self._draining = True
             for job in self.in_state(State.POSTPONED):
                 job.shortages, job.due_s = 0, 0.0
-            while not (self.abandoned or interrupted()) and time.monotonic() < deadline:
+            while True:
+                to_render = len(self.in_state(*TO_RENDER))
+                to_upload = len({job.generation for job in self.in_state(State.UPLOADING)} - self.rejected)
                 exhausted = [j for j in self.in_state(State.POSTPONED) if j.shortages >= _SHORTAGES_PER_FLUSH]
-                if len(exhausted) == self.to_render and (self.refused or not self.to_upload):
+                stuck = len(exhausted) == to_render and (self.refused or not to_upload)
+                if stuck or self.abandoned or interrupted() or time.monotonic() >= deadline:
                     break
-                report(f"{self.to_render} to render, {self.to_upload} to upload to the tracking server")
+                report(f"{to_render} to render, {to_upload} to upload to the tracking server")
                 self.changed.wait(min(_POLL_S, max(0.0, deadline - time.monotonic())))
             self._draining = False
-            return not (self.to_render or self.to_upload)
+            return not (to_render or to_upload)
 
     def stop_accepting(self) -> None:
         """Accept no further snapshot; one that waits for a slot goes to a file."""
@@ -175,22 +164,22 @@ class SnapshotQueue:
             self.changed.wait_for(lambda: not self._arriving, _ARRIVAL_WAIT_S)
 
     def leave(self) -> None:
-        """Keep on disk, and count, everything that is not in MLflow."""
+        """Move all remaining snapshots to disk and count them; rendered ones are in the outbox already."""
         with self.changed:
-            for job in self.in_state(*_TO_RENDER):
+            for job in self.in_state(*TO_RENDER):
                 self.stats.spooled += self._spill(job)
             for job in self.in_state(State.UPLOADING):
-                self.stats.count_left(job)
+                self.stats.count_rendered(job, uploaded=False)
             self._jobs.clear()
 
-    # --- supervisor: it holds `changed`, and notifies, except for `abandon` -----------------------------------------
+    # --- supervisor: holds `changed` and notifies, except for `abandon` ---------------------------------------------
 
     def take(self) -> Job | None:
-        """Pass the next job to the worker: a waiting one, else a postponed one that is due. None while it holds one.
+        """Return the next job for the worker: a waiting one, else a postponed one that is due. None while it holds one.
 
-        During a flush nothing else will arrive: parked jobs get their last attempt, and postponed ones a few.
+        During a flush no new job arrives: parked jobs get their last attempt, and postponed ones a few.
         """
-        if self.in_flight:
+        if self.in_state(State.IN_FLIGHT):
             return None
         due = [job for job in self.in_state(State.POSTPONED) if job.due_s <= time.monotonic()]
         if self._draining:
@@ -200,13 +189,10 @@ class SnapshotQueue:
             job.state = State.IN_FLIGHT
         return job
 
-    def began(self) -> None:
-        """Note that the worker begins to render: if it dies now, the snapshot in flight may be the cause."""
-        for job in self.in_state(State.IN_FLIGHT):
-            job.attempts += 1
-
     def worker_died(self) -> None:
-        """Requeue the job in flight: in front, behind all others after two deaths; set it aside after three."""
+        """Requeue the job in flight in its turn, or behind all others after two deaths. Set it aside after three."""
+        self.refused = False  # the next worker retries all uploads
+        self.rejected.clear()
         for job in self.in_state(State.IN_FLIGHT):
             died = f"{job.attempts} workers died over the snapshot of epoch {job.epoch}"
             if job.attempts < _ATTEMPTS_BEFORE_PARKED:
@@ -218,7 +204,7 @@ class SnapshotQueue:
                 self._requeue(job, State.PARKED)
 
     def abandon(self) -> None:
-        """Move waiting snapshots to disk, now and from now on, as no worker will come."""
+        """Move waiting snapshots, and all that follow, to disk: no worker will be started any more."""
         with self.changed:
             self.abandoned = True
             for job in self.in_state(State.WAITING, State.POSTPONED):
@@ -226,7 +212,7 @@ class SnapshotQueue:
             self.changed.notify_all()
 
     def rendered(self, report: dict[str, Any]) -> None:
-        """Record the worker's report on the job in flight. Requeues one that it could not read, or not render now."""
+        """Record the worker's report on the job in flight. Requeues one that could not be read or rendered now."""
         job, failures = self._jobs.get(report["generation"]), report["failures"]
         if job is None or job.state is not State.IN_FLIGHT:
             return
@@ -234,7 +220,9 @@ class SnapshotQueue:
         if report["short"]:
             if not job.shortages:
                 _log.warning("%s cannot be rendered now (%s); it is kept and tried again.", name, failures[-1][1])
-            job.postpone()
+            job.due_s = time.monotonic() + min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2**job.shortages)
+            job.shortages += 1
+            job.attempts -= 1  # the snapshot is not the cause
             self._requeue(job, State.POSTPONED)
         elif report["unread"] and job.attempts < _MAX_ATTEMPTS:
             _log.warning("%s cannot be read (%s); it is tried again.", name, failures[0][1])
@@ -242,11 +230,13 @@ class SnapshotQueue:
         elif report["unread"]:
             self._set_aside(job, f"{name} could not be read in {job.attempts} attempts ({failures[0][1]})")
         else:
-            job.record_rendered(report)
+            job.state, job.artifacts, job.failures = State.UPLOADING, report["artifacts"], len(failures)
+            job.started, job.stitched = report["started_unix_s"], report["stitched_unix_s"]
+            job.rendered = report["rendered_unix_s"]
             if failures:
                 text = "Epoch %d: %d artifacts failed, the first being %s: %s"
                 _log.warning(text, job.epoch, job.failures, *failures[0])
-                self.memory.release(job)  # not its file: the worker keeps that under another name
+                self.memory.release(job)  # not its file, which the worker keeps under another name
             else:
                 self.memory.discard(job)
 
@@ -256,11 +246,11 @@ class SnapshotQueue:
         self._jobs[job.generation] = self._jobs.pop(job.generation)
 
     def _set_aside(self, job: Job, cause: str) -> None:
-        """Give up a job, keeping its snapshot under a name that nothing tries again."""
+        """Give up a job. Keeps its snapshot under a name that is not tried again."""
         del self._jobs[job.generation]
         try:
-            kept = self.memory.set_aside(job)
-        except OSError as error:  # somebody has removed its file, or the disk accepts no changes
+            kept = self.memory.outbox.set_aside(self.memory.spill(job))
+        except OSError as error:  # its file was removed, or the disk is read-only or full
             self._fail(f"The reconstruction of epoch {job.epoch}", f"{cause}, and it cannot be kept: {error}")
         else:
             self.stats.failed += 1
@@ -287,14 +277,14 @@ class SnapshotQueue:
         if job is not None and job.state is State.UPLOADING:
             del self._jobs[generation]
             job.logged = time.time()
-            self.stats.count_logged(job)
+            self.stats.count_rendered(job, uploaded=True)
 
     def expect_events(self) -> None:
         """Wait for the table of events, which is in the outbox, as for a snapshot."""
         self._jobs[EVENTS] = Job(generation=EVENTS, artifacts=1, state=State.UPLOADING)
 
     def finished(self, artifacts: int, failures: int) -> None:
-        """Count the artifacts that the worker makes at the end, beside the table of events."""
+        """Count the artifacts that the worker makes at the end, in addition to the table of events."""
         if (events := self._jobs.get(EVENTS)) is not None:
             events.artifacts += artifacts
             events.failures += failures

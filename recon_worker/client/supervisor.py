@@ -4,7 +4,7 @@
                         worker dead or silent -> requeue its snapshot -> back off -> start a new worker
 
 Only that thread talks to the worker, and never with the queue's lock held: a worker that does not read cannot block the
-training. After five deaths in a row everything goes to the spool. A row ends when a worker begins to render a snapshot
+training. After five deaths in a row all snapshots go to the spool. A row ends when a worker begins to render a snapshot
 (its death then counts against that snapshot), when a snapshot is logged, and when a worker has lived for a minute.
 """
 
@@ -58,16 +58,12 @@ class Supervisor:
         self._to_send: list[dict[str, Any]] = []
         self._finish: dict[str, Any] | None = None
         self._nbytes = 0
-        self._process: WorkerProcess | None = None
+        self.process: WorkerProcess | None = None
+        """The worker; None while there is none."""
         self._heard_s = self._ready_s = 0.0
         self._deaths = self._earlier_retries = 0
         self._stopping = self._hurried = False
         self._thread = threading.Thread(target=self._serve, name="recon-log-dispatcher", daemon=True)
-
-    @property
-    def pid(self) -> int:
-        """Process id of the worker; 0 while there is none."""
-        return 0 if self._process is None else self._process.pid
 
     def launch(self) -> None:
         """Start a worker, without waiting for it."""
@@ -87,9 +83,9 @@ class Supervisor:
         brief = dump_brief({"target": asdict(target), "folder": str(outbox.folder)}, scan)
         with self._queue.changed:
             self._nbytes, self._spool = layout.nbytes, (outbox, lock)
-            if self._process is not None:
-                self._process.hand_over(lock, outbox.descriptor)
-                note_worker(lock, self._process.pid)
+            if self.process is not None:
+                self.process.hand_over(lock, outbox.descriptor)
+                note_worker(lock, self.process.pid)
             write_all(self._brief, brief)
             if self.is_ready:
                 self._send_setup()
@@ -97,11 +93,11 @@ class Supervisor:
 
     def wake(self) -> None:
         """Make the thread look at the queue now. Never waits."""
-        with self._queue.changed, contextlib.suppress(OSError):  # full: it will look; closed: nobody will
+        with self._queue.changed, contextlib.suppress(OSError):  # full: it is awake already; closed: it has ended
             os.write(self._wake_write, b"!")
 
     def finish(self, events_name: str) -> None:
-        """Make the last artifacts and upload them with the table of events; the next worker does if this one dies."""
+        """Make the last artifacts and upload them with the table of events. If the worker dies, the next one does."""
         with self._queue.changed:
             self._queue.expect_events()
             self._finish = {"do": "finish", "generation": EVENTS, "names": [events_name]}
@@ -110,38 +106,32 @@ class Supervisor:
         self.wake()
 
     def retry_uploads(self) -> None:
-        """Retry now the uploads that the server refused: it may accept them by now."""
+        """Retry the uploads that the server refused: it may accept them by now."""
         with self._queue.changed:
-            if self.is_ready and self._forget_refusals():
+            if self.is_ready and (self._queue.refused or self._queue.rejected):
+                self._queue.refused = False
+                self._queue.rejected.clear()
                 self._to_send.append({"do": "retry"})
         self.wake()
 
-    def _forget_refusals(self) -> bool:
-        """Wait for all uploads again, as they are retried. Returns whether any had been refused."""
-        found = bool(self._queue.rejected) or self._queue.refused
-        self._queue.rejected.clear()
-        self._queue.refused = False
-        return found
-
     def hurry(self) -> None:
-        """Make the worker, and any that follows, stop yielding to other processes: the training waits for it."""
+        """Give this worker and its successors normal priority: the training waits for them."""
         with self._queue.changed:
             self._hurried = True
-            if self._process is not None:
-                self._process.hurry()
+            if self.process is not None:
+                self.process.hurry()
 
     def stop(self) -> None:
-        """End the thread and the worker; what the worker has not uploaded stays in the outbox."""
+        """End the thread and the worker. Artifacts that are not uploaded stay in the outbox."""
         with self._queue.changed:
             self._stopping = True
             self._queue.changed.notify_all()
         self.wake()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(_THREAD_WAIT_S)
-        if (process := self._process) is not None:
+        if (process := self.process) is not None:
             kill = self._thread.is_alive() or not self.is_ready
             deadline = time.monotonic() + _LAST_WORDS_S
-            _drain(self._wake_read)
             if not kill:
                 with contextlib.suppress(EOFError, TimeoutError):
                     process.send({"do": "stop"})
@@ -150,28 +140,23 @@ class Supervisor:
                             self._handle(message)
             process.end(kill=kill or time.monotonic() >= deadline)
         with self._queue.changed:
-            self._process = None
+            self.process = None
             for descriptor in (self._brief, self._wake_read, self._wake_write):
                 os.close(descriptor)
             self._brief = self._wake_read = self._wake_write = -1
-
-    def forget(self) -> None:
-        """Close the pipe in a forked child: the end of the pipe tells the worker that the training is dead."""
-        if self._process is not None:
-            self._process.close_descriptors()
 
     def _serve(self) -> None:
         """Serve and replace workers, in the dispatcher thread, until `stop`, `abandoned` or an unexpected error."""
         try:
             while not self._stopping and not self._queue.abandoned:
-                if self._process is not None:
-                    self._attend(self._process)
+                if self.process is not None:
+                    self._attend(self.process)
                     continue
                 with self._queue.changed:
                     self._queue.changed.wait_for(lambda: self._stopping, _FIRST_BACKOFF_S * 2 ** (self._deaths - 1))
                 if not self._stopping:
                     self._start_process()
-        except Exception:  # whatever it is, the training must not wait at its end for a thread that is gone
+        except Exception:  # the end of the training must not wait for a dead thread
             _log.warning("The worker is no longer supervised: reconstructions go to the spool.", exc_info=True)
             self._queue.abandon()
 
@@ -181,14 +166,15 @@ class Supervisor:
         try:
             if (message := process.receive(_POLL_S, self._wake_read)) is not None:
                 self._handle(message)
-            elif (self._queue.in_flight or not self.is_ready) and time.monotonic() - self._heard_s > allowed_s:
+            elif (self._queue.in_state(State.IN_FLIGHT) or not self.is_ready) and (
+                time.monotonic() - self._heard_s > allowed_s
+            ):
                 raise TimeoutError(f"it said nothing for {allowed_s:.0f} s")
-            _drain(self._wake_read)
             for outgoing in self._due_messages():
                 process.send(outgoing)
         except EOFError:
             self._handle_death(process.end())
-        except (TimeoutError, ValueError) as error:  # ValueError: what it said is not JSON
+        except (TimeoutError, ValueError) as error:  # ValueError: the message is not JSON
             self._handle_death(f"{error}: {process.end(kill=True)}")
 
     def _due_messages(self) -> list[dict[str, Any]]:
@@ -202,7 +188,12 @@ class Supervisor:
                 where = {"do": "job", "slot": job.slot} if job.path is None else {"do": "file", "path": str(job.path)}
                 about = {"generation": job.generation, "step": job.step, "submitted_unix_s": job.submitted}
                 metrics = {
-                    **queue.stats.metrics(),
+                    "high_water": queue.stats.high_water,
+                    "spilled": queue.stats.spilled,
+                    "dropped": queue.stats.dropped,
+                    "waited": queue.stats.waited,
+                    "failed": queue.stats.failed,
+                    "restarts": queue.stats.restarts,
                     "depth": queue.memory.depth,
                     "waiting": len(queue.in_state(State.WAITING)),
                     "stall_ms": 1e3 * job.stall_s,
@@ -220,7 +211,8 @@ class Supervisor:
                     self._send_setup()
             elif kind == "began":
                 self._deaths = 0
-                queue.began()
+                for job in queue.in_state(State.IN_FLIGHT):
+                    job.attempts += 1  # if the worker dies now, the snapshot may be the cause
             elif kind == "rendered":
                 queue.rendered(message)
             elif kind == "finished":
@@ -237,28 +229,29 @@ class Supervisor:
                 queue.changed.notify_all()
         if kind == "log":
             _log.log(message["level"], "worker: %s", message["text"])
-        elif kind == "reserved":  # map the pages that the worker has allocated: the first captures would pay for that
+        elif kind == "reserved":  # map the pages that the worker has allocated, which would slow the first captures
             for slot in queue.memory.shared_slots:
                 slot.fault_in()
 
     def _send_setup(self) -> None:
-        """Describe the run to a new worker, with what its predecessor rendered but did not upload."""
+        """Describe the run to a worker, with the snapshots that its predecessor rendered but did not upload."""
+        assert self._spool is not None
         queue, memory = self._queue, self._queue.memory
         unlogged = {f"{j.epoch}": j.generation for j in queue.in_state(State.UPLOADING) if j.generation != EVENTS}
-        slots, files = list(range(len(memory.shared_slots))), [str(file) for file in memory.capture_files]
+        n_shared, outbox = len(memory.shared_slots), self._spool[0]
+        files = [str(outbox.capture_file(slot)) for slot in range(n_shared, memory.depth)]
         self._to_send += [
             {"do": "setup", "unlogged": unlogged},
-            {"do": "reserve", "slots": slots, "files": files, "nbytes": self._nbytes},
+            {"do": "reserve", "slots": list(range(n_shared)), "files": files, "nbytes": self._nbytes},
             *([self._finish] if self._finish is not None else []),
         ]
 
     def _handle_death(self, how: str) -> None:
-        """Requeue the snapshot of a dead worker; after too many deaths in a row give up on workers."""
+        """Requeue the snapshot of a dead worker. Stops starting workers after too many deaths in a row."""
         with self._queue.changed:
             if self.is_ready and time.monotonic() - self._ready_s > _LONG_LIFE_S:
                 self._deaths = 0
-            self._process, self.is_ready, self._to_send = None, False, []
-            self._forget_refusals()
+            self.process, self.is_ready, self._to_send = None, False, []
             self._deaths += 1
             self._queue.stats.restarts += 1
             self._earlier_retries = self._queue.stats.retries
@@ -270,32 +263,25 @@ class Supervisor:
             self._queue.abandon()
 
     def _start_process(self) -> None:
-        spool, slots = self._spool_descriptors, [slot.descriptor for slot in self._queue.memory.all_slots]
+        slots, spool = [slot.descriptor for slot in self._queue.memory.all_slots], self._spool
+        # The outbox opens its folder anew if it was removed: its descriptor may change.
+        descriptors = None if spool is None else (spool[1], spool[0].descriptor)
         try:
-            process = WorkerProcess(self._brief, slots, self._linger_s, spool)
+            process = WorkerProcess(self._brief, slots, self._linger_s, descriptors)
         except OSError as error:
             self._handle_death(f"it cannot be started: {error}")
             return
         with self._queue.changed:
-            self._process, self._heard_s = process, time.monotonic()
-            if (now := self._spool_descriptors) is not None:
+            self.process, self._heard_s = process, time.monotonic()
+            if self._spool is not None:
+                outbox, lock = self._spool
                 if spool is None:  # introduced meanwhile
-                    process.hand_over(*now)
-                note_worker(now[0], process.pid)
+                    process.hand_over(lock, outbox.descriptor)
+                note_worker(lock, process.pid)
             if self._hurried:
                 process.hurry()
-
-    @property
-    def _spool_descriptors(self) -> tuple[int, int] | None:
-        """Of the lock and of the folder, as it is now: it is another one when somebody has removed it."""
-        return None if self._spool is None else (self._spool[1], self._spool[0].descriptor)
 
 
 def allowed_silence_s(silence_s: float, nbytes: int) -> float:
     """Return the time after which a silent worker that holds a snapshot of `nbytes` counts as hung."""
     return silence_s + nbytes / _SLOWEST_BYTES_PER_S
-
-
-def _drain(descriptor: int) -> None:
-    with contextlib.suppress(BlockingIOError):
-        os.read(descriptor, 4096)

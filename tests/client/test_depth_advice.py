@@ -1,4 +1,4 @@
-"""The advice on queue depth, replayed from recorded times."""
+"""The recommended queue depth, replayed from recorded times."""
 
 from collections import deque
 from dataclasses import replace
@@ -26,16 +26,16 @@ def test_a_burst_needs_as_many_slots_as_it_has_snapshots():
     assert depth_without_overflow([_times(0.1 * i, 0.1 * i, 100) for i in range(5)]) == 5
 
 
-def test_snapshots_that_wait_for_each_other_are_counted_until_they_are_rendered():
-    # Each takes 3 s and one comes every 2 s: the third begins at 6 s, when two are not finished.
+def test_a_snapshot_occupies_its_slot_until_it_is_rendered():
+    # One snapshot arrives every 2 s and renders in 3 s.
     assert depth_without_overflow([_times(2 * i, 2 * i, 3) for i in range(3)]) == 2
 
 
-def test_a_run_without_events_needs_one_slot():
+def test_a_run_without_snapshots_needs_one_slot():
     assert depth_without_overflow([]) == 1
 
 
-def test_the_table_has_a_header_and_a_line_per_event():
+def test_the_table_of_events_has_a_header_and_a_line_per_snapshot():
     lines = events_csv([_times(1, 2, 3)]).decode().splitlines()
 
     assert lines[0].split(",")[:6] == ["acquired", "submitted", "started", "stitched", "rendered", "logged"]
@@ -60,35 +60,40 @@ def test_the_table_has_a_header_and_a_line_per_event():
         ),
     ],
 )  # fmt: skip
-def test_the_advice_says_what_happened_and_counts_the_memory_that_a_depth_needs(nbytes, stats, words):
+def test_the_advice_names_the_overflows_and_the_memory_that_the_depth_needs(nbytes, stats, words):
     times = [replace(_times(0.1 * i, 0.1 * i, 100), nbytes=nbytes) for i in range(3)]
 
     assert advice(times, 2, stats, 3 * 2**29) == words
 
 
-def test_no_depth_is_advised_that_is_not_allowed():
+def test_a_depth_beyond_the_limit_is_not_advised():
     times = [_times(0.1 * i, 0.1 * i, 100) for i in range(65)]
 
     assert "no depth up to 64 would have been enough" in advice(times, 2, Ledger(spilled=63), 2**30)
 
 
-def test_snapshots_that_were_never_rendered_kept_their_slots():
+def test_a_snapshot_that_is_never_rendered_keeps_its_slot():
     waiting = [Job(acquired=10 + i, submitted=10 + i) for i in range(3)]
 
     assert depth_without_overflow([_times(1, 1, 5), *waiting]) == 3
 
 
-def test_a_worker_that_starts_late_is_waited_for():
-    # It is ready after 5 s. One snapshot comes each second and renders in 0.5 s: five have come when the first is done.
+def test_snapshots_that_wait_for_the_workers_start_need_slots():
+    # The worker is ready after 4.5 s. One snapshot arrives per second and renders in 0.5 s.
     times = [Job(acquired=i, submitted=i, started=4.5 + i / 2, rendered=5 + i / 2) for i in range(1, 10)]
 
     assert depth_without_overflow(times) == 5
 
 
 class Simulation:
-    """A queue simulated second by second, with each overflow policy.
+    """Simulates the queue second by second under an overflow policy.
 
-    The worker pauses before each snapshot, then renders it; the training takes snapshots with gaps between them.
+    Args:
+        policy: Overflow policy.
+        depth: Number of slots.
+        gaps: Seconds between the snapshots.
+        pauses: Seconds for which the worker pauses before it renders each snapshot.
+        services: Seconds that rendering takes.
     """
 
     def __init__(self, policy, depth, gaps, pauses, services):
@@ -118,7 +123,7 @@ class Simulation:
             self.done += 1
 
     def _submit(self, now):
-        """Submit the next snapshot; False: the training waits for a slot."""
+        """Submit the next snapshot. Returns False if the training waits for a slot."""
         number, one = self.arrivals[0][0], self.times[self.arrivals[0][0]]
         one.acquired = one.submitted = one.submitted or now
         if len(self.placed) == self.depth:
@@ -160,5 +165,5 @@ def test_the_advised_depth_is_the_smallest_with_which_nothing_spills_or_waits(po
 
 @given(st.integers(2, 4), _GAPS, st.integers(0, 20), st.integers(1, 9))
 def test_the_advised_depth_is_the_smallest_with_which_nothing_is_dropped(depth, gaps, ready_s, service):
-    """All take the same time to render: the time that dropped ones would have taken is unknown."""
+    """Each takes the same time to render: that of a dropped snapshot is unknown."""
     _assert_just_enough("drop-oldest", depth, gaps, [ready_s, *[0] * 11], [service] * 12)

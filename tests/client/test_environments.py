@@ -1,4 +1,4 @@
-"""Ordinary environments to start a training or a sync in. Each of them once ended every worker."""
+"""A training or a sync started from a notebook, a shell or a project with unusual settings."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ NOTEBOOK = {"MPLBACKEND": "module://matplotlib_inline.backend_inline_that_is_not
 SHELL = {"PYTHONWARNINGS": "error", "PYTHONINSPECT": "1", "PYTHONOPTIMIZE": "2", "PYTHONSTARTUP": "/none"}
 SHADOWED = ("queue", "typing", "statistics", "json", "argparse", "logging")
 LATE = "import json, logging, queue, statistics, typing, argparse, threading, tempfile, subprocess\n"
-"""Imports of the training before the folder enters its path, as in a program that lies elsewhere."""
+"""Imports that the training does before the project's folder enters its path."""
 
 
 def run_python(*words, cwd, **environment):
@@ -31,7 +31,7 @@ def run_python(*words, cwd, **environment):
 
 
 def project_of_a_user(folder):
-    """Copy the package into a project whose modules are named like those of the standard library."""
+    """Copy the package into a project whose modules shadow those of the standard library."""
     folder.mkdir()
     shutil.copytree(REPOSITORY / "recon_worker", folder / "recon_worker")
     for name in SHADOWED:
@@ -44,9 +44,9 @@ def project_of_a_user(folder):
     [NOTEBOOK | SHELL, *(pytest.param(one, marks=slow) for one in (NOTEBOOK, SHELL))],
     ids=["both", "notebook", "shell"],
 )
-def test_what_a_notebook_or_a_shell_sets_for_its_programs_costs_no_worker(tracking, tmp_path, environment):
+def test_variables_set_by_a_notebook_or_a_shell_do_not_stop_the_worker(tracking, tmp_path, environment):
     target = make_run(tracking)
-    ignore = "import warnings; warnings.simplefilter('ignore')\n"  # warnings in the training do not matter here
+    ignore = "import warnings; warnings.simplefilter('ignore')\n"  # only the worker's warnings matter
     code = ignore + LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
     code += "print(worker.stats.restarts)"
 
@@ -56,7 +56,7 @@ def test_what_a_notebook_or_a_shell_sets_for_its_programs_costs_no_worker(tracki
     assert epochs(tracking) == {1}
 
 
-def test_a_users_module_named_like_one_of_the_standard_library_costs_no_worker(tracking, tmp_path):
+def test_a_module_that_shadows_the_standard_library_does_not_stop_the_worker(tracking, tmp_path):
     target, project = make_run(tracking), project_of_a_user(tmp_path / "project")
     code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
     code = f"{LATE}import sys; sys.path.insert(0, {str(project)!r}); import recon_worker\n{code}"
@@ -69,9 +69,9 @@ def test_a_users_module_named_like_one_of_the_standard_library_costs_no_worker(t
 
 
 @pytest.mark.parametrize("environment", [NOTEBOOK, pytest.param(SHELL, marks=slow)], ids=["notebook", "shell"])
-def test_a_sync_from_there_renders_every_snapshot(tracking, tmp_path, environment):
+def test_a_sync_from_a_notebook_or_a_shell_renders_every_snapshot(tracking, tmp_path, environment):
     outbox = make_spool(tmp_path / "spool", make_run(tracking), raw=(1, 2), rendered=())
-    environment = {**environment, "PYTHONINSPECT": ""}  # it opens a prompt at the end of the program
+    environment = {**environment, "PYTHONINSPECT": ""}  # it would open a prompt at the end
 
     done = run_python("-m", "recon_worker", "sync", outbox.folder, cwd=tmp_path, **environment)
 
@@ -79,7 +79,7 @@ def test_a_sync_from_there_renders_every_snapshot(tracking, tmp_path, environmen
     assert epochs(tracking) == {1, 2}
 
 
-def test_a_sync_in_a_project_with_such_modules_renders_every_snapshot(tracking, tmp_path):
+def test_a_sync_in_a_project_that_shadows_the_standard_library_renders_every_snapshot(tracking, tmp_path):
     outbox = make_spool(tmp_path / "spool", make_run(tracking), raw=(1,), rendered=())
 
     done = run_python("-m", "recon_worker", "sync", outbox.folder, cwd=project_of_a_user(tmp_path / "project"))
@@ -88,7 +88,7 @@ def test_a_sync_in_a_project_with_such_modules_renders_every_snapshot(tracking, 
     assert epochs(tracking) == {1}
 
 
-def test_pictures_are_drawn_without_a_server_where_the_backend_of_a_notebook_is_not_installed(tracking, tmp_path):
+def test_render_works_where_the_matplotlib_backend_of_a_notebook_is_not_installed(tracking, tmp_path):
     outbox = make_spool(tmp_path / "spool", make_run(tracking), raw=(1,), rendered=())
 
     done = run_python(

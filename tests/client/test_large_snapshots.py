@@ -1,4 +1,4 @@
-"""Snapshots too large for the queue's memory: captured in files, and otherwise treated like all others."""
+"""Snapshots too large for the queue's memory are captured in files."""
 
 import os
 import signal
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from recon_worker.client.inline_backend import InlineBackend
+from recon_worker.client.job import State
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.slots import HEADER_BYTES
 from recon_worker.spool.outbox import Outbox
@@ -26,7 +27,7 @@ LAYOUT = layout_of(SCAN)
 
 @pytest.fixture
 def settings(tmp_path):
-    """A memory budget that no snapshot fits into."""
+    """Settings with less memory than one snapshot needs."""
     return WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=FLUSH_S, queue_bytes=LAYOUT.nbytes - 1)
 
 
@@ -35,11 +36,11 @@ def _pictures(tracking):
 
 
 def _slot_bytes(worker):
-    """Memory that the queue uses, without the header pages."""
+    """Shared memory of the queue in bytes, without the header pages."""
     return sum(max(0, os.fstat(slot.descriptor).st_size - HEADER_BYTES) for slot in worker._queue.memory.all_slots)
 
 
-def test_a_snapshot_that_went_through_a_file_gives_the_same_pictures(tracking, settings, mlflow_database, tmp_path):
+def test_a_snapshot_captured_in_a_file_gives_the_same_pictures(tracking, settings, mlflow_database, tmp_path):
     other = type(tracking)(mlflow_database, f"{tracking.experiment}-inline", tmp_path / "inline")
     inline = InlineBackend()
     inline.start(make_run(other), SCAN, LAYOUT)
@@ -55,7 +56,7 @@ def test_a_snapshot_that_went_through_a_file_gives_the_same_pictures(tracking, s
     assert not any(settings.spool_dir.iterdir())
 
 
-def test_no_more_slots_are_made_than_the_memory_allows(tracking, settings, caplog):
+def test_shared_memory_stays_within_the_budget(tracking, settings, caplog):
     budget = LAYOUT.nbytes * 3 // 2
     with started(replace(settings, depth=3, queue_bytes=budget), make_run(tracking), SCAN) as worker:
         freeze(worker)
@@ -66,7 +67,7 @@ def test_no_more_slots_are_made_than_the_memory_allows(tracking, settings, caplo
 
     assert used == LAYOUT.nbytes <= budget
     assert files == 3
-    assert (worker.stats.spilled, worker.stats.logged) == (1, 4)  # one found no free slot
+    assert (worker.stats.spilled, worker.stats.logged) == (1, 4)  # the fourth found no free slot
     assert caplog.text.count("1 of its 3 slots are in memory, the others are files") == 1
 
 
@@ -92,7 +93,7 @@ def test_the_overflow_policy_holds_for_slots_in_files(tracking, settings, overfl
     assert max(epochs(tracking)) == 5
 
 
-def test_files_that_are_captured_into_are_bounded_as_spilled_ones_are(tracking, settings):
+def test_capture_files_count_towards_the_limit_on_disk(tracking, settings):
     limit = 2 * LAYOUT.nbytes + 2 * 4096
     target = make_run(tracking)
     with started(replace(settings, depth=9, spill_bytes=limit), target, SCAN) as worker:
@@ -109,19 +110,19 @@ def test_files_that_are_captured_into_are_bounded_as_spilled_ones_are(tracking, 
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_over_a_file_is_replaced_and_nothing_is_lost(tracking, settings):
+def test_a_snapshot_in_a_file_survives_the_death_of_its_worker(tracking, settings):
     with started(settings, make_run(tracking), SCAN) as worker:
         freeze(worker)
         for epoch in (1, 2):
             log_epoch(worker, LAYOUT, epoch)
-        wait_until(lambda: worker._queue.in_flight)
+        wait_until(lambda: worker._queue.in_state(State.IN_FLIGHT))
         os.kill(worker.pid, signal.SIGKILL)
 
     assert worker.stats.restarts == 1
     assert worker.stats.logged == 2
 
 
-def test_arrays_that_are_not_submitted_leave_no_file(tracking, settings):
+def test_arrays_that_are_never_submitted_leave_no_file(tracking, settings):
     with started(settings, make_run(tracking), SCAN) as worker:
         worker.acquire(LAYOUT)
         log_epoch(worker, LAYOUT, 1)
@@ -175,19 +176,19 @@ def test_a_training_that_is_killed_while_it_captures_leaves_its_waiting_snapshot
     assert list(spool.iterdir()) == []
 
 
-def test_sync_removes_what_a_dead_process_was_capturing(tracking, settings):
+def test_sync_removes_the_capture_files_of_a_dead_process(tracking, settings):
     target = make_run(tracking)
     worker = started(settings, target, SCAN)
     freeze(worker)
     log_epoch(worker, LAYOUT, 1)
     worker.close(0.1)
     outbox = Outbox(settings.spool_dir / target.run_id)
-    outbox.new_raw(None, LAYOUT.nbytes)  # and never published
+    outbox.new_raw(None, LAYOUT.nbytes)  # never published
     being_written = outbox.capture_file(0).with_suffix(".1.2")  # by a worker that was killed
     being_written.write_bytes(bytes(LAYOUT.nbytes + 1))
     left = {p.name for p in settings.spool_dir.rglob("*") if p.is_file() and p.stat().st_size > LAYOUT.nbytes}
 
-    # Those at least: the worker of this test, too, may have been stopped while it wrote one.
+    # This test's worker may have left another one, if it was stopped during a write.
     assert left >= {f".recon-log-capture.{os.getpid()}", being_written.name, "00000001_epoch_1.snapshot"}
     assert sync(settings.spool_dir) == 0
     assert epochs(tracking) == {1}
@@ -198,7 +199,7 @@ def _mapped(folder):
     return [line for line in Path("/proc/self/maps").read_text().splitlines() if str(folder) in line]
 
 
-def test_a_captured_file_is_mapped_until_it_is_submitted_and_no_longer(tracking, settings):
+def test_a_capture_file_is_unmapped_when_it_is_submitted(tracking, settings):
     with started(settings, make_run(tracking), SCAN) as worker:
         arrays = worker.acquire(LAYOUT)
         during, worth_locking = _mapped(settings.spool_dir), worker.reuses_memory

@@ -1,4 +1,4 @@
-"""The counts of a run, and the line that sums it up."""
+"""The counts of a run, and its summary line."""
 
 import pytest
 
@@ -8,10 +8,10 @@ from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.settings import WorkerSettings
 
 
-def test_a_snapshot_with_failed_pictures_counts_as_failed_though_the_others_are_left():
+def test_a_snapshot_with_a_failed_artifact_counts_as_failed_even_if_the_others_are_spooled():
     stats = Ledger(submitted=2)
     for generation, failures in ((1, 0), (2, 3)):
-        stats.count_left(Job(generation=generation, artifacts=5, failures=failures))
+        stats.count_rendered(Job(generation=generation, artifacts=5, failures=failures), uploaded=False)
 
     assert (stats.spooled, stats.failed, stats.artifacts_failed) == (1, 1, 3)
     assert stats.pending == 0
@@ -19,7 +19,7 @@ def test_a_snapshot_with_failed_pictures_counts_as_failed_though_the_others_are_
 
 
 @pytest.mark.parametrize("abandoned", [True, False])
-def test_a_depth_is_advised_only_if_workers_lived(tmp_path, abandoned):
+def test_no_depth_is_advised_after_all_workers_died(tmp_path, abandoned):
     worker = ReconWorker(WorkerSettings(spool_dir=tmp_path))
     worker.stats.spilled = 1
     if abandoned:

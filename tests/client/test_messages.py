@@ -1,4 +1,4 @@
-"""Messages at the end: how a process ended, its last words, the command that uploads what is left."""
+"""Messages about a process's end, its last words, and the command that uploads a spool."""
 
 import json
 import os
@@ -29,17 +29,17 @@ NOTHING_LEFT = "Nothing is left"
         ("import os; os.kill(os.getpid(), 40)", "killed by signal 40"),
     ],
 )
-def test_how_a_process_ended_is_said_in_words(code, words):
+def test_the_end_of_a_process_is_described_in_words(code, words):
     assert end_process(subprocess.Popen([sys.executable, "-c", code]), 30.0) == words
 
 
-def test_memory_is_not_blamed_for_a_process_that_this_program_killed():
+def test_a_process_killed_by_this_program_is_not_reported_as_out_of_memory():
     assert end_process(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]), 0.0) == (
         "ended by this program"
     )
 
 
-def test_last_words_begin_with_the_exception_and_at_a_line():
+def test_last_words_begin_with_the_exception_and_contain_whole_lines():
     code = f"print({'x' * 5000!r} + '\\nmiddle', file=__import__('sys').stderr, flush=True)\n1 / 0"
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
 
@@ -50,12 +50,12 @@ def test_last_words_begin_with_the_exception_and_at_a_line():
     assert not any(line.startswith("x") for line in lines)
 
 
-def test_last_words_of_a_process_that_said_nothing_are_empty():
+def test_last_words_of_a_silent_process_are_empty():
     assert last_words(" \n") == ""
 
 
 def test_the_printed_command_works_without_a_console_script(tmp_path):
-    """As in a project that holds a copy of the package: another interpreter, and nothing in PATH."""
+    """As in a project with a copy of the package: a different interpreter and a minimal PATH."""
     copied = tmp_path / "my project"
     shutil.copytree(Path(recon_worker.__file__).parent, copied / "recon_worker")
     code = 'from recon_worker.spool.sync_command import sync_command; print(sync_command("it\'s spooled"))'
@@ -71,7 +71,7 @@ def test_the_printed_command_works_without_a_console_script(tmp_path):
     assert (done.returncode, NOTHING_LEFT.lower() in (done.stdout + done.stderr).lower()) == (0, True), done
 
 
-def test_the_printed_command_is_the_console_script_where_there_is_one():
+def test_the_printed_command_is_the_console_script_if_it_is_installed():
     assert sync_command("/spool").endswith("recon-worker sync /spool")
 
 
@@ -102,7 +102,7 @@ def test_a_path_of_any_bytes_is_printed_and_the_command_can_be_pasted(tracking, 
 
 
 def _without_script(tmp_path):
-    """Make an environment with this one's packages but without the console script. Returns its interpreter."""
+    """Create an environment with the same packages but without the console script. Returns its interpreter."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     (site_packages,) = (tmp_path / "bare").glob("lib/*/site-packages")
     (site_packages / "others.pth").write_text(f"{Path(os.__file__).parent}\n{_site_packages()}\n")

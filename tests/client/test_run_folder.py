@@ -1,4 +1,4 @@
-"""What the user is told of snapshots that are not in MLflow when the training ends."""
+"""Messages at the end of the training about snapshots that are not in MLflow."""
 
 import pytest
 
@@ -17,11 +17,11 @@ def _put(outbox, *names):
         outbox.put(Artifact(name, b"content"))
 
 
-def test_nothing_is_said_of_an_empty_spool(outbox):
+def test_an_empty_spool_gives_no_message(outbox):
     assert leftover_messages(outbox) == []
 
 
-def test_reconstructions_are_counted_by_what_lies_there(outbox):
+def test_each_epoch_with_files_counts_as_one_reconstruction(outbox):
     _put(
         outbox,
         "epoch_01/summary.png",
@@ -37,7 +37,7 @@ def test_reconstructions_are_counted_by_what_lies_there(outbox):
     assert line.endswith(f" sync {outbox.folder}")
 
 
-def test_a_single_one_is_spoken_of_as_one(outbox):
+def test_one_reconstruction_is_written_in_the_singular(outbox):
     outbox.put_raw(3, 3, [b"raw"])
 
     (line,) = leftover_messages(outbox)
@@ -61,7 +61,7 @@ def test_artifacts_of_the_whole_run_are_named(outbox):
     assert line.startswith("2 artifacts (recon_log/events.csv, recon_log/evolution.gif) are not in MLflow yet;")
 
 
-def test_damaged_snapshots_are_named_apart_and_no_sync_is_advised_for_them(outbox):
+def test_damaged_snapshots_get_a_message_of_their_own_without_the_sync_command(outbox):
     kept = outbox.set_aside(outbox.put_raw(1, 1, [b"poison"]))
 
     (line,) = leftover_messages(outbox)

@@ -1,9 +1,10 @@
-"""The overflow policies and the retries. No worker process: the tests call the queue as the supervisor does."""
+"""Overflow policies and retries, without a worker process: the tests call the queue as the supervisor does."""
 
 import time
 
 import pytest
 
+from recon_worker.client.job import TO_RENDER
 from recon_worker.client.snapshot_queue import SnapshotQueue
 from recon_worker.settings import WorkerSettings
 from recon_worker.spool.outbox import Outbox
@@ -50,7 +51,7 @@ def test_drop_oldest_keeps_the_newest_in_memory_while_the_worker_holds_another(m
 
 
 @pytest.mark.parametrize(("overflow", "depth"), [("drop-oldest", 2), ("spill", 1)])
-def test_an_automatic_depth_in_little_memory_has_the_slots_that_the_policy_needs(make_queue, overflow, depth):
+def test_an_automatic_depth_in_little_memory_is_the_minimum_of_the_policy(make_queue, overflow, depth):
     assert make_queue(overflow=overflow, depth=None, queue_bytes=LAYOUT.nbytes).memory.depth == depth
 
 
@@ -84,30 +85,30 @@ def test_a_snapshot_that_cannot_be_read_is_tried_twice_more_after_the_others_and
         log_epoch(queue, LAYOUT, epoch)
     order = []
     while (job := queue.take()) is not None:
-        queue.began()
+        job.attempts += 1
         order.append(job.epoch)
         _render(queue, job, unread=job.epoch == 1)
 
     assert order == [1, 2, 1, 1]
-    assert (queue.stats.failed, queue.to_render) == (1, 0)
+    assert (queue.stats.failed, queue.in_state(*TO_RENDER)) == (1, [])
     assert [p.name for p in (tmp_path / "run" / "raw").glob("0*")] == ["00000001_epoch_1.snapshot.damaged"]
     assert "The snapshot of epoch 1 cannot be read (no memory); it is tried again." in caplog.text
     assert "The snapshot of epoch 1 could not be read in 3 attempts (no memory). It is kept as" in caplog.text
 
 
-def test_a_snapshot_that_the_machine_is_too_short_for_keeps_its_slot_and_comes_after_the_others(make_queue, tmp_path):
+def test_a_snapshot_postponed_by_a_shortage_keeps_its_slot_and_is_rendered_after_the_others(make_queue, tmp_path):
     queue = make_queue(depth=3)
     for epoch in (1, 2):
         log_epoch(queue, LAYOUT, epoch)
     order = []
     while (job := queue.take()) is not None:
         order.append(job.epoch)
-        queue.began()
+        job.attempts += 1
         _render(queue, job, short=job.epoch == 1)
 
-    assert order == [1, 2]  # the next try of the first has to wait
-    assert (queue.to_render, queue.stats.failed) == (1, 0)
+    assert order == [1, 2]  # epoch 1 is not due yet
+    assert (len(queue.in_state(*TO_RENDER)), queue.stats.failed) == (1, 0)
     assert Outbox(tmp_path / "run").raw() == []
     queue.leave()
-    assert queue.stats.spooled == 2  # epoch 2 was rendered, but never logged
+    assert queue.stats.spooled == 2  # epoch 2 was rendered but not logged
     assert [raw.name for raw in Outbox(tmp_path / "run").raw()] == ["00000001_epoch_1.snapshot"]

@@ -1,4 +1,4 @@
-"""When a worker is replaced: after its death, with a growing delay, and after too long a silence."""
+"""When a worker is replaced: after its death, with exponential back-off, or after a long silence."""
 
 import itertools
 import time
@@ -14,7 +14,7 @@ FIRST_S = 0.02
 MIB = 2**20
 
 
-def test_each_start_waits_twice_as_long_as_the_one_before_and_there_is_no_sixth(tmp_path, monkeypatch, caplog):
+def test_restarts_back_off_exponentially_and_end_after_five(tmp_path, monkeypatch, caplog):
     starts = []
 
     def no_process(*_):
@@ -39,11 +39,11 @@ def test_each_start_waits_twice_as_long_as_the_one_before_and_there_is_no_sixth(
 
 
 @pytest.mark.parametrize(("nbytes", "allowed_s"), [(0, 120), (4 * MIB, 121), (1200 * MIB, 420)])
-def test_a_worker_may_be_silent_for_longer_over_a_larger_snapshot(nbytes, allowed_s):
+def test_the_allowed_silence_grows_with_the_snapshot(nbytes, allowed_s):
     assert supervisor.allowed_silence_s(120, nbytes) == allowed_s
 
 
-def test_whoever_makes_a_large_file_ready_says_every_16_mib_that_it_is_alive(tmp_path):
+def test_preparing_a_large_file_reports_progress_every_16_mib(tmp_path):
     said = []
     make_ready(tmp_path / "capture", 40 * MIB, lambda: said.append(sum(p.stat().st_size for p in tmp_path.iterdir())))
 

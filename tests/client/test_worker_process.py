@@ -1,4 +1,4 @@
-"""Properties of the worker process, and where it can be started from."""
+"""Properties of the worker process, and the environments that it can be started from."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ def busy_worker(tracking, tmp_path, monkeypatch):
 
 def _imported(worker):
     """Modules imported by the process, from Python's import profile on its stderr."""
-    lines = read_all(worker._supervisor._process._stderr).decode().splitlines()
+    lines = read_all(worker._supervisor.process._stderr).decode().splitlines()
     return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
 
 
@@ -86,7 +86,7 @@ def test_the_work_has_low_priority_until_the_training_waits_for_it(tracking, tmp
 
         while_training = log(range(1, 5))
         worker._supervisor.hurry()
-        log([5])  # while it is told so
+        log([5])  # the priority changes during this one
         at_the_end = log(range(6, 10))
 
     assert while_training[10] > 3 * while_training[0]
@@ -108,7 +108,7 @@ def test_the_worker_has_low_priority_one_numeric_thread_a_name_no_gpu_and_no_tor
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["dash-c", "kernel"])
-def test_a_snapshot_is_logged_from_where_there_is_no_main_script(tracking, tmp_path, place):
+def test_a_program_without_a_main_script_logs_a_snapshot(tracking, tmp_path, place):
     target = make_run(tracking)
     code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
     code = LIKE_A_KERNEL.format(code=code) if place == "kernel" else code

@@ -87,9 +87,9 @@ def test_the_description_is_written_if_wanted(tracking, worker):
 def test_a_worker_that_is_killed_between_epochs_changes_no_byte(tracking, new_tracking, tmp_path):
     class Kill(Callback):
         def on_train_epoch_end(self, trainer, module):
-            supervisor = callback._backend._supervisor
-            if trainer.current_epoch == 1 and supervisor.is_ready:
-                os.kill(supervisor.pid, signal.SIGKILL)
+            worker = callback._backend
+            if trainer.current_epoch == 1 and worker.is_ready:
+                os.kill(worker.pid, signal.SIGKILL)
 
     other = new_tracking()
     fit(tracking, _callback(None), epochs=4)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recon_worker.client.job import State
 from recon_worker.settings import WorkerSettings
 from recon_worker.spool.outbox import Outbox
 from tests.faults.harness import (
@@ -202,7 +203,7 @@ def test_the_queues_numbers_are_mlflow_metrics_at_the_snapshots_step(tracking, s
     with started(replace(settings, depth=1), target, scan) as worker:
         freeze(worker)
         log_epoch(worker, layout_of(scan), 1)
-        wait_until(lambda: worker._queue.in_flight)
+        wait_until(lambda: worker._queue.in_state(State.IN_FLIGHT))
         log_epoch(worker, layout_of(scan), 2)
         thaw(worker)
 
