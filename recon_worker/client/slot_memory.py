@@ -13,7 +13,8 @@ from recon_worker.settings import MAX_AUTO_DEPTH, WorkerSettings
 from recon_worker.snapshot.codec import FILE_HEADER_BYTES, dump_snapshot, snapshot_header
 from recon_worker.snapshot.records import Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.snapshot.slots import Slot, SlotContent, create_memory
-from recon_worker.spool.outbox import Outbox
+from recon_worker.spool.outbox import Outbox, total_bytes
+from recon_worker.spool.snapshot_file import RawFile
 from recon_worker.system.messages import message_log, size_text
 
 _log = message_log(__name__)
@@ -143,7 +144,7 @@ class SlotMemory:
     def _capture_buffer(self, job: Job) -> memoryview:
         if (self.depth if job.slot is None else job.slot) >= self._n_in_budget(job.nbytes):
             assert self._outbox is not None
-            job.file = self._outbox.new_raw(job.slot, job.nbytes)
+            job.file = RawFile(self._outbox.held(self._outbox.capture_file(job.slot)), job.nbytes)
             return job.file.memory
         if job.slot is not None:
             self.all_slots[job.slot].reserve(job.nbytes)
@@ -162,7 +163,8 @@ class SlotMemory:
         if job.file is None and in_slot:
             return False
         assert self._outbox is not None
-        return self._outbox.raw_bytes() + FILE_HEADER_BYTES + job.nbytes > self._settings.spill_bytes
+        waiting = total_bytes(map(self._outbox.held, self._outbox.raw()))
+        return waiting + FILE_HEADER_BYTES + job.nbytes > self._settings.spill_bytes
 
     def store(self, job: Job, *, in_slot: bool) -> None:
         """Make a captured snapshot readable for the worker.
@@ -228,7 +230,7 @@ class SlotMemory:
                 assert self._outbox is not None
                 self._outbox.free_raw(job.path, job.slot if in_file_of_slot else None)
             elif job.file is not None and not in_file_of_slot:
-                job.file.discard()
+                job.file.path.unlink(missing_ok=True)
         except OSError as error:
             _log.warning("%s is no longer needed but cannot be removed: %s", job.path or "A capture file", error)
         job.file = None

@@ -25,16 +25,16 @@ class RawFile:
     """A mapped file for the arrays of one snapshot. Arrays that use its memory keep the mapping alive.
 
     Args:
-        temporary: Path until it is published. An existing file is reused.
+        path: Path until it is published. An existing file is reused.
         nbytes: Size of the arrays.
 
     Raises:
         OSError: The disk is full, or the folder cannot be written.
     """
 
-    def __init__(self, temporary: Path, nbytes: int) -> None:
-        self._temporary = temporary
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    def __init__(self, path: Path, nbytes: int) -> None:
+        self.path = path
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             size = FILE_HEADER_BYTES + nbytes
             if os.fstat(descriptor).st_size != size:
@@ -42,24 +42,17 @@ class RawFile:
                 allocate(descriptor, size)  # else a disk that fills up later would kill the process (SIGBUS)
             self._map = mmap.mmap(descriptor, size)
         except BaseException:
-            temporary.unlink()
+            path.unlink()
             raise
         finally:
             os.close(descriptor)
-
-    @property
-    def memory(self) -> memoryview:
+        self.memory = memoryview(self._map)[FILE_HEADER_BYTES:]
         """Memory of the arrays: zero, or as an earlier snapshot left it."""
-        return memoryview(self._map)[FILE_HEADER_BYTES:]
 
-    def publish(self, place: Path, header: bytes) -> None:
-        """Rename the file to the snapshot file `place`; `header` is from `codec.snapshot_header`."""
+    def publish(self, snapshot: Path, header: bytes) -> None:
+        """Complete the file with a header from `codec.snapshot_header` and rename it."""
         self._map[:FILE_HEADER_BYTES] = file_header(header, self.memory)
-        self._temporary.rename(place)
-
-    def discard(self) -> None:
-        """Remove the file unless it was published."""
-        self._temporary.unlink(missing_ok=True)
+        self.path.rename(snapshot)
 
 
 def make_ready(temporary: Path, nbytes: int, on_progress: Callable[[], None]) -> None:

@@ -36,10 +36,8 @@ def sync_command(folder: str | Path) -> str:
 def quoted(folder: str | Path) -> str:
     """Quote a path for a shell; unprintable characters and undecodable bytes need `$'...'` (bash, zsh)."""
     path = str(folder)
-    return shlex.quote(path) if path.isprintable() else f"$'{''.join(map(_escaped, path))}'"
-
-
-def _escaped(letter: str) -> str:
-    if letter in "\\'":
-        return f"\\{letter}"
-    return letter if letter.isprintable() else "".join(f"\\{byte:03o}" for byte in os.fsencode(letter))
+    if path.isprintable():
+        return shlex.quote(path)
+    letters = path.replace("\\", r"\\").replace("'", r"\'")
+    escaped = (c if c.isprintable() else "".join(f"\\{byte:03o}" for byte in os.fsencode(c)) for c in letters)
+    return f"$'{''.join(escaped)}'"

@@ -1,6 +1,5 @@
 """Standard streams that are closed or replaced: by a daemon, by `2>&-`, or by an application with its own stderr."""
 
-import contextlib
 import os
 import sys
 
@@ -11,12 +10,6 @@ def shows_progress() -> bool:
         return sys.stderr.isatty()
     except Exception:  # None, closed, or an object of the user without a working `isatty`
         return False
-
-
-def escape_unencodable_output() -> None:
-    """Make stdout escape characters that it cannot encode, as stderr does: paths may contain any bytes."""
-    with contextlib.suppress(AttributeError, ValueError):  # closed, or not a stream of Python
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def occupy_descriptors() -> None:

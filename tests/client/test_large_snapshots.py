@@ -13,7 +13,8 @@ import pytest
 from recon_worker.client.inline_backend import InlineBackend
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.slots import HEADER_BYTES
-from recon_worker.spool.outbox import Outbox
+from recon_worker.spool.outbox import Outbox, total_bytes
+from recon_worker.spool.snapshot_file import RawFile
 from tests.faults.harness import assert_balanced, epochs, freeze, started, sync, thaw, wait_until
 from tests.paths import REPOSITORY
 from tests.samples import fill, layout_of, log_epoch, make_run, make_scan, snapshot
@@ -99,7 +100,7 @@ def test_files_that_are_captured_into_are_bounded_as_spilled_ones_are(tracking, 
         freeze(worker)
         for epoch in range(1, 8):
             log_epoch(worker, LAYOUT, epoch)
-        held = Outbox(settings.spool_dir / target.run_id).raw_bytes()
+        held = total_bytes(Outbox(settings.spool_dir / target.run_id).raw())
         thaw(worker)
 
     assert LAYOUT.nbytes < held <= limit
@@ -182,7 +183,7 @@ def test_sync_removes_what_a_dead_process_was_capturing(tracking, settings):
     log_epoch(worker, LAYOUT, 1)
     worker.close(0.1)
     outbox = Outbox(settings.spool_dir / target.run_id)
-    outbox.new_raw(None, LAYOUT.nbytes)  # and never published
+    RawFile(outbox.held(outbox.capture_file(None)), LAYOUT.nbytes)  # and never published
     being_written = outbox.capture_file(0).with_suffix(".1.2")  # by a worker that was killed
     being_written.write_bytes(bytes(LAYOUT.nbytes + 1))
     left = {p.name for p in settings.spool_dir.rglob("*") if p.is_file() and p.stat().st_size > LAYOUT.nbytes}
