@@ -46,20 +46,16 @@ class RunFolder:
         OSError: The folder cannot be created or opened.
     """
 
-    folder: Path
-    """Path of the folder as it was opened, for messages."""
-    descriptor: int
-    """Descriptor of the folder; -1 once it is closed."""
-
     def __init__(self, folder: Path, *, create: bool = True, descriptor: int | None = None) -> None:
-        self.folder, self.descriptor = folder, -1
+        self.folder = folder
+        """Path of the folder as it was opened, for messages."""
+        self.descriptor = -1 if descriptor is None else descriptor
+        """Descriptor of the folder; -1 once it is closed."""
         self._folders_change = threading.Lock()
-        if descriptor is not None:
-            self.descriptor = descriptor
-        elif not create:
-            self._open()
         if create:
             self._make_folders("outbox", "raw")
+        elif descriptor is None:
+            self._open()
 
     def close(self) -> None:
         """Close the descriptor. The object must not be used afterwards."""
@@ -80,11 +76,10 @@ class RunFolder:
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{self.folder} is not a spool: it does not exist.") from error
         except NotADirectoryError as error:
-            raise SpoolError(f"{self.folder} is a link or no folder; a spool holds files and folders.") from error
+            raise SpoolError(f"{self.folder} is a link or not a folder; a spool holds files and folders.") from error
         self.close()
         self.descriptor = descriptor
-        refusal = why_not_ours(self._place)
-        if refusal:
+        if refusal := why_not_ours(self._place):
             raise SpoolError(f"{self.folder} cannot be used: {refusal}. Choose another spool directory.")
 
     def _make_folders(self, *names: str) -> None:
@@ -108,24 +103,17 @@ class RunFolder:
         return self._place / place.relative_to(self.folder)
 
     def take_scratch(self) -> None:
-        """Make `tempfile` write into the spool, so that a killed process leaves nothing elsewhere.
-
-        On a full disk the system's default folder remains in use.
-        """
+        """Make `tempfile` write into the spool, so that a killed process leaves nothing elsewhere."""
         folder = temporary_path(self._place / "scratch")
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # on a full disk the system's default folder remains in use
             _make_private(folder)
             tempfile.tempdir = str(folder)
 
     def sweep(self) -> None:
         """Remove incomplete files of other processes and all scratch. The caller must hold the spool's lock alone."""
         for place in walk(self._place):
-            if not _TEMPORARY.fullmatch(place.name):
-                continue
-            if place.is_dir() and not place.is_symlink():
-                shutil.rmtree(place)
-            else:
-                place.unlink(missing_ok=True)
+            if _TEMPORARY.fullmatch(place.name):
+                shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
 
     @property
     def is_empty(self) -> bool:
@@ -157,7 +145,7 @@ class RunFolder:
 
     @property
     def place_now(self) -> Path:
-        """Current path of the folder, which somebody may have renamed; `folder` where the system cannot tell."""
+        """Current path of the folder, which may have been renamed; `folder` where the system cannot tell."""
         return self.folder if self._is_called(self.folder) or self._place == self.folder else self._place.readlink()
 
     def _is_called(self, name: str | Path, parent: int | None = None) -> bool:
@@ -212,10 +200,7 @@ def temporary_path(place: Path) -> Path:
 def write_whole(place: Path, parts: Sequence[bytes | memoryview], time_s: float | None = None) -> None:
     """Write a file under a temporary name and rename it, so that a file under its own name is complete.
 
-    Args:
-        place: Path of the file.
-        parts: Its content.
-        time_s: Modification time, Unix seconds; None: now.
+    `time_s` is its modification time in Unix seconds; None: now.
     """
     temporary = temporary_path(place)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
@@ -239,5 +224,5 @@ def _make_private(folder: Path | int) -> None:
     else:
         mode = os.fstat(folder).st_mode
     if stat.S_ISDIR(mode) and mode & 0o777 != 0o700:  # mkdir obeys the umask
-        with contextlib.suppress(OSError):  # another user's, read-only, or a file system without such modes
+        with contextlib.suppress(OSError):  # another user's folder, or a file system that is read-only or has no modes
             os.chmod(folder, stat.S_IMODE(mode) & ~0o777 | 0o700)  # noqa: PTH101 - may be a descriptor

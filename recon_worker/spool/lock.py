@@ -1,4 +1,4 @@
-"""Who may work on a run's folder in the spool: the holders of an flock on `<spool>/<run id>/lock`.
+"""Who may work on a run's folder in the spool: the processes that hold a lock (flock) on `<spool>/<run id>/lock`.
 
 A training run and its worker share it; a `sync` holds it exclusively. The kernel releases a lock when the last process
 that holds its descriptor has ended, so no lock is ever stale.
@@ -21,8 +21,8 @@ _log = message_log(__name__)
 _CANNOT_LOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _WAIT_S, _POLL_S = 0.5, 0.05
 """Longer than `is_locked` holds the lock."""
-_warned: set[Path] = set()
-"""Spools whose file system cannot lock, as the log says already."""
+_warned = set[Path]()
+"""Spools whose file system cannot lock, as logged before."""
 
 
 class SpoolBusyError(RuntimeError):
@@ -36,12 +36,12 @@ def take_lock(folder: Path, *, shared: bool = False, held: Path | None = None) -
         folder: `<spool>/<run id>`.
         shared: Share the lock with others that share it; else take it exclusively. Where the file system cannot lock, a
             shared lock logs a warning once and locks nothing.
-        held: Another path of the folder, by which to open it.
+        held: Path by which to open the folder, if not `folder`.
 
     Raises:
         SpoolBusyError: Another process holds the lock.
-        FileNotFoundError: The folder is gone: another process has emptied it.
-        OSError: The file system cannot lock, and the lock was to be exclusive.
+        FileNotFoundError: Another process has removed the folder.
+        OSError: The file system cannot lock, and the lock is not shared.
     """
     path = (held or folder) / "lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -63,7 +63,7 @@ def take_lock(folder: Path, *, shared: bool = False, held: Path | None = None) -
                     "--recon-log-spool-dir.", folder.parent, error,
                 )  # fmt: skip
         if os.fstat(descriptor).st_ino != path.stat().st_ino:
-            raise FileNotFoundError(f"{folder} was emptied, and created again since.")
+            raise FileNotFoundError(f"{folder} was removed and created again meanwhile.")
     except BaseException:
         os.close(descriptor)
         raise
@@ -94,16 +94,13 @@ def _holder(descriptor: int) -> str:
 
 
 def is_alone(descriptor: int) -> bool:
-    """Make a shared lock of this process exclusive; False if others share it.
-
-    False where the file system cannot lock, as other processes cannot be ruled out.
-    """
+    """Make a shared lock of this process exclusive; False if others share it."""
     try:
         return _try(descriptor, fcntl.LOCK_EX)
     except OSError as error:
         if error.errno not in _CANNOT_LOCK:
             raise
-        return False
+        return False  # other processes cannot be ruled out
 
 
 def is_locked(folder: Path) -> bool:

@@ -1,15 +1,15 @@
-"""The content of a run's folder in the spool: everything that is not yet in MLflow.
+"""The content of a run's folder in the spool: everything of a run that is not yet in MLflow.
 
     <spool>/<run id>/run.json              run and server, never credentials; signed (`run_target`)
                     /scan.npz              what all snapshots of the run share
                     /raw/<generation>_epoch_<n>.snapshot        snapshots to render
-                    /raw/.recon-log-capture_<slot>.<process>    files that large snapshots are captured into
+                    /raw/.recon-log-capture_<slot>.<process>    files that captures write in place
                     /outbox/epoch_05/stitched/amp_pred.png      artifacts to upload
                     /history/{scales.json,gallery.html}         what pictures of later epochs depend on
                     /.recon-log-scratch.<process>/              temporary files of MLflow's uploads
-                    /lock                                       held (flock) by whoever may empty the folder
+                    /lock                                       see `lock`
 
-Names are not trusted: only names that this program gives to artifacts are written, uploaded or removed.
+File names are not trusted: only artifact names of this program are written, uploaded or removed.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from recon_worker.snapshot.artifact import HISTORY_FILES, Artifact
-from recon_worker.snapshot.codec import CodecError, dump_scan, load_scan
+from recon_worker.snapshot.codec import CodecError, dump_scan, file_header, load_scan
 from recon_worker.snapshot.records import Scan
 from recon_worker.spool.folder import RunFolder, SpoolError, temporary_path, walk, write_whole
 from recon_worker.spool.lock import take_lock
@@ -33,7 +33,8 @@ _ARTIFACT = re.compile(
     r"|cards/epoch_\d+/[A-Za-z0-9_]+\.step_\d+\.png|metrics/epoch_\d+\.json|description/run\.json"
 )
 _EPOCH = re.compile(r"(?:^|/)epoch_(\d+)[/.]")
-_RAW_NAME, _RAW = "{:08d}_epoch_{}.snapshot", re.compile(r"\d{8}_epoch_(\d+)\.snapshot")
+_RAW_NAME = "{:08d}_epoch_{}.snapshot"
+_RAW = re.compile(r"\d{8}_epoch_(\d+)\.snapshot")
 _DAMAGED = ".damaged"
 
 Version = tuple[int, int, int]
@@ -148,7 +149,8 @@ class Outbox(RunFolder):
     def publish_raw(self, file: RawFile, generation: int, epoch: int, header: bytes) -> Path:
         """Turn a file with complete arrays into a waiting snapshot; `header` is from `codec.snapshot_header`."""
         raw = self.folder / "raw" / _RAW_NAME.format(generation, epoch)
-        file.publish(self.held(raw), header)
+        file.header[:] = file_header(header, file.memory)
+        file.path.rename(self.held(raw))
         return raw
 
     def free_raw(self, raw: Path, slot: int | None) -> None:

@@ -47,11 +47,7 @@ def dump_target(target: RunTarget) -> bytes:
 
 
 def read_target(file: Path, folder: Path) -> tuple[RunTarget, bool]:
-    """Read run.json.
-
-    Args:
-        file: Path to open.
-        folder: The run's folder, for messages.
+    """Read run.json from `file`; `folder` is the run's folder, for messages.
 
     Returns:
         The run, and whether a training of this user wrote the record (`trust.is_own`).

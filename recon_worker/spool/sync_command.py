@@ -12,13 +12,9 @@ _NAME = "recon-worker"
 
 
 def sync_command(folder: str | Path) -> str:
-    """Return the command for a POSIX shell; the path may contain any bytes.
+    """Return the command, in POSIX shell syntax, for a spool or the folder of one run. The path may contain any bytes.
 
-    Uses the console script. Without one, as beside a package that was copied, it runs Python with the package's parent
-    in PYTHONPATH.
-
-    Args:
-        folder: The spool, or the folder of one run in it.
+    Without the console script, as with a copied package, it runs Python with the package's parent in PYTHONPATH.
     """
     beside = Path(sys.executable).with_name(_NAME)
     if shutil.which(_NAME):

@@ -1,7 +1,7 @@
 """Whether a spool may decide which server a `sync` contacts.
 
 A spool that a training of this user wrote may: its run.json is signed with a key in the user's state directory. Any
-other spool, from another user or an earlier version, must not direct credentials to a server that the user has not
+other spool, from another user or an earlier version, must direct neither credentials to a server that the user has not
 named, nor MLflow, which creates missing tables, to a database.
 """
 
@@ -60,9 +60,7 @@ def is_own(record: Mapping[str, Any]) -> bool:
     except (OSError, RuntimeError) as error:
         _log.info("The signature of the spool cannot be checked: %s.", error)
         return False
-    if not isinstance(given, str) or not given.isascii():
-        return False
-    return hmac.compare_digest(given, _signature(key, record))
+    return isinstance(given, str) and given.isascii() and hmac.compare_digest(given, _signature(key, record))
 
 
 def _signature(key: bytes, record: Mapping[str, Any]) -> str:
@@ -114,11 +112,11 @@ def why_refused(uri: str, *, own: bool) -> str | None:
     named = without_credentials(with_absolute_path(os.environ.get("MLFLOW_TRACKING_URI", "")))
     if own or is_sqlite(uri) or uri == named or (server is not None and server == _server(named)):
         return None
-    stranger = "and no training of yours on this machine has signed the spool"
+    unsigned = "and no training of yours on this machine has signed the spool"
     agree = f"To permit it, add: --tracking-uri {shlex.quote(shown(uri))}"
     if not uri.lower().startswith(("http://", "https://")):
-        return f"it names {shown(uri)}, {stranger}. {agree}"
-    # where MLflow finds credentials, which it would send to any server
+        return f"it names {shown(uri)}, {unsigned}. {agree}"
+    # Where MLflow finds credentials, which it would send to any server.
     found = [name for name in _CREDENTIALS if os.environ.get(name)]
     if os.environ.get(_SIGV4, "false").lower() not in ("", "false", "0"):
         found.append(_SIGV4)
@@ -128,7 +126,7 @@ def why_refused(uri: str, *, own: bool) -> str | None:
     if not found:
         return None
     where = "{}://{}:{}".format(*server) if server else shown(uri)
-    return f"it names the server {where}, {stranger}; it would get your credentials ({', '.join(found)}). {agree}"
+    return f"it names the server {where}, {unsigned}; it would get your credentials ({', '.join(found)}). {agree}"
 
 
 def _server(uri: str) -> tuple[str, str, int] | None:
