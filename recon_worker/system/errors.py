@@ -1,4 +1,4 @@
-"""Reports errors on one line, and tells shortages of the machine from faults of a snapshot.
+"""Describes errors on one line, and recognises those that a shortage of machine resources causes.
 
 Libraries wrap a root cause in ever more general exceptions, so `reason` names the root cause first.
 """

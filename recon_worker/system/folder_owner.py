@@ -1,4 +1,4 @@
-"""Checks who owns a folder: the owner can replace its contents by other files or links."""
+"""Checks who owns a folder: its owner can replace its files with links or with files of their own."""
 
 import contextlib
 import os
@@ -32,5 +32,5 @@ def why_not_ours(folder: Path, *, shared: bool = False) -> str | None:
     try:
         owner = f"the user {pwd.getpwuid(found.st_uid).pw_name}"
     except KeyError:
-        owner = f"the user with the number {found.st_uid}"
-    return f"it belongs to {owner}, who could replace it by other files or links"
+        owner = f"the user with ID {found.st_uid}"
+    return f"it belongs to {owner}, who could replace its files with other files or links"

@@ -15,8 +15,8 @@ def shows_progress() -> bool:
 def occupy_descriptors() -> None:
     """Open /dev/null at each closed descriptor from 0 to 2; child processes inherit it.
 
-    Otherwise shared memory or a socket would get such a number, output of libraries would be written into it, and the
-    worker would replace it by its own stderr.
+    Otherwise shared memory or a socket would get one of these numbers. Libraries would then print into it, and the
+    worker would replace it with its own stderr.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
