@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 
 from recon_worker.system.databases import with_absolute_path
-from recon_worker.system.errors import failure_of, reason
+from recon_worker.system.errors import reason
 from recon_worker.system.messages import message_log
 from recon_worker.upload.mlflow_client import without_mlflow_tracebacks
 
@@ -166,7 +166,8 @@ class QueuedMLFlowLogger(MLFlowLogger):
             self._stopped.wait(_HURRIED_WAIT_S)
 
     def _report(self, state: tenacity.RetryCallState) -> None:
-        error = failure_of(state)
+        error = state.outcome.exception() if state.outcome is not None else None
+        assert error is not None
         if self._error is None:
             _log.warning("The MLflow server did not accept metrics; they will be sent again. %s", reason(error))
         self._error = error

@@ -1,8 +1,10 @@
 """The console script `recon-worker`: arguments and dispatch. Imports nothing heavy before a command runs."""
 
 import argparse
+import contextlib
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +14,7 @@ from recon_worker.cli.console import ExitCode, log_on_stderr
 from recon_worker.spool.folder import SpoolError, run_folders
 from recon_worker.system.databases import with_absolute_path
 from recon_worker.system.messages import message_log
-from recon_worker.system.standard_streams import escape_unencodable_output, occupy_descriptors
+from recon_worker.system.standard_streams import occupy_descriptors
 from recon_worker.system.uris import without_credentials
 
 _log = message_log(__name__)
@@ -35,7 +37,8 @@ MLFLOW_TRACKING_TOKEN, or an MLFLOW_TRACKING_URI that contains them.
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     occupy_descriptors()
-    escape_unencodable_output()
+    with contextlib.suppress(AttributeError, ValueError):  # stdout is closed, or not a stream of Python
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # paths may contain any bytes
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], ExitCode] = arguments.command
     with log_on_stderr():
@@ -98,13 +101,15 @@ def _add_command(
 
 
 class _Version(argparse.Action):
-    """Prints the version of the distribution that provides this package, "unknown" if it is not installed."""
+    """Prints the version of the distribution, "unknown" if it is not installed."""
 
     def __call__(self, parser: argparse.ArgumentParser, *ignored: object) -> None:
-        from importlib.metadata import packages_distributions, version
+        from importlib.metadata import PackageNotFoundError, version
 
-        distributions = packages_distributions().get(__name__.partition(".")[0])
-        print(parser.prog, version(distributions[0]) if distributions else "unknown")
+        found = "unknown"
+        with contextlib.suppress(PackageNotFoundError):
+            found = version("recon-worker")
+        print(parser.prog, found)
         parser.exit()
 
 
@@ -179,7 +184,7 @@ def _each(folders: Sequence[Path], look: Callable[[Path], _T]) -> tuple[list[_T]
     for folder in folders:
         try:
             results.append(look(folder))
-        except SpoolError as error:
+        except (SpoolError, FileNotFoundError) as error:
             _log.error("%s", error)
             code = ExitCode.ERROR
     return results, code

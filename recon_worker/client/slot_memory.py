@@ -13,7 +13,8 @@ from recon_worker.settings import MAX_AUTO_DEPTH, WorkerSettings
 from recon_worker.snapshot.codec import FILE_HEADER_BYTES, dump_snapshot, snapshot_header
 from recon_worker.snapshot.records import Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.snapshot.slots import Slot, SlotContent, create_memory
-from recon_worker.spool.outbox import Outbox
+from recon_worker.spool.outbox import Outbox, total_bytes
+from recon_worker.spool.snapshot_file import RawFile
 from recon_worker.system.messages import message_log, size_text
 
 _log = message_log(__name__)
@@ -111,7 +112,7 @@ class SlotMemory:
             self._occupy_slot(job)
         try:
             if (self.depth if job.slot is None else job.slot) >= n_in_budget:
-                job.file = self.outbox.new_raw(job.slot, job.nbytes)
+                job.file = RawFile(self.outbox.held(self.outbox.capture_file(job.slot)), job.nbytes)
             elif job.slot is not None:
                 self.all_slots[job.slot].reserve(job.nbytes)
             elif len(self._overflow_buffer) < job.nbytes:
@@ -150,7 +151,8 @@ class SlotMemory:
         """Whether `store` would take the waiting snapshots on disk beyond `spill_bytes`."""
         if job.file is None and in_slot:
             return False
-        return self.outbox.raw_bytes() + FILE_HEADER_BYTES + job.nbytes > self._settings.spill_bytes
+        waiting = total_bytes(map(self.outbox.held, self.outbox.raw()))
+        return waiting + FILE_HEADER_BYTES + job.nbytes > self._settings.spill_bytes
 
     def store(self, job: Job, *, in_slot: bool) -> None:
         """Make a captured snapshot readable for the worker.
@@ -202,7 +204,7 @@ class SlotMemory:
             if job.path is not None:
                 self.outbox.free_raw(job.path, job.slot if in_file_of_slot else None)
             elif job.file is not None and not in_file_of_slot:
-                job.file.discard()
+                job.file.path.unlink(missing_ok=True)
         except OSError as error:
             _log.warning("%s is no longer needed but cannot be removed: %s", job.path or "A capture file", error)
         job.file = None

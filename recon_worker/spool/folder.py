@@ -24,15 +24,11 @@ _DISPENSABLE = re.compile(r"run\.json|scan\.npz|lock")
 _PARTS = {"lock", "run.json", "outbox", "raw"}
 """Entries that tell a run's folder from others; each has some of them from its creation."""
 _RUN_PARTS = ("run.json", "raw", "outbox")
-_DESCRIPTORS = Path("/proc/self/fd")
+_HAS_DESCRIPTOR_PATHS = Path("/proc/self/fd").is_dir()
 
 
 class SpoolError(ValueError):
     """A spool directory cannot be used. The message says why and what to do."""
-
-
-class SpoolGoneError(SpoolError, FileNotFoundError):
-    """The folder does not exist, or no longer: another process has emptied it."""
 
 
 class RunFolder:
@@ -45,55 +41,49 @@ class RunFolder:
         descriptor: Descriptor of the folder that another process has opened; this object closes it.
 
     Raises:
-        SpoolGoneError: The folder does not exist.
-        SpoolError: The folder is a link, or belongs to somebody else.
+        FileNotFoundError: The folder does not exist, or another process has removed it.
+        SpoolError: The folder is a link, or another user owns it.
         OSError: The folder cannot be created or opened.
     """
 
-    folder: Path
-    """Path of the folder as it was opened, for messages."""
-    descriptor: int
-    """Descriptor of the folder; -1 once it is closed."""
-
     def __init__(self, folder: Path, *, create: bool = True, descriptor: int | None = None) -> None:
-        self.folder, self.descriptor = folder, -1
+        self.folder = folder
+        """Path of the folder as it was opened, for messages."""
+        self.descriptor = -1 if descriptor is None else descriptor
+        """Descriptor of the folder; -1 once it is closed."""
         self._folders_change = threading.Lock()
-        if descriptor is not None:
-            self._use(descriptor)
-        elif not create:
-            self._open()
         if create:
             self._make_folders("outbox", "raw")
-
-    def __del__(self) -> None:
-        self.close()
+        elif descriptor is None:
+            self._open()
 
     def close(self) -> None:
         """Close the descriptor. The object must not be used afterwards."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
-            self._use(-1)
+            self.descriptor = -1
+
+    __del__ = close
+
+    @property
+    def _place(self) -> Path:
+        """Path of the folder by way of its descriptor, where the system supports that."""
+        return Path(f"/proc/self/fd/{self.descriptor}") if _HAS_DESCRIPTOR_PATHS else self.folder
 
     def _open(self) -> None:
         try:
             descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError as error:
-            raise SpoolGoneError(f"{self.folder} is not a spool: it does not exist.") from error
+            raise FileNotFoundError(f"{self.folder} is not a spool: it does not exist.") from error
         except NotADirectoryError as error:
-            raise SpoolError(f"{self.folder} is a link or no folder; a spool holds files and folders.") from error
+            raise SpoolError(f"{self.folder} is a link or not a folder; a spool holds files and folders.") from error
         self.close()
-        self._use(descriptor)
-        refusal = why_not_ours(self._place)
-        if refusal:
+        self.descriptor = descriptor
+        if refusal := why_not_ours(self._place):
             raise SpoolError(f"{self.folder} cannot be used: {refusal}. Choose another spool directory.")
 
-    def _use(self, descriptor: int) -> None:
-        """Name all files by way of the descriptor from now on, where the system supports that."""
-        self.descriptor = descriptor
-        self._place = _DESCRIPTORS / str(descriptor) if _DESCRIPTORS.is_dir() else self.folder
-
     def _make_folders(self, *names: str) -> None:
-        """Create folders of the run, and the run's own folder even if somebody has removed it."""
+        """Create folders of the run, and the run's own folder if it is missing or was removed."""
         if self.descriptor < 0 or not os.fstat(self.descriptor).st_nlink:
             self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
@@ -106,35 +96,24 @@ class RunFolder:
                 )
         _make_private(self.descriptor)
         for name in names:
-            _make_private_folder(self._place / name)
+            _make_private(self._place / name)
 
     def held(self, place: Path) -> Path:
         """Return the path to open, change or remove for a path below `folder`."""
         return self._place / place.relative_to(self.folder)
 
-    def _named(self, held: Path) -> Path:
-        """Return the path below `folder`, as the user knows it: the inverse of `held`."""
-        return self.folder / held.relative_to(self._place)
-
     def take_scratch(self) -> None:
-        """Make `tempfile` write into the spool, so that a killed process leaves nothing elsewhere.
-
-        On a full disk the system's default folder remains in use.
-        """
+        """Make `tempfile` write into the spool, so that a killed process leaves nothing elsewhere."""
         folder = temporary_path(self._place / "scratch")
-        with contextlib.suppress(OSError):
-            _make_private_folder(folder)
+        with contextlib.suppress(OSError):  # on a full disk the system's default folder remains in use
+            _make_private(folder)
             tempfile.tempdir = str(folder)
 
     def sweep(self) -> None:
         """Remove incomplete files of other processes and all scratch. The caller must hold the spool's lock alone."""
         for place in walk(self._place):
-            if not _TEMPORARY.fullmatch(place.name):
-                continue
-            if place.is_dir() and not place.is_symlink():
-                shutil.rmtree(place)
-            else:
-                place.unlink(missing_ok=True)
+            if _TEMPORARY.fullmatch(place.name):
+                shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
 
     @property
     def is_empty(self) -> bool:
@@ -166,7 +145,7 @@ class RunFolder:
 
     @property
     def place_now(self) -> Path:
-        """Current path of the folder, which somebody may have renamed; `folder` where the system cannot tell."""
+        """Current path of the folder, which may have been renamed; `folder` where the system cannot tell."""
         return self.folder if self._is_called(self.folder) or self._place == self.folder else self._place.readlink()
 
     def _is_called(self, name: str | Path, parent: int | None = None) -> bool:
@@ -186,36 +165,31 @@ def run_folders(directory: Path) -> list[Path]:
         SpoolError: The directory does not exist, or is not a spool.
     """
     directory = directory.resolve()
-    if not directory.is_dir():
-        if directory.parent.is_dir() and _runs(directory.parent) is not None:
-            return []
-        raise SpoolError(f"{directory} does not exist, and its parent is not a spool: check the path.")
     if any((directory / name).exists() for name in _RUN_PARTS):
         return [directory]
-    folders = _runs(directory)
-    if folders is None:
-        raise SpoolError(f"{directory} is not a spool: neither it nor a folder in it holds a run.json.")
-    return folders
-
-
-def _runs(directory: Path) -> list[Path] | None:
-    """Return the run folders in a directory; None if it holds other things only."""
+    exists = directory.is_dir()
+    spool = directory if exists else directory.parent
+    refusal = f"{directory} is not a spool: neither it nor a folder in it holds a run.json."
+    if not exists:
+        refusal = f"{directory} does not exist, and its parent is not a spool: check the path."
+        if not spool.is_dir():
+            raise SpoolError(refusal)
     entries: list[Path] = []
     with contextlib.suppress(FileNotFoundError):  # emptied meanwhile
-        entries = [place for place in sorted(directory.iterdir()) if not place.name.startswith(".")]
+        entries = [place for place in sorted(spool.iterdir()) if not place.name.startswith(".")]
     folders = [place for place in entries if any((place / name).exists() for name in _RUN_PARTS)]
-    return folders if folders or not entries else None
+    if entries and not folders:
+        raise SpoolError(refusal)
+    return folders if exists else []
 
 
 def walk(folder: Path) -> Iterator[Path]:
     """Yield all files, folders and links below a folder. Links are not followed; folders may vanish meanwhile."""
-
-    def fail_unless_gone(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise error
-
-    for parent, folders, files in os.walk(folder, onerror=fail_unless_gone):
-        yield from (Path(parent, name) for name in (*folders, *files))
+    with contextlib.suppress(FileNotFoundError):
+        for place in folder.iterdir():
+            yield place
+            if place.is_dir() and not place.is_symlink():
+                yield from walk(place)
 
 
 def temporary_path(place: Path) -> Path:
@@ -226,10 +200,7 @@ def temporary_path(place: Path) -> Path:
 def write_whole(place: Path, parts: Sequence[bytes | memoryview], time_s: float | None = None) -> None:
     """Write a file under a temporary name and rename it, so that a file under its own name is complete.
 
-    Args:
-        place: Path of the file.
-        parts: Its content.
-        time_s: Modification time, Unix seconds; None: now.
+    `time_s` is its modification time in Unix seconds; None: now.
     """
     temporary = temporary_path(place)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
@@ -245,15 +216,13 @@ def write_whole(place: Path, parts: Sequence[bytes | memoryview], time_s: float 
         raise
 
 
-def _make_private_folder(folder: Path) -> None:
-    """Create a folder for its owner only, whatever the umask is."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if stat.S_ISDIR(folder.lstat().st_mode):  # the target of a link is not changed
-        _make_private(folder)
-
-
 def _make_private(folder: Path | int) -> None:
-    mode = os.stat(folder).st_mode  # noqa: PTH116 - may be a descriptor
-    if mode & 0o777 != 0o700:
-        with contextlib.suppress(OSError):  # somebody else's, read-only, or a file system without such modes
-            os.chmod(folder, stat.S_IMODE(mode) & ~0o777 | 0o700)  # noqa: PTH101
+    """Allow access to a folder, given by path or descriptor, to its owner only. Creates it if the path is missing."""
+    if isinstance(folder, Path):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        mode = folder.lstat().st_mode  # the target of a link is not changed
+    else:
+        mode = os.fstat(folder).st_mode
+    if stat.S_ISDIR(mode) and mode & 0o777 != 0o700:  # mkdir obeys the umask
+        with contextlib.suppress(OSError):  # another user's folder, or a file system that is read-only or has no modes
+            os.chmod(folder, stat.S_IMODE(mode) & ~0o777 | 0o700)  # noqa: PTH101 - may be a descriptor

@@ -1,4 +1,4 @@
-"""Who may work on a run's folder in the spool: the holders of an flock on `<spool>/<run id>/lock`.
+"""Who may work on a run's folder in the spool: the processes that hold a lock (flock) on `<spool>/<run id>/lock`.
 
 A training run and its worker share it; a `sync` holds it exclusively. The kernel releases a lock when the last process
 that holds its descriptor has ended, so no lock is ever stale.
@@ -10,7 +10,6 @@ without a lock, as each run has a folder of its own; a `sync`, which could inter
 import contextlib
 import errno
 import fcntl
-import functools
 import os
 import time
 from pathlib import Path
@@ -22,6 +21,8 @@ _log = message_log(__name__)
 _CANNOT_LOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _WAIT_S, _POLL_S = 0.5, 0.05
 """Longer than `is_locked` holds the lock."""
+_warned = set[Path]()
+"""Spools whose file system cannot lock, as logged before."""
 
 
 class SpoolBusyError(RuntimeError):
@@ -35,15 +36,15 @@ def take_lock(folder: Path, *, shared: bool = False, held: Path | None = None) -
         folder: `<spool>/<run id>`.
         shared: Share the lock with others that share it; else take it exclusively. Where the file system cannot lock, a
             shared lock logs a warning once and locks nothing.
-        held: Another path of the folder, by which to open it.
+        held: Path by which to open the folder, if not `folder`.
 
     Raises:
         SpoolBusyError: Another process holds the lock.
-        FileNotFoundError: The folder is gone: another process has emptied it.
-        OSError: The file system cannot lock, and the lock was to be exclusive.
+        FileNotFoundError: Another process has removed the folder.
+        OSError: The file system cannot lock, and the lock is not shared.
     """
-    place = (held or folder) / "lock"
-    descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    path = (held or folder) / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     deadline = time.monotonic() + _WAIT_S
     try:
         try:
@@ -54,22 +55,19 @@ def take_lock(folder: Path, *, shared: bool = False, held: Path | None = None) -
         except OSError as error:
             if not shared or error.errno not in _CANNOT_LOCK:
                 raise
-            _warn_once(folder.parent, str(error))
-        if os.fstat(descriptor).st_ino != place.stat().st_ino:
-            raise FileNotFoundError(f"{folder} was emptied, and created again since.")
+            if folder.parent not in _warned:
+                _warned.add(folder.parent)
+                _log.warning(
+                    "%s lies on a file system that cannot lock files (%s). Logging continues. Do not sync it before "
+                    "the training has ended; then copy it to a local disk (cp -a) and sync the copy, or choose another "
+                    "--recon-log-spool-dir.", folder.parent, error,
+                )  # fmt: skip
+        if os.fstat(descriptor).st_ino != path.stat().st_ino:
+            raise FileNotFoundError(f"{folder} was removed and created again meanwhile.")
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
-
-
-@functools.cache
-def _warn_once(spool: Path, reason: str) -> None:
-    _log.warning(
-        "%s lies on a file system that cannot lock files (%s). Logging continues. Do not sync it before the training "
-        "has ended; then copy it to a local disk (cp -a) and sync the copy, or choose another --recon-log-spool-dir.",
-        spool, reason,
-    )  # fmt: skip
 
 
 def note_worker(descriptor: int, pid: int) -> None:
@@ -96,11 +94,13 @@ def _holder(descriptor: int) -> str:
 
 
 def is_alone(descriptor: int) -> bool:
-    """Make a shared lock of this process exclusive; False if others share it.
-
-    False where the file system cannot lock, as other processes cannot be ruled out.
-    """
-    return _try_unless_unsupported(descriptor) is True
+    """Make a shared lock of this process exclusive; False if others share it."""
+    try:
+        return _try(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _CANNOT_LOCK:
+            raise
+        return False  # other processes cannot be ruled out
 
 
 def is_locked(folder: Path) -> bool:
@@ -110,19 +110,13 @@ def is_locked(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return _try_unless_unsupported(descriptor) is False
-    finally:
-        os.close(descriptor)
-
-
-def _try_unless_unsupported(descriptor: int) -> bool | None:
-    """Try to lock exclusively; None where the file system cannot lock."""
-    try:
-        return _try(descriptor, fcntl.LOCK_EX)
+        return not _try(descriptor, fcntl.LOCK_EX)
     except OSError as error:
         if error.errno not in _CANNOT_LOCK:
             raise
-        return None
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def _try(descriptor: int, kind: int) -> bool:

@@ -1,26 +1,26 @@
-"""The content of a run's folder in the spool: everything that is not yet in MLflow.
+"""The content of a run's folder in the spool: everything of a run that is not yet in MLflow.
 
     <spool>/<run id>/run.json              run and server, never credentials; signed (`run_target`)
                     /scan.npz              what all snapshots of the run share
                     /raw/<generation>_epoch_<n>.snapshot        snapshots to render
-                    /raw/.recon-log-capture_<place>.<process>   files that large snapshots are captured into
+                    /raw/.recon-log-capture_<slot>.<process>    files that captures write in place
                     /outbox/epoch_05/stitched/amp_pred.png      artifacts to upload
                     /history/{scales.json,gallery.html}         what pictures of later epochs depend on
                     /.recon-log-scratch.<process>/              temporary files of MLflow's uploads
-                    /lock                                       held (flock) by whoever may empty the folder
+                    /lock                                       see `lock`
 
-Names are not trusted: only names that this program gives to artifacts are written, uploaded or removed.
+File names are not trusted: only artifact names of this program are written, uploaded or removed.
 """
 
 import contextlib
 import math
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from recon_worker.snapshot.artifact import HISTORY_FILES, Artifact
-from recon_worker.snapshot.codec import CodecError, dump_scan, load_scan
+from recon_worker.snapshot.codec import CodecError, dump_scan, file_header, load_scan
 from recon_worker.snapshot.records import Scan
 from recon_worker.spool.folder import RunFolder, SpoolError, temporary_path, walk, write_whole
 from recon_worker.spool.lock import take_lock
@@ -33,6 +33,7 @@ _ARTIFACT = re.compile(
     r"|cards/epoch_\d+/[A-Za-z0-9_]+\.step_\d+\.png|metrics/epoch_\d+\.json|description/run\.json"
 )
 _EPOCH = re.compile(r"(?:^|/)epoch_(\d+)[/.]")
+_RAW_NAME = "{:08d}_epoch_{}.snapshot"
 _RAW = re.compile(r"\d{8}_epoch_(\d+)\.snapshot")
 _DAMAGED = ".damaged"
 
@@ -62,7 +63,7 @@ class Outbox(RunFolder):
             with contextlib.suppress(FileNotFoundError):  # uploaded meanwhile
                 mode = place.lstat().st_mode
                 if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                    named = self._named(place)
+                    named = self.folder / place.relative_to(self._place)
                     raise SpoolError(f"{named} is a link or a device; a spool holds files and folders. Remove it.")
         return read_target(self._place / "run.json", self.folder)
 
@@ -137,39 +138,34 @@ class Outbox(RunFolder):
 
     def put_raw(self, generation: int, epoch: int, parts: Sequence[bytes | memoryview]) -> Path:
         """Keep a snapshot (`codec.dump_snapshot`) until it is rendered. Returns the path of its file."""
-        raw = self._raw_path(generation, epoch)
+        raw = self.folder / "raw" / _RAW_NAME.format(generation, epoch)
         write_whole(self.held(raw), parts)
         return raw
 
-    def new_raw(self, place: int | None, nbytes: int) -> RawFile:
-        """Open the file `capture_file(place)` for arrays of `nbytes` that are written in place until `publish_raw`."""
-        return RawFile(self.held(self.capture_file(place)), nbytes)
-
-    def capture_file(self, place: int | None) -> Path:
+    def capture_file(self, slot: int | None) -> Path:
         """Return the path of a queue slot's file while no snapshot waits in it; None: the file without a slot."""
-        return temporary_path(self.folder / "raw" / ("capture" if place is None else f"capture_{place}"))
+        return temporary_path(self.folder / "raw" / ("capture" if slot is None else f"capture_{slot}"))
 
     def publish_raw(self, file: RawFile, generation: int, epoch: int, header: bytes) -> Path:
         """Turn a file with complete arrays into a waiting snapshot; `header` is from `codec.snapshot_header`."""
-        raw = self._raw_path(generation, epoch)
-        file.publish(self.held(raw), header)
+        raw = self.folder / "raw" / _RAW_NAME.format(generation, epoch)
+        file.header[:] = file_header(header, file.memory)
+        file.path.rename(self.held(raw))
         return raw
 
-    def free_raw(self, raw: Path, place: int | None) -> None:
+    def free_raw(self, raw: Path, slot: int | None) -> None:
         """Release a snapshot file: return it to its queue slot, or remove it if it has none."""
         with contextlib.suppress(FileNotFoundError):
-            if place is None:
+            if slot is None:
                 self.held(raw).unlink()
             else:
-                self.held(raw).rename(self.held(self.capture_file(place)))
-
-    def _raw_path(self, generation: int, epoch: int) -> Path:
-        return self.folder / "raw" / f"{generation:08d}_epoch_{epoch}.snapshot"
+                self.held(raw).rename(self.held(self.capture_file(slot)))
 
     def raw(self) -> list[Path]:
         """Return the snapshot files that wait to be rendered, oldest first."""
         found = (self._place / "raw").glob("*.snapshot")
-        return sorted(self._named(p) for p in found if _RAW.fullmatch(p.name) and p.is_file() and not p.is_symlink())
+        names = sorted(p.name for p in found if _RAW.fullmatch(p.name) and p.is_file() and not p.is_symlink())
+        return [self.folder / "raw" / name for name in names]
 
     def raw_generations(self) -> dict[int, Path]:
         """Return the waiting snapshot files by generation."""
@@ -180,10 +176,6 @@ class Outbox(RunFolder):
         rendered = {int(epoch) for name in self.artifacts() if (epoch := epoch_of(name)) < math.inf}
         return rendered | {int(match[1]) for raw in self.raw() if (match := _RAW.fullmatch(raw.name))}
 
-    def raw_bytes(self) -> int:
-        """Return the total size of the waiting snapshots."""
-        return total_bytes([self.held(raw) for raw in self.raw()])
-
     def set_aside(self, raw: Path) -> Path:
         """Rename a snapshot file that cannot be rendered, so that it is not tried again. Returns its path."""
         kept = raw.with_name(raw.name + _DAMAGED)
@@ -192,7 +184,8 @@ class Outbox(RunFolder):
 
     def damaged(self) -> list[Path]:
         """Return the snapshot files that were set aside."""
-        return sorted(map(self._named, (self._place / "raw").glob(f"*{_DAMAGED}")))
+        found = (self._place / "raw").glob(f"*{_DAMAGED}")
+        return sorted(self.folder / "raw" / place.name for place in found)
 
     def take_back_damaged(self) -> None:
         """Queue the files that were set aside again, except where a waiting snapshot has the same name."""
@@ -209,7 +202,7 @@ def version_of(file: Path) -> Version:
 
 
 def is_artifact_name(path: str) -> bool:
-    """Return whether this program gives artifacts such names; nothing else is written, uploaded or removed."""
+    """Return whether a path is an artifact name of this program. Other files are never written, uploaded or removed."""
     return _ARTIFACT.fullmatch(path) is not None
 
 
@@ -219,7 +212,7 @@ def epoch_of(name: str) -> float:
     return int(found[1]) if found else math.inf
 
 
-def total_bytes(files: Sequence[Path]) -> int:
+def total_bytes(files: Iterable[Path]) -> int:
     """Return the total size of files; files that vanish meanwhile count as empty."""
     total = 0
     for file in files:

@@ -4,7 +4,6 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from recon_worker.spool.folder import SpoolError
 from recon_worker.spool.trust import is_own, signed
@@ -48,11 +47,7 @@ def dump_target(target: RunTarget) -> bytes:
 
 
 def read_target(file: Path, folder: Path) -> tuple[RunTarget, bool]:
-    """Read run.json.
-
-    Args:
-        file: Path to open.
-        folder: The run's folder, for messages.
+    """Read run.json from `file`; `folder` is the run's folder, for messages.
 
     Returns:
         The run, and whether a training of this user wrote the record (`trust.is_own`).
@@ -72,14 +67,10 @@ def read_target(file: Path, folder: Path) -> tuple[RunTarget, bool]:
         )
     if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id) or not isinstance(uri, str):
         raise SpoolError(f"{folder}/run.json does not name an MLflow run.")
-    return RunTarget(run_id=run_id, tracking_uri=uri, **_resumption(record)), is_own(record)
-
-
-def _resumption(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a record about the start of the training; empty unless all of them are valid."""
     names = ("earlier_run_id", "earlier_epoch", "earlier_fit_unix_s", "started_unix_s")
-    run_id, epoch, fit, started = (record.get(name, 0.0) for name in names)
-    named = run_id is None or (isinstance(run_id, str) and _RUN_ID.fullmatch(run_id) is not None)
-    if not named or type(epoch) is not int or type(fit) is not float or type(started) is not float:
-        return {}
-    return dict(zip(names, (run_id, epoch, fit, started), strict=True))
+    start = {name: record.get(name, 0.0) for name in names}
+    earlier, *numbers = start.values()
+    known = earlier is None or (isinstance(earlier, str) and _RUN_ID.fullmatch(earlier) is not None)
+    if not known or [type(number) for number in numbers] != [int, float, float]:
+        start = {}  # all or nothing: the defaults
+    return RunTarget(run_id=run_id, tracking_uri=uri, **start), is_own(record)

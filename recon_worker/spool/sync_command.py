@@ -12,13 +12,9 @@ _NAME = "recon-worker"
 
 
 def sync_command(folder: str | Path) -> str:
-    """Return the command for a POSIX shell; the path may contain any bytes.
+    """Return the command, in POSIX shell syntax, for a spool or the folder of one run. The path may contain any bytes.
 
-    Uses the console script. Without one, as beside a package that was copied, it runs Python with the package's parent
-    in PYTHONPATH.
-
-    Args:
-        folder: The spool, or the folder of one run in it.
+    Without the console script, as with a copied package, it runs Python with the package's parent in PYTHONPATH.
     """
     beside = Path(sys.executable).with_name(_NAME)
     if shutil.which(_NAME):
@@ -36,10 +32,8 @@ def sync_command(folder: str | Path) -> str:
 def quoted(folder: str | Path) -> str:
     """Quote a path for a shell; unprintable characters and undecodable bytes need `$'...'` (bash, zsh)."""
     path = str(folder)
-    return shlex.quote(path) if path.isprintable() else f"$'{''.join(map(_escaped, path))}'"
-
-
-def _escaped(letter: str) -> str:
-    if letter in "\\'":
-        return f"\\{letter}"
-    return letter if letter.isprintable() else "".join(f"\\{byte:03o}" for byte in os.fsencode(letter))
+    if path.isprintable():
+        return shlex.quote(path)
+    letters = path.replace("\\", r"\\").replace("'", r"\'")
+    escaped = (c if c.isprintable() else "".join(f"\\{byte:03o}" for byte in os.fsencode(c)) for c in letters)
+    return f"$'{''.join(escaped)}'"

@@ -1,7 +1,7 @@
 """Whether a spool may decide which server a `sync` contacts.
 
 A spool that a training of this user wrote may: its run.json is signed with a key in the user's state directory. Any
-other spool, from another user or an earlier version, must not direct credentials to a server that the user has not
+other spool, from another user or an earlier version, must direct neither credentials to a server that the user has not
 named, nor MLflow, which creates missing tables, to a database.
 """
 
@@ -43,7 +43,7 @@ _PORTS = {"http": 80, "https": 443}
 def signed(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record (run.json) with its signature; unsigned if the user has no key and none can be created."""
     try:
-        key = _read_key() or _make_key()
+        key = _key(create=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: the home directory is unknown
         _log.info("The spool is not signed: %s. A sync may ask you to name the tracking server.", error)
         return dict(record)
@@ -54,13 +54,13 @@ def is_own(record: Mapping[str, Any]) -> bool:
     """Return whether a record has a valid signature of this user."""
     given = record.get(SIGNATURE)
     try:
-        key = _read_key()
+        key = _key(create=False)
+    except FileNotFoundError:
+        return False
     except (OSError, RuntimeError) as error:
         _log.info("The signature of the spool cannot be checked: %s.", error)
         return False
-    if key is None or not isinstance(given, str) or not given.isascii():
-        return False
-    return hmac.compare_digest(given, _signature(key, record))
+    return isinstance(given, str) and given.isascii() and hmac.compare_digest(given, _signature(key, record))
 
 
 def _signature(key: bytes, record: Mapping[str, Any]) -> str:
@@ -69,49 +69,33 @@ def _signature(key: bytes, record: Mapping[str, Any]) -> str:
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
-def _key_file() -> Path:
-    named = Path(os.environ.get("XDG_STATE_HOME", ""))
-    state = named if named.is_absolute() else Path("~/.local/state").expanduser()
-    return state / "recon-worker" / "key"
-
-
-def _read_key() -> bytes | None:
-    """Return the user's key; None if there is none yet.
+def _key(*, create: bool) -> bytes:
+    """Return the user's key; if there is none, create it first or raise FileNotFoundError.
 
     Raises:
-        OSError: The key cannot be read, is damaged, or other users could know it.
+        OSError: The key cannot be read or created, is damaged, or other users could know it.
     """
-    place = _key_file()
-    try:
-        descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
+    named = Path(os.environ.get("XDG_STATE_HOME", ""))
+    state = named if named.is_absolute() else Path("~/.local/state").expanduser()
+    path = state / "recon-worker" / "key"
+    if create and not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own = path.with_name(f"key.{os.getpid()}.{secrets.token_hex(4)}")
+        try:
+            with os.fdopen(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(_KEY_BYTES))
+            with contextlib.suppress(FileExistsError):  # another process has just created it: use that one
+                os.link(own, path)  # so that it appears complete
+        finally:
+            own.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        found = os.fstat(file.fileno())
         private = found.st_uid == os.geteuid() and not found.st_mode & 0o077
         if not stat.S_ISREG(found.st_mode) or not private:
-            raise OSError(f"{place} must be a regular file of yours that nobody else can read; remove it")
+            raise OSError(f"{path} must be a regular file of yours that nobody else can read; remove it")
         key = file.read(_KEY_BYTES + 1)
     if len(key) != _KEY_BYTES:
-        raise OSError(f"{place} does not hold {_KEY_BYTES} bytes; remove it")
-    return key
-
-
-def _make_key() -> bytes:
-    """Create the key, or return the one that another process created at the same moment. It appears complete."""
-    place = _key_file()
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    own = place.with_name(f"key.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        with os.fdopen(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
-        with contextlib.suppress(FileExistsError):
-            os.link(own, place)
-    finally:
-        own.unlink(missing_ok=True)
-    key = _read_key()
-    if key is None:
-        raise OSError(f"{place} was removed again")
+        raise OSError(f"{path} does not hold {_KEY_BYTES} bytes; remove it")
     return key
 
 
@@ -128,15 +112,21 @@ def why_refused(uri: str, *, own: bool) -> str | None:
     named = without_credentials(with_absolute_path(os.environ.get("MLFLOW_TRACKING_URI", "")))
     if own or is_sqlite(uri) or uri == named or (server is not None and server == _server(named)):
         return None
-    stranger = "and no training of yours on this machine has signed the spool"
+    unsigned = "and no training of yours on this machine has signed the spool"
     agree = f"To permit it, add: --tracking-uri {shlex.quote(shown(uri))}"
     if not uri.lower().startswith(("http://", "https://")):
-        return f"it names {shown(uri)}, {stranger}. {agree}"
-    found = _credentials()
+        return f"it names {shown(uri)}, {unsigned}. {agree}"
+    # Where MLflow finds credentials, which it would send to any server.
+    found = [name for name in _CREDENTIALS if os.environ.get(name)]
+    if os.environ.get(_SIGV4, "false").lower() not in ("", "false", "0"):
+        found.append(_SIGV4)
+    found += sorted(name for name in os.environ if name.startswith("DATABRICKS_"))
+    if Path(os.path.expanduser(_CREDENTIALS_FILE)).exists():  # noqa: PTH111 - as MLflow does
+        found.append(_CREDENTIALS_FILE)
     if not found:
         return None
     where = "{}://{}:{}".format(*server) if server else shown(uri)
-    return f"it names the server {where}, {stranger}; it would get your credentials ({', '.join(found)}). {agree}"
+    return f"it names the server {where}, {unsigned}; it would get your credentials ({', '.join(found)}). {agree}"
 
 
 def _server(uri: str) -> tuple[str, str, int] | None:
@@ -146,13 +136,3 @@ def _server(uri: str) -> tuple[str, str, int] | None:
         return None
     scheme, host = found[1].lower(), found[2].lower()
     return scheme, host, int(found[3] or _PORTS[scheme])
-
-
-def _credentials() -> list[str]:
-    """Return the names of the places where MLflow finds credentials that it would send to any server."""
-    found = [name for name in _CREDENTIALS if os.environ.get(name)]
-    if os.environ.get(_SIGV4, "false").lower() not in ("", "false", "0"):
-        found.append(_SIGV4)
-    found += sorted(name for name in os.environ if name.startswith("DATABRICKS_"))
-    in_file = Path(os.path.expanduser(_CREDENTIALS_FILE)).exists()  # noqa: PTH111 - as MLflow does
-    return [*found, _CREDENTIALS_FILE] if in_file else found

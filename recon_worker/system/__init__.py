@@ -1,7 +1,7 @@
-"""The operating system and how the program reports. Bottom room: every process uses it, and it imports no other room.
+"""The operating system, and how the program reports. The bottom layer: every process uses it; it imports no other.
 
-messages            loggers that never raise; sizes in words
-errors              the root cause of an error on one line; errors that a shortage of the machine explains
+messages            loggers that never raise; sizes as text
+errors              the root cause of an error on one line; errors that a shortage of resources causes
 uris                tracking URIs without credentials
 databases           SQLite databases behind tracking URIs
 mlflow_environment  timeouts and retries of MLflow's HTTP client

@@ -59,22 +59,17 @@ def why_not_mlflows(uri: str) -> str | None:
     file = Path(named or "").absolute()
     if not named or not file.is_file():
         return f"there is no database {file}."
-    try:
-        missing = sorted(_TABLES - _tables(file, _READ_ONLY))
-    except sqlite3.OperationalError:
-        raise
-    except sqlite3.DatabaseError:
-        return f"{file} is not an SQLite database."
-    return f"{file} is not an MLflow database: table {missing[0]} is missing." if missing else None
-
-
-def _tables(file: Path, options: str) -> set[str]:
-    try:
+    for options in (_READ_ONLY, _IMMUTABLE):
         place = f"file:{quote(str(file))}?{options}"
-        with contextlib.closing(sqlite3.connect(place, uri=True, timeout=_LOCK_TIMEOUT_S)) as connection:
-            return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    except sqlite3.OperationalError as error:
-        unfinished_write = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
-        if options == _IMMUTABLE or not unfinished_write:
-            raise
-    return _tables(file, _IMMUTABLE)
+        try:
+            with contextlib.closing(sqlite3.connect(place, uri=True, timeout=_LOCK_TIMEOUT_S)) as connection:
+                rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+            break
+        except sqlite3.OperationalError as error:
+            unfinished_write = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+            if options == _IMMUTABLE or not unfinished_write:
+                raise
+        except sqlite3.DatabaseError:
+            return f"{file} is not an SQLite database."
+    missing = sorted(_TABLES - {name for (name,) in rows})
+    return f"{file} is not an MLflow database: table {missing[0]} is missing." if missing else None

@@ -1,11 +1,9 @@
-"""Reports errors on one line, and tells shortages of the machine from faults of a snapshot.
+"""Describes errors on one line, and recognises those that a shortage of machine resources causes.
 
 Libraries wrap a root cause in ever more general exceptions, so `reason` names the root cause first.
 """
 
 import errno
-
-import tenacity
 
 from recon_worker.system.uris import without_credentials
 
@@ -32,7 +30,13 @@ def reason(error: BaseException) -> str:
     Credentials are removed. The chain is followed through `__cause__`, `__context__`, the attribute `reason` (urllib3)
     and the arguments (requests).
     """
-    (raised, _), (cause, text) = _described(error), _described(_root_cause(error))
+    root, seen = error, list[BaseException]()
+    while root not in seen:  # exceptions may refer to each other
+        seen.append(root)
+        context = None if root.__suppress_context__ else root.__context__
+        wrapped = (getattr(root, "reason", None), *root.args, root.__cause__, context)
+        root = next((one for one in wrapped if isinstance(one, BaseException)), root)
+    (raised, _), (cause, text) = _described(error), _described(root)
     return raised if text in raised else f"{cause} ({raised})"
 
 
@@ -51,14 +55,6 @@ def is_shortage(error: BaseException | None) -> bool:
     return False
 
 
-def failure_of(state: tenacity.RetryCallState) -> BaseException:
-    """Return the exception of the last attempt, for tenacity's `before_sleep`."""
-    assert state.outcome is not None
-    error = state.outcome.exception()
-    assert error is not None
-    return error
-
-
 def _described(error: BaseException) -> tuple[str, str]:
     """Return an error on one line, its middle replaced by an ellipsis if it is long, and its text alone."""
     text = " ".join(without_credentials(str(error)).split())
@@ -67,13 +63,3 @@ def _described(error: BaseException) -> tuple[str, str]:
         half = (_MAX_CHARACTERS - len(_ELLIPSIS)) // 2
         line = line[:half].rstrip() + _ELLIPSIS + line[-half:].lstrip()
     return line, text
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    seen: list[BaseException] = []
-    while error not in seen:  # exceptions may refer to each other
-        seen.append(error)
-        context = None if error.__suppress_context__ else error.__context__
-        wrapped = (getattr(error, "reason", None), *error.args, error.__cause__, context)
-        error = next((one for one in wrapped if isinstance(one, BaseException)), error)
-    return error

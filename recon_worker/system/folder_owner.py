@@ -1,4 +1,4 @@
-"""Checks who owns a folder: the owner can replace its contents by other files or links."""
+"""Checks who owns a folder: its owner can replace its files with links or with files of their own."""
 
 import contextlib
 import os
@@ -20,24 +20,17 @@ def why_not_ours(folder: Path, *, shared: bool = False) -> str | None:
     found = folder.stat()
     if found.st_uid in (0, os.geteuid()) or (shared and found.st_mode & stat.S_ISVTX):
         return None
-    if found.st_uid == _owner_of_new_files(folder):  # mounts of containers may assign all files to one user
-        return None
+    probe = folder / f".recon-log-owner.{os.getpid()}"
+    with contextlib.suppress(OSError):
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            if os.fstat(descriptor).st_uid == found.st_uid:  # mounts of containers may assign all files to one user
+                return None
+        finally:
+            os.close(descriptor)
+            probe.unlink()
     try:
         owner = f"the user {pwd.getpwuid(found.st_uid).pw_name}"
     except KeyError:
-        owner = f"the user with the number {found.st_uid}"
-    return f"it belongs to {owner}, who could replace it by other files or links"
-
-
-def _owner_of_new_files(folder: Path) -> int | None:
-    place = folder / f".recon-log-owner.{os.getpid()}"
-    try:
-        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except OSError:
-        return None
-    try:
-        return os.fstat(descriptor).st_uid
-    finally:
-        os.close(descriptor)
-        with contextlib.suppress(OSError):
-            place.unlink()
+        owner = f"the user with ID {found.st_uid}"
+    return f"it belongs to {owner}, who could replace its files with other files or links"

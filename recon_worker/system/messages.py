@@ -1,4 +1,4 @@
-"""Logging that never raises: a message that cannot be delivered must not end a training or a `sync`."""
+"""Logging that never raises, as a failing log handler must not end a training or a `sync`; sizes as text."""
 
 import contextlib
 import logging

@@ -1,6 +1,5 @@
 """Standard streams that are closed or replaced: by a daemon, by `2>&-`, or by an application with its own stderr."""
 
-import contextlib
 import os
 import sys
 
@@ -13,17 +12,11 @@ def shows_progress() -> bool:
         return False
 
 
-def escape_unencodable_output() -> None:
-    """Make stdout escape characters that it cannot encode, as stderr does: paths may contain any bytes."""
-    with contextlib.suppress(AttributeError, ValueError):  # closed, or not a stream of Python
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-
-
 def occupy_descriptors() -> None:
     """Open /dev/null at each closed descriptor from 0 to 2; child processes inherit it.
 
-    Otherwise shared memory or a socket would get such a number, output of libraries would be written into it, and the
-    worker would replace it by its own stderr.
+    Otherwise shared memory or a socket would get one of these numbers. Libraries would then print into it, and the
+    worker would replace it with its own stderr.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)

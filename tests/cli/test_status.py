@@ -11,7 +11,7 @@ import pytest
 from recon_worker.cli.main import main
 from recon_worker.cli.status import status
 from recon_worker.snapshot.artifact import Artifact
-from recon_worker.spool.outbox import Outbox
+from recon_worker.spool.outbox import Outbox, total_bytes
 from recon_worker.spool.run_target import RunTarget
 from tests.cli.spools import DONE, ERROR, WAITING, files, make_spool, recon_worker
 
@@ -63,7 +63,7 @@ def test_status_counts_what_waits_and_shows_no_credentials(tmp_path, capsys):
     (machine, _, words) = capsys.readouterr().out.partition("\n]\n")
     (one,) = json.loads(machine + "]")
     assert (one["run_id"], one["snapshots"], one["artifacts"], one["in_use"]) == ("abc", 2, WAITING + 2, False)
-    assert one["snapshots_bytes"] == outbox.raw_bytes()
+    assert one["snapshots_bytes"] == total_bytes(outbox.raw())
     assert 7200 <= one["oldest_s"] < 7260
     assert "2 h old" in words
     assert "canary" not in machine + words

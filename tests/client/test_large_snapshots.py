@@ -14,7 +14,8 @@ from recon_worker.client.inline_backend import InlineBackend
 from recon_worker.client.job import State
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.slots import HEADER_BYTES
-from recon_worker.spool.outbox import Outbox
+from recon_worker.spool.outbox import Outbox, total_bytes
+from recon_worker.spool.snapshot_file import RawFile
 from tests.faults.harness import assert_balanced, epochs, freeze, started, sync, thaw, wait_until
 from tests.paths import REPOSITORY
 from tests.samples import fill, layout_of, log_epoch, make_run, make_scan, snapshot
@@ -100,7 +101,7 @@ def test_capture_files_count_towards_the_limit_on_disk(tracking, settings):
         freeze(worker)
         for epoch in range(1, 8):
             log_epoch(worker, LAYOUT, epoch)
-        held = Outbox(settings.spool_dir / target.run_id).raw_bytes()
+        held = total_bytes(Outbox(settings.spool_dir / target.run_id).raw())
         thaw(worker)
 
     assert LAYOUT.nbytes < held <= limit
@@ -183,7 +184,7 @@ def test_sync_removes_the_capture_files_of_a_dead_process(tracking, settings):
     log_epoch(worker, LAYOUT, 1)
     worker.close(0.1)
     outbox = Outbox(settings.spool_dir / target.run_id)
-    outbox.new_raw(None, LAYOUT.nbytes)  # never published
+    RawFile(outbox.held(outbox.capture_file(None)), LAYOUT.nbytes)  # and never published
     being_written = outbox.capture_file(0).with_suffix(".1.2")  # by a worker that was killed
     being_written.write_bytes(bytes(LAYOUT.nbytes + 1))
     left = {p.name for p in settings.spool_dir.rglob("*") if p.is_file() and p.stat().st_size > LAYOUT.nbytes}

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from recon_worker.settings import WorkerSettings
-from recon_worker.spool.outbox import Outbox
+from recon_worker.spool.outbox import Outbox, total_bytes
 from tests.faults.harness import (
     FLUSH_S,
     assert_balanced,
@@ -79,7 +79,7 @@ def test_the_spill_is_bounded(tracking, settings, scan):
         freeze(worker)
         for epoch in range(1, 8):
             log_epoch(worker, layout_of(scan), epoch)
-        held = Outbox(settings.spool_dir / target.run_id).raw_bytes()
+        held = total_bytes(Outbox(settings.spool_dir / target.run_id).raw())
         thaw(worker)
 
     assert held <= limit
