@@ -53,7 +53,14 @@ class ImageCards:
             Exception: Whatever the client raises.
         """
         with self._lock:
-            found = self._list() if self._found is None else self._found
+            found = self._found
+            if found is None:
+                try:
+                    found = _cards_of(self._client.list_artifacts(self._run_id, FOLDER))
+                except Exception as error:
+                    if not forbids_listing(error):
+                        raise
+                    found = {}  # an image may then be logged twice
             files = found.setdefault(card, {})
             self._found = None  # until the upload has succeeded
             if False not in files:
@@ -74,17 +81,8 @@ class ImageCards:
                     self._found[card] = found.get(card, {})
         return gone
 
-    def _list(self) -> dict[Card, dict[bool, str]]:
-        """List the run's cards. Where the store forbids listing there are none, and a card may be logged twice."""
-        try:
-            return _cards_of(self._client.list_artifacts(self._run_id, FOLDER))
-        except Exception as error:
-            if forbids_listing(error):
-                return {}
-            raise
-
     def _log_thumbnail(self, local: Path, name: str) -> None:
-        """Upload the thumbnail of the image `name` as `log_image` would have: it was interrupted between the two."""
+        """Upload the thumbnail of the image `name`, before which `log_image` was interrupted."""
         match = _FILE.fullmatch(name)
         assert match is not None
         thumbnail = name.removeprefix("images/").rpartition(".")[0] + match["mark"] + "compressed.webp"

@@ -10,16 +10,14 @@ file that the server does not accept, or does not keep, is set aside until `retr
 import queue
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
-from typing import Protocol
 
 from recon_worker.spool.outbox import Outbox, Version
 from recon_worker.system.messages import message_log
 from recon_worker.upload.errors import UnacceptableError
+from recon_worker.upload.mlflow_sink import MlflowSink
 from recon_worker.upload.retry import RESENDS, Retries, StoppedError, backoff_s
 
 _log = message_log(__name__)
@@ -33,16 +31,6 @@ _POLL_S = 0.2
 def upload_threads(tracking_uri: str) -> int:
     """Return the number of upload threads. Over http each upload is a round trip; a local store is faster with one."""
     return MAX_UPLOAD_THREADS if tracking_uri.startswith(_REMOTE) else 1
-
-
-class Sink(Protocol):
-    """Where artifacts go; see `MlflowSink`."""
-
-    def upload(self, local: Path, name: str) -> None:
-        """Upload a file as the artifact `name`; raises if that fails."""
-
-    def missing(self, sent: Mapping[str, Version]) -> set[str]:
-        """Return which uploaded artifacts are not there; raises if it cannot be found out."""
 
 
 @dataclass(eq=False)
@@ -59,18 +47,13 @@ class _Batch:
     aside: list[str] = field(default_factory=list)
     """Files that were set aside."""
 
-    def expect(self, names: Collection[str]) -> None:
-        """Count files that are about to be queued."""
-        self.pending += len(names)
-        self.unsent.update(name.rpartition("/")[0] for name in names)
-
 
 class Uploader:
     """Uploads files of the outbox, and reports each snapshot whose files have all arrived.
 
     Args:
         outbox: Where the files are.
-        sink: Where they go.
+        sink: Where they go; only `upload` and `missing` are called.
         threads: Number of concurrent requests.
         on_complete: Called with a generation whose files have arrived. Runs in an upload thread; retried if it raises.
         on_refused: Called with each new value of `refused`.
@@ -80,7 +63,7 @@ class Uploader:
     def __init__(
         self,
         outbox: Outbox,
-        sink: Sink,
+        sink: MlflowSink,
         threads: int,
         on_complete: Callable[[int], None],
         on_refused: Callable[[bool], None] = lambda refused: None,
@@ -111,9 +94,7 @@ class Uploader:
         batch = _Batch(generation)
         with self._lock:
             self._open.append(batch)
-            batch.expect(names)
-        for name in names:
-            self._queue.put((batch, name))
+            self._enqueue(batch, names)
         if not names:
             self._queue.put((batch, None))
 
@@ -128,16 +109,21 @@ class Uploader:
         with self._lock:
             for batch in self._open:
                 names, batch.aside = batch.aside, []
-                batch.expect(names)
-                for name in names:
-                    self._queue.put((batch, name))
+                self._enqueue(batch, names)
             self._refusals.clear()
-            self._update_refused()
+        self._note()
         self.retries.retry_now()
 
     def stop(self) -> None:
         """Retry nothing any more. Files that have not arrived stay in the outbox."""
         self.retries.stop()
+
+    def _enqueue(self, batch: _Batch, names: Collection[str]) -> None:
+        """Queue files, under the lock."""
+        batch.pending += len(names)
+        batch.unsent.update(name.rpartition("/")[0] for name in names)
+        for name in names:
+            self._queue.put((batch, name))
 
     # --- upload threads ---------------------------------------------------------------------------------------------
 
@@ -182,14 +168,26 @@ class Uploader:
             self._open.remove(batch)
 
     def _send(self, batch: _Batch, name: str) -> dict[str, Version | None]:
-        """Upload a file; returns its name and version, or nothing if it was set aside."""
+        """Upload a file; returns its name and version, or nothing if it was set aside.
+
+        Files that every epoch replaces, such as the gallery, are uploaded one at a time: the newest must arrive last.
+        """
+        of_epoch = "epoch_" in name
+        if not of_epoch:
+            self._note(in_line=1)
+            while not self._whole_run.acquire(timeout=_POLL_S):
+                if self.retries.stopped:
+                    raise StoppedError
+            self._note(in_line=-1)
         try:
-            with self._one_at_a_time(name):
-                return {name: self.retries.call(lambda: self._upload(name), but_not=UnacceptableError)}
+            return {name: self.retries.call(lambda: self._upload(name), but_not=UnacceptableError)}
         except UnacceptableError as error:
             if self._set_aside(batch, name, warn_of=name):
-                _log.warning("The tracking server does not take %s: %s. It stays in the spool.", name, error)
+                _log.warning("The tracking server does not accept %s: %s. It stays in the spool.", name, error)
             return {}
+        finally:
+            if not of_epoch:
+                self._whole_run.release()
 
     def _upload(self, name: str) -> Version | None:
         """Upload a file unless its version was sent already: a file that is replaced meanwhile is queued twice."""
@@ -204,22 +202,6 @@ class Uploader:
             raise
         self._sent_version[name] = version
         return version
-
-    @contextmanager
-    def _one_at_a_time(self, name: str) -> Iterator[None]:
-        """Upload files that every epoch replaces, such as the gallery, one at a time: the newest must arrive last."""
-        if "epoch_" in name:
-            yield
-            return
-        self._note(in_line=1)
-        while not self._whole_run.acquire(timeout=_POLL_S):
-            if self.retries.stopped:
-                raise StoppedError
-        self._note(in_line=-1)
-        try:
-            yield
-        finally:
-            self._whole_run.release()
 
     def _read_back(self, batch: _Batch, sent: dict[str, Version | None]) -> int:
         """Check that the files of a folder have arrived; send lost ones again, and finally set them aside.
@@ -270,17 +252,16 @@ class Uploader:
             return first
 
     def _note(self, *, busy: int = 0, in_line: int = 0, refused: bool = False) -> None:
-        """Keep `refused` up to date: this thread has begun or ended something, or its request was refused."""
+        """Update `refused`: this thread has begun or ended something, or its request was refused.
+
+        The server refuses everything if no thread makes progress, and none is free to try another file.
+        """
         with self._lock:
             self._busy += busy
             self._in_line += in_line
             (self._refusals.add if refused else self._refusals.discard)(threading.get_ident())
-            self._update_refused()
-
-    def _update_refused(self) -> None:
-        """Update `refused`, under the lock: no thread makes progress, and none is free to try another file."""
-        none_free = self._busy == self._threads or self._queue.empty()
-        stuck = len(self._refusals) + self._in_line == self._busy
-        before, self.refused = self.refused, bool(self._refusals) and stuck and none_free
-        if self.refused != before:
-            self._on_refused(self.refused)
+            none_free = self._busy == self._threads or self._queue.empty()
+            stuck = len(self._refusals) + self._in_line == self._busy
+            before, self.refused = self.refused, bool(self._refusals) and stuck and none_free
+            if self.refused != before:
+                self._on_refused(self.refused)

@@ -28,12 +28,14 @@ from recon_worker.snapshot.slots import Slot, read_all
 from recon_worker.spool.lock import is_alone
 from recon_worker.system.handover import HURRY, take_over
 from recon_worker.upload.uploader import MAX_UPLOAD_THREADS
-from recon_worker.worker.channel import Channel, PipeHandler
+from recon_worker.worker.channel import Channel
 from recon_worker.worker.priority import LowPriority
 from recon_worker.worker.watchdog import Watchdog
 from recon_worker.worker.worker import Worker
 
 _POLL_S = 0.1
+_TITLE = Path("/proc/self/comm")
+"""Name of the process in `ps` and `top`."""
 _ORPHAN_ATTEMPTS_AFTER_S = (0.0, 1.0, 2.0, 4.0)
 """Waits before each attempt of an orphaned worker to render what the machine lacked a resource for."""
 
@@ -52,10 +54,12 @@ def main() -> int:
     arguments = parser.parse_args()
     watchdog = Watchdog(arguments.parent, arguments.linger_s)
     priority = LowPriority(MAX_UPLOAD_THREADS + 1)
-    _block_imports("pandas", "pyarrow")
-    _set_title()
+    # imports of these fail from now on: MLflow uses 80 MB for them, and no upload needs them
+    sys.modules.update({"pandas": None, "pyarrow": None})  # type: ignore[dict-item]
+    with contextlib.suppress(OSError):  # no Linux, or a container forbids it
+        _TITLE.write_text("recon-worker")
     channel = Channel(Connection(arguments.pipe), arguments.parent)
-    logging.getLogger().addHandler(PipeHandler(channel))
+    logging.getLogger().addHandler(channel)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # the uploader logs, once, that it retries
     logging.getLogger("recon_worker.spool.lock").setLevel(logging.ERROR)  # the training process has logged it
     priority.run(_warm_up)
@@ -73,9 +77,9 @@ def serve(channel: Channel, watchdog: Watchdog, priority: LowPriority, set_up: C
 
     Args:
         channel: Pipe to the training process.
-        watchdog: Bounds the time after the death of the training process.
-        priority: Restored when that is dead.
-        set_up: Makes the worker of the run; None if no training has begun.
+        watchdog: Bounds the time that is left after the death of the training process.
+        priority: Restored when the training process is dead.
+        set_up: Makes the worker of the run; returns None if no training has begun.
     """
     worker: Worker | None = None
     try:
@@ -126,11 +130,25 @@ def _await_hurry(training: socket.socket, received: bytes, priority: LowPriority
 
 
 def _finish_alone(worker: Worker, watchdog: Watchdog, deadline: float) -> None:
-    """Render and upload what the dead training process has left, until the deadline (monotonic)."""
+    """Render and upload what the dead training process has left, until the deadline (monotonic).
+
+    Snapshots are rendered from the spool, and from memory where they could not be written to the spool.
+    """
     for wait_s in _ORPHAN_ATTEMPTS_AFTER_S:
         time.sleep(max(0.0, min(wait_s, deadline - time.monotonic())))
         watchdog.save()
-        _render_rest(worker, deadline)
+        on_disk = worker.outbox.raw_generations()
+        contents = [slot.content() for slot in worker.slots]
+        in_memory = {one.generation: number for number, one in enumerate(contents) if one is not None}
+        for generation in sorted({*on_disk, *in_memory} - worker.rendered):
+            if time.monotonic() > deadline:
+                break
+            if generation in on_disk:
+                worker.render_file(generation, on_disk[generation])
+            else:
+                worker.render_slot(generation, in_memory[generation])
+        for generation in on_disk.keys() & worker.rendered:
+            worker.outbox.held(on_disk[generation]).unlink(missing_ok=True)
         if not worker.short:
             break
     if worker.rendered and time.monotonic() < deadline:
@@ -141,34 +159,6 @@ def _finish_alone(worker: Worker, watchdog: Watchdog, deadline: float) -> None:
     if is_alone(worker.lock):  # else a training that was resumed meanwhile uses the same folder
         worker.outbox.sweep()
         worker.outbox.discard()
-
-
-def _render_rest(worker: Worker, deadline: float) -> None:
-    """Render the snapshots in the spool, and those in memory that could not be written there."""
-    on_disk, in_memory = worker.outbox.raw_generations(), worker.generations_in_memory()
-    for generation in sorted({*on_disk, *in_memory} - worker.rendered):
-        if time.monotonic() > deadline:
-            break
-        if generation in on_disk:
-            worker.render_file(generation, on_disk[generation])
-        else:
-            worker.render_slot(generation, in_memory[generation])
-    for generation in on_disk.keys() & worker.rendered:
-        worker.outbox.held(on_disk[generation]).unlink(missing_ok=True)
-
-
-def _block_imports(*packages: str) -> None:
-    """Make imports of packages fail in this process: MLflow uses 80 MB for these two, which no upload needs."""
-    for package in packages:
-        sys.modules[package] = None  # type: ignore[assignment]
-
-
-def _set_title() -> None:
-    """Name the process in `ps` and `top`, on systems that have a file for it."""
-    title = Path("/proc/self/comm")
-    if title.exists():
-        with contextlib.suppress(OSError):  # a container may forbid it
-            title.write_text("recon-worker")
 
 
 def _warm_up() -> None:

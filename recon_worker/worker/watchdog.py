@@ -47,7 +47,7 @@ class Watchdog:
         with self._lock:
             if self._deadline == math.inf:
                 self._deadline = time.monotonic() + self._linger_s
-                self._set_alarm(_SAVING_S)
+                signal.setitimer(signal.ITIMER_REAL, self._linger_s + _SAVING_S)
             return self._deadline
 
     def save(self) -> None:
@@ -59,9 +59,5 @@ class Watchdog:
         if self.save_snapshots is None:
             return
         self.save_snapshots()
-        self.orphaned()
-        with self._lock:
-            self._set_alarm(_GRACE_S)
-
-    def _set_alarm(self, extra_s: float) -> None:
-        signal.setitimer(signal.ITIMER_REAL, max(0.0, self._deadline - time.monotonic()) + extra_s)
+        left_s = max(0.0, self.orphaned() - time.monotonic())  # `orphaned` cannot set its later alarm any more
+        signal.setitimer(signal.ITIMER_REAL, left_s + _GRACE_S)
