@@ -10,8 +10,8 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,15 +48,6 @@ class Budget:
     """Time left for uploading, shared by all runs."""
 
     left_s: float
-
-    @contextmanager
-    def spend(self) -> Iterator[float]:
-        """Yield the deadline (monotonic clock), and subtract the time that passes."""
-        began = time.monotonic()
-        try:
-            yield began + self.left_s
-        finally:
-            self.left_s = max(0.0, self.left_s - (time.monotonic() - began))
 
 
 def sync(
@@ -158,10 +149,10 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool
     if not raw and not (waiting and outbox.history()):
         return 0, False
     taken_unix_s = max(one.stat().st_mtime for one in waiting)
-    with SpoolRenderer(outbox, target, lock) as renderer:
+    with closing(SpoolRenderer(outbox, target, lock)) as renderer:
         for one in tqdm(raw, "render", unit="snapshot", disable=not shows_progress()):
             try:
-                failures = _render(renderer, one)
+                failures = _render(renderer, one, outbox.held(one).stat().st_mtime)
             except ShortageError as error:
                 _log.error("%s cannot be rendered now (%s); it is kept and tried again.", one.name, error)
                 short = True
@@ -175,7 +166,7 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool
                 outbox.held(one).unlink()
                 rendered += 1
         try:
-            failures = renderer.finish(taken_unix_s)
+            failures = renderer.render(None, taken_unix_s)
         except CrashError as error:
             failures = [Failure(_OF_RUN, f"the process that rendered them died ({error})")]
         except ShortageError as error:
@@ -185,12 +176,12 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool
     return rendered, short
 
 
-def _render(renderer: SpoolRenderer, raw: Path) -> list[Failure]:
+def _render(renderer: SpoolRenderer, raw: Path, taken_unix_s: float) -> list[Failure]:
     """Render a snapshot; returns what failed. A second process is tried: the first may have died for another reason."""
     how = ""
     for _ in range(_ATTEMPTS):
         try:
-            return renderer.render(raw)
+            return renderer.render(raw, taken_unix_s)
         except CrashError as error:
             how = str(error)
             _log.warning("%s: the process that rendered it died (%s).", raw.name, how)
@@ -209,7 +200,8 @@ def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
     for name in names:
         by_folder[name.rpartition("/")[0]].append(name)
     bar = tqdm(total=len(names), desc="upload", unit="file", disable=not shows_progress())
-    with bar, budget.spend() as deadline:
+    deadline = time.monotonic() + budget.left_s
+    with bar:
         uploader = Uploader(outbox, sink, upload_threads(target.tracking_uri), lambda generation: None)
         try:
             for number, together in enumerate(by_folder.values()):
@@ -219,6 +211,7 @@ def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
                 time.sleep(_POLL_S)
         finally:
             uploader.stop()
+            budget.left_s = max(0.0, deadline - time.monotonic())
             bar.update(uploader.arrived - bar.n)
     if uploader.arrived < len(names):
         timed_out = not (uploader.idle or uploader.refused)

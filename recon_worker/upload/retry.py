@@ -85,7 +85,7 @@ class Retries:
                     what = "The tracking server refuses artifacts; they stay in the spool"
                 else:
                     refused, wait_s = False, random.uniform(0.0, backoff_s(attempt))
-                    what = "An upload to the tracking server failed; it is retried"
+                    what = "An upload to the tracking server failed; it is tried again"
                 self._on_attempt(refused)
                 with self._changed:
                     level = logging.DEBUG if refused in self._warned else logging.WARNING
