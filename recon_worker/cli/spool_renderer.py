@@ -57,20 +57,14 @@ class SpoolRenderer:
     """
 
     def __init__(self, outbox: Outbox, target: RunTarget, lock: int) -> None:
-        self._spool: Message = {"folder": str(outbox.folder), "target": asdict(target)}
-        self._spool["descriptor"] = outbox.descriptor
         self._inherited = lock, outbox.descriptor
+        self._spool = Message(folder=str(outbox.folder), descriptor=outbox.descriptor, target=asdict(target))
         self._process: subprocess.Popen[bytes] | None = None
 
     def render(self, raw: Path | None, taken_unix_s: float) -> list[Failure]:
-        """Render a snapshot, or the artifacts of the whole run, into the outbox.
+        """Render a snapshot file, or (None) the artifacts of the whole run, into the outbox; returns what failed.
 
-        Args:
-            raw: File of the snapshot; None: the whole run, after its last snapshot.
-            taken_unix_s: When the (last) snapshot was taken.
-
-        Returns:
-            What could not be rendered.
+        `taken_unix_s` is the time at which the snapshot, or the last one, was taken.
 
         Raises:
             CrashError: The process died while rendering it.

@@ -53,20 +53,14 @@ class Budget:
 def sync(
     folders: Sequence[Path], tracking_uri: str | None, timeout_s: float, *, retry_damaged: bool = False
 ) -> ExitCode:
-    """Render and upload what waits, run after run.
+    """Render and upload what waits, run after run; `timeout_s` limits the uploads of all runs together.
 
-    Args:
-        folders: Folders of the runs.
-        tracking_uri: Server to use instead of the one that the spool names.
-        timeout_s: Time limit for uploading, for all runs together.
-        retry_damaged: Render snapshots again that were set aside as damaged.
+    `tracking_uri` replaces the server that the spool names. `retry_damaged` renders damaged snapshots once more.
     """
     os.environ.update(for_uploads(os.environ))
     budget = Budget(timeout_s)
-    return max(
-        (_sync_run(folder, tracking_uri, budget, retry_damaged=retry_damaged) for folder in folders),
-        default=ExitCode.DONE,
-    )
+    codes = (_sync_run(folder, tracking_uri, budget, retry_damaged=retry_damaged) for folder in folders)
+    return max(codes, default=ExitCode.DONE)
 
 
 def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget, *, retry_damaged: bool) -> ExitCode:
@@ -76,12 +70,9 @@ def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget, *, retry_d
     except FileNotFoundError:
         print(f"{folder}: another process has just finished it; nothing is left")
         return ExitCode.DONE
-    except SpoolError as error:
+    except (SpoolError, SpoolBusyError) as error:
         _log.error("%s", error)
-        return ExitCode.ERROR
-    except SpoolBusyError as error:
-        _log.error("%s", error)
-        return ExitCode.BUSY
+        return ExitCode.BUSY if isinstance(error, SpoolBusyError) else ExitCode.ERROR
     except OSError as error:
         _log.error("%s cannot be locked, so nothing is uploaded from it: %s", folder, error)
         return ExitCode.ERROR
@@ -137,12 +128,8 @@ def _empty(outbox: Outbox, target: RunTarget, lock: int, budget: Budget) -> Exit
 def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool]:
     """Render the snapshots, oldest first. Each is removed once its pictures are in the outbox.
 
-    Returns:
-        The number of rendered snapshots, and whether a shortage of the machine kept others from being rendered.
-
-    Raises:
-        SpoolError: The scan cannot be read, or no snapshot of this spool can be rendered; the snapshots stay.
-        OSError: A snapshot cannot be read or removed; the snapshots stay.
+    Returns the number of rendered snapshots, and whether a shortage of the machine prevented others. Raises SpoolError
+    if the scan cannot be read or nothing can be rendered, OSError if a snapshot cannot be read; the snapshots stay.
     """
     raw, rendered, short = outbox.raw(), 0, False
     waiting = [*map(outbox.held, raw), *map(outbox.local_path, outbox.artifacts())]

@@ -47,11 +47,7 @@ class ImageCards:
         """Files of each card of the run, by whether they are thumbnails; None: to be listed."""
 
     def log(self, local: Path, card: Card) -> None:
-        """Log an image unless the run has it; add the thumbnail if only that is missing.
-
-        Raises:
-            Exception: Whatever the client raises.
-        """
+        """Log an image unless the run has it; add the thumbnail if only that is missing. Raises as the client."""
         with self._lock:
             found = self._found
             if found is None:
@@ -66,8 +62,13 @@ class ImageCards:
             if False not in files:
                 with Image.open(local) as image:
                     self._client.log_image(self._run_id, image, key=card.key, step=card.step, synchronous=True)
-            elif True not in files:
-                self._log_thumbnail(local, files[False])
+            elif True not in files and (match := _FILE.fullmatch(files[False])) is not None:
+                # `log_image` was interrupted between the two files: upload the second as it would have
+                name = files[False].removeprefix("images/").rpartition(".")[0] + match["mark"] + "compressed.webp"
+                with tempfile.TemporaryDirectory(prefix="recon-log-") as folder, Image.open(local) as image:
+                    width, height = (max(1, round(side * _THUMBNAIL_PX / max(image.size))) for side in image.size)
+                    image.convert("RGB").resize((width, height)).save(Path(folder, name))
+                    self._client.log_artifact(self._run_id, str(Path(folder, name)), FOLDER)
             found[card] = _COMPLETE
             self._found = found
 
@@ -80,16 +81,6 @@ class ImageCards:
                 for card in gone:
                     self._found[card] = found.get(card, {})
         return gone
-
-    def _log_thumbnail(self, local: Path, name: str) -> None:
-        """Upload the thumbnail of the image `name`, before which `log_image` was interrupted."""
-        match = _FILE.fullmatch(name)
-        assert match is not None
-        thumbnail = name.removeprefix("images/").rpartition(".")[0] + match["mark"] + "compressed.webp"
-        with tempfile.TemporaryDirectory(prefix="recon-log-") as folder, Image.open(local) as image:
-            width, height = (max(1, round(side * _THUMBNAIL_PX / max(image.size))) for side in image.size)
-            image.convert("RGB").resize((width, height)).save(Path(folder, thumbnail))
-            self._client.log_artifact(self._run_id, str(Path(folder, thumbnail)), FOLDER)
 
 
 def _cards_of(files: Sequence[Any]) -> dict[Card, dict[bool, str]]:

@@ -173,10 +173,10 @@ class MlflowSink:
 
 
 def _upload(connection: _Connection, local: Path, name: str, taken_unix_s: float) -> None:
-    replaced = folder_of(name, taken_unix_s, connection.resumes)
+    run_id, replaced = connection.run.info.run_id, folder_of(name, taken_unix_s, connection.resumes)
     if is_file(name):
         folder = PurePosixPath(connection.folder, replaced or "", name).parent
-        connection.client.log_artifact(connection.run.info.run_id, str(local), str(folder))
+        connection.client.log_artifact(run_id, str(local), str(folder))
     elif replaced is not None:
         pass  # records of epochs that were repeated since would only confuse
     elif (card := _card(connection, name)) is not None:
@@ -190,7 +190,11 @@ def _upload(connection: _Connection, local: Path, name: str, taken_unix_s: float
         if isinstance(record, Metrics):
             _log_numbers(connection, record)
         else:
-            _describe(connection, record)
+            run = connection.client.get_run(run_id)
+            before = run.data.tags.get(_DESCRIPTION_TAG, "")
+            after = merged_description(before, record, run_id, run.info.experiment_id, connection.folder)
+            if after != before:
+                connection.client.set_tag(run_id, _DESCRIPTION_TAG, after, synchronous=True)
 
 
 def _card(connection: _Connection, name: str) -> Card | None:
@@ -205,12 +209,3 @@ def _log_numbers(connection: _Connection, numbers: Metrics) -> None:
     values = {str(PurePosixPath(connection.folder, name)): value for name, value in numbers.values.items()}
     metrics = [Metric(name, value, numbers.time_ms, numbers.step) for name, value in values.items()]
     connection.client.log_batch(connection.run.info.run_id, metrics=metrics, synchronous=True)
-
-
-def _describe(connection: _Connection, latest: Description) -> None:
-    """Update this program's part of the run's description."""
-    run = connection.client.get_run(connection.run.info.run_id)
-    before = run.data.tags.get(_DESCRIPTION_TAG, "")
-    after = merged_description(before, latest, connection.run.info.run_id, run.info.experiment_id, connection.folder)
-    if after != before:
-        connection.client.set_tag(connection.run.info.run_id, _DESCRIPTION_TAG, after, synchronous=True)

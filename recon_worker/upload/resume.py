@@ -46,14 +46,8 @@ class Resume:
 def note_training(client: "MlflowClient", target: RunTarget, tags: Mapping[str, str]) -> tuple[str, Sequence[Resume]]:
     """Record in the run's tags that this training logs to it, unless they say so already.
 
-    Args:
-        client: Connected to the tracking server.
-        target: The run.
-        tags: The run's tags.
-
-    Returns:
-        The folder of the artifacts of this training's fit (empty: the run's top level), and the resumes of this fit,
-        oldest first.
+    Returns the folder for the artifacts of this training's fit (empty: the run's top level), and the resumes of the
+    fit, oldest first.
     """
     fits, own = fits_of(tags), target.fit_unix_s
     continues = target.continues or (target.earlier_run_id is not None and bool(fits))
@@ -93,10 +87,7 @@ def folder_of_fit(fits: Sequence[float], unix_s: float) -> str:
 def folder_of(name: str, taken_unix_s: float, resumes: Sequence[Resume]) -> str | None:
     """Return the folder for an artifact that a resumed training has replaced; None if it has not been replaced.
 
-    Args:
-        name: Artifact name, such as epoch_07/stitched/amp_pred.png.
-        taken_unix_s: When its snapshot was taken.
-        resumes: Resumes of its fit, oldest first.
+    Its name tells the epoch, such as epoch_07/stitched/amp_pred.png; `resumes` are those of its fit, oldest first.
     """
     for number, one in enumerate(resumes, start=1):
         if taken_unix_s < one.unix_s and epoch_of(name) > one.epoch:
@@ -105,12 +96,7 @@ def folder_of(name: str, taken_unix_s: float, resumes: Sequence[Resume]) -> str 
 
 
 def load_history(outbox: Outbox, target: RunTarget) -> History:
-    """Return the history that a run continues, from its spool or else from the run that it resumes.
-
-    Args:
-        outbox: The run's spool.
-        target: The run, and the one that it continues, if any. Its server is asked only if the spool has no history.
-    """
+    """Return the history that a run continues: from its spool, else from the server, if it resumes another run."""
     own = history_of_spool(outbox)
     return earlier_history(target) if own is None else own
 

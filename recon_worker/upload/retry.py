@@ -61,15 +61,7 @@ class Retries:
         self._warned = set[bool]()
 
     def call(self, request: Callable[[], _T], *, but_not: type[Exception] | tuple[()] = ()) -> _T:
-        """Repeat a request until it succeeds.
-
-        Args:
-            request: What to do.
-            but_not: Errors that are raised at once.
-
-        Raises:
-            StoppedError: `stop` was called.
-        """
+        """Repeat a request until it succeeds; errors `but_not` are raised at once, StoppedError after `stop`."""
         for attempt in count(1):
             round_began = self.round
             self._on_attempt(False)
@@ -95,11 +87,7 @@ class Retries:
         raise AssertionError("unreachable")
 
     def wait(self, seconds: float, round_began: int, requests: int = 1) -> None:
-        """Wait before repeating a number of requests, unless `retry_now` has been called since they were made.
-
-        Raises:
-            StoppedError: `stop` was called.
-        """
+        """Wait before repeating requests, unless `retry_now` was called since they began; StoppedError after `stop`."""
         with self._changed:
             self.count += requests
             self._changed.wait_for(lambda: self.stopped or self.round > round_began, seconds)

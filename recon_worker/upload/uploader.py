@@ -7,6 +7,7 @@ proxy may acknowledge what it discards. Failed requests are retried as `retry` s
 file that the server does not accept, or does not keep, is set aside until `retry_now` and delays no others.
 """
 
+import functools
 import queue
 import threading
 from collections import Counter, defaultdict
@@ -135,16 +136,16 @@ class Uploader:
                 continue
             self._note(busy=1)
             try:
-                if name is None:
-                    self._complete(batch)
-                else:
-                    self._handle(batch, name)
+                if name is None or self._handle(batch, name):
+                    self.retries.call(functools.partial(self._on_complete, batch.generation))
+                    with self._lock:
+                        self._open.remove(batch)
             except StoppedError:
                 return
             self._note(busy=-1)
 
-    def _handle(self, batch: _Batch, name: str) -> None:
-        """Send a file. The thread that sends the last one of a folder reads the folder back."""
+    def _handle(self, batch: _Batch, name: str) -> bool:
+        """Send a file, and read its folder back after the last one; returns whether the batch has arrived."""
         folder = name.rpartition("/")[0]
         sent = self._send(batch, name)
         with self._lock:
@@ -159,13 +160,7 @@ class Uploader:
             last, any_aside = settled and not batch.pending, bool(batch.aside)
         if last and any_aside:
             self._on_aside(batch.generation)
-        elif last:
-            self._complete(batch)
-
-    def _complete(self, batch: _Batch) -> None:
-        self.retries.call(lambda: self._on_complete(batch.generation))
-        with self._lock:
-            self._open.remove(batch)
+        return bool(last) and not any_aside
 
     def _send(self, batch: _Batch, name: str) -> dict[str, Version | None]:
         """Upload a file; returns its name and version, or nothing if it was set aside.
@@ -204,10 +199,9 @@ class Uploader:
         return version
 
     def _read_back(self, batch: _Batch, sent: dict[str, Version | None]) -> int:
-        """Check that the files of a folder have arrived; send lost ones again, and finally set them aside.
+        """Check that the files of a folder have arrived: remove them, send lost ones again, finally set those aside.
 
-        Returns:
-            How many have arrived. They are removed from the outbox.
+        Returns the number of files that have arrived.
         """
         arrived = 0
         for resend in count(1):

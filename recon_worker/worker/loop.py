@@ -45,10 +45,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parser = argparse.ArgumentParser(description="Started by the training process; not meant to be called by hand.")
-    parser.add_argument("parent", type=int)
-    parser.add_argument("pipe", type=int)
-    parser.add_argument("handover", type=int)
-    parser.add_argument("brief", type=int)
+    for name in ("parent", "pipe", "handover", "brief"):
+        parser.add_argument(name, type=int)
     parser.add_argument("linger_s", type=float)
     parser.add_argument("slots", type=int, nargs="+")
     arguments = parser.parse_args()
@@ -64,22 +62,16 @@ def main() -> int:
     logging.getLogger("recon_worker.spool.lock").setLevel(logging.ERROR)  # the training process has logged it
     priority.run(_warm_up)
     channel.send("ready")
-    serve(channel, watchdog, priority, functools.partial(_set_up, arguments, channel, watchdog, priority))
+    _serve(channel, watchdog, priority, functools.partial(_set_up, arguments, channel, watchdog, priority))
     logging.shutdown()
     sys.stdout.flush()
     os._exit(0)  # an upload that hangs, or MLflow's own threads, must not keep the process alive
 
 
-def serve(channel: Channel, watchdog: Watchdog, priority: LowPriority, set_up: Callable[[], Worker | None]) -> None:
-    """Obey messages until `stop`, or, once the training process is dead, until everything is uploaded.
+def _serve(channel: Channel, watchdog: Watchdog, priority: LowPriority, set_up: Callable[[], Worker | None]) -> None:
+    """Obey messages until `stop`, or, once the training process is dead, until all is uploaded or time is up.
 
-    The latter ends with the flush timeout; what is left then stays in the outbox.
-
-    Args:
-        channel: Pipe to the training process.
-        watchdog: Bounds the time that is left after the death of the training process.
-        priority: Restored when the training process is dead.
-        set_up: Makes the worker of the run; returns None if no training has begun.
+    `set_up` makes the worker of the run; it returns None if no training has begun.
     """
     worker: Worker | None = None
     try:
@@ -118,7 +110,7 @@ def _set_up(
 
 
 def _await_hurry(training: socket.socket, received: bytes, priority: LowPriority) -> None:
-    """Restore the priority when the training process asks for it, or is dead; `received`: bytes read before."""
+    """Restore the priority when the training process asks for it or is dead; `received` are bytes read before."""
     with training:
         while HURRY not in received:
             received, descriptors, *_ = socket.recv_fds(training, 64, 2)
@@ -130,15 +122,12 @@ def _await_hurry(training: socket.socket, received: bytes, priority: LowPriority
 
 
 def _finish_alone(worker: Worker, watchdog: Watchdog, deadline: float) -> None:
-    """Render and upload what the dead training process has left, until the deadline (monotonic).
-
-    Snapshots are rendered from the spool, and from memory where they could not be written to the spool.
-    """
+    """Render and upload what the dead training process has left, until the deadline (monotonic)."""
     for wait_s in _ORPHAN_ATTEMPTS_AFTER_S:
         time.sleep(max(0.0, min(wait_s, deadline - time.monotonic())))
         watchdog.save()
         on_disk = worker.outbox.raw_generations()
-        contents = [slot.content() for slot in worker.slots]
+        contents = [slot.content() for slot in worker.slots]  # needed only if they could not be saved
         in_memory = {one.generation: number for number, one in enumerate(contents) if one is not None}
         for generation in sorted({*on_disk, *in_memory} - worker.rendered):
             if time.monotonic() > deadline:

@@ -1,6 +1,6 @@
 """Notices the death of the training process, saves the snapshots that it left in memory, and bounds the time left.
 
-    watchdog thread: parent gone -> set an alarm -> `save_snapshots` -> set an earlier alarm
+    watchdog thread: parent gone -> set an alarm -> `save_snapshots` -> bring the alarm forward
 
 At the alarm the kernel ends the process, whatever it hangs in, even a library that never releases the interpreter lock.
 """
@@ -53,8 +53,7 @@ class Watchdog:
     def save(self) -> None:
         """Save the snapshots; the process may then be ended at any moment without a loss.
 
-        Called by the watchdog thread, because the main thread may hang, and by the main thread, because the watchdog
-        may have been too early to know where to.
+        Both threads call this: the main thread may hang, and the watchdog may be too early to know where to save.
         """
         if self.save_snapshots is None:
             return

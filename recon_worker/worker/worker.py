@@ -66,9 +66,9 @@ class Worker:
             on_aside=lambda generation: channel.send("aside", generation=generation),
         )
         self.rendered = set[int]()
-        """Generations of the snapshots that were rendered."""
+        """Generations of rendered snapshots."""
         self.short = set[int]()
-        """Generations of the snapshots for which the machine lacked a resource at the last attempt."""
+        """Generations of snapshots for which the machine lacked a resource at the last attempt."""
         self._saving = threading.Lock()
         self._history: History | None = None
         self._last_taken_unix_s: float | None = None
@@ -76,11 +76,7 @@ class Worker:
         self._numbers: dict[int, Metrics] = {}
 
     def upload_again(self, unlogged: dict[str, int]) -> None:
-        """Upload what an earlier worker rendered and did not upload.
-
-        Args:
-            unlogged: Generation by epoch, of the snapshots that the training process waits for.
-        """
+        """Upload what an earlier worker left; `unlogged`: generations that the training process waits for, by epoch."""
         names: dict[int, list[str]] = {generation: [] for generation in unlogged.values()}
         last = max(unlogged.values(), default=_NO_SNAPSHOT)
         for name in self.outbox.artifacts():
@@ -122,8 +118,7 @@ class Worker:
     def render_file(self, generation: int, path: Path) -> None:
         """Render a snapshot from the spool; the training process then frees the file.
 
-        If some of its artifacts cannot be made, and not because the machine lacks a resource, the file is kept under
-        another name.
+        The file is kept under another name if artifacts failed for any reason but a shortage of the machine.
         """
         if self._render(generation, lambda: read_snapshot(self.outbox.held(path))):
             try:
@@ -166,19 +161,16 @@ class Worker:
                 self.slots[number].fault_in()
             alive()
         for file in files:
-            held = self.outbox.held(file)
+            make = functools.partial(make_ready, self.outbox.held(file), nbytes, alive)
             with contextlib.suppress(OSError):  # the training process reports it when it captures into the file
-                self._priority.run(lambda: make_ready(held, nbytes, alive))  # noqa: B023 - called at once
+                self._priority.run(make)
         self._channel.send("reserved")
 
     def _render(self, generation: int, read: Callable[[], Snapshot]) -> bool:
-        """Render a snapshot into the outbox and upload its artifacts.
+        """Render a snapshot into the outbox and upload its artifacts; returns whether it is done but for some of them.
 
         A snapshot that cannot be read, or for which the machine lacks a resource, stays where it is and may be rendered
         again. Artifacts made before a shortage are uploaded all the same, which may free disk space; they do not count.
-
-        Returns:
-            Whether the snapshot has been rendered but for some artifacts.
         """
         self._channel.send("began")
         self.short.discard(generation)
@@ -190,9 +182,9 @@ class Worker:
         except Exception as error:  # a snapshot that cannot be read or rendered must not cost the others
             failures.append(Failure("snapshot", f"{type(error).__name__}: {error}"))
             short = is_shortage(error)
+            if short:
+                self.short.add(generation)
         done = snapshot is not None and not short
-        if short:
-            self.short.add(generation)
         self._channel.send(
             "rendered",
             generation=generation,
