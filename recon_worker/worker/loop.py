@@ -35,7 +35,7 @@ from recon_worker.worker.worker import Worker
 
 _POLL_S = 0.1
 _TITLE = Path("/proc/self/comm")
-"""Name of the process in `ps` and `top`."""
+"""File with the name of the process that `ps` and `top` show."""
 _ORPHAN_ATTEMPTS_AFTER_S = (0.0, 1.0, 2.0, 4.0)
 """Waits before each attempt of an orphaned worker to render what the machine lacked a resource for."""
 
@@ -127,7 +127,7 @@ def _finish_alone(worker: Worker, watchdog: Watchdog, deadline: float) -> None:
         time.sleep(max(0.0, min(wait_s, deadline - time.monotonic())))
         watchdog.save()
         on_disk = worker.outbox.raw_generations()
-        contents = [slot.content() for slot in worker.slots]  # needed only if they could not be saved
+        contents = [slot.content() for slot in worker.slots]  # some may not have been saved
         in_memory = {one.generation: number for number, one in enumerate(contents) if one is not None}
         for generation in sorted({*on_disk, *in_memory} - worker.rendered):
             if time.monotonic() > deadline:
