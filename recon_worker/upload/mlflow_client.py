@@ -19,7 +19,6 @@ from recon_worker.upload.errors import RefusedError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_LOGS_AND_RAISES = "mlflow.store.db.utils"
 _thread = threading.local()
 
 
@@ -42,7 +41,7 @@ def connect(target: RunTarget) -> "MlflowClient":
 @contextlib.contextmanager
 def without_mlflow_tracebacks() -> Iterator[None]:
     """Suppress MLflow's error log of this thread, for calls whose exceptions are caught and logged in one line."""
-    logging.getLogger(_LOGS_AND_RAISES).addFilter(_is_wanted)  # added once, however often it is called
+    logging.getLogger("mlflow.store.db.utils").addFilter(_is_wanted)  # added once, however often it is called
     before = _is_wanted()
     _thread.wanted = False
     try:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 _log = message_log(__name__)
-
 _DESCRIPTION_TAG = "mlflow.note.content"
 
 

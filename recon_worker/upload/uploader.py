@@ -14,16 +14,18 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import count
+from typing import TYPE_CHECKING
 
 from recon_worker.spool.outbox import Outbox, Version
 from recon_worker.system.messages import message_log
 from recon_worker.upload.errors import UnacceptableError
-from recon_worker.upload.mlflow_sink import MlflowSink
 from recon_worker.upload.retry import RESENDS, Retries, StoppedError, backoff_s
+
+if TYPE_CHECKING:
+    from recon_worker.upload.mlflow_sink import MlflowSink
 
 _log = message_log(__name__)
 
-_REMOTE = ("http://", "https://", "databricks")
 MAX_UPLOAD_THREADS = 10
 """Eight for uploads, and two for the listings, which are every seventh request."""
 _POLL_S = 0.2
@@ -31,7 +33,7 @@ _POLL_S = 0.2
 
 def upload_threads(tracking_uri: str) -> int:
     """Return the number of upload threads. Over http each upload is a round trip; a local store is faster with one."""
-    return MAX_UPLOAD_THREADS if tracking_uri.startswith(_REMOTE) else 1
+    return MAX_UPLOAD_THREADS if tracking_uri.startswith(("http://", "https://", "databricks")) else 1
 
 
 @dataclass(eq=False)
@@ -64,7 +66,7 @@ class Uploader:
     def __init__(
         self,
         outbox: Outbox,
-        sink: MlflowSink,
+        sink: "MlflowSink",
         threads: int,
         on_complete: Callable[[int], None],
         on_refused: Callable[[bool], None] = lambda refused: None,
