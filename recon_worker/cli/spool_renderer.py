@@ -1,6 +1,6 @@
 """Renders the snapshots of a spool in a process of its own: a snapshot that crashes it does not end the sync.
 
-    SpoolRenderer  -> stdin:  the spool, then one snapshot at a time, then the end  -> main()  -> outbox
+    SpoolRenderer  -> stdin:  the spool, one snapshot at a time, the end of the run  -> main()  -> outbox
                    <- stdout: after each, what could not be rendered, or why nothing can be rendered
 
 Messages are lines of JSON. The process shares the spool's lock with the sync that started it, and exits at once when
@@ -22,7 +22,9 @@ from recon_worker.cli.console import log_on_stderr
 from recon_worker.cli.render import render_file
 from recon_worker.client.process import end_process
 from recon_worker.pictures.artifacts import finish
+from recon_worker.pictures.history import History
 from recon_worker.snapshot.artifact import Artifact, Failure
+from recon_worker.snapshot.records import Scan
 from recon_worker.spool.folder import SpoolError
 from recon_worker.spool.outbox import Outbox
 from recon_worker.spool.run_target import RunTarget
@@ -46,7 +48,7 @@ class ShortageError(RuntimeError):
 
 
 class SpoolRenderer:
-    """Handle of the process in the sync; starts a new process after a crash.
+    """The sync's handle of the process; starts a new process after a crash. Call `close` in the end.
 
     Args:
         outbox: The run's spool.
@@ -55,37 +57,20 @@ class SpoolRenderer:
     """
 
     def __init__(self, outbox: Outbox, target: RunTarget, lock: int) -> None:
-        self._spool: Message = {"folder": str(outbox.folder), "target": asdict(target)}
-        self._spool["descriptor"] = outbox.descriptor
         self._inherited = lock, outbox.descriptor
+        self._spool = Message(folder=str(outbox.folder), descriptor=outbox.descriptor, target=asdict(target))
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> "SpoolRenderer":
-        return self
+    def render(self, raw: Path | None, taken_unix_s: float) -> list[Failure]:
+        """Render a snapshot file, or (None) the artifacts of the whole run, into the outbox; returns what failed.
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._end()
-
-    def render(self, raw: Path) -> list[Failure]:
-        """Render a snapshot into the outbox; returns what could not be rendered.
+        `taken_unix_s` is the time at which the snapshot, or the last one, was taken.
 
         Raises:
             CrashError: The process died while rendering it.
             ShortageError: It cannot be rendered now.
-            SpoolError: No snapshot of this spool can be rendered now.
+            SpoolError: Nothing of this spool can be rendered now.
         """
-        return self._ask({"raw": str(raw)})
-
-    def finish(self, taken_unix_s: float) -> list[Failure]:
-        """Render the artifacts of the whole run, after its last snapshot. Raises like `render`.
-
-        Args:
-            taken_unix_s: When the last snapshot was taken.
-        """
-        return self._ask({"finish": taken_unix_s})
-
-    def _ask(self, message: Message) -> list[Failure]:
-        """Send a message and wait for the answer; starts the process if there is none."""
         if self._process is None:
             self._process = subprocess.Popen(
                 child_command("recon_worker.cli.spool_renderer"),
@@ -101,7 +86,7 @@ class SpoolRenderer:
             except (CrashError, ShortageError) as error:  # not the fault of a snapshot
                 folder = self._spool["folder"]
                 raise SpoolError(f"{folder}: the process that renders cannot start ({error}).") from error
-        return self._exchange(self._process, message)
+        return self._exchange(self._process, {"raw": raw and str(raw), "taken_unix_s": taken_unix_s})
 
     def _exchange(self, process: "subprocess.Popen[bytes]", message: Message) -> list[Failure]:
         assert process.stdin is not None
@@ -109,12 +94,12 @@ class SpoolRenderer:
         try:
             process.stdin.write(json.dumps(message).encode() + b"\n")
         except BrokenPipeError:
-            raise CrashError(self._end()) from None
+            raise CrashError(self.close()) from None
         if not wait([process.stdout.fileno()], _SILENCE_S):
-            raise CrashError(f"no answer within {_SILENCE_S:.0f} s: {self._end(patience_s=0.0)}")
+            raise CrashError(f"no answer within {_SILENCE_S:.0f} s: {self.close(patience_s=0.0)}")
         line = process.stdout.readline()
         if not line.endswith(b"\n"):
-            raise CrashError(self._end())
+            raise CrashError(self.close())
         answer = json.loads(line)
         if "short" in answer:
             raise ShortageError(answer["short"])
@@ -122,7 +107,7 @@ class SpoolRenderer:
             raise SpoolError(answer["error"])
         return [Failure(*one) for one in answer["failures"]]
 
-    def _end(self, patience_s: float = _EXIT_WAIT_S) -> str:
+    def close(self, patience_s: float = _EXIT_WAIT_S) -> str:
         """End the process if there is one; returns how it ended."""
         process, self._process = self._process, None
         if process is None:
@@ -136,49 +121,21 @@ class SpoolRenderer:
 # --- the process itself --------------------------------------------------------------------------------------------
 
 
-class _Renderer:
-    """Renders snapshots of one spool; `message` is the first one of a `SpoolRenderer`."""
-
-    def __init__(self, message: Message) -> None:
-        target = RunTarget(**message["target"])
-        self._outbox = Outbox(Path(message["folder"]), create=False, descriptor=message["descriptor"])
-        self._scan = self._outbox.scan()
-        self._outbox.take_scratch()
-        self._history = load_history(self._outbox, target)
-
-    def render(self, message: Message) -> list[Failure]:
-        """Render the snapshot that a message names, or the artifacts of the whole run."""
-        if "raw" in message:
-            raw = self._outbox.held(Path(message["raw"]))
-            made, taken_unix_s = render_file(self._scan, raw, self._history), raw.stat().st_mtime
-        else:
-            made, taken_unix_s = list(finish(self._history)), message["finish"]
-        try:
-            for one in made:
-                if isinstance(one, Artifact):
-                    self._outbox.put(one, taken_unix_s)
-        except OSError:
-            self._history.publish_again()
-            raise
-        self._outbox.keep_history(self._history.files())
-        return [one for one in made if isinstance(one, Failure)]
-
-
 def main() -> NoReturn:
     """Entry point of the process."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # output of libraries is not an answer
     messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(messages,), daemon=True).start()
-    renderer: _Renderer | None = None
+    spool: tuple[Outbox, Scan, History] | None = None
     with log_on_stderr():
         while True:
             message, answer = messages.get(), Message(failures=[])
             try:
-                if renderer is None:
-                    renderer = _Renderer(message)
+                if spool is None:
+                    spool = _open(message)
                 else:
-                    answer["failures"] = [[one.path, one.reason] for one in renderer.render(message)]
+                    answer["failures"] = [[one.path, one.reason] for one in _render(*spool, message)]
             except Exception as error:
                 if is_shortage(error):
                     answer = {"short": f"{type(error).__name__}: {error}"}
@@ -187,6 +144,27 @@ def main() -> NoReturn:
                 else:
                     raise
             print(json.dumps(answer), file=answers, flush=True)
+
+
+def _open(message: Message) -> tuple[Outbox, Scan, History]:
+    outbox = Outbox(Path(message["folder"]), create=False, descriptor=message["descriptor"])
+    scan = outbox.scan()
+    outbox.take_scratch()
+    return outbox, scan, load_history(outbox, RunTarget(**message["target"]))
+
+
+def _render(outbox: Outbox, scan: Scan, history: History, message: Message) -> list[Failure]:
+    raw = message["raw"]
+    made = list(finish(history)) if raw is None else render_file(scan, outbox.held(Path(raw)), history)
+    try:
+        for one in made:
+            if isinstance(one, Artifact):
+                outbox.put(one, message["taken_unix_s"])
+    except OSError:
+        history.publish_again()
+        raise
+    outbox.keep_history(history.files())
+    return [one for one in made if isinstance(one, Failure)]
 
 
 def _listen(messages: "queue.SimpleQueue[Message]") -> None:

@@ -10,8 +10,8 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,33 +49,18 @@ class Budget:
 
     left_s: float
 
-    @contextmanager
-    def spend(self) -> Iterator[float]:
-        """Yield the deadline (monotonic clock), and subtract the time that passes."""
-        began = time.monotonic()
-        try:
-            yield began + self.left_s
-        finally:
-            self.left_s = max(0.0, self.left_s - (time.monotonic() - began))
-
 
 def sync(
     folders: Sequence[Path], tracking_uri: str | None, timeout_s: float, *, retry_damaged: bool = False
 ) -> ExitCode:
-    """Render and upload what waits, run after run.
+    """Render and upload what waits, run after run; `timeout_s` limits the uploads of all runs together.
 
-    Args:
-        folders: Folders of the runs.
-        tracking_uri: Server to use instead of the one that the spool names.
-        timeout_s: Time limit for uploading, for all runs together.
-        retry_damaged: Render snapshots again that were set aside as damaged.
+    `tracking_uri` replaces the server that the spool names. `retry_damaged` renders damaged snapshots once more.
     """
     os.environ.update(for_uploads(os.environ))
     budget = Budget(timeout_s)
-    return max(
-        (_sync_run(folder, tracking_uri, budget, retry_damaged=retry_damaged) for folder in folders),
-        default=ExitCode.DONE,
-    )
+    codes = (_sync_run(folder, tracking_uri, budget, retry_damaged=retry_damaged) for folder in folders)
+    return max(codes, default=ExitCode.DONE)
 
 
 def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget, *, retry_damaged: bool) -> ExitCode:
@@ -85,12 +70,9 @@ def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget, *, retry_d
     except FileNotFoundError:
         print(f"{folder}: another process has just finished it; nothing is left")
         return ExitCode.DONE
-    except SpoolError as error:
+    except (SpoolError, SpoolBusyError) as error:
         _log.error("%s", error)
-        return ExitCode.ERROR
-    except SpoolBusyError as error:
-        _log.error("%s", error)
-        return ExitCode.BUSY
+        return ExitCode.BUSY if isinstance(error, SpoolBusyError) else ExitCode.ERROR
     except OSError as error:
         _log.error("%s cannot be locked, so nothing is uploaded from it: %s", folder, error)
         return ExitCode.ERROR
@@ -146,22 +128,18 @@ def _empty(outbox: Outbox, target: RunTarget, lock: int, budget: Budget) -> Exit
 def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool]:
     """Render the snapshots, oldest first. Each is removed once its pictures are in the outbox.
 
-    Returns:
-        The number of rendered snapshots, and whether a shortage of the machine kept others from being rendered.
-
-    Raises:
-        SpoolError: The scan cannot be read, or no snapshot of this spool can be rendered; the snapshots stay.
-        OSError: A snapshot cannot be read or removed; the snapshots stay.
+    Returns the number of rendered snapshots, and whether a shortage of the machine prevented others. Raises SpoolError
+    if the scan cannot be read or nothing can be rendered, OSError if a snapshot cannot be read; the snapshots stay.
     """
     raw, rendered, short = outbox.raw(), 0, False
     waiting = [*map(outbox.held, raw), *map(outbox.local_path, outbox.artifacts())]
     if not raw and not (waiting and outbox.history()):
         return 0, False
     taken_unix_s = max(one.stat().st_mtime for one in waiting)
-    with SpoolRenderer(outbox, target, lock) as renderer:
+    with closing(SpoolRenderer(outbox, target, lock)) as renderer:
         for one in tqdm(raw, "render", unit="snapshot", disable=not shows_progress()):
             try:
-                failures = _render(renderer, one)
+                failures = _render(renderer, one, outbox.held(one).stat().st_mtime)
             except ShortageError as error:
                 _log.error("%s cannot be rendered now (%s); it is kept and tried again.", one.name, error)
                 short = True
@@ -175,7 +153,7 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool
                 outbox.held(one).unlink()
                 rendered += 1
         try:
-            failures = renderer.finish(taken_unix_s)
+            failures = renderer.render(None, taken_unix_s)
         except CrashError as error:
             failures = [Failure(_OF_RUN, f"the process that rendered them died ({error})")]
         except ShortageError as error:
@@ -185,12 +163,12 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool
     return rendered, short
 
 
-def _render(renderer: SpoolRenderer, raw: Path) -> list[Failure]:
+def _render(renderer: SpoolRenderer, raw: Path, taken_unix_s: float) -> list[Failure]:
     """Render a snapshot; returns what failed. A second process is tried: the first may have died for another reason."""
     how = ""
     for _ in range(_ATTEMPTS):
         try:
-            return renderer.render(raw)
+            return renderer.render(raw, taken_unix_s)
         except CrashError as error:
             how = str(error)
             _log.warning("%s: the process that rendered it died (%s).", raw.name, how)
@@ -209,7 +187,8 @@ def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
     for name in names:
         by_folder[name.rpartition("/")[0]].append(name)
     bar = tqdm(total=len(names), desc="upload", unit="file", disable=not shows_progress())
-    with bar, budget.spend() as deadline:
+    deadline = time.monotonic() + budget.left_s
+    with bar:
         uploader = Uploader(outbox, sink, upload_threads(target.tracking_uri), lambda generation: None)
         try:
             for number, together in enumerate(by_folder.values()):
@@ -219,6 +198,7 @@ def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
                 time.sleep(_POLL_S)
         finally:
             uploader.stop()
+            budget.left_s = max(0.0, deadline - time.monotonic())
             bar.update(uploader.arrived - bar.n)
     if uploader.arrived < len(names):
         timed_out = not (uploader.idle or uploader.refused)

@@ -34,20 +34,16 @@ class UnacceptableError(RefusedError):
 
 def error_type(error: BaseException) -> type[UploadError]:
     """Return the class that describes an error raised by MLflow's client."""
-    if isinstance(error, UnacceptableError) or _status_of(error) in _UNACCEPTABLE_STATUS:
-        return UnacceptableError
-    return RefusedError if is_refusal(error) else UploadError
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Return whether the server answered and would give the same answer again."""
     status = _status_of(error)
-    return (
+    if isinstance(error, UnacceptableError) or status in _UNACCEPTABLE_STATUS:
+        return UnacceptableError
+    refused = (
         isinstance(error, RefusedError)
         or (400 <= status < 500 and status not in _TEMPORARY_STATUS)
         or getattr(error, "error_code", "") in _REFUSAL_CODES
         or _FOREIGN_ANSWER.search(str(error)) is not None
     )
+    return RefusedError if refused else UploadError
 
 
 def forbids_listing(error: BaseException) -> bool:

@@ -47,20 +47,28 @@ class ImageCards:
         """Files of each card of the run, by whether they are thumbnails; None: to be listed."""
 
     def log(self, local: Path, card: Card) -> None:
-        """Log an image unless the run has it; add the thumbnail if only that is missing.
-
-        Raises:
-            Exception: Whatever the client raises.
-        """
+        """Log an image unless the run has it; add the thumbnail if only that is missing. Raises as the client."""
         with self._lock:
-            found = self._list() if self._found is None else self._found
+            found = self._found
+            if found is None:
+                try:
+                    found = _cards_of(self._client.list_artifacts(self._run_id, FOLDER))
+                except Exception as error:
+                    if not forbids_listing(error):
+                        raise
+                    found = {}  # an image may then be logged twice
             (key, step), files = card, found.setdefault(card, {})
             self._found = None  # until the upload has succeeded
             if False not in files:
                 with Image.open(local) as image:
                     self._client.log_image(self._run_id, image, key=key, step=step, synchronous=True)
-            elif True not in files:
-                self._log_thumbnail(local, files[False])
+            elif True not in files and (match := _FILE.fullmatch(files[False])) is not None:
+                # `log_image` was interrupted between the two files: upload the second as it would have
+                name = files[False].removeprefix("images/").rpartition(".")[0] + match["mark"] + "compressed.webp"
+                with tempfile.TemporaryDirectory(prefix="recon-log-") as folder, Image.open(local) as image:
+                    width, height = (max(1, round(side * _THUMBNAIL_PX / max(image.size))) for side in image.size)
+                    image.convert("RGB").resize((width, height)).save(Path(folder, name))
+                    self._client.log_artifact(self._run_id, str(Path(folder, name)), FOLDER)
             found[card] = _COMPLETE
             self._found = found
 
@@ -73,25 +81,6 @@ class ImageCards:
                 for card in gone:
                     self._found[card] = found.get(card, {})
         return gone
-
-    def _list(self) -> dict[Card, dict[bool, str]]:
-        """List the run's cards. Where the store forbids listing there are none, and a card may be logged twice."""
-        try:
-            return _cards_of(self._client.list_artifacts(self._run_id, FOLDER))
-        except Exception as error:
-            if forbids_listing(error):
-                return {}
-            raise
-
-    def _log_thumbnail(self, local: Path, name: str) -> None:
-        """Upload the thumbnail of the image `name` as `log_image` would have: it was interrupted between the two."""
-        match = _FILE.fullmatch(name)
-        assert match is not None
-        thumbnail = name.removeprefix("images/").rpartition(".")[0] + match["mark"] + "compressed.webp"
-        with tempfile.TemporaryDirectory(prefix="recon-log-") as folder, Image.open(local) as image:
-            width, height = (max(1, round(side * _THUMBNAIL_PX / max(image.size))) for side in image.size)
-            image.convert("RGB").resize((width, height)).save(Path(folder, thumbnail))
-            self._client.log_artifact(self._run_id, str(Path(folder, thumbnail)), FOLDER)
 
 
 def _cards_of(files: Sequence[Any]) -> dict[Card, dict[bool, str]]:

@@ -1,8 +1,8 @@
-"""Connects to MLflow, and corrects two habits of its client.
+"""Connects to MLflow, and works around two faults of its client.
 
-It reports database errors twice, as an exception and as a log record with thirty lines of traceback:
-`without_mlflow_tracebacks`. And it takes a redirect or a web page for a successful upload, such as a proxy, a sign-in
-page or a firewall in front of the artifacts sends: `connect` installs a check that raises RefusedError instead.
+The client reports database errors twice, as an exception and as a log record with a traceback of thirty lines:
+`without_mlflow_tracebacks`. And it treats a redirect or a web page as a successful upload, even if a proxy, a sign-in
+page or a firewall in front of the artifacts has sent it: `connect` installs a check that raises RefusedError.
 """
 
 import contextlib
@@ -18,10 +18,7 @@ from recon_worker.upload.errors import RefusedError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
-    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-_LOGS_AND_RAISES = "mlflow.store.db.utils"
 _thread = threading.local()
 
 
@@ -29,7 +26,7 @@ def connect(target: RunTarget) -> "MlflowClient":
     """Return a client of the server that has the run.
 
     Raises:
-        RefusedError: The SQLite database does not exist or is not MLflow's, which would create its tables in it.
+        RefusedError: The SQLite database does not exist, or is not MLflow's; MLflow would create its tables in it.
         Exception: Whatever the client raises.
     """
     import mlflow
@@ -41,21 +38,10 @@ def connect(target: RunTarget) -> "MlflowClient":
     return mlflow.MlflowClient(target.tracking_uri)
 
 
-def artifact_repository(client: "MlflowClient", run: "Run") -> "ArtifactRepository":
-    """Return the store of a run's artifacts. It lists a folder with one request; the client takes four."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-    from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
-
-    with_profile: Any = add_databricks_profile_info_to_artifact_uri
-    return get_artifact_repository(
-        with_profile(run.info.artifact_uri, client.tracking_uri), tracking_uri=client.tracking_uri
-    )
-
-
 @contextlib.contextmanager
 def without_mlflow_tracebacks() -> Iterator[None]:
     """Suppress MLflow's error log of this thread, for calls whose exceptions are caught and logged in one line."""
-    logging.getLogger(_LOGS_AND_RAISES).addFilter(_is_wanted)  # added once, however often it is called
+    logging.getLogger("mlflow.store.db.utils").addFilter(_is_wanted)  # added once, however often it is called
     before = _is_wanted()
     _thread.wanted = False
     try:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from recon_worker.pictures.records import Card, Description, Metrics, card_of, is_file, is_metrics, merged_description
 from recon_worker.spool.outbox import Version
@@ -22,7 +22,7 @@ from recon_worker.system.errors import reason
 from recon_worker.system.messages import message_log
 from recon_worker.upload.errors import RefusedError, UnacceptableError, error_type, forbids_listing
 from recon_worker.upload.image_cards import FOLDER, ImageCards
-from recon_worker.upload.mlflow_client import artifact_repository, connect, without_mlflow_tracebacks
+from recon_worker.upload.mlflow_client import connect, without_mlflow_tracebacks
 from recon_worker.upload.resume import Resume, folder_of, note_training
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 _log = message_log(__name__)
-_T = TypeVar("_T")
-
 _DESCRIPTION_TAG = "mlflow.note.content"
 
 
@@ -49,8 +47,16 @@ class _Connection:
 
     @cached_property
     def repository(self) -> "ArtifactRepository":
-        """The artifact store. Made when needed: without it metrics can still be logged."""
-        return artifact_repository(self.client, self.run)
+        """The artifact store, which lists a folder with one request; the client takes four.
+
+        Made when needed: without it metrics can still be logged.
+        """
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
+
+        with_profile: Any = add_databricks_profile_info_to_artifact_uri
+        server = self.client.tracking_uri
+        return get_artifact_repository(with_profile(self.run.info.artifact_uri, server), tracking_uri=server)
 
 
 class MlflowSink:
@@ -130,8 +136,8 @@ class MlflowSink:
                 run = client.get_run(run_id)
                 if run.info.lifecycle_stage == "deleted":
                     raise RefusedError(f"run {run_id} is deleted. Restore it, or remove its spool.")
-                part = note_training(client, self._target, run.data.tags)
-                self._connection = _Connection(client, run, ImageCards(client, run_id), part.folder, part.resumes)
+                folder, resumes = note_training(client, self._target, run.data.tags)
+                self._connection = _Connection(client, run, ImageCards(client, run_id), folder, resumes)
             return self._connection
 
     def _missing(self, connection: _Connection, sent: Mapping[str, Version]) -> set[str]:
@@ -166,18 +172,28 @@ class MlflowSink:
 
 
 def _upload(connection: _Connection, local: Path, name: str, taken_unix_s: float) -> None:
-    replaced = folder_of(name, taken_unix_s, connection.resumes)
+    run_id, replaced = connection.run.info.run_id, folder_of(name, taken_unix_s, connection.resumes)
     if is_file(name):
         folder = PurePosixPath(connection.folder, replaced or "", name).parent
-        connection.client.log_artifact(connection.run.info.run_id, str(local), str(folder))
+        connection.client.log_artifact(run_id, str(local), str(folder))
     elif replaced is not None:
         pass  # records of epochs that were repeated since would only confuse
     elif (card := _card(connection, name)) is not None:
         connection.cards.log(local, card)
-    elif is_metrics(name):
-        _log_numbers(connection, _read(local, name, Metrics.from_json))
     else:
-        _describe(connection, _read(local, name, Description.from_json))
+        data = local.read_bytes()
+        try:
+            record = Metrics.from_json(data) if is_metrics(name) else Description.from_json(data)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UnacceptableError(f"{name} is damaged: {error}") from error
+        if isinstance(record, Metrics):
+            _log_numbers(connection, record)
+        else:
+            run = connection.client.get_run(run_id)
+            before = run.data.tags.get(_DESCRIPTION_TAG, "")
+            after = merged_description(before, record, run_id, run.info.experiment_id, connection.folder)
+            if after != before:
+                connection.client.set_tag(run_id, _DESCRIPTION_TAG, after, synchronous=True)
 
 
 def _card(connection: _Connection, name: str) -> Card | None:
@@ -192,19 +208,3 @@ def _log_numbers(connection: _Connection, numbers: Metrics) -> None:
     values = {str(PurePosixPath(connection.folder, name)): value for name, value in numbers.values.items()}
     metrics = [Metric(name, value, numbers.time_ms, numbers.step) for name, value in values.items()]
     connection.client.log_batch(connection.run.info.run_id, metrics=metrics, synchronous=True)
-
-
-def _describe(connection: _Connection, latest: Description) -> None:
-    """Update this program's part of the run's description."""
-    run = connection.client.get_run(connection.run.info.run_id)
-    before = run.data.tags.get(_DESCRIPTION_TAG, "")
-    after = merged_description(before, latest, connection.run.info.run_id, run.info.experiment_id, connection.folder)
-    if after != before:
-        connection.client.set_tag(connection.run.info.run_id, _DESCRIPTION_TAG, after, synchronous=True)
-
-
-def _read(local: Path, name: str, parse: Callable[[bytes], _T]) -> _T:
-    try:
-        return parse(local.read_bytes())
-    except (ValueError, KeyError, TypeError) as error:
-        raise UnacceptableError(f"{name} is damaged: {error}") from error

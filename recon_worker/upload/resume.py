@@ -1,9 +1,9 @@
 """Resumed trainings: where in a run their artifacts belong, and which history they continue.
 
-Two tags of the run record what has been logged there.
+Two tags of the run record which trainings have logged to it.
 
 `recon_log.fits`: start times of the trainings that began from scratch. Artifacts of the first go to the run's top
-level. Those of a second `fit` into the same run, which has its own epoch 1, go below `fit_2/`.
+level; those of a second `fit` into the same run, which has its own epoch 1, go below `fit_2/`.
 
 `recon_log.resumed` (for the second fit `recon_log.resumed.fit_2`): [epoch, time] of each resume. A training that is
 resumed from epoch 5 into the same run logs epochs 6, 7, ... again. Snapshots that an earlier process took of these
@@ -43,54 +43,51 @@ class Resume:
     """Epochs completed at that time."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """The part of a run that belongs to one fit and the trainings that resumed it."""
+def note_training(client: "MlflowClient", target: RunTarget, tags: Mapping[str, str]) -> tuple[str, Sequence[Resume]]:
+    """Record in the run's tags that this training logs to it, unless they say so already.
 
-    folder: str
-    """Folder of its artifacts; empty: the run's top level."""
-    resumes: Sequence[Resume]
-    """Resumes of this fit, oldest first."""
-
-
-def note_training(client: "MlflowClient", target: RunTarget, tags: Mapping[str, str]) -> Part:
-    """Record in the run's tags that this training logs to it, unless they say so, and return its part of the run.
-
-    Args:
-        client: Connected to the tracking server.
-        target: The run.
-        tags: The run's tags.
+    Returns the folder for the artifacts of this training's fit (empty: the run's top level), and the resumes of the
+    fit, oldest first.
     """
-    fits, own = _fits(tags), target.fit_unix_s
+    fits, own = fits_of(tags), target.fit_unix_s
     continues = target.continues or (target.earlier_run_id is not None and bool(fits))
     if continues and own not in fits:
         own = max(fits, default=own)
     if own not in fits:
         fits.append(own)
         client.set_tag(target.run_id, _FITS, json.dumps(fits), synchronous=True)
-    folder = _folder(fits, own)
+    folder = folder_of_fit(fits, own)
     key = f"{_RESUMED}.{folder}" if folder else _RESUMED
-    resumes, this = _resumes(tags.get(key, "[]")), Resume(target.started_unix_s, target.earlier_epoch)
+    try:
+        resumes = sorted(Resume(float(unix_s), int(epoch)) for epoch, unix_s in json.loads(tags.get(key, "[]")))
+    except (ValueError, TypeError):  # somebody has overwritten the tag
+        resumes = []
+    this = Resume(target.started_unix_s, target.earlier_epoch)
     if continues and this not in resumes:
         resumes = sorted([*resumes, this])
         content = json.dumps([[one.epoch, one.unix_s] for one in resumes])
         client.set_tag(target.run_id, key, content, synchronous=True)
-    return Part(folder=folder, resumes=resumes)
+    return folder, resumes
 
 
-def folder_of_fit(tags: Mapping[str, str], unix_s: float) -> str:
+def fits_of(tags: Mapping[str, str]) -> list[float]:
+    """Return the start times of a run's fits in the order of their tag; none if somebody has overwritten the tag."""
+    try:
+        return [float(unix_s) for unix_s in json.loads(tags.get(_FITS, "[]"))]
+    except (ValueError, TypeError):
+        return []
+
+
+def folder_of_fit(fits: Sequence[float], unix_s: float) -> str:
     """Return the folder of a fit by its start time; that of the latest fit if the run does not know this one."""
-    fits = _fits(tags)
-    return _folder(fits, unix_s if unix_s in fits else max(fits, default=0.0))
+    number = fits.index(unix_s if unix_s in fits else max(fits)) + 1 if fits else 1
+    return f"fit_{number}" if number > 1 else ""
 
 
 def folder_of(name: str, taken_unix_s: float, resumes: Sequence[Resume]) -> str | None:
     """Return the folder for an artifact that a resumed training has replaced; None if it has not been replaced.
 
-    Args:
-        name: Artifact name, such as epoch_07/stitched/amp_pred.png.
-        taken_unix_s: When its snapshot was taken.
-        resumes: Resumes of its fit, oldest first.
+    Its name tells the epoch, such as epoch_07/stitched/amp_pred.png; `resumes` are those of its fit, oldest first.
     """
     for number, one in enumerate(resumes, start=1):
         if taken_unix_s < one.unix_s and epoch_of(name) > one.epoch:
@@ -99,12 +96,7 @@ def folder_of(name: str, taken_unix_s: float, resumes: Sequence[Resume]) -> str 
 
 
 def load_history(outbox: Outbox, target: RunTarget) -> History:
-    """Return the history that a run continues, from its spool or else from the run that it resumes.
-
-    Args:
-        outbox: The run's spool.
-        target: The run, and the one that it continues, if any. Its server is asked only if the spool has no history.
-    """
+    """Return the history that a run continues: from its spool, else from the server, if it resumes another run."""
     own = history_of_spool(outbox)
     return earlier_history(target) if own is None else own
 
@@ -127,8 +119,17 @@ def earlier_history(target: RunTarget, connect: Callable[[RunTarget], "MlflowCli
     run_id = target.earlier_run_id
     if run_id is None:
         return History()
+    files = dict[str, bytes]()
     try:
-        files = download_retrying(lambda: _download(connect(target), run_id, target.earlier_fit_unix_s))
+        for attempt in download_retrying:
+            with attempt, tempfile.TemporaryDirectory(prefix="recon-log-") as local:
+                client = connect(target)
+                fits = fits_of(client.get_run(run_id).data.tags)
+                folder = PurePosixPath(folder_of_fit(fits, target.earlier_fit_unix_s), "recon_log")
+                listed = {file.path for file in client.list_artifacts(run_id, str(folder))}
+                for name in HISTORY_FILES:
+                    if str(folder / name) in listed:
+                        files[name] = Path(client.download_artifacts(run_id, str(folder / name), local)).read_bytes()
         return History.of_files(files, last_epoch=target.earlier_epoch)
     except Exception as error:  # whatever the server, or an artifact that somebody replaced, raises
         _log.warning(
@@ -136,35 +137,3 @@ def earlier_history(target: RunTarget, connect: Callable[[RunTarget], "MlflowCli
             run_id, reason(error),
         )  # fmt: skip
         return History()
-
-
-def _download(client: "MlflowClient", run_id: str, fit_unix_s: float) -> dict[str, bytes]:
-    place = PurePosixPath(folder_of_fit(client.get_run(run_id).data.tags, fit_unix_s), "recon_log")
-    listed = {file.path for file in client.list_artifacts(run_id, str(place))}
-    with tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
-        return {
-            name: Path(client.download_artifacts(run_id, str(place / name), folder)).read_bytes()
-            for name in HISTORY_FILES
-            if str(place / name) in listed
-        }
-
-
-def _folder(fits: Sequence[float], unix_s: float) -> str:
-    number = fits.index(unix_s) + 1 if unix_s in fits else 1
-    return f"fit_{number}" if number > 1 else ""
-
-
-def _fits(tags: Mapping[str, str]) -> list[float]:
-    """Return start times in the order in which they were recorded; none if somebody has overwritten the tag."""
-    try:
-        return [float(unix_s) for unix_s in json.loads(tags.get(_FITS, "[]"))]
-    except (ValueError, TypeError):
-        return []
-
-
-def _resumes(text: str) -> list[Resume]:
-    """Parse the content of the other tag; likewise."""
-    try:
-        return sorted(Resume(float(unix_s), int(epoch)) for epoch, unix_s in json.loads(text))
-    except (ValueError, TypeError):
-        return []

@@ -20,7 +20,7 @@ from typing import TypeVar
 import tenacity
 
 from recon_worker.system.messages import message_log
-from recon_worker.upload.errors import RefusedError, is_refusal
+from recon_worker.upload.errors import RefusedError, UploadError, error_type
 
 _log = message_log(__name__)
 _T = TypeVar("_T")
@@ -30,7 +30,7 @@ RESENDS = 2
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
 _REFUSED_WAIT_S = 30.0
 download_retrying = tenacity.Retrying(
-    retry=tenacity.retry_if_exception(lambda error: not is_refusal(error)),
+    retry=tenacity.retry_if_exception(lambda error: error_type(error) is UploadError),
     stop=tenacity.stop_after_delay(20),
     wait=tenacity.wait_exponential(max=4),
     reraise=True,
@@ -61,15 +61,7 @@ class Retries:
         self._warned = set[bool]()
 
     def call(self, request: Callable[[], _T], *, but_not: type[Exception] | tuple[()] = ()) -> _T:
-        """Repeat a request until it succeeds.
-
-        Args:
-            request: What to do.
-            but_not: Errors that are raised at once.
-
-        Raises:
-            StoppedError: `stop` was called.
-        """
+        """Repeat a request until it succeeds; errors `but_not` are raised at once, StoppedError after `stop`."""
         for attempt in count(1):
             round_began = self.round
             self._on_attempt(False)
@@ -82,24 +74,20 @@ class Retries:
                     raise StoppedError from error
                 if isinstance(error, RefusedError):
                     refused, wait_s = True, _REFUSED_WAIT_S
-                    what = "refuses artifacts; they stay in the spool"
+                    what = "The tracking server refuses artifacts; they stay in the spool"
                 else:
                     refused, wait_s = False, random.uniform(0.0, backoff_s(attempt))
-                    what = "did not take an artifact; it is tried again"
+                    what = "An upload to the tracking server failed; it is tried again"
                 self._on_attempt(refused)
                 with self._changed:
                     level = logging.DEBUG if refused in self._warned else logging.WARNING
                     self._warned.add(refused)
-                _log.log(level, "The tracking server %s. %s", what, error)
+                _log.log(level, "%s. %s", what, error)
                 self.wait(wait_s, round_began)
         raise AssertionError("unreachable")
 
     def wait(self, seconds: float, round_began: int, requests: int = 1) -> None:
-        """Wait before repeating a number of requests, unless `retry_now` has been called since they were made.
-
-        Raises:
-            StoppedError: `stop` was called.
-        """
+        """Wait before repeating requests, unless `retry_now` was called since they began; StoppedError after `stop`."""
         with self._changed:
             self.count += requests
             self._changed.wait_for(lambda: self.stopped or self.round > round_began, seconds)

@@ -7,24 +7,25 @@ proxy may acknowledge what it discards. Failed requests are retried as `retry` s
 file that the server does not accept, or does not keep, is set aside until `retry_now` and delays no others.
 """
 
+import functools
 import queue
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from recon_worker.spool.outbox import Outbox, Version
 from recon_worker.system.messages import message_log
 from recon_worker.upload.errors import UnacceptableError
 from recon_worker.upload.retry import RESENDS, Retries, StoppedError, backoff_s
 
+if TYPE_CHECKING:
+    from recon_worker.upload.mlflow_sink import MlflowSink
+
 _log = message_log(__name__)
 
-_REMOTE = ("http://", "https://", "databricks")
 MAX_UPLOAD_THREADS = 10
 """Eight for uploads, and two for the listings, which are every seventh request."""
 _POLL_S = 0.2
@@ -32,17 +33,7 @@ _POLL_S = 0.2
 
 def upload_threads(tracking_uri: str) -> int:
     """Return the number of upload threads. Over http each upload is a round trip; a local store is faster with one."""
-    return MAX_UPLOAD_THREADS if tracking_uri.startswith(_REMOTE) else 1
-
-
-class Sink(Protocol):
-    """Where artifacts go; see `MlflowSink`."""
-
-    def upload(self, local: Path, name: str) -> None:
-        """Upload a file as the artifact `name`; raises if that fails."""
-
-    def missing(self, sent: Mapping[str, Version]) -> set[str]:
-        """Return which uploaded artifacts are not there; raises if it cannot be found out."""
+    return MAX_UPLOAD_THREADS if tracking_uri.startswith(("http://", "https://", "databricks")) else 1
 
 
 @dataclass(eq=False)
@@ -59,18 +50,13 @@ class _Batch:
     aside: list[str] = field(default_factory=list)
     """Files that were set aside."""
 
-    def expect(self, names: Collection[str]) -> None:
-        """Count files that are about to be queued."""
-        self.pending += len(names)
-        self.unsent.update(name.rpartition("/")[0] for name in names)
-
 
 class Uploader:
     """Uploads files of the outbox, and reports each snapshot whose files have all arrived.
 
     Args:
         outbox: Where the files are.
-        sink: Where they go.
+        sink: Where they go; only `upload` and `missing` are called.
         threads: Number of concurrent requests.
         on_complete: Called with a generation whose files have arrived. Runs in an upload thread; retried if it raises.
         on_refused: Called with each new value of `refused`.
@@ -80,7 +66,7 @@ class Uploader:
     def __init__(
         self,
         outbox: Outbox,
-        sink: Sink,
+        sink: "MlflowSink",
         threads: int,
         on_complete: Callable[[int], None],
         on_refused: Callable[[bool], None] = lambda refused: None,
@@ -111,9 +97,7 @@ class Uploader:
         batch = _Batch(generation)
         with self._lock:
             self._open.append(batch)
-            batch.expect(names)
-        for name in names:
-            self._queue.put((batch, name))
+            self._enqueue(batch, names)
         if not names:
             self._queue.put((batch, None))
 
@@ -128,16 +112,21 @@ class Uploader:
         with self._lock:
             for batch in self._open:
                 names, batch.aside = batch.aside, []
-                batch.expect(names)
-                for name in names:
-                    self._queue.put((batch, name))
+                self._enqueue(batch, names)
             self._refusals.clear()
-            self._update_refused()
+        self._note()
         self.retries.retry_now()
 
     def stop(self) -> None:
         """Retry nothing any more. Files that have not arrived stay in the outbox."""
         self.retries.stop()
+
+    def _enqueue(self, batch: _Batch, names: Collection[str]) -> None:
+        """Queue files, under the lock."""
+        batch.pending += len(names)
+        batch.unsent.update(name.rpartition("/")[0] for name in names)
+        for name in names:
+            self._queue.put((batch, name))
 
     # --- upload threads ---------------------------------------------------------------------------------------------
 
@@ -149,16 +138,16 @@ class Uploader:
                 continue
             self._note(busy=1)
             try:
-                if name is None:
-                    self._complete(batch)
-                else:
-                    self._handle(batch, name)
+                if name is None or self._handle(batch, name):
+                    self.retries.call(functools.partial(self._on_complete, batch.generation))
+                    with self._lock:
+                        self._open.remove(batch)
             except StoppedError:
                 return
             self._note(busy=-1)
 
-    def _handle(self, batch: _Batch, name: str) -> None:
-        """Send a file. The thread that sends the last one of a folder reads the folder back."""
+    def _handle(self, batch: _Batch, name: str) -> bool:
+        """Send a file, and read its folder back after the last one; returns whether the batch has arrived."""
         folder = name.rpartition("/")[0]
         sent = self._send(batch, name)
         with self._lock:
@@ -173,23 +162,29 @@ class Uploader:
             last, any_aside = settled and not batch.pending, bool(batch.aside)
         if last and any_aside:
             self._on_aside(batch.generation)
-        elif last:
-            self._complete(batch)
-
-    def _complete(self, batch: _Batch) -> None:
-        self.retries.call(lambda: self._on_complete(batch.generation))
-        with self._lock:
-            self._open.remove(batch)
+        return bool(last) and not any_aside
 
     def _send(self, batch: _Batch, name: str) -> dict[str, Version | None]:
-        """Upload a file; returns its name and version, or nothing if it was set aside."""
+        """Upload a file; returns its name and version, or nothing if it was set aside.
+
+        Files that every epoch replaces, such as the gallery, are uploaded one at a time: the newest must arrive last.
+        """
+        of_epoch = "epoch_" in name
+        if not of_epoch:
+            self._note(in_line=1)
+            while not self._whole_run.acquire(timeout=_POLL_S):
+                if self.retries.stopped:
+                    raise StoppedError
+            self._note(in_line=-1)
         try:
-            with self._one_at_a_time(name):
-                return {name: self.retries.call(lambda: self._upload(name), but_not=UnacceptableError)}
+            return {name: self.retries.call(lambda: self._upload(name), but_not=UnacceptableError)}
         except UnacceptableError as error:
             if self._set_aside(batch, name, warn_of=name):
-                _log.warning("The tracking server does not take %s: %s. It stays in the spool.", name, error)
+                _log.warning("The tracking server does not accept %s: %s. It stays in the spool.", name, error)
             return {}
+        finally:
+            if not of_epoch:
+                self._whole_run.release()
 
     def _upload(self, name: str) -> Version | None:
         """Upload a file unless its version was sent already: a file that is replaced meanwhile is queued twice."""
@@ -205,27 +200,10 @@ class Uploader:
         self._sent_version[name] = version
         return version
 
-    @contextmanager
-    def _one_at_a_time(self, name: str) -> Iterator[None]:
-        """Upload files that every epoch replaces, such as the gallery, one at a time: the newest must arrive last."""
-        if "epoch_" in name:
-            yield
-            return
-        self._note(in_line=1)
-        while not self._whole_run.acquire(timeout=_POLL_S):
-            if self.retries.stopped:
-                raise StoppedError
-        self._note(in_line=-1)
-        try:
-            yield
-        finally:
-            self._whole_run.release()
-
     def _read_back(self, batch: _Batch, sent: dict[str, Version | None]) -> int:
-        """Check that the files of a folder have arrived; send lost ones again, and finally set them aside.
+        """Check that the files of a folder have arrived: remove them, send lost ones again, finally set those aside.
 
-        Returns:
-            How many have arrived. They are removed from the outbox.
+        Returns the number of files that have arrived.
         """
         arrived = 0
         for resend in count(1):
@@ -270,17 +248,16 @@ class Uploader:
             return first
 
     def _note(self, *, busy: int = 0, in_line: int = 0, refused: bool = False) -> None:
-        """Keep `refused` up to date: this thread has begun or ended something, or its request was refused."""
+        """Update `refused`: this thread has begun or ended something, or its request was refused.
+
+        The server refuses everything if no thread makes progress, and none is free to try another file.
+        """
         with self._lock:
             self._busy += busy
             self._in_line += in_line
             (self._refusals.add if refused else self._refusals.discard)(threading.get_ident())
-            self._update_refused()
-
-    def _update_refused(self) -> None:
-        """Update `refused`, under the lock: no thread makes progress, and none is free to try another file."""
-        none_free = self._busy == self._threads or self._queue.empty()
-        stuck = len(self._refusals) + self._in_line == self._busy
-        before, self.refused = self.refused, bool(self._refusals) and stuck and none_free
-        if self.refused != before:
-            self._on_refused(self.refused)
+            none_free = self._busy == self._threads or self._queue.empty()
+            stuck = len(self._refusals) + self._in_line == self._busy
+            before, self.refused = self.refused, bool(self._refusals) and stuck and none_free
+            if self.refused != before:
+                self._on_refused(self.refused)

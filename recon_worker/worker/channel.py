@@ -12,8 +12,8 @@ _PARENT_POLL_S = 1.0
 Message = dict[str, Any]
 
 
-class Channel:
-    """The worker's end of the pipe. Thread-safe.
+class Channel(logging.Handler):
+    """The worker's end of the pipe, and a log handler that sends records through it. Thread-safe.
 
     Args:
         connection: The pipe.
@@ -21,13 +21,14 @@ class Channel:
     """
 
     def __init__(self, connection: Connection, parent: int) -> None:
+        super().__init__(logging.INFO)
         self._connection = connection
-        self._parent, self._lock = parent, threading.Lock()
+        self._parent, self._sending = parent, threading.Lock()
 
     def send(self, kind: str, **fields: Any) -> None:  # noqa: ANN401
         """Send a message to the training process; does nothing if that is gone."""
         try:
-            with self._lock:
+            with self._sending:
                 self._connection.send_bytes(json.dumps({"is": kind, **fields}).encode())
         except OSError:
             pass
@@ -43,17 +44,6 @@ class Channel:
         except OSError as error:
             raise EOFError from error
 
-
-class PipeHandler(logging.Handler):
-    """Sends log records to the training process.
-
-    Args:
-        channel: The pipe.
-    """
-
-    def __init__(self, channel: Channel) -> None:
-        super().__init__(logging.INFO)
-        self._channel = channel
-
     def emit(self, record: logging.LogRecord) -> None:
-        self._channel.send("log", level=record.levelno, text=self.format(record))
+        """Send a log record to the training process."""
+        self.send("log", level=record.levelno, text=self.format(record))

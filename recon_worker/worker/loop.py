@@ -28,12 +28,14 @@ from recon_worker.snapshot.slots import Slot, read_all
 from recon_worker.spool.lock import is_alone
 from recon_worker.system.handover import HURRY, take_over
 from recon_worker.upload.uploader import MAX_UPLOAD_THREADS
-from recon_worker.worker.channel import Channel, PipeHandler
+from recon_worker.worker.channel import Channel
 from recon_worker.worker.priority import LowPriority
 from recon_worker.worker.watchdog import Watchdog
 from recon_worker.worker.worker import Worker
 
 _POLL_S = 0.1
+_TITLE = Path("/proc/self/comm")
+"""File with the name of the process that `ps` and `top` show."""
 _ORPHAN_ATTEMPTS_AFTER_S = (0.0, 1.0, 2.0, 4.0)
 """Waits before each attempt of an orphaned worker to render what the machine lacked a resource for."""
 
@@ -43,39 +45,33 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parser = argparse.ArgumentParser(description="Started by the training process; not meant to be called by hand.")
-    parser.add_argument("parent", type=int)
-    parser.add_argument("pipe", type=int)
-    parser.add_argument("handover", type=int)
-    parser.add_argument("brief", type=int)
+    for name in ("parent", "pipe", "handover", "brief"):
+        parser.add_argument(name, type=int)
     parser.add_argument("linger_s", type=float)
     parser.add_argument("slots", type=int, nargs="+")
     arguments = parser.parse_args()
     watchdog = Watchdog(arguments.parent, arguments.linger_s)
     priority = LowPriority(MAX_UPLOAD_THREADS + 1)
-    _block_imports("pandas", "pyarrow")
-    _set_title()
+    # imports of these fail from now on: MLflow uses 80 MB for them, and no upload needs them
+    sys.modules.update({"pandas": None, "pyarrow": None})  # type: ignore[dict-item]
+    with contextlib.suppress(OSError):  # no Linux, or a container forbids it
+        _TITLE.write_text("recon-worker")
     channel = Channel(Connection(arguments.pipe), arguments.parent)
-    logging.getLogger().addHandler(PipeHandler(channel))
+    logging.getLogger().addHandler(channel)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # the uploader logs, once, that it retries
     logging.getLogger("recon_worker.spool.lock").setLevel(logging.ERROR)  # the training process has logged it
     priority.run(_warm_up)
     channel.send("ready")
-    serve(channel, watchdog, priority, functools.partial(_set_up, arguments, channel, watchdog, priority))
+    _serve(channel, watchdog, priority, functools.partial(_set_up, arguments, channel, watchdog, priority))
     logging.shutdown()
     sys.stdout.flush()
     os._exit(0)  # an upload that hangs, or MLflow's own threads, must not keep the process alive
 
 
-def serve(channel: Channel, watchdog: Watchdog, priority: LowPriority, set_up: Callable[[], Worker | None]) -> None:
-    """Obey messages until `stop`, or, once the training process is dead, until everything is uploaded.
+def _serve(channel: Channel, watchdog: Watchdog, priority: LowPriority, set_up: Callable[[], Worker | None]) -> None:
+    """Obey messages until `stop`, or, once the training process is dead, until all is uploaded or time is up.
 
-    The latter ends with the flush timeout; what is left then stays in the outbox.
-
-    Args:
-        channel: Pipe to the training process.
-        watchdog: Bounds the time after the death of the training process.
-        priority: Restored when that is dead.
-        set_up: Makes the worker of the run; None if no training has begun.
+    `set_up` makes the worker of the run; it returns None if no training has begun.
     """
     worker: Worker | None = None
     try:
@@ -114,7 +110,7 @@ def _set_up(
 
 
 def _await_hurry(training: socket.socket, received: bytes, priority: LowPriority) -> None:
-    """Restore the priority when the training process asks for it, or is dead; `received`: bytes read before."""
+    """Restore the priority when the training process asks for it or is dead; `received` are bytes read before."""
     with training:
         while HURRY not in received:
             received, descriptors, *_ = socket.recv_fds(training, 64, 2)
@@ -130,7 +126,18 @@ def _finish_alone(worker: Worker, watchdog: Watchdog, deadline: float) -> None:
     for wait_s in _ORPHAN_ATTEMPTS_AFTER_S:
         time.sleep(max(0.0, min(wait_s, deadline - time.monotonic())))
         watchdog.save()
-        _render_rest(worker, deadline)
+        on_disk = worker.outbox.raw_generations()
+        contents = [slot.content() for slot in worker.slots]  # some may not have been saved
+        in_memory = {one.generation: number for number, one in enumerate(contents) if one is not None}
+        for generation in sorted({*on_disk, *in_memory} - worker.rendered):
+            if time.monotonic() > deadline:
+                break
+            if generation in on_disk:
+                worker.render_file(generation, on_disk[generation])
+            else:
+                worker.render_slot(generation, in_memory[generation])
+        for generation in on_disk.keys() & worker.rendered:
+            worker.outbox.held(on_disk[generation]).unlink(missing_ok=True)
         if not worker.short:
             break
     if worker.rendered and time.monotonic() < deadline:
@@ -141,34 +148,6 @@ def _finish_alone(worker: Worker, watchdog: Watchdog, deadline: float) -> None:
     if is_alone(worker.lock):  # else a training that was resumed meanwhile uses the same folder
         worker.outbox.sweep()
         worker.outbox.discard()
-
-
-def _render_rest(worker: Worker, deadline: float) -> None:
-    """Render the snapshots in the spool, and those in memory that could not be written there."""
-    on_disk, in_memory = worker.outbox.raw_generations(), worker.generations_in_memory()
-    for generation in sorted({*on_disk, *in_memory} - worker.rendered):
-        if time.monotonic() > deadline:
-            break
-        if generation in on_disk:
-            worker.render_file(generation, on_disk[generation])
-        else:
-            worker.render_slot(generation, in_memory[generation])
-    for generation in on_disk.keys() & worker.rendered:
-        worker.outbox.held(on_disk[generation]).unlink(missing_ok=True)
-
-
-def _block_imports(*packages: str) -> None:
-    """Make imports of packages fail in this process: MLflow uses 80 MB for these two, which no upload needs."""
-    for package in packages:
-        sys.modules[package] = None  # type: ignore[assignment]
-
-
-def _set_title() -> None:
-    """Name the process in `ps` and `top`, on systems that have a file for it."""
-    title = Path("/proc/self/comm")
-    if title.exists():
-        with contextlib.suppress(OSError):  # a container may forbid it
-            title.write_text("recon-worker")
 
 
 def _warm_up() -> None:

@@ -30,19 +30,13 @@ class LowPriority:
     """
 
     def __init__(self, threads: int) -> None:
-        self._restored, self._thread = threading.Event(), threading.local()
-        self._pool = ThreadPoolExecutor(threads, "low-priority")
+        self._restored = threading.Event()
+        self._pool = ThreadPoolExecutor(threads, "low-priority", initializer=os.nice, initargs=(_NICENESS,))
         _set_autogroup(_NICENESS)
 
     def run(self, work: Callable[[], _T]) -> _T:
         """Do the work; returns or raises what it does."""
-
-        def at_low_priority() -> _T:
-            if not hasattr(self._thread, "niceness"):
-                self._thread.niceness = os.nice(_NICENESS)
-            return work()
-
-        return work() if self._restored.is_set() else self._pool.submit(at_low_priority).result()
+        return work() if self._restored.is_set() else self._pool.submit(work).result()
 
     def restore(self) -> None:
         """Run all further work at normal priority."""

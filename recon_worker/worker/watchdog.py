@@ -1,6 +1,6 @@
 """Notices the death of the training process, saves the snapshots that it left in memory, and bounds the time left.
 
-    watchdog thread: parent gone -> set an alarm -> `save_snapshots` -> set an earlier alarm
+    watchdog thread: parent gone -> set an alarm -> `save_snapshots` -> bring the alarm forward
 
 At the alarm the kernel ends the process, whatever it hangs in, even a library that never releases the interpreter lock.
 """
@@ -47,21 +47,16 @@ class Watchdog:
         with self._lock:
             if self._deadline == math.inf:
                 self._deadline = time.monotonic() + self._linger_s
-                self._set_alarm(_SAVING_S)
+                signal.setitimer(signal.ITIMER_REAL, self._linger_s + _SAVING_S)
             return self._deadline
 
     def save(self) -> None:
         """Save the snapshots; the process may then be ended at any moment without a loss.
 
-        Called by the watchdog thread, because the main thread may hang, and by the main thread, because the watchdog
-        may have been too early to know where to.
+        Both threads call this: the main thread may hang, and the watchdog may be too early to know where to save.
         """
         if self.save_snapshots is None:
             return
         self.save_snapshots()
-        self.orphaned()
-        with self._lock:
-            self._set_alarm(_GRACE_S)
-
-    def _set_alarm(self, extra_s: float) -> None:
-        signal.setitimer(signal.ITIMER_REAL, max(0.0, self._deadline - time.monotonic()) + extra_s)
+        left_s = max(0.0, self.orphaned() - time.monotonic())  # `orphaned` cannot set its later alarm any more
+        signal.setitimer(signal.ITIMER_REAL, left_s + _GRACE_S)

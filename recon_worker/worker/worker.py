@@ -50,7 +50,7 @@ class Worker:
     def __init__(
         self, brief: bytes, channel: Channel, slots: Sequence[Slot], priority: LowPriority, folder: int | None = None
     ) -> None:
-        self._channel, self._slots, self._priority = channel, slots, priority
+        self._channel, self.slots, self._priority = channel, slots, priority
         record, self._scan = load_brief(brief)
         self._target = RunTarget(**record["target"])
         self.outbox = Outbox(Path(record["folder"]), descriptor=folder)
@@ -66,9 +66,9 @@ class Worker:
             on_aside=lambda generation: channel.send("aside", generation=generation),
         )
         self.rendered = set[int]()
-        """Generations of the snapshots that were rendered."""
+        """Generations of rendered snapshots."""
         self.short = set[int]()
-        """Generations of the snapshots for which the machine lacked a resource at the last attempt."""
+        """Generations of snapshots for which the machine lacked a resource at the last attempt."""
         self._saving = threading.Lock()
         self._history: History | None = None
         self._last_taken_unix_s: float | None = None
@@ -76,11 +76,7 @@ class Worker:
         self._numbers: dict[int, Metrics] = {}
 
     def upload_again(self, unlogged: dict[str, int]) -> None:
-        """Upload what an earlier worker rendered and did not upload.
-
-        Args:
-            unlogged: Generation by epoch, of the snapshots that the training process waits for.
-        """
+        """Upload what an earlier worker left; `unlogged`: generations that the training process waits for, by epoch."""
         names: dict[int, list[str]] = {generation: [] for generation in unlogged.values()}
         last = max(unlogged.values(), default=_NO_SNAPSHOT)
         for name in self.outbox.artifacts():
@@ -110,7 +106,7 @@ class Worker:
         """Render a snapshot from shared memory."""
 
         def read() -> Snapshot:
-            slot = self._slots[number]
+            slot = self.slots[number]
             content = slot.content()
             if content is None or content.generation != generation:
                 raise CodecError(f"slot {number} does not hold snapshot {generation}.")
@@ -122,8 +118,7 @@ class Worker:
     def render_file(self, generation: int, path: Path) -> None:
         """Render a snapshot from the spool; the training process then frees the file.
 
-        If some of its artifacts cannot be made, and not because the machine lacks a resource, the file is kept under
-        another name.
+        The file is kept under another name if artifacts failed for any reason but a shortage of the machine.
         """
         if self._render(generation, lambda: read_snapshot(self.outbox.held(path))):
             try:
@@ -138,7 +133,7 @@ class Worker:
             for one in self._each(finish(self._load_history())):
                 self._put(one, made, failures)
         except Exception as error:  # a shortage: artifacts of the whole run must not cost any snapshot
-            failures.append(_failure("The artifacts of the whole run", error))
+            failures.append(Failure("The artifacts of the whole run", f"{type(error).__name__}: {error}"))
         for failure in failures:
             _log.warning("%s could not be made: %s", failure.path, failure.reason)
         self._channel.send("finished", artifacts=len(made), failures=len(failures))
@@ -148,7 +143,7 @@ class Worker:
         """Write the snapshots in shared memory to the spool: the training process, which would free it, is dead."""
         with self._saving:
             saved = self.outbox.raw_generations().keys() | self.rendered
-            for slot in self._slots:
+            for slot in self.slots:
                 content = slot.content()
                 if content is None or content.generation in saved:
                     continue
@@ -157,32 +152,25 @@ class Worker:
                     parts = dump_snapshot(content.header, slot.array_bytes(layout.nbytes))
                     self.outbox.put_raw(content.generation, record["epoch"], parts)
 
-    def generations_in_memory(self) -> dict[int, int]:
-        """Return the slot number of each snapshot in shared memory, by generation."""
-        return {c.generation: number for number, slot in enumerate(self._slots) if (c := slot.content()) is not None}
-
     def _reserve(self, slots: Sequence[int], files: Sequence[Path], nbytes: int) -> None:
         """Allocate the memory and the files of the queue before the first snapshot needs them."""
         alive = functools.partial(self._channel.send, "alive")
         for number in slots:
             with contextlib.suppress(OSError):
-                self._slots[number].reserve(nbytes)
-                self._slots[number].fault_in()
+                self.slots[number].reserve(nbytes)
+                self.slots[number].fault_in()
             alive()
         for file in files:
-            held = self.outbox.held(file)
+            make = functools.partial(make_ready, self.outbox.held(file), nbytes, alive)
             with contextlib.suppress(OSError):  # the training process reports it when it captures into the file
-                self._priority.run(lambda: make_ready(held, nbytes, alive))  # noqa: B023 - called at once
+                self._priority.run(make)
         self._channel.send("reserved")
 
     def _render(self, generation: int, read: Callable[[], Snapshot]) -> bool:
-        """Render a snapshot into the outbox and upload its artifacts.
+        """Render a snapshot into the outbox and upload its artifacts; returns whether it is done but for some of them.
 
         A snapshot that cannot be read, or for which the machine lacks a resource, stays where it is and may be rendered
         again. Artifacts made before a shortage are uploaded all the same, which may free disk space; they do not count.
-
-        Returns:
-            Whether the snapshot has been rendered but for some artifacts.
         """
         self._channel.send("began")
         self.short.discard(generation)
@@ -192,11 +180,11 @@ class Worker:
             snapshot = self._priority.run(read)
             self._make(snapshot, names, failures, times)
         except Exception as error:  # a snapshot that cannot be read or rendered must not cost the others
-            failures.append(_failure("snapshot", error))
+            failures.append(Failure("snapshot", f"{type(error).__name__}: {error}"))
             short = is_shortage(error)
+            if short:
+                self.short.add(generation)
         done = snapshot is not None and not short
-        if short:
-            self.short.add(generation)
         self._channel.send(
             "rendered",
             generation=generation,
@@ -227,7 +215,10 @@ class Worker:
             for made in self._each(render(self._scan, snapshot, history, on_computed)):
                 self._channel.send("alive")
                 self._put(made, names, failures)
-            self._priority.run(self._keep_history)
+            try:
+                self._priority.run(lambda: self.outbox.keep_history(history.files()))
+            except OSError as error:  # costs the successor of this worker the colour ranges, and no pictures
+                _log.warning("%s/history cannot be written: %s", self.outbox.folder, error)
         except Exception as error:
             if is_shortage(error):
                 history.publish_again()
@@ -244,8 +235,8 @@ class Worker:
         except Exception as error:
             if is_shortage(error):
                 raise
-            reason = f"{self.outbox.folder} cannot be written: {error}"
-            failures.append(Failure(made.path, reason) if isinstance(error, OSError) else _failure(made.path, error))
+            what = f"{self.outbox.folder} cannot be written" if isinstance(error, OSError) else type(error).__name__
+            failures.append(Failure(made.path, f"{what}: {error}"))
 
     def _each(self, pictures: Iterator[Artifact | Failure]) -> Iterator[Artifact | Failure]:
         """Make artifacts one by one, each at the priority that applies when its turn comes."""
@@ -257,13 +248,6 @@ class Worker:
         if self._history is None:
             self._history = self._priority.run(lambda: load_history(self.outbox, self._target))
         return self._history
-
-    def _keep_history(self) -> None:
-        """Write the history for a successor of this worker. A full disk costs that one the colour ranges, no images."""
-        try:
-            self.outbox.keep_history(self._load_history().files())
-        except OSError as error:
-            _log.warning("%s/history cannot be written: %s", self.outbox.folder, error)
 
     def _on_uploaded(self, generation: int) -> None:
         """Log the queue's metrics, as the last part of a snapshot, and report it as logged. Repeated if it raises."""
@@ -278,7 +262,3 @@ class Worker:
             self._sink.log_numbers(self._numbers[generation])
             del self._numbers[generation]
         self._channel.send("logged", generation=generation, retries=retries)
-
-
-def _failure(what: str, error: Exception) -> Failure:
-    return Failure(what, f"{type(error).__name__}: {error}")

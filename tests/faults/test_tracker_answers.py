@@ -79,6 +79,6 @@ def test_a_file_that_is_too_large_for_the_server_holds_no_other_up(server, proxy
     assert expected_files() - there == {"recon_log/gallery.html"}
     assert {"recon_log/evolution.gif", "recon_log/events.csv"} <= there
     assert (worker.stats.spooled, worker.stats.submitted) == (len(EPOCHS), len(EPOCHS))
-    assert caplog.text.count("does not take recon_log/gallery.html") == 1
+    assert caplog.text.count("does not accept recon_log/gallery.html") == 1
     assert main(["sync", str(tmp_path / "spool")]) == ALL
     assert expected_files() <= set(artifact_names(server, target.run_id))

@@ -13,7 +13,7 @@ from recon_worker.pictures.records import DESCRIPTION_NAME, Description, Metrics
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.upload.errors import RefusedError, UnacceptableError, UploadError
 from recon_worker.upload.mlflow_sink import MlflowSink
-from recon_worker.upload.resume import Part, Resume, earlier_history, folder_of_fit, note_training
+from recon_worker.upload.resume import Resume, earlier_history, fits_of, folder_of_fit, note_training
 from tests.samples import make_run
 
 CARD = card_name("epoch_05", "stitched_amp", 165)
@@ -163,16 +163,12 @@ def test_fits_are_told_apart_in_the_order_in_which_they_come_to_the_run(target, 
     def part_of(**more):
         return note_training(client, replace(target, **more), client.get_run(target.run_id).data.tags)
 
-    assert part_of(started_unix_s=20.0) == Part(folder="", resumes=[])
-    assert part_of(started_unix_s=10.0).folder == "fit_2"  # out of the spool, later
-    assert part_of(started_unix_s=20.0).folder == ""
+    assert part_of(started_unix_s=20.0) == ("", [])
+    assert part_of(started_unix_s=10.0)[0] == "fit_2"  # out of the spool, later
+    assert part_of(started_unix_s=20.0)[0] == ""
     again = {"earlier_run_id": target.run_id, "earlier_epoch": 3}
-    assert part_of(started_unix_s=30.0, earlier_fit_unix_s=10.0, **again) == Part(
-        folder="fit_2", resumes=[Resume(30.0, 3)]
-    )
-    assert part_of(started_unix_s=40.0, **again) == Part(folder="", resumes=[Resume(40.0, 3)])
-    assert part_of(started_unix_s=50.0, earlier_run_id="another", earlier_epoch=9).resumes == [
-        Resume(40.0, 3),
-        Resume(50.0, 9),
-    ]
-    assert folder_of_fit(client.get_run(target.run_id).data.tags, 10.0) == "fit_2"
+    assert part_of(started_unix_s=30.0, earlier_fit_unix_s=10.0, **again) == ("fit_2", [Resume(30.0, 3)])
+    assert part_of(started_unix_s=40.0, **again) == ("", [Resume(40.0, 3)])
+    _, resumes = part_of(started_unix_s=50.0, earlier_run_id="another", earlier_epoch=9)
+    assert resumes == [Resume(40.0, 3), Resume(50.0, 9)]
+    assert folder_of_fit(fits_of(client.get_run(target.run_id).data.tags), 10.0) == "fit_2"

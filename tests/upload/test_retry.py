@@ -65,7 +65,7 @@ def test_the_first_failure_of_each_kind_is_a_warning(waits_s, caplog):
 
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == [
-        "The tracking server did not take an artifact; it is tried again. down",
+        "An upload to the tracking server failed; it is tried again. down",
         "The tracking server refuses artifacts; they stay in the spool. 401",
     ]
 

@@ -153,7 +153,7 @@ def test_a_file_that_is_not_taken_holds_no_other_up(outbox, threads, caplog):
     assert sorted(sink.uploads) == sorted([TABLE, *NAMES])
     assert list(outbox.artifacts()) == [GALLERY]
     assert (uploader.idle, uploader.refused) == (True, False)
-    assert caplog.text.count(f"does not take {GALLERY}: 413: too large. It stays in the spool") == 1
+    assert caplog.text.count(f"does not accept {GALLERY}: 413: too large. It stays in the spool") == 1
 
     sink.names.clear()
     uploader.retry_now()
