@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from recon_worker.snapshot.codec import FILE_HEADER_BYTES, file_header
+from recon_worker.snapshot.codec import FILE_HEADER_BYTES, dump_snapshot
 from recon_worker.snapshot.slots import allocate
 
 _ZEROS = bytes(1 << 20)
@@ -54,7 +54,7 @@ class RawFile:
 
     def publish(self, place: Path, header: bytes) -> None:
         """Rename the file to the snapshot file `place`; `header` is from `codec.snapshot_header`."""
-        self._map[:FILE_HEADER_BYTES] = file_header(header, self.memory)
+        self._map[:FILE_HEADER_BYTES] = dump_snapshot(header, self.memory)[0]
         self._temporary.rename(place)
 
     def discard(self) -> None:
