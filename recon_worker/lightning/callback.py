@@ -30,8 +30,8 @@ from recon_worker.client.inline_backend import InlineBackend
 from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.lightning.begin import begin_run
 from recon_worker.lightning.dataset import UnusableDataError
-from recon_worker.lightning.extra_pass import Precision, fill_missing
-from recon_worker.lightning.trainer_state import completed_epochs, mlflow_logger, ranks_of, run_target
+from recon_worker.lightning.extra_pass import fill_missing
+from recon_worker.lightning.trainer_state import mlflow_logger, ranks_of, run_target
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
 from recon_worker.spool.run_target import RunTarget
@@ -204,8 +204,8 @@ class PtychoReconLoggingCallback(Callback):
     def _log_by_extra_pass(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         run = self._run
         if run is not None and run.may_predict:
-            run.begin_capture()
-            self._submit(run, trainer, pl_module, epoch)
+            run.begin_capture(epoch)
+            self._submit(run, trainer, pl_module)
 
     @_guarded
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -213,8 +213,9 @@ class PtychoReconLoggingCallback(Callback):
         run = self._run
         if run is None or run.from_training_set or trainer.sanity_checking:
             return
-        if run.is_due(completed_epochs(trainer), trainer.max_epochs):
-            run.begin_capture()
+        epoch = max(1, trainer.current_epoch + int(trainer.is_last_batch))  # whose training batches are complete
+        if run.is_due(epoch, trainer.max_epochs):
+            run.begin_capture(epoch)
 
     def on_validation_batch_end(
         self,
@@ -233,15 +234,15 @@ class PtychoReconLoggingCallback(Callback):
         try:
             run.capture.add_outputs(batch_idx, outputs)
         except Exception as error:
-            run.give_up(error)
+            run.capture, run.failure = None, error
         self._stall_s += time.perf_counter() - start_s
 
     @_guarded
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete and submit the snapshot."""
         run = self._run
-        if run is not None and run.capturing:
-            self._submit(run, trainer, pl_module, completed_epochs(trainer))
+        if run is not None and run.epoch is not None:
+            self._submit(run, trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log from the training set, if there is no validation set."""
@@ -265,14 +266,12 @@ class PtychoReconLoggingCallback(Callback):
         if stage == "fit":
             self._finish()
 
-    def _submit(self, run: LoggedRun, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
-        capture, is_complete = run.end_capture(epoch)
+    def _submit(self, run: LoggedRun, trainer: Trainer, pl_module: LightningModule) -> None:
+        capture, is_complete = run.end_capture()
         if run.may_predict and not is_complete:
-            plugin = trainer.precision_plugin
-            precision = Precision(plugin.val_step_context, plugin.convert_input)
-            fill_missing(capture, run.plan, pl_module, run.dataset, precision, run.ranks)
+            fill_missing(capture, run.plan, pl_module, run.dataset, trainer.precision_plugin, run.ranks)
         stall_s = self._stall_s + time.perf_counter() - self._hook_started_s
-        run.submit(capture, epoch=epoch, step=trainer.global_step, stall_s=stall_s)
+        run.submit(capture, step=trainer.global_step, stall_s=stall_s)
         self._stall_s = 0.0
 
     @_guarded
@@ -281,7 +280,8 @@ class PtychoReconLoggingCallback(Callback):
         self._backend = self._run = None
         try:
             if run is not None:
-                run.close()
+                run.copier.close()
+                run.ranks.close()
         finally:
             if backend is not None:
                 backend.close(self.worker.flush_timeout_s if self.worker is not None else 0.0)

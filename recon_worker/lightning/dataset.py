@@ -31,18 +31,12 @@ class UnusableDataError(RuntimeError):
     """A dataset or loader cannot be logged. The message says why, and ends with a full stop."""
 
 
-class NoSamplesError(UnusableDataError):
-    """There is no dataset, or it is empty."""
-
-
 def dataset_length(loader: object) -> int:
     """Return the number of samples of a loader's dataset.
 
     Raises:
-        UnusableDataError: It has none (`NoSamplesError`), or they cannot be accessed by index.
+        UnusableDataError: They cannot be accessed by index.
     """
-    if loader is None:
-        raise NoSamplesError("there is none.")
     try:
         dataset: Any = loader.dataset  # type: ignore[attr-defined]
     except Exception as error:
@@ -50,12 +44,9 @@ def dataset_length(loader: object) -> int:
     if isinstance(dataset, IterableDataset) or not hasattr(type(dataset), "__getitem__"):
         raise UnusableDataError(f"samples of a {type(dataset).__name__} have no index.")
     try:
-        length = len(dataset)
+        return len(dataset)
     except Exception as error:
         raise UnusableDataError(f"a {type(dataset).__name__} has no usable length ({_said(error)}).") from error
-    if length == 0:
-        raise NoSamplesError(f"the {type(dataset).__name__} has no samples.")
-    return length
 
 
 def read_item(dataset: Any, index: int) -> Any:  # noqa: ANN401
