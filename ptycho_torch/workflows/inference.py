@@ -210,7 +210,7 @@ def _predict(
     snapshot = Snapshot(
         epoch=trained.epoch,
         step=trained.step,
-        has_diffraction=capture.has_diffraction,
+        has_diffraction=bool(capture.has_diffraction.any()),
         created_unix_s=0.0,
         stall_s=0.0,
         arrays=capture.arrays,

@@ -37,7 +37,8 @@ class Capture:
         )
         """Objects of the fixed patches, their diffraction, and centre crops."""
         self._shard, self._copy, self._wait = shard, copier.copy, copier.wait
-        self._has_diffraction = self.destinations[1].filled
+        self.has_diffraction = self.destinations[1].filled
+        """(k,) whose diffraction is predicted; none if the network does not predict diffraction."""
         crop = crop_of(shard.layout)
         self._targets: list[_Target] = [
             (
@@ -53,7 +54,7 @@ class Capture:
 
     def restart(self) -> None:
         """Start over in the same arrays, whose rows are marked as not filled."""
-        self._has_diffraction[:] = False
+        self.has_diffraction[:] = False
         self._copied.clear()
 
     def add_outputs(self, batch_idx: int, outputs: object) -> None:
@@ -84,7 +85,7 @@ class Capture:
             self._copy(from_numpy(arrays.fixed_phase[row]), phase, (sample, 0))
             if diffraction is not None:
                 self._copy(from_numpy(arrays.fixed_diffraction[row]), diffraction, (sample, 0))
-                self._has_diffraction[row] = True
+                self.has_diffraction[row] = True
             arrays.fixed_filled[row] = True
 
     def finish(self) -> None:
@@ -93,11 +94,6 @@ class Capture:
         for batch_idx in self._copied:
             self.arrays.stitch_filled[self._shard.routes[batch_idx].rows] = True
         self._copied.clear()
-
-    @property
-    def has_diffraction(self) -> bool:
-        """Whether the network predicts diffraction."""
-        return bool(self._has_diffraction.any())
 
 
 def crop_of(layout: SnapshotLayout) -> tuple[slice, slice, slice]:

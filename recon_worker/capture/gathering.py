@@ -64,12 +64,6 @@ class Destination:
         """Return zero rows of the right shape."""
         return Rows(np.zeros(0, np.int64), tuple(one[:0] for one in self.arrays))
 
-    def check(self, rows: Rows) -> None:
-        """Raise ValueError if the rows have another shape than those of the arrays."""
-        for array, values in zip(self.arrays, rows.values, strict=True):
-            if values.shape != (len(rows.numbers), *array.shape[1:]):
-                raise ValueError(f"predictions have the shape {values.shape[1:]}; {array.shape[1:]} was expected.")
-
 
 class Ranks:
     """The processes of a training, seen from one of them. The default is a training of a single process.
@@ -156,7 +150,9 @@ class Ranks:
         try:
             parts = make()
             for to, rows in parts:
-                to.check(rows)
+                for array, values in zip(to.arrays, rows.values, strict=True):
+                    if values.shape != (len(rows.numbers), *(expected := array.shape[1:])):
+                        raise ValueError(f"predictions have the shape {values.shape[1:]}; {expected} was expected.")
             if self.rank == 0 and self.size > 1:  # memory to receive a chunk is kept: fresh memory is slow
                 floats = self.size * max(to.chunk(self.size)[1] for to, _ in parts)
                 if self._received.numel() < floats:

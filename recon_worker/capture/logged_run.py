@@ -108,7 +108,7 @@ class LoggedRun:
             Snapshot(
                 epoch=self.last_logged,
                 step=step,
-                has_diffraction=capture.has_diffraction,
+                has_diffraction=bool(capture.has_diffraction.any()),
                 created_unix_s=time.time(),
                 stall_s=stall_s,
                 arrays=capture.arrays,

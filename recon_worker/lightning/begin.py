@@ -37,7 +37,7 @@ def begin_run(
 ) -> LoggedRun:
     """Choose the logged samples on rank zero and prepare every rank; all ranks must call this.
 
-    If a rank fails, it says so, and none of them logs.
+    If one rank fails, no rank logs.
 
     Args:
         trainer: At the start of training.

@@ -31,10 +31,11 @@ from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.lightning.begin import begin_run
 from recon_worker.lightning.dataset import UnusableDataError
 from recon_worker.lightning.extra_pass import fill_missing
-from recon_worker.lightning.trainer_state import mlflow_logger, ranks_of, run_target
+from recon_worker.lightning.trainer_state import mlflow_logger, ranks_of
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
 from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.databases import as_opened_by
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
@@ -80,7 +81,7 @@ class PtychoReconLoggingCallback(Callback):
         num_patches: Number of fixed sample patches, spread evenly over the dataset.
         fixed_indices: Dataset indices of the patches, instead of an even spread.
         log_stitch: Whether to stitch and log the whole object too.
-        max_stitch_samples: Stitch only the first samples, this many; None: all.
+        max_stitch_samples: Number of leading samples to stitch; None: all.
         stitch_weight: Average overlapping patches by the probe's intensity ("probe") or equally ("uniform").
         baseline: Log the untrained network too, as epoch 0. This adds one forward pass over the logged samples before
             the first step. Without a picture at step 0, MLflow's image cards are blank until the slider is moved.
@@ -89,8 +90,7 @@ class PtychoReconLoggingCallback(Callback):
         pixel_size_m: Side of an object pixel, metres; None: unknown.
         arrays: Log the stitched object as numbers too: "npz", "h5" (HDF5 in CXI's conventions) or "none".
         description: Show the latest summary in the run's description. Existing text there is kept.
-        worker: Queue of the separate process that stitches, renders and uploads; None: do all of that on the training
-            thread.
+        worker: Settings of the separate process that stitches, renders and uploads; None: use the training thread.
         strict: Raise when logging fails. By default the first failure is logged as a warning, all failures are counted
             in `errors`, and the training goes on.
 
@@ -194,9 +194,20 @@ class PtychoReconLoggingCallback(Callback):
             raise
 
     def _target(self, trainer: Trainer) -> RunTarget:
+        """Return the MLflow run of the Trainer and, if the training is resumed, the run that it continues."""
         if self._earlier_run_id is None:  # no checkpoint was loaded: this callback's own run is continued
             self._earlier_run_id, self._earlier_fit_unix_s = self._run_id, self._fit_unix_s
-        target = run_target(trainer, self._earlier_run_id, self._earlier_fit_unix_s)
+        logger, resumed = mlflow_logger(trainer), trainer.global_step > 0
+        assert logger is not None
+        run_id = str(logger.run_id)
+        target = RunTarget(
+            run_id=run_id,
+            tracking_uri=as_opened_by(logger.experiment, str(logger._tracking_uri)),
+            earlier_run_id=(self._earlier_run_id or run_id) if resumed else None,
+            earlier_epoch=trainer.current_epoch,
+            earlier_fit_unix_s=self._earlier_fit_unix_s if resumed else 0.0,
+            started_unix_s=time.time(),
+        )
         self._run_id, self._fit_unix_s = target.run_id, target.fit_unix_s
         return target
 

@@ -1,6 +1,5 @@
-"""Reads from a Lightning Trainer: its logger, its data, its processes and its progress."""
+"""Reads from a Lightning Trainer: its logger, its data and its processes."""
 
-import time
 from typing import Any
 
 import torch.distributed as dist
@@ -10,8 +9,6 @@ from lightning.pytorch.utilities import CombinedLoader
 
 from recon_worker.capture.gathering import Ranks
 from recon_worker.lightning.dataset import UnusableDataError, dataset_length
-from recon_worker.spool.run_target import RunTarget
-from recon_worker.system.databases import as_opened_by
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
@@ -20,27 +17,6 @@ _log = message_log(__name__)
 def mlflow_logger(trainer: Trainer) -> MLFlowLogger | None:
     """Return the first MLFlowLogger of the Trainer."""
     return next((one for one in trainer.loggers if isinstance(one, MLFlowLogger)), None)
-
-
-def run_target(trainer: Trainer, earlier_run_id: str | None, earlier_fit_unix_s: float) -> RunTarget:
-    """Return the MLflow run of the Trainer and, if the training is resumed, the run that it continues.
-
-    Args:
-        trainer: With an MLFlowLogger.
-        earlier_run_id: The run that was logged before the training was resumed; None: the same run.
-        earlier_fit_unix_s: When the resumed training began to log from scratch, seconds since 1970.
-    """
-    logger = mlflow_logger(trainer)
-    assert logger is not None
-    run_id, resumed = str(logger.run_id), trainer.global_step > 0
-    return RunTarget(
-        run_id=run_id,
-        tracking_uri=as_opened_by(logger.experiment, str(logger._tracking_uri)),
-        earlier_run_id=(earlier_run_id or run_id) if resumed else None,
-        earlier_epoch=trainer.current_epoch,
-        earlier_fit_unix_s=earlier_fit_unix_s if resumed else 0.0,
-        started_unix_s=time.time(),
-    )
 
 
 def ranks_of(trainer: Trainer) -> Ranks:
@@ -61,7 +37,7 @@ def ranks_of(trainer: Trainer) -> Ranks:
 
 
 def set_up_validation_data(trainer: Trainer) -> None:
-    """Create the validation loaders, on every rank: without a validation in the first epoch Lightning is late."""
+    """Create the validation loaders; Lightning itself creates them late if the first epoch has no validation."""
     if trainer.enable_validation and trainer.val_dataloaders is None:
         loop = trainer.fit_loop.epoch_loop.val_loop
         trainer.validating = True
