@@ -30,7 +30,7 @@ from recon_worker.capture.copying import Copier
 from recon_worker.capture.gathering import Ranks
 from recon_worker.capture.plan import CapturePlan, ScanOptions, Shard, batch_indices, choose_indices
 from recon_worker.lightning.dataset import read_scan
-from recon_worker.lightning.extra_pass import Precision, fill_missing
+from recon_worker.lightning.extra_pass import fill_missing
 from recon_worker.pictures.colour_ranges import ColourRanges
 from recon_worker.pictures.history import History
 from recon_worker.pictures.snapshot_figures import RefinedObject
@@ -197,7 +197,7 @@ def _predict(
     """Predict as the training did, in validation or, without a test file, in an extra pass; also return the device."""
     taking = _TakePredictions()
     trainer = _trainer(config, trained.recipe, taking)
-    device, plugin = trainer.strategy.root_device, trainer.precision_plugin
+    device, precision = trainer.strategy.root_device, trainer.precision_plugin
     with tqdm(desc="Predicting", total=len(dataset), unit="sample", leave=False, disable=not shows_progress()) as bar:
         loader = DataLoader(_Watched(dataset, bar), batch_size=trained.recipe.batch_size)
         with _capturing(plan.shard(batch_indices(loader), whole=True), device) as capture:
@@ -206,12 +206,11 @@ def _predict(
                 trainer.validate(trained.model, loader, verbose=False)
                 capture.finish()
             else:
-                precision = Precision(plugin.val_step_context, plugin.convert_input)
                 fill_missing(capture, plan, trained.model.to(device), loader.dataset, precision, Ranks())
     snapshot = Snapshot(
         epoch=trained.epoch,
         step=trained.step,
-        has_diffraction=capture.has_diffraction,
+        has_diffraction=bool(capture.has_diffraction.any()),
         created_unix_s=0.0,
         stall_s=0.0,
         arrays=capture.arrays,

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
 from recon_worker.capture.copying import Copier, Part
-from recon_worker.capture.gathering import Destination, Rows
+from recon_worker.capture.gathering import Destination
 from recon_worker.capture.plan import FixedRows, Shard
 from recon_worker.reconstruction.stitching import crop_start_px
 from recon_worker.snapshot.records import SnapshotArrays, SnapshotLayout
@@ -31,8 +30,15 @@ class Capture:
 
     def __init__(self, shard: Shard, arrays: SnapshotArrays, copier: Copier) -> None:
         self.arrays = arrays
+        self.destinations = (
+            Destination((arrays.fixed_amp, arrays.fixed_phase), arrays.fixed_filled),
+            Destination((arrays.fixed_diffraction,), np.zeros(len(arrays.fixed_filled), bool)),
+            Destination((arrays.stitch_amp, arrays.stitch_phase), arrays.stitch_filled),
+        )
+        """Objects of the fixed patches, their diffraction, and centre crops."""
         self._shard, self._copy, self._wait = shard, copier.copy, copier.wait
-        self._has_diffraction = np.zeros(len(arrays.fixed_filled), bool)
+        self.has_diffraction = self.destinations[1].filled
+        """(k,) whose diffraction is predicted; none if the network does not predict diffraction."""
         crop = crop_of(shard.layout)
         self._targets: list[_Target] = [
             (
@@ -48,7 +54,7 @@ class Capture:
 
     def restart(self) -> None:
         """Start over in the same arrays, whose rows are marked as not filled."""
-        self._has_diffraction[:] = False
+        self.has_diffraction[:] = False
         self._copied.clear()
 
     def add_outputs(self, batch_idx: int, outputs: object) -> None:
@@ -79,7 +85,7 @@ class Capture:
             self._copy(from_numpy(arrays.fixed_phase[row]), phase, (sample, 0))
             if diffraction is not None:
                 self._copy(from_numpy(arrays.fixed_diffraction[row]), diffraction, (sample, 0))
-                self._has_diffraction[row] = True
+                self.has_diffraction[row] = True
             arrays.fixed_filled[row] = True
 
     def finish(self) -> None:
@@ -88,30 +94,6 @@ class Capture:
         for batch_idx in self._copied:
             self.arrays.stitch_filled[self._shard.routes[batch_idx].rows] = True
         self._copied.clear()
-
-    @property
-    def has_diffraction(self) -> bool:
-        """Whether the network predicts diffraction."""
-        return bool(self._has_diffraction.any())
-
-    @property
-    def destinations(self) -> tuple[Destination, Destination, Destination]:
-        """Objects of the fixed patches, their diffraction, and centre crops."""
-        arrays = self.arrays
-        return (
-            Destination((arrays.fixed_amp, arrays.fixed_phase), arrays.fixed_filled),
-            Destination((arrays.fixed_diffraction,), self._has_diffraction),
-            Destination((arrays.stitch_amp, arrays.stitch_phase), arrays.stitch_filled),
-        )
-
-    def rows(self) -> list[tuple[Destination, Rows]]:
-        """Return the filled rows of each destination, numbered as in the whole snapshot."""
-        fixed, diffraction, stitch = self.destinations
-        return [(fixed, fixed.rows()), (diffraction, diffraction.rows()), (stitch, stitch.rows(self._shard.numbers))]
-
-    def missing(self) -> NDArray[np.int64]:
-        """Return the rows without a prediction: of the fixed patches, then, offset by their number, of the stitch."""
-        return np.flatnonzero(~np.concatenate([self.arrays.fixed_filled, self.arrays.stitch_filled]))
 
 
 def crop_of(layout: SnapshotLayout) -> tuple[slice, slice, slice]:

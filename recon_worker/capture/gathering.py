@@ -6,10 +6,11 @@ process group is a separate CPU (gloo) group, beside that of the training.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from math import prod
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +22,6 @@ _CHUNK_BYTES = 16 << 20
 """Amount that rank zero receives at a time, from all ranks together."""
 _MAX_DESTINATIONS = 3
 _NOTHING = -1
-
-T = TypeVar("T")
 
 
 class RankFailedError(RuntimeError):
@@ -48,10 +47,11 @@ class Destination:
     filled: NDArray[np.bool_]
     """(n,) which rows have arrived."""
 
-    @property
-    def row_floats(self) -> int:
-        """Number of values in a row, over all arrays."""
-        return sum(prod(one.shape[1:]) for one in self.arrays)
+    def chunk(self, n_ranks: int) -> tuple[int, int]:
+        """Return how many rows each of `n_ranks` ranks sends at a time, and how many values these rows hold."""
+        row_floats = sum(prod(one.shape[1:]) for one in self.arrays)
+        rows = max(1, _CHUNK_BYTES // (4 * max(1, row_floats) * n_ranks))
+        return rows, rows * row_floats
 
     def rows(self, numbers: NDArray[np.int64] | None = None) -> Rows:
         """Return the filled rows. `numbers`: (n,) of all rows in the whole snapshot; None: 0 ... n - 1."""
@@ -63,18 +63,6 @@ class Destination:
     def no_rows(self) -> Rows:
         """Return zero rows of the right shape."""
         return Rows(np.zeros(0, np.int64), tuple(one[:0] for one in self.arrays))
-
-    def check(self, rows: Rows) -> None:
-        """Raise ValueError if the rows have another shape than those of the arrays."""
-        for array, values in zip(self.arrays, rows.values, strict=True):
-            if values.shape != (len(rows.numbers), *array.shape[1:]):
-                raise ValueError(f"predictions have the shape {values.shape[1:]}; {array.shape[1:]} was expected.")
-
-    def put(self, rows: Rows) -> None:
-        """Write rows, and mark them as filled."""
-        for array, values in zip(self.arrays, rows.values, strict=True):
-            array[rows.numbers] = values
-        self.filled[rows.numbers] = True
 
 
 class Ranks:
@@ -129,20 +117,20 @@ class Ranks:
             dist.broadcast(numbers, 0, self._group)
         return numbers.numpy()
 
-    def all_or_none(self, make: Callable[[], T]) -> T:
-        """Return what `make` returns on this rank, if it succeeds on every rank.
+    @contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """Meet the other ranks at the end of the block, whether or not it has raised.
 
         Raises:
-            Exception: What `make` raises.
-            RankFailedError: It has raised on another rank.
+            Exception: What the block raises.
+            RankFailedError: The block has raised on another rank.
         """
         try:
-            made = make()
+            yield
         except BaseException:
             self._exchange_counts(None)
             raise
         self._exchange_counts([0])
-        return made
 
     def gather(self, make: Callable[[], Sequence[tuple[Destination, Rows]]]) -> list[int]:
         """Make rows for some destinations on every rank; write them to the destinations of rank zero.
@@ -162,9 +150,11 @@ class Ranks:
         try:
             parts = make()
             for to, rows in parts:
-                to.check(rows)
+                for array, values in zip(to.arrays, rows.values, strict=True):
+                    if values.shape != (len(rows.numbers), *(expected := array.shape[1:])):
+                        raise ValueError(f"predictions have the shape {values.shape[1:]}; {expected} was expected.")
             if self.rank == 0 and self.size > 1:  # memory to receive a chunk is kept: fresh memory is slow
-                floats = max(self.size * self._chunk_rows(to) * to.row_floats for to, _ in parts)
+                floats = self.size * max(to.chunk(self.size)[1] for to, _ in parts)
                 if self._received.numel() < floats:
                     self._received = torch.empty(floats)
         except BaseException:
@@ -200,15 +190,11 @@ class Ranks:
             raise RankFailedError(f"rank {failed[0]} failed to do its part.")
         return counts
 
-    def _chunk_rows(self, to: Destination) -> int:
-        """Number of rows that a rank sends at a time."""
-        return max(1, _CHUNK_BYTES // (4 * max(1, to.row_floats) * self.size))
-
     def _send(self, parts: Sequence[tuple[Destination, Rows]]) -> None:
         """Start to send rows to rank zero, in chunks: the row numbers, then their part of each array."""
         self.wait_sent()
         for to, rows in parts:
-            step = self._chunk_rows(to)
+            step, _ = to.chunk(self.size)
             for start in range(0, len(rows.numbers), step):
                 arrays: tuple[NDArray[Any], ...] = (rows.numbers, *rows.values)
                 for array in arrays:
@@ -221,7 +207,9 @@ class Ranks:
         for (to, own), column in zip(parts, counts, strict=True):
             for rows in chain([own], self._arriving(to, column)):
                 try:
-                    to.put(rows)
+                    for array, values in zip(to.arrays, rows.values, strict=True):
+                        array[rows.numbers] = values
+                    to.filled[rows.numbers] = True
                 except Exception as error:  # the other ranks keep sending
                     errors.append(error)
         if errors:
@@ -229,22 +217,19 @@ class Ranks:
 
     def _arriving(self, to: Destination, counts: Sequence[int]) -> Iterator[Rows]:
         """Yield the other ranks' rows, a chunk of each rank at a time; rows are valid until the next are yielded."""
-        step = self._chunk_rows(to)
+        step, floats = to.chunk(self.size)
         for start in range(0, max(counts[1:], default=0), step):
-            shares = {rank: min(step, count - start) for rank, count in enumerate(counts) if rank and count > start}
-            arriving = [self._receive(rank, count, to) for rank, count in shares.items()]
+            arriving: list[tuple[list[dist.Work | None], Rows]] = []
+            for rank in (r for r, count in enumerate(counts) if r and count > start):
+                length, memory = min(step, counts[rank] - start), self._received[rank * floats :]
+                shapes = [(length, *array.shape[1:]) for array in to.arrays]
+                ends = [0, *accumulate(map(prod, shapes))]
+                values = [memory[a:b].view(shape) for (a, b), shape in zip(pairwise(ends), shapes, strict=True)]
+                numbers = torch.empty(length, dtype=torch.int64)
+                works = [dist.irecv(one, rank, self._group) for one in (numbers, *values)]
+                arriving.append((works, Rows(numbers.numpy(), tuple(one.numpy() for one in values))))
             for works, rows in arriving:
                 for work in works:
                     if work is not None:
                         work.wait()
                 yield rows
-
-    def _receive(self, rank: int, count: int, to: Destination) -> tuple[list[dist.Work | None], Rows]:
-        """Start to receive a chunk of a rank, into that rank's part of the memory."""
-        memory = self._received[rank * self._chunk_rows(to) * to.row_floats :]
-        shapes = [(count, *array.shape[1:]) for array in to.arrays]
-        ends = [0, *accumulate(map(prod, shapes))]
-        values = [memory[first:end].view(shape) for (first, end), shape in zip(pairwise(ends), shapes, strict=True)]
-        numbers = torch.empty(count, dtype=torch.int64)
-        works = [dist.irecv(one, rank, self._group) for one in (numbers, *values)]
-        return works, Rows(numbers.numpy(), tuple(one.numpy() for one in values))

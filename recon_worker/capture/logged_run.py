@@ -33,8 +33,8 @@ class LoggedRun:
     next_due: int
     """Epoch that is logged next, unless the training ends before."""
     last_logged: int = 0
-    capturing: bool = False
-    """Whether a snapshot is due, and its predictions are being captured."""
+    epoch: int | None = None
+    """Epoch whose predictions are being captured; None: no snapshot is due."""
     capture: Capture | None = None
     """None if nothing is being captured, or if this rank has failed to."""
     failure: Exception | None = None
@@ -48,9 +48,9 @@ class LoggedRun:
         """Whether to log an epoch: every `every_n_epochs`, and the last one."""
         return epoch > self.last_logged and (epoch >= self.next_due or epoch == last_epoch)
 
-    def begin_capture(self) -> None:
-        """Acquire arrays for a snapshot, or for this rank's shard of it."""
-        self.capturing, self.capture, self.failure = True, None, None
+    def begin_capture(self, epoch: int) -> None:
+        """Acquire arrays for a snapshot, or for this rank's shard of it. `end_capture` raises the error if it fails."""
+        self.epoch, self.capture, self.failure = epoch, None, None
         try:
             if self.backend is not None:
                 arrays = self.backend.acquire(self.shard.layout)
@@ -69,13 +69,9 @@ class LoggedRun:
             self.capture = self.captures[address]
             self.capture.restart()
         except Exception as error:
-            self.give_up(error)
+            self.capture, self.failure = None, error
 
-    def give_up(self, error: Exception) -> None:
-        """Drop this rank's part of the current snapshot; `end_capture` raises the error."""
-        self.capture, self.failure = None, error
-
-    def end_capture(self, epoch: int) -> tuple[Capture, bool]:
+    def end_capture(self) -> tuple[Capture, bool]:
         """Gather the predictions of all ranks on rank zero; all ranks must call this.
 
         Returns:
@@ -85,9 +81,10 @@ class LoggedRun:
             Exception: Why this rank could not capture.
             RankFailedError: Another rank could not capture.
         """
-        self.last_logged = epoch
-        self.next_due = (epoch // self.every_n_epochs + 1) * self.every_n_epochs
-        capture, self.capture, self.capturing = self.capture, None, False
+        assert self.epoch is not None
+        self.last_logged = self.epoch
+        self.next_due = (self.epoch // self.every_n_epochs + 1) * self.every_n_epochs
+        capture, self.capture, self.epoch = self.capture, None, None
 
         def captured() -> list[tuple[Destination, Rows]]:
             if self.failure is not None:
@@ -96,28 +93,24 @@ class LoggedRun:
             capture.finish()
             if self.ranks.rank == 0:  # its own rows are in place
                 return [(to, to.no_rows()) for to in capture.destinations]
-            return capture.rows()
+            numbers = (None, None, self.shard.numbers)
+            return [(to, to.rows(n)) for to, n in zip(capture.destinations, numbers, strict=True)]
 
         fixed, _, stitched = self.ranks.gather(captured)
         assert capture is not None
         return capture, (fixed, stitched) == (self.plan.layout.n_fixed, self.plan.layout.n_stitch)
 
-    def submit(self, capture: Capture, *, epoch: int, step: int, stall_s: float) -> None:
+    def submit(self, capture: Capture, *, step: int, stall_s: float) -> None:
         """Hand a complete snapshot over to the backend; no effect on the other ranks than rank zero."""
         if self.backend is None:
             return
         self.backend.submit(
             Snapshot(
-                epoch=epoch,
+                epoch=self.last_logged,
                 step=step,
-                has_diffraction=capture.has_diffraction,
+                has_diffraction=bool(capture.has_diffraction.any()),
                 created_unix_s=time.time(),
                 stall_s=stall_s,
                 arrays=capture.arrays,
             )
         )
-
-    def close(self) -> None:
-        """Release page-locked memory and leave the group of the ranks."""
-        self.copier.close()
-        self.ranks.close()

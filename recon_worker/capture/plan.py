@@ -28,7 +28,7 @@ class ScanOptions:
     log_stitch: bool = False
     """Whether to stitch and log the whole object too."""
     max_stitch_samples: int | None = None
-    """Stitch only the first samples, this many; None: all."""
+    """Number of leading samples to stitch; None: all."""
     stitch_weight: StitchWeight = "probe"
     """Weight of overlapping patches in their average."""
     remove_ramp: bool = True

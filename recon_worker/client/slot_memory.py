@@ -12,7 +12,7 @@ from recon_worker.client.job import Job
 from recon_worker.settings import MAX_AUTO_DEPTH, WorkerSettings
 from recon_worker.snapshot.codec import FILE_HEADER_BYTES, dump_snapshot, snapshot_header
 from recon_worker.snapshot.records import Snapshot, SnapshotArrays, SnapshotLayout
-from recon_worker.snapshot.slots import Slot, SlotContent, create_memory
+from recon_worker.snapshot.slots import Slot, create_memory
 from recon_worker.spool.outbox import Outbox, total_bytes
 from recon_worker.spool.snapshot_file import RawFile
 from recon_worker.system.messages import message_log, size_text
@@ -177,7 +177,7 @@ class SlotMemory:
             if in_overflow_buffer:
                 slot.reserve(job.nbytes)
                 slot.array_bytes(job.nbytes)[:] = captured
-            slot.mark_ready(SlotContent(job.generation, job.header))
+            slot.mark_ready(job.generation, job.header)
         else:
             self.spill(job)
 

@@ -2,7 +2,7 @@
 
 callback        `PtychoReconLoggingCallback`: cadence, Lightning's hooks, failures
 begin           chooses what is logged at the start of a training, on all ranks
-trainer_state   reads loggers, loaders, ranks and progress from the Trainer
+trainer_state   reads loggers, loaders and ranks from the Trainer
 dataset         reads what does not change from a dataset: patterns, labels, positions
 extra_pass      predicts the samples that validation did not deliver
 """

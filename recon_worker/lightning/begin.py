@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import astuple, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
@@ -12,9 +12,9 @@ from recon_worker.capture.copying import Copier
 from recon_worker.capture.gathering import Ranks
 from recon_worker.capture.logged_run import LoggedRun
 from recon_worker.capture.plan import CapturePlan, ScanOptions, batch_indices, choose_indices
-from recon_worker.lightning.dataset import dataset_length, read_scan
+from recon_worker.lightning.dataset import read_scan
 from recon_worker.lightning.extra_pass import random_state_kept
-from recon_worker.lightning.trainer_state import choose_data, logged_loader, set_up_validation_data, validation_reach
+from recon_worker.lightning.trainer_state import choose_data, logged_loader, set_up_validation_data
 from recon_worker.snapshot.records import SnapshotLayout
 from recon_worker.spool.run_target import RunTarget
 
@@ -37,7 +37,7 @@ def begin_run(
 ) -> LoggedRun:
     """Choose the logged samples on rank zero and prepare every rank; all ranks must call this.
 
-    If a rank fails, it says so, and none of them logs.
+    If one rank fails, no rank logs.
 
     Args:
         trainer: At the start of training.
@@ -59,17 +59,18 @@ def begin_run(
             f"{type(trainer.strategy).__name__} shards the network: reconstructions are logged from what "
             "validation predicts, and neither before training nor from the training set."
         )
-    ranks.all_or_none(lambda: set_up_validation_data(trainer))
+    with ranks.all_or_none():
+        set_up_validation_data(trainer)
     chosen, length = ranks.broadcast(lambda: choose_data(trainer)).tolist()
     from_training_set = bool(chosen)
     indices = choose_indices(length, options)
     numbers = ranks.broadcast(
-        lambda: astuple(_start_backend(trainer, backend, target, indices, options, from_training_set))
+        lambda: astuple(_start_backend(trainer, backend, target, indices, options, length, from_training_set))
     ).tolist()
     layout = SnapshotLayout(**{field.name: n for field, n in zip(fields(SnapshotLayout), numbers, strict=True)})
     plan = CapturePlan(fixed_indices=indices, layout=layout)
 
-    def prepare_rank() -> LoggedRun:
+    with ranks.all_or_none():
         loader = logged_loader(trainer, from_training_set=from_training_set)
         batches = [] if from_training_set else batch_indices(loader, ranks.rank, ranks.size)
         return LoggedRun(
@@ -85,8 +86,6 @@ def begin_run(
             next_due=(trainer.current_epoch // every_n_epochs + 1) * every_n_epochs,
         )
 
-    return ranks.all_or_none(prepare_rank)
-
 
 def _start_backend(
     trainer: Trainer,
@@ -94,16 +93,24 @@ def _start_backend(
     target: Callable[[], RunTarget],
     indices: tuple[int, ...],
     options: ScanOptions,
+    length: int,
     from_training_set: bool,
 ) -> SnapshotLayout:
     """Read what does not change, with random states restored, and hand it over; return the layout of snapshots."""
     if backend is None:
         raise RuntimeError("the backend could not be launched.")
-    loader = logged_loader(trainer, from_training_set=from_training_set)
-    dataset, length = loader.dataset, dataset_length(loader)  # type: ignore[attr-defined]
-    reach = length if from_training_set else validation_reach(trainer, loader, length)
+    loader: Any = logged_loader(trainer, from_training_set=from_training_set)
+    reach = length
+    if not from_training_set:  # `limit_val_batches` may cut the validation short
+        try:
+            in_loader: float = len(loader)
+        except Exception:  # user code: a loader of unknown length may raise anything
+            in_loader = float("inf")
+        limit = trainer.num_val_batches[0]
+        if limit < in_loader:
+            reach = min(length, int(limit) * (getattr(loader, "batch_size", None) or 1) * trainer.world_size)
     digits = max(2, len(str(trainer.max_epochs)))
     with random_state_kept():
-        scan, layout = read_scan(dataset, indices, options, reach=reach, epoch_digits=digits)
+        scan, layout = read_scan(loader.dataset, indices, options, reach=reach, epoch_digits=digits)
     backend.start(target(), scan, layout)
     return layout

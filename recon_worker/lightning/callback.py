@@ -30,11 +30,12 @@ from recon_worker.client.inline_backend import InlineBackend
 from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.lightning.begin import begin_run
 from recon_worker.lightning.dataset import UnusableDataError
-from recon_worker.lightning.extra_pass import Precision, fill_missing
-from recon_worker.lightning.trainer_state import completed_epochs, mlflow_logger, ranks_of, run_target
+from recon_worker.lightning.extra_pass import fill_missing
+from recon_worker.lightning.trainer_state import mlflow_logger, ranks_of
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
 from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.databases import as_opened_by
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
@@ -80,7 +81,7 @@ class PtychoReconLoggingCallback(Callback):
         num_patches: Number of fixed sample patches, spread evenly over the dataset.
         fixed_indices: Dataset indices of the patches, instead of an even spread.
         log_stitch: Whether to stitch and log the whole object too.
-        max_stitch_samples: Stitch only the first samples, this many; None: all.
+        max_stitch_samples: Number of leading samples to stitch; None: all.
         stitch_weight: Average overlapping patches by the probe's intensity ("probe") or equally ("uniform").
         baseline: Log the untrained network too, as epoch 0. This adds one forward pass over the logged samples before
             the first step. Without a picture at step 0, MLflow's image cards are blank until the slider is moved.
@@ -89,8 +90,7 @@ class PtychoReconLoggingCallback(Callback):
         pixel_size_m: Side of an object pixel, metres; None: unknown.
         arrays: Log the stitched object as numbers too: "npz", "h5" (HDF5 in CXI's conventions) or "none".
         description: Show the latest summary in the run's description. Existing text there is kept.
-        worker: Queue of the separate process that stitches, renders and uploads; None: do all of that on the training
-            thread.
+        worker: Settings of the separate process that stitches, renders and uploads; None: use the training thread.
         strict: Raise when logging fails. By default the first failure is logged as a warning, all failures are counted
             in `errors`, and the training goes on.
 
@@ -194,9 +194,20 @@ class PtychoReconLoggingCallback(Callback):
             raise
 
     def _target(self, trainer: Trainer) -> RunTarget:
+        """Return the MLflow run of the Trainer and, if the training is resumed, the run that it continues."""
         if self._earlier_run_id is None:  # no checkpoint was loaded: this callback's own run is continued
             self._earlier_run_id, self._earlier_fit_unix_s = self._run_id, self._fit_unix_s
-        target = run_target(trainer, self._earlier_run_id, self._earlier_fit_unix_s)
+        logger, resumed = mlflow_logger(trainer), trainer.global_step > 0
+        assert logger is not None
+        run_id = str(logger.run_id)
+        target = RunTarget(
+            run_id=run_id,
+            tracking_uri=as_opened_by(logger.experiment, str(logger._tracking_uri)),
+            earlier_run_id=(self._earlier_run_id or run_id) if resumed else None,
+            earlier_epoch=trainer.current_epoch,
+            earlier_fit_unix_s=self._earlier_fit_unix_s if resumed else 0.0,
+            started_unix_s=time.time(),
+        )
         self._run_id, self._fit_unix_s = target.run_id, target.fit_unix_s
         return target
 
@@ -204,8 +215,8 @@ class PtychoReconLoggingCallback(Callback):
     def _log_by_extra_pass(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         run = self._run
         if run is not None and run.may_predict:
-            run.begin_capture()
-            self._submit(run, trainer, pl_module, epoch)
+            run.begin_capture(epoch)
+            self._submit(run, trainer, pl_module)
 
     @_guarded
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -213,8 +224,9 @@ class PtychoReconLoggingCallback(Callback):
         run = self._run
         if run is None or run.from_training_set or trainer.sanity_checking:
             return
-        if run.is_due(completed_epochs(trainer), trainer.max_epochs):
-            run.begin_capture()
+        epoch = max(1, trainer.current_epoch + int(trainer.is_last_batch))  # whose training batches are complete
+        if run.is_due(epoch, trainer.max_epochs):
+            run.begin_capture(epoch)
 
     def on_validation_batch_end(
         self,
@@ -233,15 +245,15 @@ class PtychoReconLoggingCallback(Callback):
         try:
             run.capture.add_outputs(batch_idx, outputs)
         except Exception as error:
-            run.give_up(error)
+            run.capture, run.failure = None, error
         self._stall_s += time.perf_counter() - start_s
 
     @_guarded
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete and submit the snapshot."""
         run = self._run
-        if run is not None and run.capturing:
-            self._submit(run, trainer, pl_module, completed_epochs(trainer))
+        if run is not None and run.epoch is not None:
+            self._submit(run, trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log from the training set, if there is no validation set."""
@@ -265,14 +277,12 @@ class PtychoReconLoggingCallback(Callback):
         if stage == "fit":
             self._finish()
 
-    def _submit(self, run: LoggedRun, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
-        capture, is_complete = run.end_capture(epoch)
+    def _submit(self, run: LoggedRun, trainer: Trainer, pl_module: LightningModule) -> None:
+        capture, is_complete = run.end_capture()
         if run.may_predict and not is_complete:
-            plugin = trainer.precision_plugin
-            precision = Precision(plugin.val_step_context, plugin.convert_input)
-            fill_missing(capture, run.plan, pl_module, run.dataset, precision, run.ranks)
+            fill_missing(capture, run.plan, pl_module, run.dataset, trainer.precision_plugin, run.ranks)
         stall_s = self._stall_s + time.perf_counter() - self._hook_started_s
-        run.submit(capture, epoch=epoch, step=trainer.global_step, stall_s=stall_s)
+        run.submit(capture, step=trainer.global_step, stall_s=stall_s)
         self._stall_s = 0.0
 
     @_guarded
@@ -281,7 +291,8 @@ class PtychoReconLoggingCallback(Callback):
         self._backend = self._run = None
         try:
             if run is not None:
-                run.close()
+                run.copier.close()
+                run.ranks.close()
         finally:
             if backend is not None:
                 backend.close(self.worker.flush_timeout_s if self.worker is not None else 0.0)

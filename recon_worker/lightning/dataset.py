@@ -31,31 +31,22 @@ class UnusableDataError(RuntimeError):
     """A dataset or loader cannot be logged. The message says why, and ends with a full stop."""
 
 
-class NoSamplesError(UnusableDataError):
-    """There is no dataset, or it is empty."""
-
-
 def dataset_length(loader: object) -> int:
     """Return the number of samples of a loader's dataset.
 
     Raises:
-        UnusableDataError: It has none (`NoSamplesError`), or they cannot be accessed by index.
+        UnusableDataError: They cannot be accessed by index.
     """
-    if loader is None:
-        raise NoSamplesError("there is none.")
     try:
         dataset: Any = loader.dataset  # type: ignore[attr-defined]
     except Exception as error:
-        raise UnusableDataError(f"a {type(loader).__name__} has no usable dataset ({_said(error)}).") from error
+        raise UnusableDataError(f"a {type(loader).__name__} has no usable dataset ({_reason(error)}).") from error
     if isinstance(dataset, IterableDataset) or not hasattr(type(dataset), "__getitem__"):
         raise UnusableDataError(f"samples of a {type(dataset).__name__} have no index.")
     try:
-        length = len(dataset)
+        return len(dataset)
     except Exception as error:
-        raise UnusableDataError(f"a {type(dataset).__name__} has no usable length ({_said(error)}).") from error
-    if length == 0:
-        raise NoSamplesError(f"the {type(dataset).__name__} has no samples.")
-    return length
+        raise UnusableDataError(f"a {type(dataset).__name__} has no usable length ({_reason(error)}).") from error
 
 
 def read_item(dataset: Any, index: int) -> Any:  # noqa: ANN401
@@ -68,7 +59,7 @@ def read_item(dataset: Any, index: int) -> Any:  # noqa: ANN401
     try:
         item = dataset[index]
     except Exception as error:
-        raise UnusableDataError(f"sample {index} of {name} cannot be read ({_said(error)}).") from error
+        raise UnusableDataError(f"sample {index} of {name} cannot be read ({_reason(error)}).") from error
     if not isinstance(item, Sequence) or len(item) < 2 or not hasattr(item[0], "keys"):
         raise UnusableDataError(
             f"a sample of {name} is a {type(item).__name__}, not (fields, probe, scale) with named fields."
@@ -131,7 +122,7 @@ def read_scan(
         channels, patch_px = item_field(items[0], "images").shape[-3:-1]
         observed = _first_channels(items, "observed_images", "images")[: len(fixed)]
     except Exception as error:
-        raise UnusableDataError(f"patterns of {type(dataset).__name__} cannot be used ({_said(error)}).") from error
+        raise UnusableDataError(f"patterns of {type(dataset).__name__} cannot be used ({_reason(error)}).") from error
     n_stitch = min(n for n in (len(dataset), options.max_stitch_samples, reach) if n is not None)
     geometry = _geometry(dataset, items[0], n_stitch, options.stitch_weight) if options.log_stitch else None
     scan = Scan(
@@ -158,7 +149,7 @@ def read_scan(
     return scan, layout
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".rstrip(".: ")
 
 
@@ -184,7 +175,7 @@ def _labels(items: Sequence[Any], name: str) -> Float32 | None:
     try:
         labels = _first_channels(items, name)
     except Exception as error:
-        _log.warning("%s cannot be used (%s): patches are logged without ground truth.", name, _said(error))
+        _log.warning("%s cannot be used (%s): patches are logged without ground truth.", name, _reason(error))
         return None
     shape, expected = item_field(items[0], name).shape, item_field(items[0], "images").shape
     if shape != expected:
@@ -205,7 +196,7 @@ def _ground_truth(dataset: Any) -> tuple[Complex64 | None, ...]:  # noqa: ANN401
                 raise TypeError(f"(H, W) arrays are expected, one is a {type(one).__name__}")
     except Exception as error:
         _log.warning("ground_truth of %s cannot be used (%s): stitched objects are logged without it.",
-            type(dataset).__name__, _said(error),
+            type(dataset).__name__, _reason(error),
         )  # fmt: skip
         return ()
     return truth
@@ -223,7 +214,7 @@ def _geometry(dataset: Any, item: Any, n_stitch: int, weight: StitchWeight) -> G
     except (ValueError, UnusableDataError) as error:
         geometry, reason = None, str(error).rstrip(".")
     except Exception as error:
-        geometry, reason = None, f"the sample positions of {type(dataset).__name__} are unknown ({_said(error)})"
+        geometry, reason = None, f"the sample positions of {type(dataset).__name__} are unknown ({_reason(error)})"
     if geometry is None:
         _log.warning(
             "Stitched pictures are skipped: %s. Patch pictures are logged.",

@@ -2,14 +2,14 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins import Precision
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,14 +19,6 @@ from recon_worker.capture.plan import CapturePlan
 from recon_worker.lightning.dataset import item_field, item_number, item_probe, read_item, to_float32
 
 _BATCH = 32
-
-
-@dataclass(frozen=True)
-class Precision:
-    """How the Trainer runs a validation step: its autocast context and its conversion of inputs."""
-
-    context: Callable[[], AbstractContextManager[None]]
-    convert: Callable[[Any], Any]
 
 
 def fill_missing(
@@ -39,8 +31,10 @@ def fill_missing(
 ) -> None:
     """Predict the samples that validation did not deliver, shared among the ranks; all ranks must call this.
 
-    Runs in eval mode, without gradients; restores the modes of all submodules and all random states.
+    Runs in eval mode, without gradients, in the Trainer's precision; restores the modes of all submodules and all
+    random states.
     """
+    arrays = capture.arrays
     objects, diffraction, stitch = capture.destinations
 
     def predict_patches(rows: NDArray[np.int64]) -> list[tuple[Destination, Rows]]:
@@ -64,8 +58,9 @@ def fill_missing(
         crops = predicted[slice(None), *crop_of(plan.layout)]
         return [(stitch, Rows(rows, (to_float32(crops.abs()), to_float32(crops.angle()))))]
 
-    missing, n_fixed = ranks.broadcast(capture.missing), plan.layout.n_fixed
-    with random_state_kept(), evaluating(module), torch.no_grad(), precision.context():
+    missing = ranks.broadcast(lambda: np.flatnonzero(~np.concatenate([arrays.fixed_filled, arrays.stitch_filled])))
+    n_fixed = plan.layout.n_fixed
+    with random_state_kept(), evaluating(module), torch.no_grad(), precision.val_step_context():
         for rows in _shares(missing[missing < n_fixed], ranks):
             ranks.gather(partial(predict_patches, rows))
         for rows in _shares(missing[missing >= n_fixed] - n_fixed, ranks):
@@ -91,7 +86,7 @@ def _inputs(dataset: Any, indices: Sequence[int], module: LightningModule, preci
         torch.stack([item_field(item, *scale_names).reshape(1, 1, 1) for item in items]),
         torch.tensor([item_number(item) for item in items]),
     )
-    return [precision.convert(t.to(module.device)) for t in tensors]
+    return [precision.convert_input(t.to(module.device)) for t in tensors]
 
 
 def _predict_object(module: LightningModule, inputs: Sequence[Tensor]) -> Tensor:

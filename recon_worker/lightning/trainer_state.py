@@ -1,6 +1,5 @@
-"""Reads from a Lightning Trainer: its logger, its data, its processes and its progress."""
+"""Reads from a Lightning Trainer: its logger, its data and its processes."""
 
-import time
 from typing import Any
 
 import torch.distributed as dist
@@ -9,9 +8,7 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import CombinedLoader
 
 from recon_worker.capture.gathering import Ranks
-from recon_worker.lightning.dataset import NoSamplesError, UnusableDataError, dataset_length
-from recon_worker.spool.run_target import RunTarget
-from recon_worker.system.databases import as_opened_by
+from recon_worker.lightning.dataset import UnusableDataError, dataset_length
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
@@ -20,27 +17,6 @@ _log = message_log(__name__)
 def mlflow_logger(trainer: Trainer) -> MLFlowLogger | None:
     """Return the first MLFlowLogger of the Trainer."""
     return next((one for one in trainer.loggers if isinstance(one, MLFlowLogger)), None)
-
-
-def run_target(trainer: Trainer, earlier_run_id: str | None, earlier_fit_unix_s: float) -> RunTarget:
-    """Return the MLflow run of the Trainer and, if the training is resumed, the run that it continues.
-
-    Args:
-        trainer: With an MLFlowLogger.
-        earlier_run_id: The run that was logged before the training was resumed; None: the same run.
-        earlier_fit_unix_s: When the resumed training began to log from scratch, seconds since 1970.
-    """
-    logger = mlflow_logger(trainer)
-    assert logger is not None
-    run_id, resumed = str(logger.run_id), trainer.global_step > 0
-    return RunTarget(
-        run_id=run_id,
-        tracking_uri=as_opened_by(logger.experiment, str(logger._tracking_uri)),
-        earlier_run_id=(earlier_run_id or run_id) if resumed else None,
-        earlier_epoch=trainer.current_epoch,
-        earlier_fit_unix_s=earlier_fit_unix_s if resumed else 0.0,
-        started_unix_s=time.time(),
-    )
 
 
 def ranks_of(trainer: Trainer) -> Ranks:
@@ -60,13 +36,8 @@ def ranks_of(trainer: Trainer) -> Ranks:
     return Ranks(trainer.global_rank, trainer.world_size, dist.new_group(backend="gloo"))
 
 
-def completed_epochs(trainer: Trainer) -> int:
-    """Return the number of epochs whose training batches are complete, during validation."""
-    return max(1, trainer.current_epoch + int(trainer.is_last_batch))
-
-
 def set_up_validation_data(trainer: Trainer) -> None:
-    """Create the validation loaders, on every rank: without a validation in the first epoch Lightning is late."""
+    """Create the validation loaders; Lightning itself creates them late if the first epoch has no validation."""
     if trainer.enable_validation and trainer.val_dataloaders is None:
         loop = trainer.fit_loop.epoch_loop.val_loop
         trainer.validating = True
@@ -86,15 +57,19 @@ def choose_data(trainer: Trainer) -> tuple[bool, int]:
         UnusableDataError: Neither can be logged.
     """
     reason = ""
-    if trainer.enable_validation:
-        try:
-            return False, dataset_length(logged_loader(trainer, from_training_set=False))
-        except NoSamplesError:
-            pass
-        except UnusableDataError as error:
-            reason = str(error)
+    loader: Any = logged_loader(trainer, from_training_set=False) if trainer.enable_validation else None
     try:
-        length = dataset_length(logged_loader(trainer, from_training_set=True))
+        if loader is not None and (length := dataset_length(loader)):
+            return False, length
+    except UnusableDataError as error:
+        reason = str(error)
+    loader = logged_loader(trainer, from_training_set=True)
+    try:
+        if loader is None:
+            raise UnusableDataError("there is none.")
+        length = dataset_length(loader)
+        if length == 0:
+            raise UnusableDataError(f"the {type(loader.dataset).__name__} has no samples.")
     except UnusableDataError as error:
         raise UnusableDataError(f"validation: {reason or 'no samples.'} Training: {error}") from error
     found = f"The validation set cannot be logged: {reason}" if reason else "There is no validation set:"
@@ -108,15 +83,3 @@ def logged_loader(trainer: Trainer, *, from_training_set: bool) -> object:
     if loaders is None or (isinstance(loaders, (list, tuple, dict)) and not loaders):
         return None
     return next(iter(CombinedLoader(loaders).flattened), None)
-
-
-def validation_reach(trainer: Trainer, loader: Any, length: int) -> int:  # noqa: ANN401
-    """Return how many of the first `length` samples a validation predicts that `limit_val_batches` may cut short."""
-    batches = trainer.num_val_batches[0]
-    try:
-        in_loader: float = len(loader)
-    except Exception:  # user code: a loader of unknown length may raise anything
-        in_loader = float("inf")
-    if batches == float("inf") or batches >= in_loader:
-        return length
-    return min(length, int(batches) * (getattr(loader, "batch_size", None) or 1) * trainer.world_size)

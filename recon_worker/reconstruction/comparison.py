@@ -19,7 +19,7 @@ from recon_worker.reconstruction.metrics import (
     ssim,
 )
 from recon_worker.reconstruction.slices import row_blocks
-from recon_worker.reconstruction.stitching import stitch_halves
+from recon_worker.reconstruction.stitching import stitch
 from recon_worker.snapshot.array_types import Bool, Complex64, Float32, Patches
 from recon_worker.snapshot.geometry import Geometry, PositionGeometry
 
@@ -127,8 +127,10 @@ def agreement_of_halves(
     """
     if not isinstance(geometry, PositionGeometry):
         return ()
+    is_even = np.arange(patches.shape[0]) % 2 == 0
+    halves = [stitch(geometry, patches, filled & half) for half in (is_even, ~is_even)]
     agreements: list[dict[str, float]] = []
-    for even, odd in stitch_halves(geometry, patches, filled):
+    for even, odd in zip(*halves, strict=True):
         valid = well_covered(even.coverage) & well_covered(odd.coverage)
         if not all(np.isfinite(half.object[valid]).all() for half in (even, odd)):
             agreements.append({"half_data_frc_cutoff": math.nan})

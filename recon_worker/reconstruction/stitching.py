@@ -49,13 +49,14 @@ def stitch(geometry: Geometry, patches: Patches, filled: Bool | None = None) -> 
     Raises:
         ValueError: The shape of `patches` does not match the geometry.
     """
-    filled = np.ones(len(patches), bool) if filled is None else filled
+    count = patches.shape[0]
+    filled = np.ones(count, bool) if filled is None else filled
     if isinstance(geometry, GridGeometry):
         positions, n_max = geometry.coords_relative_px, geometry.n_samples
     else:
         positions, n_max = geometry.positions_px, len(geometry.positions_px)
     wanted = (1 if positions is None else positions.shape[1], geometry.crop_px, geometry.crop_px)
-    if patches.shape[1:] != wanted or len(patches) > n_max or filled.shape != (len(patches),):
+    if patches.shape[1:] != wanted or count > n_max or filled.shape != (count,):
         raise ValueError(
             f"patches have shape {patches.shape} and `filled` has shape {filled.shape}; this scan "
             f"needs (n, {', '.join(map(str, wanted))}) and (n,), n at most {n_max}. Pass the centre crops."
@@ -68,19 +69,6 @@ def stitch(geometry: Geometry, patches: Patches, filled: Bool | None = None) -> 
         with np.errstate(invalid="ignore", over="ignore"):
             np.multiply(one.object, np.float32(geometry.amplitude_scale), out=one.object)
     return stitched
-
-
-def stitch_halves(geometry: PositionGeometry, patches: Patches, filled: Bool) -> tuple[tuple[Stitched, Stitched], ...]:
-    """Stitch, per object, the samples of even index and those of odd index, both on the whole footprint.
-
-    Args:
-        geometry: Where the samples belong.
-        patches: (n, C, m, m) complex64.
-        filled: (n,) which rows hold data.
-    """
-    even = np.arange(len(patches)) % 2 == 0
-    first, second = (stitch(geometry, patches, filled & half) for half in (even, ~even))
-    return tuple(zip(first, second, strict=True))
 
 
 def _stitch_grid(geometry: GridGeometry, patches: Patches, filled: Bool) -> tuple[Stitched, ...]:
@@ -97,9 +85,9 @@ def _stitch_grid(geometry: GridGeometry, patches: Patches, filled: Bool) -> tupl
         rows = samples[start : start + count]
         block = patches[rows]
         tiles = block[:, 0] if geometry.coords_relative_px is None else _merge_groups(geometry, block, rows)
-        places = np.unravel_index(rows, (n, side, side))
-        object_tiles[places] = tiles
-        coverage_tiles[places] = 1
+        targets = np.unravel_index(rows, (n, side, side))
+        object_tiles[targets] = tiles
+        coverage_tiles[targets] = 1
     return tuple(Stitched(object=o, coverage=c) for o, c in zip(objects, coverage, strict=True))
 
 
@@ -116,26 +104,24 @@ def _merge_groups(geometry: GridGeometry, patches: Complex64, rows: Indices) -> 
     canvas, weights = accumulate(patches.reshape(-1, m, m), corners.reshape(-1, 2), (n * side, side))
     start = side // 2 - geometry.tile_px // 2
     window = (slice(None), slice(start, start + geometry.tile_px), slice(start, start + geometry.tile_px))
-    return _average(canvas.reshape(n, side, side)[window], weights.reshape(n, side, side)[window])
+    tiles, weights = canvas.reshape(n, side, side)[window], weights.reshape(n, side, side)[window]
+    with np.errstate(invalid="ignore", over="ignore"):  # pixels without weight stay 0
+        return np.divide(tiles, weights, out=tiles, where=weights > 0)
 
 
 def _stitch_positions(geometry: PositionGeometry, patches: Patches, filled: Bool, object_index: int) -> Stitched:
-    footprint = geometry.footprint(object_index)
+    row, column, shape = geometry.footprint(object_index)
     if geometry.object_index is not None:
         filled = filled & (geometry.object_index[: len(filled)] == object_index)
     samples = np.flatnonzero(filled)
-    corners = geometry.positions_px[samples].reshape(-1, 2) - geometry.crop_px / 2 - [footprint.column, footprint.row]
+    corners = geometry.positions_px[samples].reshape(-1, 2) - geometry.crop_px / 2 - [column, row]
     weight = geometry.probe_intensity if geometry.weight == "probe" else None
-    channels, m = patches.shape[1], geometry.crop_px
-    rows = (samples[:, None] * channels + np.arange(channels)).ravel()
-    canvas, coverage = accumulate(patches.reshape(-1, m, m), corners, footprint.shape, weight, rows)
-    return Stitched(object=_average(canvas, coverage), coverage=coverage)
-
-
-def _average(weighted: Complex64, weights: Float32) -> Complex64:
-    """Divide in place; pixels without weight stay 0."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.divide(weighted, weights, out=weighted, where=weights > 0)
+    channels = patches.shape[1]
+    index = (np.repeat(samples, channels), np.tile(np.arange(channels), len(samples)))
+    canvas, coverage = accumulate(patches, corners, shape, weight, index)
+    with np.errstate(invalid="ignore", over="ignore"):  # pixels without weight stay 0
+        np.divide(canvas, coverage, out=canvas, where=coverage > 0)
+    return Stitched(object=canvas, coverage=coverage)
 
 
 def accumulate(
@@ -143,16 +129,16 @@ def accumulate(
     corners_px: Float64,
     shape: tuple[int, int],
     weight: Float32 | None = None,
-    rows: Indices | None = None,
+    index: tuple[Indices, ...] | None = None,
 ) -> tuple[Complex64, Float32]:
     """Add patches to a canvas at sub-pixel positions: bilinear weights on the four integer neighbours. O(n m^2).
 
     Args:
-        patches: (n, m, m) complex64.
+        patches: (n, m, m) complex64, or (n, C, m, m) with an `index`.
         corners_px: (k, 2), (x, y): canvas position of index (0, 0) of each added patch.
         shape: (H, W) of the canvas.
         weight: (m, m) float32, weight of each patch pixel; None: 1.
-        rows: (k,) which patches to add, in this order; None: all.
+        index: Which patches to add, in this order: (k,) numbers on each leading axis; None: all.
 
     Returns:
         Weighted sum (H, W) complex64 and sum of weights (H, W) float32.
@@ -178,7 +164,7 @@ def accumulate(
     for start in range(0, count, chunk):
         part = slice(start, start + chunk)
         with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are shown in the picture; no warning
-            added = patches[part if rows is None else rows[part]]
+            added = patches[part if index is None else tuple(one[part] for one in index)]
             weighted = np.multiply(added, weight, dtype=np.complex64)
             spread = _spread(weighted.view(np.float32), 2, fraction[part]).view(np.complex64)
             spread_weight = _spread(weight[None], 1, fraction[part])
@@ -209,12 +195,12 @@ def _spread(images: Float32, step: int, fraction: Float32) -> Float32:
 
 def canvas_positions(geometry: Geometry, object_index: int = 0) -> Float64:
     """Return the patch centres of one object's whole scan, pixels from its canvas's first pixel: (n * C, 2), (x, y)."""
-    footprint = geometry.footprint(object_index)
+    row, column, _ = geometry.footprint(object_index)
     if isinstance(geometry, PositionGeometry):
-        return geometry.positions_of(object_index) - [footprint.column, footprint.row]
+        return geometry.positions_of(object_index) - [column, row]
     side = geometry.samples_per_axis
     rows, columns = np.divmod(np.arange(side**2), side)
-    centre = geometry.patch_px // 2 + geometry.group_extent_px / 2 - footprint.row
+    centre = geometry.patch_px // 2 + geometry.group_extent_px / 2 - row
     samples = np.stack([columns, rows], axis=-1)[:, None] * float(geometry.tile_px) + centre
     if geometry.coords_relative_px is not None:
         samples = samples - geometry.coords_relative_px[object_index * side**2 : (object_index + 1) * side**2]
@@ -244,11 +230,11 @@ def crop_to_footprint(geometry: Geometry, true_object: Complex64, object_index: 
                 f"{geometry.samples_per_axis} along each. Correct `outer_offset_test`, `nimgs_test` or `offset` in "
                 "the metadata of the data file."
             )
-    footprint = geometry.footprint(object_index)
-    cropped = np.full(footprint.shape, np.nan + 1j * np.nan, np.complex64)
-    first = np.array([footprint.row, footprint.column])
+    row, column, shape = geometry.footprint(object_index)
+    cropped = np.full(shape, np.nan + 1j * np.nan, np.complex64)
+    first = np.array([row, column])
     low = np.clip(first, 0, true_object.shape)
-    high = np.clip(first + footprint.shape, low, true_object.shape)
+    high = np.clip(first + shape, low, true_object.shape)
     target = tuple(slice(a, b) for a, b in zip(low - first, high - first, strict=True))
     cropped[target] = true_object[low[0] : high[0], low[1] : high[1]]
     return cropped

@@ -1,7 +1,6 @@
 """Aliases of NumPy array types, and `ObjectPatches`, complex patches that are computed on access."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,16 +24,9 @@ class ObjectPatches:
         """(n, ..., m, m)."""
         return self.amp.shape
 
-    def __len__(self) -> int:
-        return len(self.amp)
-
-    def __getitem__(self, rows: slice | Indices) -> Complex64:
+    def __getitem__(self, rows: slice | Indices | tuple[Indices, ...]) -> Complex64:
         patches: Complex64 = self.amp[rows] * np.exp(1j * self.phase[rows])
         return patches
-
-    def reshape(self, *shape: int) -> Self:
-        """Return the same patches in another shape; the memory is shared."""
-        return type(self)(self.amp.reshape(shape), self.phase.reshape(shape))
 
 
 Patches = Complex64 | ObjectPatches

@@ -137,17 +137,17 @@ def parse_header(header: bytes) -> tuple[dict[str, Any], SnapshotLayout]:
         raise CodecError(f"the snapshot's header cannot be read: {error}") from error
 
 
-def dump_snapshot(header: bytes, arrays: memoryview) -> list[bytes | memoryview]:
-    """Return the parts of a snapshot file in order, header and arrays; the arrays are not copied."""
-    return [file_header(header, arrays), arrays]
+def dump_snapshot(header: bytes, arrays: memoryview) -> tuple[bytes, memoryview]:
+    """Return the parts of a snapshot file in order: its first `FILE_HEADER_BYTES`, and the arrays, not copied.
 
-
-def file_header(header: bytes, arrays: memoryview) -> bytes:
-    """Return the first `FILE_HEADER_BYTES` of a snapshot file; `header`: of `snapshot_header`."""
+    Args:
+        header: Of `snapshot_header`.
+        arrays: The buffer that `SnapshotLayout.views` has mapped.
+    """
     padded = header.ljust(FILE_HEADER_BYTES - _PREFIX.size)
     if len(padded) + _PREFIX.size > FILE_HEADER_BYTES:
         raise ValueError(f"the header has {len(header)} bytes; {FILE_HEADER_BYTES - _PREFIX.size} fit.")
-    return _PREFIX.pack(_MAGIC, len(padded), _checksum(padded, arrays)) + padded
+    return _PREFIX.pack(_MAGIC, len(padded), _checksum(padded, arrays)) + padded, arrays
 
 
 def _checksum(header: bytes, arrays: memoryview) -> int:
@@ -158,7 +158,7 @@ def _checksum(header: bytes, arrays: memoryview) -> int:
 
 
 def read_snapshot(path: Path) -> Snapshot:
-    """Return the snapshot in a file, mapped: the file must not change while the arrays are in use.
+    """Return the snapshot in a file, whose arrays are mapped read-only: the file must not change while they are in use.
 
     Raises:
         CodecError: The file is torn, corrupt, or not a snapshot.
@@ -166,17 +166,9 @@ def read_snapshot(path: Path) -> Snapshot:
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        return load_snapshot(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
-
-
-def load_snapshot(data: bytes | mmap.mmap) -> Snapshot:
-    """Return the snapshot in the bytes of a file; its arrays are read-only and share the memory of `data`.
-
-    Raises:
-        CodecError: The file is torn, corrupt, or not a snapshot.
-    """
-    if len(data) < _PREFIX.size:
-        raise CodecError(f"the snapshot ends after {len(data)} bytes; it was not written completely.")
+        if size < _PREFIX.size:
+            raise CodecError(f"the snapshot ends after {size} bytes; it was not written completely.")
+        data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
     magic, length, checksum = _PREFIX.unpack_from(data)
     if magic != _MAGIC:
         raise CodecError(f"this is not a snapshot of this version: it begins with {magic!r}, not {_MAGIC!r}.")

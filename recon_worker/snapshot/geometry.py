@@ -11,17 +11,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+Footprint = tuple[int, int, tuple[int, int]]
+"""The part of an object that its stitched canvas shows: row and column of the first pixel, and the shape."""
 _MAX_CANVAS_PX = 1 << 28
 """A larger canvas is taken for an error in the unit of the positions."""
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """The part of an object that its stitched canvas shows: row and column of the first pixel, and the shape."""
-
-    row: int
-    column: int
-    shape: tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +82,7 @@ class GridGeometry:
         """Return the footprint of the grid's tiles, the same in every object."""
         first = (self.patch_px - self.tile_px + 1) // 2 + self.group_extent_px // 2
         side = self.samples_per_axis * self.tile_px
-        return Footprint(first, first, (side, side))
+        return first, first, (side, side)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +155,7 @@ class PositionGeometry:
                 f"{_MAX_CANVAS_PX} pixels in total. Positions are pixels of the object grid: check their unit, and "
                 "look for outliers."
             )
-        return Footprint(int(row), int(column), (int(height), int(width)))
+        return int(row), int(column), (int(height), int(width))
 
 
 Geometry = GridGeometry | PositionGeometry

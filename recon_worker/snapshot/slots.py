@@ -14,12 +14,9 @@ import struct
 import tempfile
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-from recon_worker.snapshot.records import SnapshotArrays, SnapshotLayout
 
 HEADER_BYTES = 4096
 _FIELDS = struct.Struct("<QII")
@@ -63,16 +60,6 @@ def read_all(descriptor: int) -> bytes:
     return b"".join(parts)
 
 
-@dataclass(frozen=True)
-class SlotContent:
-    """Content of a ready slot."""
-
-    generation: int
-    """Incremented with every snapshot of the run; distinguishes two uses of a slot."""
-    header: bytes
-    """Of `codec.snapshot_header`."""
-
-
 class Slot:
     """One slot, seen from one process. Reuses its mapping, and grows for larger snapshots."""
 
@@ -99,36 +86,35 @@ class Slot:
         if os.fstat(self.descriptor).st_size:
             np.frombuffer(self._mapping(), np.uint8)[:: mmap.PAGESIZE].max()  # releases the GIL
 
-    def arrays(self, layout: SnapshotLayout) -> SnapshotArrays:
-        """Return arrays in the slot, which `reserve` must have grown to the size of the layout."""
-        return layout.views(self.array_bytes(layout.nbytes))
-
     def array_bytes(self, nbytes: int) -> memoryview:
-        """Return the part of the slot that holds the arrays."""
+        """Return the part of the slot that holds the arrays; `reserve` must have grown the slot to this size."""
         return memoryview(self._mapping())[HEADER_BYTES : HEADER_BYTES + nbytes]
 
-    def mark_ready(self, content: SlotContent) -> None:
-        """Publish the slot. The state is written after the header: a slot is never ready with a partial header."""
-        if len(content.header) > HEADER_BYTES - _FIELDS.size:
-            raise ValueError(f"the header has {len(content.header)} bytes; {HEADER_BYTES - _FIELDS.size} fit.")
+    def mark_ready(self, generation: int, header: bytes) -> None:
+        """Publish the slot. The state is written after the header: a slot is never ready with a partial header.
+
+        Args:
+            generation: From 1, incremented with every snapshot of the run; distinguishes two uses of a slot.
+            header: Of `codec.snapshot_header`.
+        """
+        if len(header) > HEADER_BYTES - _FIELDS.size:
+            raise ValueError(f"the header has {len(header)} bytes; {HEADER_BYTES - _FIELDS.size} fit.")
         memory = self._mapping()
-        memory[_FIELDS.size : _FIELDS.size + len(content.header)] = content.header
-        memory[: _FIELDS.size] = _FIELDS.pack(content.generation, _READY, len(content.header))
+        memory[_FIELDS.size : _FIELDS.size + len(header)] = header
+        memory[: _FIELDS.size] = _FIELDS.pack(generation, _READY, len(header))
 
     def mark_free(self) -> None:
         """Mark the slot as free; no effect on an empty or closed slot."""
         if self.descriptor >= 0 and os.fstat(self.descriptor).st_size:
             self._mapping()[: _FIELDS.size] = _FIELDS.pack(0, _FREE, 0)
 
-    def content(self) -> SlotContent | None:
-        """Return the content of the slot; None if it is not ready."""
+    def content(self) -> tuple[int, bytes]:
+        """Return generation and header of the snapshot in the slot; generation 0 if the slot is not ready."""
         if os.fstat(self.descriptor).st_size < HEADER_BYTES:
-            return None
+            return 0, b""
         memory = self._mapping()
         generation, state, length = _FIELDS.unpack_from(memory)
-        if state != _READY:
-            return None
-        return SlotContent(generation, bytes(memory[_FIELDS.size : _FIELDS.size + length]))
+        return (generation, bytes(memory[_FIELDS.size : _FIELDS.size + length])) if state == _READY else (0, b"")
 
     def close(self) -> None:
         """Close the descriptor; arrays that still use the memory keep it alive."""

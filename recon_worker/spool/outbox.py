@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from recon_worker.snapshot.artifact import HISTORY_FILES, Artifact
-from recon_worker.snapshot.codec import CodecError, dump_scan, file_header, load_scan
+from recon_worker.snapshot.codec import CodecError, dump_scan, dump_snapshot, load_scan
 from recon_worker.snapshot.records import Scan
 from recon_worker.spool.folder import RunFolder, SpoolError, temporary_path, walk, write_whole
 from recon_worker.spool.lock import take_lock
@@ -149,7 +149,7 @@ class Outbox(RunFolder):
     def publish_raw(self, file: RawFile, generation: int, epoch: int, header: bytes) -> Path:
         """Turn a file with complete arrays into a waiting snapshot; `header` is from `codec.snapshot_header`."""
         raw = self.folder / "raw" / _RAW_NAME.format(generation, epoch)
-        file.header[:] = file_header(header, file.memory)
+        file.header[:] = dump_snapshot(header, file.memory)[0]
         file.path.rename(self.held(raw))
         return raw
 

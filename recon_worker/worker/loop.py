@@ -128,7 +128,7 @@ def _finish_alone(worker: Worker, watchdog: Watchdog, deadline: float) -> None:
         watchdog.save()
         on_disk = worker.outbox.raw_generations()
         contents = [slot.content() for slot in worker.slots]  # some may not have been saved
-        in_memory = {one.generation: number for number, one in enumerate(contents) if one is not None}
+        in_memory = {generation: number for number, (generation, _) in enumerate(contents) if generation}
         for generation in sorted({*on_disk, *in_memory} - worker.rendered):
             if time.monotonic() > deadline:
                 break

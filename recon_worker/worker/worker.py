@@ -107,11 +107,11 @@ class Worker:
 
         def read() -> Snapshot:
             slot = self.slots[number]
-            content = slot.content()
-            if content is None or content.generation != generation:
+            found, header = slot.content()
+            if found != generation:
                 raise CodecError(f"slot {number} does not hold snapshot {generation}.")
-            record, layout = parse_header(content.header)
-            return Snapshot(**record, arrays=slot.arrays(layout))
+            record, layout = parse_header(header)
+            return Snapshot(**record, arrays=layout.views(slot.array_bytes(layout.nbytes)))
 
         self._render(generation, read)
 
@@ -144,13 +144,13 @@ class Worker:
         with self._saving:
             saved = self.outbox.raw_generations().keys() | self.rendered
             for slot in self.slots:
-                content = slot.content()
-                if content is None or content.generation in saved:
+                generation, header = slot.content()
+                if not generation or generation in saved:
                     continue
                 with contextlib.suppress(OSError, CodecError):  # nobody can be told; it may still be rendered
-                    record, layout = parse_header(content.header)
-                    parts = dump_snapshot(content.header, slot.array_bytes(layout.nbytes))
-                    self.outbox.put_raw(content.generation, record["epoch"], parts)
+                    record, layout = parse_header(header)
+                    parts = dump_snapshot(header, slot.array_bytes(layout.nbytes))
+                    self.outbox.put_raw(generation, record["epoch"], parts)
 
     def _reserve(self, slots: Sequence[int], files: Sequence[Path], nbytes: int) -> None:
         """Allocate the memory and the files of the queue before the first snapshot needs them."""

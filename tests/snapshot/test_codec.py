@@ -1,6 +1,8 @@
 """Scans and snapshots survive the round trip to the worker; damaged bytes are rejected."""
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from recon_worker.pictures.artifacts import finish, render
 from recon_worker.pictures.history import History
 from recon_worker.reconstruction.stitching import stitch
 from recon_worker.snapshot.artifact import Artifact
-from recon_worker.snapshot.codec import CodecError, dump_scan, dump_snapshot, load_scan, load_snapshot, snapshot_header
+from recon_worker.snapshot.codec import CodecError, dump_scan, dump_snapshot, load_scan, read_snapshot, snapshot_header
 from recon_worker.snapshot.geometry import GridGeometry, PositionGeometry
 from recon_worker.snapshot.records import Scan, Snapshot, SnapshotLayout
 
@@ -85,7 +87,14 @@ def cases(draw):
 
 def _crossed(scan, snapshot, layout, buffer):
     parts = dump_snapshot(snapshot_header(snapshot, layout), memoryview(buffer))
-    return load_scan(dump_scan(scan)), load_snapshot(b"".join(parts))
+    return load_scan(dump_scan(scan)), _read(b"".join(parts))
+
+
+def _read(data):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "one.snapshot")
+        path.write_bytes(data)
+        return read_snapshot(path)
 
 
 @pytest.mark.usefixtures("plain_sheets")  # which differ where one bit of what they show does
@@ -146,7 +155,7 @@ def snapshot_bytes():
 @pytest.mark.parametrize("length", [0, 5, 16, 100, -1])
 def test_a_torn_snapshot_is_refused(snapshot_bytes, length):
     with pytest.raises(CodecError):
-        load_snapshot(snapshot_bytes[:length])
+        _read(snapshot_bytes[:length])
 
 
 @pytest.mark.parametrize("place", [0, 9, 13, 40, 200, -1])
@@ -155,7 +164,7 @@ def test_a_flipped_bit_anywhere_is_refused(snapshot_bytes, place):
     damaged[place] ^= 1
 
     with pytest.raises(CodecError):
-        load_snapshot(bytes(damaged))
+        _read(bytes(damaged))
 
 
 @pytest.mark.parametrize("layout", ['{"n_fixed": "a"}', '{"n_fixed": -1}', "[]", "{}", '{"n_fixed": 1e9}'])
@@ -164,7 +173,7 @@ def test_a_layout_that_is_none_is_refused_although_its_checksum_is_right(layout)
     header = f'{{"record": {record}, "layout": {layout}}}'.encode()
 
     with pytest.raises(CodecError):
-        load_snapshot(b"".join(dump_snapshot(header, memoryview(b""))))
+        _read(b"".join(dump_snapshot(header, memoryview(b""))))
 
 
 def test_a_pickled_scan_is_refused():
