@@ -101,8 +101,8 @@ def test_flags_choose_other_patches_and_a_part_of_the_scan(trained, raw_scan, tm
 
     names = {name.split("/")[0] for name in files_of(tmp_path)}
     assert names == {"patch_04", "patch_09", "stitched", "summary.png", "metrics.json", "scales.json"}
-    arrays = np.load(tmp_path / "stitched" / "arrays.npz")
-    assert arrays["pixel_size_m"] == 2e-8
+    with np.load(tmp_path / "stitched" / "arrays.npz") as arrays:
+        assert arrays["pixel_size_m"] == 2e-8
     assert json.loads((tmp_path / "metrics.json").read_text())["metrics"]["recon/stitched/coverage"] < 0.6
 
 
