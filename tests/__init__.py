@@ -2,4 +2,6 @@
 
 import gc
 
+USUAL_THRESHOLD = gc.get_threshold()
+
 gc.set_threshold(50_000)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import USUAL_THRESHOLD
 from tests.leaks import nothing_left
 from tests.plain_sheets import plain_sheet
 from tests.scripts import simulate
@@ -81,6 +82,7 @@ def pytest_collection():
         gc.enable()
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*USUAL_THRESHOLD)  # a test's garbage is not to be found in another test
 
 
 @pytest.hookimpl(tryfirst=True)
