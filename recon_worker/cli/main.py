@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     seconds = "time limit for uploading, for all runs together; the rest is kept (default: %(default).0f)"
     sync.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=_TIMEOUT_S, help=seconds)
-    sync.add_argument("--retry-damaged", action="store_true", help="render snapshots again that were set aside before")
+    sync.add_argument("--retry-damaged", action="store_true", help="render the snapshots in *.damaged files again")
     sync.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
 
     status = _add_command(commands, "status", _status, "show what waits, for which run, since when; change nothing")

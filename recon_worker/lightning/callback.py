@@ -77,7 +77,7 @@ class PtychoReconLoggingCallback(Callback):
     """Logs reconstructions to MLflow while a ptychography network trains.
 
     Args:
-        every_n_epochs: Log after every this many epochs, counted from 1, and after the last one.
+        every_n_epochs: Log every N epochs, counted from 1, and after the last one.
         num_patches: Number of fixed sample patches, spread evenly over the dataset.
         fixed_indices: Dataset indices of the patches, instead of an even spread.
         log_stitch: Whether to stitch and log the whole object too.
