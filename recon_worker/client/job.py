@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from recon_worker.spool.snapshot_file import RawFile
+if TYPE_CHECKING:
+    from recon_worker.spool.snapshot_file import RawFile
 
 EVENTS = 0
 """Generation number of the table of events, which belongs to no snapshot."""
@@ -40,7 +42,7 @@ class Job:
 
     slot: int | None = None
     """Queue slot that the snapshot occupies; None if it has none, or once it is rendered."""
-    file: RawFile | None = None
+    file: "RawFile | None" = None
     """File that the arrays are captured in, until it is complete."""
     path: Path | None = None
     """The snapshot's complete file."""

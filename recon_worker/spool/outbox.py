@@ -18,6 +18,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recon_worker.snapshot.artifact import HISTORY_FILES, Artifact
 from recon_worker.snapshot.codec import CodecError, dump_scan, dump_snapshot, load_scan
@@ -25,7 +26,9 @@ from recon_worker.snapshot.records import Scan
 from recon_worker.spool.folder import RunFolder, SpoolError, temporary_path, walk, write_whole
 from recon_worker.spool.lock import take_lock
 from recon_worker.spool.run_target import RunTarget, dump_target, read_target
-from recon_worker.spool.snapshot_file import RawFile
+
+if TYPE_CHECKING:
+    from recon_worker.spool.snapshot_file import RawFile
 
 _ARTIFACT = re.compile(
     r"epoch_\d+/((patch_\d+|stitched(_object_\d+)?)/([A-Za-z0-9_]+\.png|arrays\.(npz|h5))|summary\.png)"
@@ -146,7 +149,7 @@ class Outbox(RunFolder):
         """Return the path of a queue slot's file while no snapshot waits in it; None: the file without a slot."""
         return temporary_path(self.folder / "raw" / ("capture" if slot is None else f"capture_{slot}"))
 
-    def publish_raw(self, file: RawFile, generation: int, epoch: int, header: bytes) -> Path:
+    def publish_raw(self, file: "RawFile", generation: int, epoch: int, header: bytes) -> Path:
         """Turn a file with complete arrays into a waiting snapshot; `header` is from `codec.snapshot_header`."""
         raw = self.folder / "raw" / _RAW_NAME.format(generation, epoch)
         file.header[:] = dump_snapshot(header, file.memory)[0]
