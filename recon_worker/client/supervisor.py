@@ -4,8 +4,9 @@
                         worker dead or silent -> requeue its snapshot -> back off -> start a new worker
 
 Until `stop`, only that thread uses the pipe, and never with the queue's lock held: a worker that does not read cannot
-block the training. After five deaths in a row all snapshots go to the spool. A row ends when a worker begins to render a snapshot
-(its death then counts against that snapshot), when a snapshot is logged, and when a worker has lived for a minute.
+block the training. After five deaths in a row all snapshots go to the spool. A row ends when a worker begins to render
+a snapshot (its death then counts against that snapshot), when a snapshot is logged, and when a worker has lived for a
+minute.
 """
 
 import contextlib
