@@ -23,8 +23,6 @@ Align: TypeAlias = Literal["left", "center", "right"]
 
 INK, GREY, WHITE = "#202020", "#5f5f5f", "#ffffff"
 _DPI = 100
-_TEXT_SHIFT = {"left": 0.0, "center": 0.5, "right": 1.0}
-"""How far a text starts to the left of its anchor, in text widths."""
 _BAR_PX, _BAR_GAP_PX, _LABEL_PX = 8, 6, 15
 _LARGEST = 4 / 3
 """How far a picture may exceed the wanted side before it is downsampled, as a factor."""
@@ -76,10 +74,12 @@ class Page:
         renderer.draw_image(renderer.new_gc(), 0, 0, np.ascontiguousarray(canvas[::-1]))
         for anchor, baseline, text, points, colour, align, bold in self._texts:
             font = FontProperties(family="DejaVu Sans", size=points, weight="bold" if bold else "normal")
-            size = renderer.get_text_width_height_descent(text, font, False)  # type: ignore[no-untyped-call]
             style = renderer.new_gc()
             style.set_foreground(colour)
-            left = anchor - _TEXT_SHIFT[align] * size[0]
+            left = anchor
+            if align != "left":
+                width_px, *_ = renderer.get_text_width_height_descent(text, font, False)  # type: ignore[no-untyped-call]
+                left -= width_px * (0.5 if align == "center" else 1.0)
             renderer.draw_text(style, left, baseline, text, font, 0)  # type: ignore[no-untyped-call]
         stream = io.BytesIO()
         drawn = np.asarray(renderer.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
