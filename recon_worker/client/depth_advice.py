@@ -33,7 +33,7 @@ def depth_without_overflow(jobs: Sequence[Job]) -> int:
 
 
 def _ends_without_overflow(jobs: Sequence[Job]) -> list[float]:
-    """Return when each snapshot would have been rendered if none had been dropped or delayed; infinity: not in this run.
+    """Return when each snapshot would have been rendered had none been dropped or delayed; infinity: not in this run.
 
     Keeps the worker's order, its time for each snapshot, and its pauses, when it was starting or dead. A dropped
     snapshot is assumed to take as long as the slowest one, immediately before the next rendered one.

@@ -78,8 +78,8 @@ class Supervisor:
     def introduce(self, target: RunTarget, outbox: Outbox, lock: int, scan: Scan, layout: SnapshotLayout) -> None:
         """Describe the run to the current worker and all later ones.
 
-        From now on each worker holds the outbox's folder and lock, so that no `sync` starts while a worker has snapshots
-        in memory.
+        From now on each worker holds the outbox's folder and lock, so that no `sync` starts while a worker has
+        snapshots in memory.
         """
         brief = dump_brief({"target": asdict(target), "folder": str(outbox.folder)}, scan)
         with self._queue.changed:
