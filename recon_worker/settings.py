@@ -79,8 +79,8 @@ class WorkerSettings:
     flush_timeout_s: float = 300.0
     """Timeout for logging the remaining snapshots at the end of training, in seconds."""
     silence_s: float = 120.0
-    """Time without a message, in seconds, after which a worker that holds a snapshot counts as hung and is replaced;
-    extended by one second per 4 MiB of the snapshot."""
+    """Time without a message, in seconds, after which a worker that is starting or holds a snapshot counts as hung and
+    is replaced; extended by one second per 4 MiB of the snapshot."""
 
     def __post_init__(self) -> None:
         if self.depth is not None and not 1 <= self.depth <= MAX_DEPTH:

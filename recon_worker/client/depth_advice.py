@@ -91,6 +91,6 @@ def advice(jobs: Sequence[Job], depth: int, stats: Ledger, memory_bytes: int) ->
 
 
 def events_csv(jobs: Iterable[Job]) -> bytes:
-    """Return a CSV table with a header and one line per snapshot; times in Unix seconds."""
+    """Return a CSV table with a header and one line per snapshot; times in Unix seconds, durations in seconds."""
     rows = ([f"{getattr(job, name):.6f}".rstrip("0").rstrip(".") for name in _COLUMNS] for job in jobs)
     return "".join(",".join(row) + "\n" for row in (_COLUMNS, *rows)).encode()

@@ -48,7 +48,7 @@ class Job:
     """The snapshot's complete file."""
 
     attempts: int = 0
-    """Number of workers that began to render it."""
+    """Attempts to render it, except those that failed for lack of resources."""
     shortages: int = 0
     """Attempts that failed for lack of resources since the last flush began."""
     due_s: float = 0.0

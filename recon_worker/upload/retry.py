@@ -26,7 +26,7 @@ _log = message_log(__name__)
 _T = TypeVar("_T")
 
 RESENDS = 2
-"""Number of times that a file is resent which the server acknowledged but does not list."""
+"""Number of times that an acknowledged but unlisted file is resent."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
 _REFUSED_WAIT_S = 30.0
 download_retrying = tenacity.Retrying(
