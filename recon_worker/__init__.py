@@ -7,7 +7,7 @@ imported on first use, because `recon-worker --help` and the worker process star
 from importlib import import_module
 
 TYPE_CHECKING = False
-"""As in `typing`, which is not imported: `python -m recon_worker` would find a `typing.py` in the current folder."""
+"""Replaces `typing.TYPE_CHECKING`: `python -m recon_worker` would import a `typing.py` in the current folder."""
 
 if TYPE_CHECKING:
     from recon_worker.client.recon_worker import ReconWorker

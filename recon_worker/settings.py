@@ -9,17 +9,17 @@ from typing import Literal
 from recon_worker.system.folder_owner import why_not_ours
 
 MAX_DEPTH = 64
-"""Largest queue depth: a worker further behind does not catch up, and each slot takes a descriptor."""
+"""Largest queue depth. A worker further behind cannot catch up, and each slot uses a file descriptor."""
 MAX_AUTO_DEPTH = 16
-"""Largest depth that `depth=None` grows to."""
+"""Largest depth that `depth=None` can reach."""
 Overflow = Literal["spill", "drop-oldest", "block"]
 
 
 def default_queue_bytes(root: Path = Path("/")) -> int:
-    """Return a tenth of the memory still available to this process; 1 GiB where the system does not report it.
+    """Return a tenth of the memory available to this process, or 1 GiB if the system does not report it.
 
-    Available is the minimum over the system and each cgroup around the process, such as that of a Slurm job or a
-    container. Reclaimable page cache counts as available.
+    Available memory is the minimum over the system and all enclosing cgroups (Slurm job, container), and includes
+    reclaimable page cache.
 
     Args:
         root: Folder that contains `proc` and `sys`.
@@ -31,7 +31,7 @@ def default_queue_bytes(root: Path = Path("/")) -> int:
 
 
 def _free_of_cgroups(root: Path) -> Iterator[int]:
-    """Yield the memory left in the process's cgroup and in each parent that has a limit (`man 7 cgroups`)."""
+    """Yield the free memory of the process's cgroup and of its parents, where limited (`man 7 cgroups`)."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         hierarchy, controllers, path = line.split(":", 2)
         if hierarchy == "0":
@@ -45,13 +45,13 @@ def _free_of_cgroups(root: Path) -> Iterator[int]:
         for group in (own, *own.parents):
             if group.is_relative_to(top):
                 limit, used = (_text(group / name).strip() for name in names[:2])
-                if limit.isdecimal() and used.isdecimal():  # not "max"; a container may not see the file
+                if limit.isdecimal() and used.isdecimal():  # not "max" (unlimited); a container may hide the file
                     cached = re.search(rf"^{names[2]} (\d+)$", _text(group / "memory.stat"), re.MULTILINE)
                     yield int(limit) - int(used) + (int(cached[1]) if cached else 0)
 
 
 def _text(file: Path) -> str:
-    """Read a file; empty if it cannot be read, as outside Linux."""
+    """Return the content of a file; empty if it cannot be read, as outside Linux."""
     try:
         return file.read_text()
     except OSError:
@@ -60,27 +60,27 @@ def _text(file: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """Size of the queue, the policy when it is full, and time limits for the worker and the end of the training."""
+    """Queue size, overflow policy, and time limits for the worker and the final flush."""
 
     spool_dir: Path
-    """Directory for snapshots and artifacts that are not uploaded yet."""
+    """Directory for snapshots and artifacts that await upload."""
     depth: int | None = 2
-    """Slots for waiting snapshots, 1 to 64: in memory within `queue_bytes`, in files of the spool beyond it. None: 2 at
-    first, growing to as many as fit into memory, at most 16. `drop-oldest` uses at least 2: the snapshot that the
-    worker holds cannot be dropped."""
+    """Number of slots for waiting snapshots, 1 to 64: in memory within `queue_bytes`, in spool files beyond it. None:
+    start with 2 and grow to as many as fit into memory, at most 16. `drop-oldest` uses at least 2, because the snapshot
+    held by the worker cannot be dropped."""
     overflow: Overflow = "spill"
-    """When no slot is free: write the snapshot to disk, drop the oldest waiting one, or block the training until a slot
-    is free, for at most `flush_timeout_s`, and then write to disk."""
+    """Policy when no slot is free: write the snapshot to disk, drop the oldest waiting one, or block the training until
+    a slot is free, at most `flush_timeout_s`, and then write to disk."""
     spill_bytes: int = 10 * 2**30
-    """Limit for snapshots that wait on disk, in bytes; beyond it the oldest of them is dropped. A snapshot captured in
-    a file counts once it is complete."""
+    """Size limit of the snapshots waiting on disk, in bytes; beyond it the oldest is dropped. A snapshot captured in a
+    file counts once it is complete."""
     queue_bytes: int = field(default_factory=default_queue_bytes)
-    """Memory for waiting snapshots, in bytes. Snapshots beyond it are captured in files."""
+    """Memory budget for waiting snapshots, in bytes. Snapshots beyond it are captured in files."""
     flush_timeout_s: float = 300.0
-    """Longest delay of the end of the training while the remaining snapshots are logged, in seconds."""
+    """Timeout for logging the remaining snapshots at the end of training, in seconds."""
     silence_s: float = 120.0
-    """A worker that holds a snapshot and sends no message for this time counts as hung and is replaced, in seconds; one
-    second more for every 4 MiB of the snapshot."""
+    """Time without a message, in seconds, after which a worker that is starting or holds a snapshot counts as hung and
+    is replaced; extended by one second per 4 MiB of the snapshot."""
 
     def __post_init__(self) -> None:
         if self.depth is not None and not 1 <= self.depth <= MAX_DEPTH:
@@ -92,5 +92,5 @@ class WorkerSettings:
 
     @property
     def min_depth(self) -> int:
-        """Smallest number of slots that the overflow policy works with."""
+        """Smallest number of slots that the overflow policy supports."""
         return 2 if self.overflow == "drop-oldest" else 1

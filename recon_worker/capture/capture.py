@@ -12,20 +12,20 @@ from recon_worker.reconstruction.stitching import crop_start_px
 from recon_worker.snapshot.records import SnapshotArrays, SnapshotLayout
 
 _Target = tuple[Tensor, Tensor, Part | None, FixedRows, int]
-"""For one batch: its rows of the amplitude and phase stitch arrays (shared memory), the part of the predictions that
-goes there (None: nothing), its fixed patches, and its least number of samples."""
+"""Of one batch: views of its rows in the amplitude and phase stitch arrays, the part of the predictions to copy there
+(None: nothing), its fixed patches, and its minimum number of samples."""
 
 
 class Capture:
     """Fills the arrays of one snapshot, or of one rank's shard of it, batch by batch.
 
-    Code between two batches runs with cold caches, where each line of Python is expensive: views are made in advance,
-    once for each memory. Releasing tensors is expensive too: other threads may take the GIL meanwhile.
+    Code between batches runs with cold caches, where every line of Python is expensive: views are created in advance,
+    once per memory block. Releasing tensors is expensive too, because other threads may take the GIL meanwhile.
 
     Args:
-        shard: Which samples go where.
-        arrays: Of the shard's layout.
-        copier: Copies a prediction into them.
+        shard: Destinations of the samples.
+        arrays: Arrays with the shard's layout.
+        copier: Copies predictions into the arrays.
     """
 
     def __init__(self, shard: Shard, arrays: SnapshotArrays, copier: Copier) -> None:
@@ -35,10 +35,10 @@ class Capture:
             Destination((arrays.fixed_diffraction,), np.zeros(len(arrays.fixed_filled), bool)),
             Destination((arrays.stitch_amp, arrays.stitch_phase), arrays.stitch_filled),
         )
-        """Objects of the fixed patches, their diffraction, and centre crops."""
+        """Destinations of the fixed patches' objects, of their diffraction, and of the centre crops."""
         self._shard, self._copy, self._wait = shard, copier.copy, copier.wait
         self.has_diffraction = self.destinations[1].filled
-        """(k,) whose diffraction is predicted; none if the network does not predict diffraction."""
+        """(k,) Whether the diffraction of each fixed patch is predicted; not all networks predict it."""
         crop = crop_of(shard.layout)
         self._targets: list[_Target] = [
             (
@@ -53,15 +53,15 @@ class Capture:
         self._copied: list[int] = []
 
     def restart(self) -> None:
-        """Start over in the same arrays, whose rows are marked as not filled."""
+        """Start over in the same arrays. Their rows must be marked as not filled."""
         self.has_diffraction[:] = False
         self._copied.clear()
 
     def add_outputs(self, batch_idx: int, outputs: object) -> None:
-        """Copy the (B, C, N, N) predictions that a validation step returned, a mapping with `amp` and `phase`.
+        """Copy the (B, C, N, N) predictions of a validation step, which returned a mapping with `amp` and `phase`.
 
-        Ignores other outputs. Ignores, too, batches that lost samples on the way (a collate function may leave out bad
-        ones) or that the dataset had no samples for: it is unknown which sample is which.
+        Ignores other outputs, batches beyond the end of the dataset, and batches that lost samples (a collate function
+        may skip bad ones), because their samples cannot be identified.
         """
         if not isinstance(outputs, Mapping):
             return
@@ -89,7 +89,7 @@ class Capture:
             arrays.fixed_filled[row] = True
 
     def finish(self) -> None:
-        """Wait until all copies are complete, and mark the rows that they filled."""
+        """Wait for all copies, then mark the filled rows."""
         self._wait()
         for batch_idx in self._copied:
             self.arrays.stitch_filled[self._shard.routes[batch_idx].rows] = True
@@ -97,7 +97,7 @@ class Capture:
 
 
 def crop_of(layout: SnapshotLayout) -> tuple[slice, slice, slice]:
-    """Return the index of the centre crops (C, m, m) in a sample's (C, N, N)."""
+    """Return the index of the centre crops (C, m, m) in a sample (C, N, N)."""
     start = crop_start_px(layout.patch_px, layout.crop_px)
     inside = slice(start, start + layout.crop_px)
     return slice(None), inside, inside

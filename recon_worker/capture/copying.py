@@ -11,11 +11,11 @@ from recon_worker.system.messages import message_log
 _log = message_log(__name__)
 
 Part = tuple[slice | int, ...]
-"""Index of the part of a batch's (B, C, N, N) prediction that is copied."""
+"""Index of the part to copy from a batch's (B, C, N, N) predictions."""
 
 
 class Copier:
-    """Copies predictions at once; from a GPU, on a stream of its own beside the computation, into page-locked memory.
+    """Copies predictions: from the CPU synchronously, from a GPU on a separate stream into page-locked memory.
 
     Args:
         device: Device of the network.
@@ -28,7 +28,7 @@ class Copier:
         self._locked: dict[int, SnapshotArrays] = {}
 
     def prepare(self, arrays: SnapshotArrays, nbytes: int) -> None:
-        """Page-lock a snapshot's memory, once: otherwise CUDA copies through a buffer of its own, and blocks."""
+        """Page-lock a snapshot's memory, once. Otherwise CUDA copies through an internal buffer and blocks."""
         address = arrays.fixed_amp.ctypes.data
         if self._stream is None or address in self._locked:
             return
@@ -39,7 +39,7 @@ class Copier:
             self._locked[address] = arrays  # keeps the memory alive while it is locked
 
     def copy(self, target: Tensor, source: Tensor, part: Part) -> None:
-        """Copy `source[part]`, converting to the target's dtype; complete when `wait` returns."""
+        """Copy `source[part]`, converted to the target's dtype. The copy is complete when `wait` returns."""
         if self._stream is None:
             target.copy_(source.detach()[part])
             return

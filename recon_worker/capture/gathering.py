@@ -1,8 +1,8 @@
 """Sends the rows of a snapshot from all ranks of a distributed training to rank zero, in bounded chunks.
 
-Every rank calls the same methods in the same order, whether or not its own part succeeded: a rank whose part failed
-announces it, and all ranks leave the event together. No rank ever waits in a collective that another rank skipped. The
-process group is a separate CPU (gloo) group, beside that of the training.
+Every rank calls the same methods in the same order, even if its own part failed: it announces the failure, and all
+ranks abort together. No rank ever waits in a collective that another rank skipped. The process group is a CPU (gloo)
+group, separate from that of the training.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _CHUNK_BYTES = 16 << 20
-"""Amount that rank zero receives at a time, from all ranks together."""
+"""Bytes that rank zero receives at a time, from all ranks together."""
 _MAX_DESTINATIONS = 3
 _NOTHING = -1
 
@@ -30,31 +30,31 @@ class RankFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of a snapshot's arrays."""
+    """Rows of a snapshot's arrays."""
 
     numbers: NDArray[np.int64]
-    """(k,) numbers of the rows in the whole snapshot."""
+    """(k,) Row numbers in the whole snapshot."""
     values: tuple[NDArray[np.float32], ...]
     """One (k, ...) array for each array of the destination."""
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Arrays of a snapshot that rows are written to."""
+    """Arrays of a snapshot that receive rows."""
 
     arrays: tuple[NDArray[np.float32], ...]
     """Each (n, ...)."""
     filled: NDArray[np.bool_]
-    """(n,) which rows have arrived."""
+    """(n,) Whether each row has arrived."""
 
     def chunk(self, n_ranks: int) -> tuple[int, int]:
-        """Return how many rows each of `n_ranks` ranks sends at a time, and how many values these rows hold."""
+        """Return the number of rows that each of `n_ranks` ranks sends at a time, and their number of values."""
         row_floats = sum(prod(one.shape[1:]) for one in self.arrays)
         rows = max(1, _CHUNK_BYTES // (4 * max(1, row_floats) * n_ranks))
         return rows, rows * row_floats
 
     def rows(self, numbers: NDArray[np.int64] | None = None) -> Rows:
-        """Return the filled rows. `numbers`: (n,) of all rows in the whole snapshot; None: 0 ... n - 1."""
+        """Return the filled rows. `numbers`: (n,) numbers of all rows in the whole snapshot; None: 0 ... n - 1."""
         found = np.flatnonzero(self.filled)
         complete = len(found) == len(self.filled)
         values = self.arrays if complete else tuple(one[found] for one in self.arrays)
@@ -66,12 +66,12 @@ class Destination:
 
 
 class Ranks:
-    """The processes of a training, seen from one of them. The default is a training of a single process.
+    """The ranks of a training, seen from one of them. The default is a single process.
 
     Args:
         rank: Number of this process.
         size: Number of processes.
-        group: Their CPU group.
+        group: Their gloo process group.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, group: dist.ProcessGroup | None = None) -> None:
@@ -80,7 +80,7 @@ class Ranks:
         self._received = torch.empty(0)
 
     def close(self) -> None:
-        """Leave the group."""
+        """Wait for the last rows to be sent, then destroy the process group."""
         group, self._group = self._group, None
         if group is not None and dist.is_initialized():
             try:
@@ -89,18 +89,18 @@ class Ranks:
                 dist.destroy_process_group(group)
 
     def wait_sent(self) -> None:
-        """Wait until the rows of the last `gather` may be overwritten: the ranks train on while rank zero receives."""
+        """Wait until the rows of the last `gather` may be overwritten; training continues while rank zero receives."""
         sending, self._sending = self._sending, []
         for work, _ in sending:
             if work is not None:
                 work.wait()
 
     def broadcast(self, make: Callable[[], Sequence[int] | NDArray[np.int64]]) -> NDArray[np.int64]:
-        """Return, on all ranks, the (n,) integers that rank zero makes.
+        """Return, on all ranks, the (n,) integers that `make` returns on rank zero.
 
         Raises:
-            Exception: On rank zero, what `make` raises.
-            RankFailedError: On the other ranks, if it has raised.
+            Exception: On rank zero, the error of `make`.
+            RankFailedError: On the other ranks, if `make` failed.
         """
         made, count = np.zeros(0, np.int64), torch.tensor(_NOTHING)
         try:
@@ -119,11 +119,11 @@ class Ranks:
 
     @contextmanager
     def all_or_none(self) -> Iterator[None]:
-        """Meet the other ranks at the end of the block, whether or not it has raised.
+        """Synchronise with the other ranks at the end of the block, even if it raised.
 
         Raises:
-            Exception: What the block raises.
-            RankFailedError: The block has raised on another rank.
+            Exception: The error of the block.
+            RankFailedError: The block failed on another rank.
         """
         try:
             yield
@@ -133,19 +133,19 @@ class Ranks:
         self._exchange_counts([0])
 
     def gather(self, make: Callable[[], Sequence[tuple[Destination, Rows]]]) -> list[int]:
-        """Make rows for some destinations on every rank; write them to the destinations of rank zero.
+        """Write the rows of all ranks to the destinations of rank zero.
 
         Args:
-            make: This rank's destinations (1 to 3, as many on every rank) and rows. Only rank zero's destinations are
-                written to; the other ranks' rows are sent straight from their arrays, which must not change until
-                `wait_sent` returns.
+            make: Returns this rank's destinations (1 to 3, the same number on every rank) and rows. Only rank zero's
+                destinations are written to; the other ranks send directly from their arrays, which must not change
+                until `wait_sent` returns.
 
         Returns:
-            On every rank, the number of rows that have arrived at each of rank zero's destinations, now or before.
+            On every rank, the number of rows in each of rank zero's destinations, including earlier ones.
 
         Raises:
-            Exception: What `make` raises.
-            RankFailedError: It has raised on another rank.
+            Exception: The error of `make`.
+            RankFailedError: `make` failed on another rank.
         """
         try:
             parts = make()
@@ -153,7 +153,7 @@ class Ranks:
                 for array, values in zip(to.arrays, rows.values, strict=True):
                     if values.shape != (len(rows.numbers), *(expected := array.shape[1:])):
                         raise ValueError(f"predictions have the shape {values.shape[1:]}; {expected} was expected.")
-            if self.rank == 0 and self.size > 1:  # memory to receive a chunk is kept: fresh memory is slow
+            if self.rank == 0 and self.size > 1:  # the receive buffer is kept: fresh memory is slow
                 floats = self.size * max(to.chunk(self.size)[1] for to, _ in parts)
                 if self._received.numel() < floats:
                     self._received = torch.empty(floats)
@@ -172,12 +172,12 @@ class Ranks:
         return [sum(column) for column in columns]
 
     def _exchange_counts(self, own: Sequence[int] | None) -> list[list[int]]:
-        """Return the number of rows of each rank for each destination. `own`: of this rank; None: it has failed.
+        """Return the number of rows of each rank for each destination. `own`: of this rank; None: it failed.
 
-        All-to-all: gloo's `all_gather` passes from rank to rank, and waits for each of them to get a processor.
+        Uses all-to-all: gloo's `all_gather` passes from rank to rank and waits for each to be scheduled.
 
         Raises:
-            RankFailedError: Another rank has failed, but not this one.
+            RankFailedError: Another rank failed, but not this one.
         """
         counts = [[*(own or [])]]
         if self.size > 1:
@@ -191,7 +191,7 @@ class Ranks:
         return counts
 
     def _send(self, parts: Sequence[tuple[Destination, Rows]]) -> None:
-        """Start to send rows to rank zero, in chunks: the row numbers, then their part of each array."""
+        """Start sending rows to rank zero, in chunks: the row numbers, then their part of each array."""
         self.wait_sent()
         for to, rows in parts:
             step, _ = to.chunk(self.size)
@@ -202,7 +202,7 @@ class Ranks:
                     self._sending.append((dist.isend(chunk, 0, self._group), chunk))
 
     def _put(self, parts: Sequence[tuple[Destination, Rows]], counts: Sequence[Sequence[int]]) -> None:
-        """Write all ranks' rows, on rank zero. `counts`: number of rows of each rank, for each destination."""
+        """Write the rows of all ranks, on rank zero. `counts`: number of rows of each rank, for each destination."""
         errors: list[Exception] = []
         for (to, own), column in zip(parts, counts, strict=True):
             for rows in chain([own], self._arriving(to, column)):
@@ -216,7 +216,7 @@ class Ranks:
             raise errors[0]
 
     def _arriving(self, to: Destination, counts: Sequence[int]) -> Iterator[Rows]:
-        """Yield the other ranks' rows, a chunk of each rank at a time; rows are valid until the next are yielded."""
+        """Yield the other ranks' rows, a chunk of each rank at a time; rows stay valid until the next yield."""
         step, floats = to.chunk(self.size)
         for start in range(0, max(counts[1:], default=0), step):
             arriving: list[tuple[list[dist.Work | None], Rows]] = []

@@ -1,4 +1,4 @@
-"""State of a rank while a run is logged: what is fixed for the run, the cadence, and the current capture."""
+"""State of one rank during a logged run: constant settings, logging interval and current capture."""
 
 import time
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class LoggedRun:
     """State of one rank between the start and the end of a logged training."""
 
     backend: "ReconBackend | None"
-    """Takes the snapshots, on rank zero; None on the other ranks."""
+    """Receives the snapshots on rank zero; None on the other ranks."""
     ranks: Ranks
     plan: CapturePlan
     shard: Shard
@@ -31,25 +31,25 @@ class LoggedRun:
     """Whether the network can be called outside training and validation."""
     every_n_epochs: int
     next_due: int
-    """Epoch that is logged next, unless the training ends before."""
+    """Next epoch to log, unless training ends earlier."""
     last_logged: int = 0
     epoch: int | None = None
-    """Epoch whose predictions are being captured; None: no snapshot is due."""
+    """Epoch whose predictions are being captured; None if no snapshot is due."""
     capture: Capture | None = None
-    """None if nothing is being captured, or if this rank has failed to."""
+    """Current capture; None if there is none, or if it failed on this rank."""
     failure: Exception | None = None
-    """Error of the current capture. It is raised where all ranks meet: raised earlier, the others would wait there."""
+    """Error of the current capture, raised only where all ranks synchronise, so that none waits in vain."""
     own_arrays: SnapshotArrays | None = None
-    """Arrays of this rank's shard, on the other ranks than rank zero."""
+    """Arrays of this rank's shard; None on rank zero."""
     captures: dict[int, Capture] = field(default_factory=dict)
-    """Captures for memory that is reused, by its address."""
+    """Captures into reused memory, by its address."""
 
     def is_due(self, epoch: int, last_epoch: int | None) -> bool:
-        """Whether to log an epoch: every `every_n_epochs`, and the last one."""
+        """Return whether an epoch is due: every `every_n_epochs`, and the last one."""
         return epoch > self.last_logged and (epoch >= self.next_due or epoch == last_epoch)
 
     def begin_capture(self, epoch: int) -> None:
-        """Acquire arrays for a snapshot, or for this rank's shard of it. `end_capture` raises the error if it fails."""
+        """Acquire arrays for a snapshot, or for this rank's shard of it. `end_capture` raises any error."""
         self.epoch, self.capture, self.failure = epoch, None, None
         try:
             if self.backend is not None:
@@ -72,14 +72,14 @@ class LoggedRun:
             self.capture, self.failure = None, error
 
     def end_capture(self) -> tuple[Capture, bool]:
-        """Gather the predictions of all ranks on rank zero; all ranks must call this.
+        """Gather the predictions of all ranks on rank zero. All ranks must call this.
 
         Returns:
             This rank's capture, and whether rank zero has all predictions.
 
         Raises:
-            Exception: Why this rank could not capture.
-            RankFailedError: Another rank could not capture.
+            Exception: The capture failed on this rank.
+            RankFailedError: The capture failed on another rank.
         """
         assert self.epoch is not None
         self.last_logged = self.epoch
@@ -101,7 +101,7 @@ class LoggedRun:
         return capture, (fixed, stitched) == (self.plan.layout.n_fixed, self.plan.layout.n_stitch)
 
     def submit(self, capture: Capture, *, step: int, stall_s: float) -> None:
-        """Hand a complete snapshot over to the backend; no effect on the other ranks than rank zero."""
+        """Submit a complete snapshot to the backend. Does nothing on ranks without a backend."""
         if self.backend is None:
             return
         self.backend.submit(

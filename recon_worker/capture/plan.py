@@ -1,4 +1,4 @@
-"""Which samples of a dataset are logged, and to which rows of a snapshot they go."""
+"""Selects the samples to log, and assigns them to the rows of a snapshot."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,24 +19,24 @@ FixedRows = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class ScanOptions:
-    """What to log of a dataset. Raises ValueError if an option is out of range."""
+    """Options that define what to log from a dataset. Raises ValueError if an option is out of range."""
 
     num_patches: int = 4
     """Number of fixed sample patches, spread evenly over the dataset."""
     fixed_indices: Sequence[int] | None = None
     """Dataset indices of the patches; None: an even spread."""
     log_stitch: bool = False
-    """Whether to stitch and log the whole object too."""
+    """Whether to also stitch and log the whole object."""
     max_stitch_samples: int | None = None
     """Number of leading samples to stitch; None: all."""
     stitch_weight: StitchWeight = "probe"
-    """Weight of overlapping patches in their average."""
+    """Weighting of overlapping patches when they are averaged."""
     remove_ramp: bool = True
     """Whether to remove a linear phase ramp from the stitched object before comparing it with the truth."""
     pixel_size_m: float | None = None
     """Side of an object pixel, metres; None: unknown."""
     arrays: ArraysFormat = "none"
-    """File format in which the stitched object is logged as numbers."""
+    """File format for logging the stitched object as numeric arrays, or "none"."""
     description: bool = False
     """Whether to show the latest summary in the run's description."""
 
@@ -64,10 +64,10 @@ class Route:
     rows: slice
     """Rows of the stitch arrays that the batch's first samples fill."""
     samples: slice
-    """These samples of the batch."""
+    """Samples of the batch that fill `rows`."""
     fixed: FixedRows
     size: int
-    """Least number of samples of the batch."""
+    """Minimum number of samples of the batch."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class Shard:
     """One rank's part of a snapshot."""
 
     routes: tuple[Route, ...]
-    """One for each batch of its validation."""
+    """One route for each validation batch of the rank."""
     numbers: NDArray[np.int64]
-    """Numbers of its stitch rows in the whole snapshot."""
+    """Numbers of the rank's stitch rows in the whole snapshot."""
     layout: SnapshotLayout
-    """Layout of its own arrays."""
+    """Layout of the rank's arrays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +89,14 @@ class CapturePlan:
     fixed_indices: tuple[int, ...]
     """Dataset indices of the fixed patches, in row order."""
     layout: SnapshotLayout
-    """Rows 0 ... n_stitch - 1 of the stitch arrays hold the samples of the same indices."""
+    """Layout of the whole snapshot. Row i of the stitch arrays holds sample i of the dataset."""
 
     def shard(self, batches: Sequence[range], *, whole: bool) -> Shard:
         """Return the shard of a rank.
 
         Args:
             batches: Dataset indices of each of its batches, ascending and evenly spaced.
-            whole: Whether its arrays hold the rows of all ranks, as on rank zero; else its own rows, side by side.
+            whole: Whether the arrays hold the rows of all ranks, as on rank zero; else only this rank's, contiguously.
         """
         stitched = [range(b.start, min(b.stop, self.layout.n_stitch), b.step) for b in batches]
         if whole:
@@ -119,7 +119,7 @@ class CapturePlan:
 
 
 class WrongSettingError(ValueError):
-    """A setting contradicts the data. The message says what is allowed."""
+    """A setting is invalid for the data. The message states what is allowed."""
 
 
 def choose_indices(length: int, options: ScanOptions) -> tuple[int, ...]:
@@ -127,7 +127,7 @@ def choose_indices(length: int, options: ScanOptions) -> tuple[int, ...]:
 
     Args:
         length: Number of samples in the dataset.
-        options: Gives the indices, or their number; these are `length // num_patches` apart.
+        options: Contains the indices, or their number for an even spread.
 
     Raises:
         WrongSettingError: An index is out of range, negative or repeated.
@@ -150,10 +150,10 @@ def choose_indices(length: int, options: ScanOptions) -> tuple[int, ...]:
 
 
 def batch_indices(loader: object, rank: int = 0, size: int = 1) -> list[range]:
-    """Return the dataset indices of each of a loader's batches, in order; empty if they are unknown.
+    """Return the dataset indices of each batch of a loader, in order; empty if unknown.
 
-    Excludes the padding of a DistributedSampler, and the samples that it drops. If all ranks go through the whole
-    dataset, only the batches of rank zero count.
+    Excludes samples that a DistributedSampler drops or adds as padding. If all ranks iterate over the whole dataset,
+    only the batches of rank zero count.
     """
     if not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
         return []
@@ -165,7 +165,7 @@ def batch_indices(loader: object, rank: int = 0, size: int = 1) -> list[range]:
         return []
     if type(sampler) is SequentialSampler and rank == 0:
         first, step = 0, 1
-    # Only the class itself deals out the dataset in order: Lightning's wrapper of other samplers inherits from it.
+    # Only the exact class distributes the dataset in order: Lightning's wrapper of other samplers is a subclass.
     elif type(sampler) is DistributedSampler and not sampler.shuffle and sampler.num_replicas == size:
         first, step = sampler.rank, sampler.num_replicas
         length = min(length, sampler.total_size)

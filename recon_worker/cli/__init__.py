@@ -1,11 +1,11 @@
-"""The program `recon-worker`: sync | status | render, for what a training could not upload itself.
+"""The program `recon-worker`: sync | status | render, for data that a training could not upload.
 
-Runs in a process of its own, on spools only; it holds a spool's lock while it changes anything.
+Runs as a separate process, on spools only. Holds a spool's lock while changing it.
 
     main            arguments and dispatch
     console         exit codes; log messages on stderr
-    sync            render, upload and remove what waits
-    status          what waits, for which run, since when
+    sync            render, upload and remove the waiting files
+    status          number, size and age of each run's waiting files
     render          write the pictures to a folder, without a server
-    spool_renderer  renders snapshots in a process of its own, for `sync`
+    spool_renderer  renders snapshots in a separate process, for `sync`
 """

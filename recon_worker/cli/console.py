@@ -1,4 +1,4 @@
-"""What the program `recon-worker` reports: its exit code, and log messages on stderr."""
+"""Exit codes of `recon-worker`, and its log messages on stderr."""
 
 import logging
 import warnings
@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of `recon-worker`; `--help` explains them. The highest of several runs counts."""
+    """Exit codes of `recon-worker`; `--help` explains them. With several runs the highest applies."""
 
     DONE = 0
     LEFT = 1
@@ -20,8 +20,8 @@ class ExitCode(IntEnum):
 def log_on_stderr() -> Iterator[None]:
     """Print warnings and errors of this package to stderr.
 
-    Those of urllib3 are omitted, as the uploader reports retries itself; so are Python warnings about library code, one
-    of which would end the program with PYTHONWARNINGS=error.
+    Omits those of urllib3, because the uploader reports retries itself, and Python warnings about library code, one of
+    which would end the program with PYTHONWARNINGS=error.
     """
     handler, package = logging.StreamHandler(), logging.getLogger("recon_worker")
     handler.setFormatter(logging.Formatter("recon-worker: %(message)s"))

@@ -1,4 +1,4 @@
-"""The console script `recon-worker`: arguments and dispatch. Imports nothing heavy before a command runs."""
+"""The console script `recon-worker`: arguments and dispatch. Heavy imports wait until a command runs."""
 
 import argparse
 import contextlib
@@ -35,9 +35,9 @@ MLFLOW_TRACKING_TOKEN, or an MLFLOW_TRACKING_URI that contains them.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Run the program and return its exit code."""
     occupy_descriptors()
-    with contextlib.suppress(AttributeError, ValueError):  # stdout is closed, or not a stream of Python
+    with contextlib.suppress(AttributeError, ValueError):  # stdout is closed or replaced
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # paths may contain any bytes
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], ExitCode] = arguments.command
@@ -101,7 +101,7 @@ def _add_command(
 
 
 class _Version(argparse.Action):
-    """Prints the version of the distribution, "unknown" if it is not installed."""
+    """Prints the version of the distribution, or "unknown" if it is not installed."""
 
     def __call__(self, parser: argparse.ArgumentParser, *ignored: object) -> None:
         from importlib.metadata import PackageNotFoundError, version
@@ -179,7 +179,7 @@ def _render(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _each(folders: Sequence[Path], look: Callable[[Path], _T]) -> tuple[list[_T], ExitCode]:
-    """Apply a function to every run. A run that cannot be read is reported and does not hide the others."""
+    """Apply a function to every run. Unreadable runs are reported and skipped."""
     results, code = list[_T](), ExitCode.DONE
     for folder in folders:
         try:

@@ -1,4 +1,4 @@
-"""`recon-worker render`: pictures of what waits in a spool, without a server. Changes nothing in the spool."""
+"""`recon-worker render`: writes a spool's pictures to a folder, without a server. Leaves the spool unchanged."""
 
 import contextlib
 from pathlib import Path
@@ -15,13 +15,13 @@ from recon_worker.upload.resume import history_of_spool
 
 
 def render_to(folder: Path, out: Path) -> tuple[int, list[Failure]]:
-    """Write the waiting pictures of a run below a folder.
+    """Write the pictures waiting in a run's spool to a folder.
 
     Returns:
-        The number of pictures, and what could not be rendered.
+        The number of pictures, and the failures.
 
     Raises:
-        SpoolError: The spool holds links, is of another version, does not name a run, or its scan cannot be read.
+        SpoolError: The spool contains links, has another version, names no run, or has an unreadable scan.
     """
     outbox = Outbox(folder, create=False)
     outbox.target_and_owner()
@@ -34,7 +34,7 @@ def render_to(folder: Path, out: Path) -> tuple[int, list[Failure]]:
             pictures = render_file(outbox.scan(), outbox.held(raw), history)
         except FileNotFoundError:
             continue  # rendered meanwhile
-        except (OSError, MemoryError, RuntimeError) as error:  # a shortage; the file stays where it is
+        except (OSError, MemoryError, RuntimeError) as error:  # a shortage; the file is kept
             pictures = [Failure(f"raw/{raw.name}", f"{type(error).__name__}: {error}")]
         failures += [made for made in pictures if isinstance(made, Failure)]
         names |= {_write(out, made) for made in pictures if isinstance(made, Artifact) and is_file(made.path)}
@@ -42,11 +42,11 @@ def render_to(folder: Path, out: Path) -> tuple[int, list[Failure]]:
 
 
 def render_file(scan: Scan, raw: Path, history: History) -> list[Artifact | Failure]:
-    """Render a snapshot file. A damaged file is one failure.
+    """Render a snapshot file. A damaged file counts as one failure.
 
     Raises:
         OSError: The file cannot be read.
-        Exception: A shortage of the machine (`errors.is_shortage`): the file can be rendered later.
+        Exception: The machine lacks a resource (`errors.is_shortage`); the file can be rendered later.
     """
     try:
         pictures = list(render(scan, read_snapshot(raw), history))

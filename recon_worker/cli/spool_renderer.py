@@ -1,10 +1,10 @@
-"""Renders the snapshots of a spool in a process of its own: a snapshot that crashes it does not end the sync.
+"""Renders the snapshots of a spool in a separate process, so that a crash does not end the sync.
 
     SpoolRenderer  -> stdin:  the spool, one snapshot at a time, the end of the run  -> main()  -> outbox
-                   <- stdout: after each, what could not be rendered, or why nothing can be rendered
+                   <- stdout: after each, the failures, or why nothing can be rendered
 
-Messages are lines of JSON. The process shares the spool's lock with the sync that started it, and exits at once when
-its stdin closes, that is, when the sync has ended or died.
+Messages are lines of JSON. The process shares the spool's lock with the sync that started it, and exits as soon
+as its stdin closes, because the sync has then ended or died.
 """
 
 import json
@@ -34,21 +34,21 @@ from recon_worker.upload.resume import load_history
 
 _EXIT_WAIT_S = 2.0
 _SILENCE_S = 600.0
-"""A process that takes longer for one snapshot hangs."""
+"""A process that takes longer for one snapshot counts as hung."""
 
 Message = dict[str, Any]
 
 
 class CrashError(RuntimeError):
-    """The process died. The message says how."""
+    """The process died. The message describes how."""
 
 
 class ShortageError(RuntimeError):
-    """The machine is short of something (`errors.is_shortage`), named in the message. Retrying may help."""
+    """The machine lacks a resource (`errors.is_shortage`), named in the message. A retry may succeed."""
 
 
 class SpoolRenderer:
-    """The sync's handle of the process; starts a new process after a crash. Call `close` in the end.
+    """Handle of the rendering process; starts a new process after a crash. Call `close` at the end.
 
     Args:
         outbox: The run's spool.
@@ -62,14 +62,14 @@ class SpoolRenderer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def render(self, raw: Path | None, taken_unix_s: float) -> list[Failure]:
-        """Render a snapshot file, or (None) the artifacts of the whole run, into the outbox; returns what failed.
+        """Render a snapshot file, or (None) the artifacts of the whole run, into the outbox; returns the failures.
 
         `taken_unix_s` is the time at which the snapshot, or the last one, was taken.
 
         Raises:
-            CrashError: The process died while rendering it.
-            ShortageError: It cannot be rendered now.
-            SpoolError: Nothing of this spool can be rendered now.
+            CrashError: The process died while rendering.
+            ShortageError: The machine lacks a resource for it now.
+            SpoolError: Nothing in this spool can be rendered now.
         """
         if self._process is None:
             self._process = subprocess.Popen(
@@ -83,7 +83,7 @@ class SpoolRenderer:
             )
             try:
                 self._exchange(self._process, self._spool)
-            except (CrashError, ShortageError) as error:  # not the fault of a snapshot
+            except (CrashError, ShortageError) as error:  # no snapshot is the cause
                 folder = self._spool["folder"]
                 raise SpoolError(f"{folder}: the process that renders cannot start ({error}).") from error
         return self._exchange(self._process, {"raw": raw and str(raw), "taken_unix_s": taken_unix_s})
@@ -108,7 +108,7 @@ class SpoolRenderer:
         return [Failure(*one) for one in answer["failures"]]
 
     def close(self, patience_s: float = _EXIT_WAIT_S) -> str:
-        """End the process if there is one; returns how it ended."""
+        """End the process, if any; returns how it ended."""
         process, self._process = self._process, None
         if process is None:
             return ""
@@ -118,13 +118,13 @@ class SpoolRenderer:
             return end_process(process, patience_s)
 
 
-# --- the process itself --------------------------------------------------------------------------------------------
+# --- rendering process ---------------------------------------------------------------------------------------------
 
 
 def main() -> NoReturn:
     """Entry point of the process."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # output of libraries is not an answer
+    os.dup2(2, 1)  # library output must not mix with the answers
     messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(messages,), daemon=True).start()
     spool: tuple[Outbox, Scan, History] | None = None
@@ -170,4 +170,4 @@ def _render(outbox: Outbox, scan: Scan, history: History, message: Message) -> l
 def _listen(messages: "queue.SimpleQueue[Message]") -> None:
     for line in sys.stdin:
         messages.put(json.loads(line))
-    os._exit(0)  # at any point: files appear by rename, and only the sync removes snapshots
+    os._exit(0)  # safe at any point: files appear by rename, and only the sync removes snapshots

@@ -1,6 +1,6 @@
-"""`recon-worker status`: what waits in a run's spool, and since when.
+"""`recon-worker status`: number, size and age of the files waiting in a run's spool.
 
-Only reads, so it may be used while a training writes to the spool: files that vanish meanwhile were uploaded.
+Read-only, so it is safe while a training writes to the spool. Files that vanish meanwhile have been uploaded.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ _UNITS = {"d": 86400, "h": 3600, "min": 60, "s": 1}
 
 @dataclass(frozen=True, kw_only=True)
 class SpoolStatus:
-    """What waits in one run's spool."""
+    """Files waiting in one run's spool."""
 
     folder: str
     run_id: str
     tracking_uri: str
     """Without credentials."""
     in_use: bool
-    """Whether a process works on it."""
+    """Whether a process uses the spool."""
     snapshots: int
     """Snapshots to render."""
     snapshots_bytes: int
@@ -39,13 +39,13 @@ class SpoolStatus:
     damaged: int
     """Snapshot files that could not be rendered and were set aside."""
     oldest_s: float
-    """Age of the oldest of all these files, seconds; 0 if there is none."""
+    """Age of the oldest file, in seconds; 0 without files."""
     refusal: str
-    """Why a sync would not contact the server, and how to permit it; empty if it would."""
+    """Why a sync would refuse to contact the server, and how to permit it; empty if permitted."""
 
     @property
     def left(self) -> bool:
-        """Whether anything waits or is damaged."""
+        """Whether any file is waiting or damaged."""
         return bool(self.snapshots or self.artifacts or self.damaged)
 
 
@@ -54,10 +54,10 @@ def status(folder: Path, tracking_uri: str | None = None) -> SpoolStatus:
 
     Args:
         folder: The run's folder.
-        tracking_uri: Server that a sync would use instead of the one that the spool names.
+        tracking_uri: Server that a sync would use instead of the one named in the spool.
 
     Raises:
-        SpoolError: The spool holds links, is of another version, or does not name a run.
+        SpoolError: The spool contains links, has another version, or names no run.
     """
     outbox = Outbox(folder, create=False)
     target, own = outbox.target_and_owner()

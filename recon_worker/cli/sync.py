@@ -1,9 +1,9 @@
-"""`recon-worker sync`: renders and uploads what waits in a spool.
+"""`recon-worker sync`: renders and uploads the files waiting in a spool.
 
     snapshots -> process of SpoolRenderer -> outbox -> Uploader -> MLflow
 
-A snapshot is removed once it is rendered, a file once it is uploaded, the folder once it is empty; the spool is locked
-meanwhile. A sync may be interrupted at any moment and repeated: what is not uploaded stays.
+A snapshot is removed once rendered, a file once uploaded, the folder once empty; the spool is locked meanwhile. A sync
+may be interrupted at any time and repeated: files that are not uploaded are kept.
 """
 
 import os
@@ -37,15 +37,15 @@ _log = message_log(__name__)
 
 _POLL_S = 0.05
 _ATTEMPTS = 2
-"""Processes that may die over one snapshot."""
+"""Number of processes that may crash on one snapshot."""
 _WAITS_S = (0.0, 1.0, 4.0)
-"""Waits before each round over the snapshots; another round follows only a shortage of the machine."""
+"""Delay before each round over the snapshots; another round follows only if the machine lacked a resource."""
 _OF_RUN = "the pictures of the whole run"
 
 
 @dataclass
 class Budget:
-    """Time left for uploading, shared by all runs."""
+    """Remaining time for uploads, shared by all runs."""
 
     left_s: float
 
@@ -53,9 +53,9 @@ class Budget:
 def sync(
     folders: Sequence[Path], tracking_uri: str | None, timeout_s: float, *, retry_damaged: bool = False
 ) -> ExitCode:
-    """Render and upload what waits, run after run; `timeout_s` limits the uploads of all runs together.
+    """Render and upload the waiting files, run after run; `timeout_s` limits the uploads of all runs together.
 
-    `tracking_uri` replaces the server that the spool names. `retry_damaged` renders damaged snapshots once more.
+    `tracking_uri` replaces the server named in the spool. `retry_damaged` renders damaged snapshots again.
     """
     os.environ.update(for_uploads(os.environ))
     budget = Budget(timeout_s)
@@ -99,7 +99,7 @@ def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget, *, retry_d
 
 
 def _empty(outbox: Outbox, target: RunTarget, lock: int, budget: Budget) -> ExitCode:
-    """Render, upload and remove what waits, and print a summary."""
+    """Render, upload and remove the waiting files, and print a summary."""
     code, rendered, uploaded = ExitCode.DONE, 0, 0
     for wait_s in _WAITS_S:
         time.sleep(wait_s)
@@ -107,7 +107,7 @@ def _empty(outbox: Outbox, target: RunTarget, lock: int, budget: Budget) -> Exit
         try:
             done, short = _render_all(outbox, target, lock)
             rendered += done
-        except (SpoolError, OSError) as error:  # artifacts that exist can still be uploaded
+        except (SpoolError, OSError) as error:  # existing artifacts can still be uploaded
             _log.error("%s", error)
             code = ExitCode.ERROR
         uploaded += _upload_all(outbox, target, budget)  # may free disk space for the remaining snapshots
@@ -128,8 +128,8 @@ def _empty(outbox: Outbox, target: RunTarget, lock: int, budget: Budget) -> Exit
 def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool]:
     """Render the snapshots, oldest first. Each is removed once its pictures are in the outbox.
 
-    Returns the number of rendered snapshots, and whether a shortage of the machine prevented others. Raises SpoolError
-    if the scan cannot be read or nothing can be rendered, OSError if a snapshot cannot be read; the snapshots stay.
+    Returns the number of rendered snapshots, and whether a lack of resources prevented others. Raises SpoolError if
+    the scan cannot be read or nothing can be rendered, OSError if a snapshot cannot be read; the snapshots are kept.
     """
     raw, rendered, short = outbox.raw(), 0, False
     waiting = [*map(outbox.held, raw), *map(outbox.local_path, outbox.artifacts())]
@@ -164,7 +164,7 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool
 
 
 def _render(renderer: SpoolRenderer, raw: Path, taken_unix_s: float) -> list[Failure]:
-    """Render a snapshot; returns what failed. A second process is tried: the first may have died for another reason."""
+    """Render a snapshot; returns the failures. Tries a second process: the first may have died for another reason."""
     how = ""
     for _ in range(_ATTEMPTS):
         try:
@@ -176,11 +176,11 @@ def _render(renderer: SpoolRenderer, raw: Path, taken_unix_s: float) -> list[Fai
 
 
 def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
-    """Upload artifacts until all have arrived, time is up, or the server refuses the rest; returns their number."""
+    """Upload artifacts until all have arrived, time runs out, or the server refuses the rest; returns the number."""
     names = list(outbox.artifacts())
     if not names:
         return 0
-    import mlflow  # noqa: F401  # here, so that the seconds it takes are not counted
+    import mlflow  # noqa: F401  # here, so that its seconds do not count
 
     sink = MlflowSink(target)
     by_folder = defaultdict[str, list[str]](list)  # a folder is uploaded, and then verified, as a whole

@@ -1,4 +1,4 @@
-"""`ReconBackend`: the interface that the callback hands snapshots to; see `ReconWorker` and `InlineBackend`."""
+"""`ReconBackend`: the callback's interface to `ReconWorker` and `InlineBackend`."""
 
 from typing import Protocol
 
@@ -11,31 +11,31 @@ class ReconBackend(Protocol):
     """Accepts the snapshots of one run, in order."""
 
     stats: Ledger
-    """Counts of what became of the snapshots so far."""
+    """Counts of snapshot outcomes so far."""
     reuses_memory: bool
-    """Whether the arrays acquired last lie in memory that later snapshots will use too, worth page-locking."""
+    """Whether the arrays acquired last are in memory that later snapshots reuse, and thus worth page-locking."""
 
     def launch(self) -> None:
-        """Begin whatever takes time to start, without waiting for it. Call it as early as possible."""
+        """Begin slow initialisation in the background. Call this as early as possible."""
 
     def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
-        """Describe the run, what is common to its snapshots, and their size. Call it once."""
+        """Set the run, the data common to its snapshots, and their layout. Call this once."""
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
         """Return arrays to write the next snapshot into, valid until it is submitted.
 
         Raises:
-            OSError: There is no room for them. The snapshot counts as failed.
+            OSError: Memory or disk space is insufficient. The snapshot counts as failed.
         """
 
     def submit(self, snapshot: Snapshot) -> None:
         """Hand over the snapshot whose arrays were acquired last."""
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything submitted is logged. Returns False at the timeout."""
+        """Wait until all submitted snapshots are logged. Returns False on timeout."""
 
     def close(self, timeout_s: float) -> None:
-        """Flush and release everything. May be called twice."""
+        """Flush and release all resources. May be called twice."""
 
     def summary(self) -> str:
-        """Return one line about what became of the snapshots."""
+        """Return a one-line summary of snapshot outcomes."""

@@ -1,4 +1,4 @@
-"""The queue depth that would have been enough, replayed from a run's recorded times; and the table of these times."""
+"""Recommends a queue depth by replaying a run's recorded times, and tabulates these times."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -19,8 +19,8 @@ _COLUMNS = (
 def depth_without_overflow(jobs: Sequence[Job]) -> int:
     """Return the smallest number of slots with which every snapshot would have found a free one.
 
-    Replays the run: a slot is occupied when the capture begins and free when the snapshot is rendered. Without `block`
-    each snapshot would have come earlier by the time for which the training waited before.
+    Replays the run: a slot is occupied from the start of the capture until the snapshot is rendered. Waits of policy
+    `block` are subtracted from the times of all later snapshots.
     """
     needed, lead_s, unfinished = 1, 0.0, list[float]()
     for job, end in zip(jobs, _ends_without_overflow(jobs), strict=True):
@@ -35,10 +35,10 @@ def depth_without_overflow(jobs: Sequence[Job]) -> int:
 def _ends_without_overflow(jobs: Sequence[Job]) -> list[float]:
     """Return when each snapshot would have been rendered had none been dropped or delayed; infinity: not in this run.
 
-    Keeps the worker's order, the time it took for each snapshot, and its pauses, in which it was starting or dead. A
-    dropped snapshot takes as long as the longest one, just before the next that was rendered.
+    Keeps the worker's order, its time for each snapshot, and its pauses, when it was starting or dead. A dropped
+    snapshot is assumed to take as long as the slowest one, immediately before the next rendered one.
     """
-    turns, turn = list[float](), math.inf  # when each snapshot was begun; if dropped, the next that was not
+    turns, turn = list[float](), math.inf  # start of each snapshot; if dropped, of the next rendered one
     for job in reversed(jobs):
         turn = job.started if job.rendered else turn
         turns.append(turn)
@@ -46,7 +46,7 @@ def _ends_without_overflow(jobs: Sequence[Job]) -> list[float]:
     ends = [math.inf] * len(jobs)
     leads_s = list(accumulate((job.waited_s for job in jobs), initial=0.0))
     longest_s = max((job.rendered - job.started for job in jobs if job.rendered), default=0.0)
-    recorded = replayed = 0.0  # when the worker had finished the snapshot before
+    recorded = replayed = 0.0  # end of the worker's previous snapshot
     for number in sorted((n for n in range(len(jobs)) if turns[n] < math.inf), key=turns.__getitem__):
         job, turn = jobs[number], turns[number]
         pause_s = max(0.0, turn - max(recorded, job.submitted + job.waited_s))
@@ -57,7 +57,7 @@ def _ends_without_overflow(jobs: Sequence[Job]) -> list[float]:
 
 
 def advice(jobs: Sequence[Job], depth: int, stats: Ledger, memory_bytes: int) -> str:
-    """Say how often the queue was full, and which depth would have kept every snapshot in memory.
+    """Describe how often the queue was full, and the depth that would have kept every snapshot in memory.
 
     Empty if the queue was never full and all snapshots were in memory.
 
@@ -65,12 +65,12 @@ def advice(jobs: Sequence[Job], depth: int, stats: Ledger, memory_bytes: int) ->
         jobs: All snapshots of the run.
         depth: Slots of the queue.
         stats: Counts of the snapshots that found no free slot.
-        memory_bytes: Memory that slots may use.
+        memory_bytes: Memory budget of the slots.
     """
     counts = {"spilled": stats.spilled, "dropped": stats.dropped, "waited": stats.waited}
     full = [what for what, number in counts.items() if number]
     needed, nbytes = depth_without_overflow(jobs), max((job.nbytes for job in jobs), default=0)
-    needed = max(needed, depth + 1) if full else min(needed, depth)  # whatever the clocks say
+    needed = max(needed, depth + 1) if full else min(needed, depth)  # despite any clock errors
     if not full and needed * nbytes <= memory_bytes:
         return ""
     what_happened = " and ".join(f"{counts[what]} {what}" for what in full)
@@ -91,6 +91,6 @@ def advice(jobs: Sequence[Job], depth: int, stats: Ledger, memory_bytes: int) ->
 
 
 def events_csv(jobs: Iterable[Job]) -> bytes:
-    """Return a CSV table with a header and one line per snapshot; times in seconds since 1970."""
+    """Return a CSV table with a header and one line per snapshot; times in Unix seconds, durations in seconds."""
     rows = ([f"{getattr(job, name):.6f}".rstrip("0").rstrip(".") for name in _COLUMNS] for job in jobs)
     return "".join(",".join(row) + "\n" for row in (_COLUMNS, *rows)).encode()

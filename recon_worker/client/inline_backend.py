@@ -1,4 +1,4 @@
-"""`InlineBackend`: the backend without a worker. Renders and uploads each snapshot at once, on the training thread."""
+"""`InlineBackend`: the backend without a worker. Renders and uploads each snapshot on the training thread."""
 
 import tempfile
 from collections.abc import Iterator
@@ -32,15 +32,15 @@ class InlineBackend:
         self._arrays: SnapshotArrays | None = None
 
     def launch(self) -> None:
-        """Do nothing: nothing takes time to start."""
+        """Do nothing: this backend needs no initialisation."""
 
     def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
-        """Describe the run. Reads the history of the run that it continues, if any."""
+        """Set the run, and read the history of the run that it continues, if any."""
         self._sink, self._scan = MlflowSink(target), scan
         self._history = earlier_history(target)
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
-        """Return arrays to write the next snapshot into, the same ones each time."""
+        """Return arrays for the next snapshot, the same ones each time."""
         if self._arrays is None or layout != self._layout:
             self._layout, self._arrays = layout, layout.allocate()
         self._arrays.fixed_filled[:] = False
@@ -67,7 +67,7 @@ class InlineBackend:
             self.stats.logged += 1
 
     def _log_all(self, artifacts: Iterator[Artifact | Failure]) -> list[Failure]:
-        """Upload artifacts until the tracker fails once: each further attempt could block for minutes."""
+        """Upload artifacts until the first tracker error: each further attempt could block for minutes."""
         assert self._sink is not None
         failures: list[Failure] = []
         sent: dict[str, Version] = {}
@@ -98,7 +98,7 @@ class InlineBackend:
                 local.write_bytes(artifact.data)
                 self._sink.upload(local, artifact.path)
                 sent[artifact.path] = version_of(local)
-        except Exception as error:  # no error of the tracker stops the training
+        except Exception as error:  # tracker errors must not stop the training
             return reason(error)
         self.stats.artifacts_logged += 1
         return ""
@@ -108,12 +108,12 @@ class InlineBackend:
         return True
 
     def close(self, timeout_s: float) -> None:
-        """Log the artifacts made from all snapshots, such as the animation, and release the arrays."""
+        """Log the artifacts of the whole run, such as the animation, and release the arrays."""
         if self._scan is not None:
             for failure in self._log_all(finish(self._history)):
                 _log.warning("%s could not be logged: %s", failure.path, failure.reason)
         self._arrays = self._layout = self._scan = None
 
     def summary(self) -> str:
-        """Return one line about what became of the snapshots."""
+        """Return a one-line summary of snapshot outcomes."""
         return f"Reconstructions: {self.stats}."

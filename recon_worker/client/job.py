@@ -1,4 +1,4 @@
-"""`Job`: one snapshot on its way from `ReconWorker.acquire` to MLflow, and when it reached each stage."""
+"""`Job`: one snapshot on its way from `ReconWorker.acquire` to MLflow, with the time of each stage."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -23,12 +23,12 @@ class State(Enum):
 
 
 TO_RENDER = (State.WAITING, State.IN_FLIGHT, State.POSTPONED, State.PARKED)
-"""States of a snapshot that is not rendered yet."""
+"""States of a snapshot before it is rendered."""
 
 
 @dataclass(kw_only=True)
 class Job:
-    """One snapshot. Times are seconds since 1970; 0 means not reached."""
+    """One snapshot. Times are Unix seconds; 0: not reached."""
 
     generation: int = 0
     """Number of the snapshot within the run, from 1."""
@@ -41,16 +41,16 @@ class Job:
     state: State = State.WAITING
 
     slot: int | None = None
-    """Queue slot that the snapshot occupies; None if it has none, or once it is rendered."""
+    """Queue slot that the snapshot occupies; None without a slot, or once rendered."""
     file: "RawFile | None" = None
-    """File that the arrays are captured in, until it is complete."""
+    """File into which the arrays are captured, until it is complete."""
     path: Path | None = None
     """The snapshot's complete file."""
 
     attempts: int = 0
-    """Number of workers that have begun to render it."""
+    """Attempts to render it, except those that failed for lack of resources."""
     shortages: int = 0
-    """Attempts since the last flush began that failed because the machine was short of resources."""
+    """Attempts that failed for lack of resources since the last flush began."""
     due_s: float = 0.0
     """Earliest time (monotonic) of the next attempt after a shortage."""
     artifacts: int = 0
@@ -62,10 +62,10 @@ class Job:
     submitted: float = 0.0
     started: float = 0.0
     stitched: float = 0.0
-    """0 also if there was nothing to stitch."""
+    """Also 0 if nothing was stitched."""
     rendered: float = 0.0
     logged: float = 0.0
     stall_s: float = 0.0
-    """Time that the capture took on the training thread."""
+    """Time of the capture on the training thread."""
     waited_s: float = 0.0
-    """Time that overflow policy `block` held the training, counted from `submitted`."""
+    """Time that overflow policy `block` delayed the training, counted from `submitted`."""

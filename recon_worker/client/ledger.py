@@ -1,4 +1,4 @@
-"""`Ledger`: counts the fate of every snapshot. At the end `submitted = logged + dropped + spooled + failed`."""
+"""`Ledger`: counts the outcome of every snapshot. At the end `submitted = logged + dropped + spooled + failed`."""
 
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ class Ledger:
         return self.submitted - self.logged - self.dropped - self.spooled - self.failed
 
     def count_rendered(self, job: Job, *, uploaded: bool) -> None:
-        """Count a rendered snapshot whose artifacts are all in MLflow (`uploaded`) or stay in the outbox."""
+        """Count a rendered snapshot whose artifacts are all in MLflow (`uploaded`) or still in the outbox."""
         self.artifacts_logged += job.artifacts if uploaded else 0
         self.artifacts_failed += job.failures
         if job.generation == EVENTS:

@@ -1,7 +1,7 @@
-"""`WorkerProcess`: one worker process as the training process sees it. Starts it, talks to it, ends it.
+"""`WorkerProcess`: starts a worker process, exchanges messages with it, and ends it.
 
 The child runs `recon_worker.worker.loop` with inherited descriptors. It does not import the user's `__main__`, sees no
-GPU, has its own environment (`child_environment`) and session, and is not killed along with the training process.
+GPU, has its own environment (`child_environment`) and session, and outlives a killed training process.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from recon_worker.system.child_environment import child_command, child_environme
 from recon_worker.system.handover import HURRY, SPOOL
 
 _STDERR_CHARACTERS = 600
-"""Limit for the output shown besides the exception."""
+"""Limit of the stderr output shown in addition to the exception."""
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Warning)\b")
 _EXIT_WAIT_S = 2.0
 _MESSAGE_LIMIT = struct.pack("ll", 1, 500_000)
-"""Longest wait for one message in either direction, as a `timeval`: a stopped worker must not stop the training."""
+"""Timeout for one message in either direction, as a `timeval`: a stopped worker must not block the training."""
 
 
 class WorkerProcess:
@@ -36,7 +36,7 @@ class WorkerProcess:
     Args:
         brief: Descriptor of the shared memory that describes the run (`codec.dump_brief`).
         slots: Descriptors of the queue's slots.
-        linger_s: How long the worker may continue after the death of this process.
+        linger_s: Time that the worker may continue after the death of this process.
         spool: Descriptors as for `hand_over`; None before the run has a spool.
 
     Raises:
@@ -46,7 +46,7 @@ class WorkerProcess:
     def __init__(self, brief: int, slots: Sequence[int], linger_s: float, spool: tuple[int, int] | None = None) -> None:
         self._connection, child_end = Pipe()
         with socket.socket(fileno=os.dup(self._connection.fileno())) as end:
-            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):  # reads and writes fail with BlockingIOError
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):  # timeouts raise BlockingIOError
                 end.setsockopt(socket.SOL_SOCKET, option, _MESSAGE_LIMIT)
         self._handover, child_handover = socket.socketpair()
         self._stderr = create_memory("recon-log-stderr")
@@ -73,22 +73,22 @@ class WorkerProcess:
         self.pid = self._process.pid
 
     def hand_over(self, lock: int, folder: int) -> None:
-        """Make the worker hold the run's spool from now on, even if it is stopped and never receives the descriptors.
+        """Make the worker hold the run's spool from now on, even if it is stopped and does not receive the descriptors.
 
         Args:
             lock: Descriptor of the spool's lock.
-            folder: Descriptor of its folder. By the time the worker opens it, its name may lead elsewhere.
+            folder: Descriptor of its folder, whose path may lead elsewhere by the time the worker opens it.
         """
-        with contextlib.suppress(OSError):  # it is dead
+        with contextlib.suppress(OSError):  # the worker is dead
             socket.send_fds(self._handover, [SPOOL], [lock, folder])  # descriptors in transit stay open
 
     def hurry(self) -> None:
-        """Tell the worker to stop yielding to other processes."""
+        """Tell the worker to run at normal priority."""
         with contextlib.suppress(OSError):
             self._handover.send(HURRY, socket.MSG_DONTWAIT)
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send a message. A dead worker is noticed by `receive`.
+        """Send a message. `receive` detects a dead worker.
 
         Raises:
             TimeoutError: The worker does not read its messages.
@@ -103,7 +103,7 @@ class WorkerProcess:
     def receive(self, timeout_s: float, wake: int) -> dict[str, Any] | None:
         """Return the next message; None after `timeout_s`, or as soon as the descriptor `wake` is readable.
 
-        Empties `wake`, which must not block.
+        Empties `wake`, which must be non-blocking.
 
         Raises:
             EOFError: The worker is dead.
@@ -125,14 +125,14 @@ class WorkerProcess:
         return None
 
     def end(self, *, kill: bool = False) -> str:
-        """Wait briefly for the worker to exit, then kill it. Returns how it ended and its last words on stderr."""
+        """Wait briefly for the worker to exit, then kill it. Returns how it ended and its last stderr output."""
         how = end_process(self._process, 0.0 if kill else _EXIT_WAIT_S)
         said = last_words(read_all(self._stderr).decode(errors="replace"))
         self.close_descriptors()
         return f"{how}{'; it said: ' + said if said else ''}"
 
     def close_descriptors(self) -> None:
-        """Close this process's ends. A forked child does so too, so that it does not keep the pipe open."""
+        """Close this process's ends. Forked children must do so too, or they keep the pipe open."""
         self._connection.close()
         self._handover.close()
         if self._stderr >= 0:
@@ -141,7 +141,7 @@ class WorkerProcess:
 
 
 def end_process(process: "subprocess.Popen[bytes]", patience_s: float) -> str:
-    """Wait for a process, then kill it. Returns how it ended, such as "exit code 1" or "killed by SIGSEGV"."""
+    """Wait for a process to exit, then kill it. Returns how it ended, such as "exit code 1" or "killed by SIGSEGV"."""
     try:
         status = process.wait(patience_s)
     except subprocess.TimeoutExpired:

@@ -1,10 +1,10 @@
-"""`ReconWorker`: the training process's side of the worker. Accepts snapshots without waiting for them to be logged.
+"""`ReconWorker`: the backend with a worker. Accepts snapshots without waiting for them to be logged.
 
     training thread: acquire -> (copy) -> submit        supervisor's thread: feeds and replaces the worker
                               \\                        /
                                SnapshotQueue (one lock)                            -> pipe -> worker process
 
-Owns the order of launch, start, submit, flush and close; `close` runs once, wherever it is called from.
+Controls the order of launch, start, submit, flush and close. `close` runs once, wherever it is called from.
 """
 
 import atexit
@@ -49,9 +49,9 @@ class ReconWorker:
         self._owner = os.getpid()
         self._queue = SnapshotQueue(settings)
         self.stats = self._queue.stats
-        """Counts of what became of the snapshots so far."""
+        """Counts of snapshot outcomes so far."""
         self.reuses_memory = False
-        """Whether the arrays acquired last lie in memory that later snapshots will use too."""
+        """Whether the arrays acquired last are in memory that later snapshots reuse."""
         self._supervisor = Supervisor(self._queue, settings.silence_s, settings.flush_timeout_s)
         self._outbox: Outbox | None = None
         self._lock = -1
@@ -72,7 +72,7 @@ class ReconWorker:
 
     @property
     def pid(self) -> int:
-        """Process id of the worker; 0 while there is none."""
+        """Process ID of the worker; 0 while none runs."""
         process = self._supervisor.process
         return 0 if process is None else process.pid
 
@@ -87,7 +87,7 @@ class ReconWorker:
         return len(self._queue.in_state(*TO_RENDER))
 
     def launch(self) -> None:
-        """Start the worker process without waiting for it: it imports its modules while the training reads its data."""
+        """Start the worker process in the background: it imports its modules while the training loads its data."""
         if self._launched:
             return
         self._launched = True
@@ -96,7 +96,7 @@ class ReconWorker:
         _OPEN.add(self)
 
     def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
-        """Describe the run, what is common to its snapshots, and their size. Call it once.
+        """Set the run, the data common to its snapshots, and their layout. Call this once.
 
         Raises:
             OSError: The spool cannot be written.
@@ -109,10 +109,10 @@ class ReconWorker:
         self._supervisor.introduce(target, self._outbox, self._lock, scan, layout)
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
-        """Return arrays to write the next snapshot into, valid until it is submitted. Never waits.
+        """Return arrays for the next snapshot, valid until it is submitted. Never waits.
 
         Raises:
-            OSError: There is no room for them. The snapshot counts as failed.
+            OSError: Memory or disk space is insufficient. The snapshot counts as failed.
         """
         with held_signals():
             arrays = self._queue.acquire(layout)
@@ -128,25 +128,25 @@ class ReconWorker:
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything that the server accepts is logged.
 
-        Returns False at the timeout, if nothing more can be done, or if the user interrupts.
+        Returns False on timeout, if no further progress is possible, or if the user interrupts.
         """
         deadline = time.monotonic() + timeout_s
         self._supervisor.retry_uploads()
         bar = tqdm(bar_format="Reconstructions: {desc}", disable=not shows_progress(), leave=False)
         with bar, held_signals() as arrived:
             done = self._queue.wait_empty(deadline, bar.set_description_str, lambda: bool(arrived))
-            if signal.SIGINT in arrived:  # it has had its effect
+            if signal.SIGINT in arrived:  # it has ended the flush
                 arrived.remove(signal.SIGINT)
         return done
 
     def close(self, timeout_s: float) -> None:
         """Flush, keep the rest in the spool, and end the worker. May be called twice, from anywhere.
 
-        Any signal ends the flush but not what follows. SIGINT has no further effect; others are delivered at the end.
+        Any signal ends the flush, but not the shutdown. SIGINT has no further effect; others are delivered at the end.
         """
         with held_signals() as arrived:
             if os.getpid() != self._owner or not self._closing.acquire(blocking=False):
-                return  # a forked child's copy; or closed already, and the lock is never released
+                return  # a forked child's copy, or already closed: the lock is never released
             deadline = time.monotonic() + timeout_s
             self._supervisor.hurry()
             try:
@@ -159,14 +159,14 @@ class ReconWorker:
                 arrived.remove(signal.SIGINT)
 
     def summary(self) -> str:
-        """Return one line: what became of the snapshots, and the depth that would have kept all of them in memory."""
+        """Return a one-line summary: snapshot outcomes, and the depth that would have kept all snapshots in memory."""
         queue, counts = self._queue, f"Reconstructions: {self.stats}."
-        if queue.abandoned:  # the advice supposes a worker
+        if queue.abandoned:  # the advice assumes a worker
             return counts
         return f"{counts} {advice(queue.history, queue.memory.depth, self.stats, self.settings.queue_bytes)}".rstrip()
 
     def _write_events(self) -> bool:
-        """Put the table of events into the outbox, once. Returns whether this call has written it."""
+        """Write the table of events to the outbox, once. Returns whether this call wrote it."""
         if self._outbox is None or not self.stats.submitted or self._events_written:
             return False
         self._events_written = True
@@ -202,11 +202,11 @@ class ReconWorker:
 
 
 _OPEN: "weakref.WeakSet[ReconWorker]" = weakref.WeakSet()
-"""Workers that this process has launched and not closed."""
+"""Workers that this process has launched but not closed."""
 
 
 def _close_in_forked_child() -> None:
-    """Close the pipes and locks that tell others that the training is alive; the child may be a DataLoader worker."""
+    """Close the pipes and locks that mark the training as alive; the child may be a DataLoader worker."""
     for worker in list(_OPEN):
         if (process := worker._supervisor.process) is not None:
             process.close_descriptors()

@@ -1,4 +1,4 @@
-"""The run's folder in the spool: opened and locked when the training starts, reported and removed when it ends."""
+"""Opens and locks the run's folder in the spool when training starts; reports or removes it at the end."""
 
 import os
 from pathlib import Path
@@ -12,15 +12,15 @@ from recon_worker.system.messages import message_log
 _log = message_log(__name__)
 
 _OPEN_ATTEMPTS = 20
-"""Another process may remove the folder while it is being opened, as it is still empty."""
+"""Attempts to open a folder: while it is empty, another process may remove it."""
 
 
 def open_run_folder(spool_dir: Path, target: RunTarget) -> tuple[Outbox, int]:
-    """Open a folder of the spool that this training may write to. Returns it with its lock.
+    """Open a spool folder that this training may write to. Returns it with its lock.
 
-    Skips folders that are busy, and those with snapshots of an earlier process, which may belong to another scan.
-    Other files of an earlier process may have the names of this run's artifacts: accepts them only if this run
-    continues the earlier one.
+    Skips folders in use, and those with snapshots of an earlier process, which may belong to another scan. Other files
+    of an earlier process may have the names of this run's artifacts, so a folder with such files is accepted only if
+    this run continues the earlier one.
     """
     number = attempts = 1
     while True:
@@ -44,7 +44,7 @@ def open_run_folder(spool_dir: Path, target: RunTarget) -> tuple[Outbox, int]:
 
 
 def close_run_folder(outbox: Outbox, lock: int) -> None:
-    """Remove the folder if it is empty and no other process uses it; else log how to upload what it contains."""
+    """Remove the folder if it is empty and no other process uses it; else log how to upload its content."""
     try:
         if is_alone(lock):  # a worker of an earlier process may use the same folder
             outbox.sweep()

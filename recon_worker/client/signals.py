@@ -1,7 +1,7 @@
-"""`held_signals`: delays signals while something must not be interrupted.
+"""`held_signals`: delays signals during operations that must not be interrupted.
 
-Python runs signal handlers between any two instructions of the main thread: a Ctrl-C in the middle of `submit` would
-leave a snapshot that is counted but stored nowhere.
+Python runs signal handlers between any two instructions of the main thread: a Ctrl-C in the middle of `submit` could
+leave a snapshot that is counted but not stored.
 """
 
 import signal
@@ -16,13 +16,13 @@ _HELD: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.S
 
 @contextmanager
 def held_signals() -> Iterator[list[int]]:
-    """Deliver signals that arrive inside `with` at its end. Does nothing outside the main thread.
+    """Delay signals until the end of the `with` block. Does nothing outside the main thread.
 
     Signals that the process ignores stay ignored, except SIGINT: Lightning ignores it while callbacks flush, but a
-    second Ctrl-C is meant to end the flush.
+    second Ctrl-C should end the flush.
 
     Yields:
-        Pending signals in order of arrival; one that is removed is not delivered.
+        Pending signals in order of arrival; a signal removed from the list is not delivered.
     """
     arrived: list[int] = []
     handlers: dict[int, Any] = {}

@@ -1,8 +1,8 @@
 """`SlotMemory`: storage for waiting snapshots, in shared memory within the byte budget, in spool files beyond it.
 
-slot 0, 1, ...    shared memory, reused for the whole run, while (number + 1) snapshots fit into the budget
+slot 0, 1, ...    shared memory, reused for the whole run, if (number + 1) snapshots fit into the budget
 up to `depth`     spool files that captures write in place (`RawFile`), one per slot
-no slot free      an overflow buffer in ordinary memory if the budget has room for it, else a spool file
+no slot free      an overflow buffer in ordinary memory if it fits into the budget, else a spool file
 """
 
 import time
@@ -24,7 +24,7 @@ _FIRST_DEPTH = 2
 
 
 class SlotMemory:
-    """`depth` slots, in memory or in files. Each job records where its snapshot lies.
+    """`depth` slots, in memory or in files. Each job records where its snapshot is stored.
 
     Not thread-safe: `SnapshotQueue` calls it with its lock held.
 
@@ -35,21 +35,21 @@ class SlotMemory:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self.depth = max(settings.depth or _FIRST_DEPTH, settings.min_depth)
-        """Number of slots now."""
+        """Current number of slots."""
         most = MAX_AUTO_DEPTH if settings.depth is None else self.depth
         self.all_slots = [Slot(create_memory("recon-log-slot")) for _ in range(most)]
         """Every slot that the run may use. The worker inherits them."""
         self.free = set(range(self.depth))
-        """Numbers of the slots that no snapshot occupies."""
+        """Numbers of the free slots."""
         self.reuses_memory = False
-        """Whether the arrays acquired last lie in memory that later snapshots will use too."""
+        """Whether the arrays acquired last are in memory that later snapshots reuse."""
         self._overflow_buffer = bytearray()
         self._outbox: Outbox | None = None
         self._nbytes = 0
         self._acquired: tuple[Job, SnapshotLayout] | None = None
 
     def open(self, outbox: Outbox, nbytes: int) -> None:
-        """Set the outbox for files and the size of this run's snapshots."""
+        """Set the outbox for spool files, and the size of this run's snapshots."""
         self._outbox, self._nbytes = outbox, nbytes
         if self._settings.depth is None:
             self.depth = max(self._settings.min_depth, min(_FIRST_DEPTH, self._n_in_budget(nbytes)))
@@ -76,7 +76,7 @@ class SlotMemory:
         return self._settings.queue_bytes // max(1, nbytes)
 
     def _occupy_slot(self, job: Job) -> int:
-        """Return the job's slot; if it has none, a free one, in shared memory if possible."""
+        """Return the job's slot, or occupy a free one, in shared memory if possible."""
         if job.slot is None:
             job.slot = min(self.free)
             self.free.remove(job.slot)
@@ -90,14 +90,14 @@ class SlotMemory:
             job.slot = None
 
     def acquire(self, layout: SnapshotLayout, *, closed: bool) -> SnapshotArrays:
-        """Return arrays for the next snapshot, in a free slot if there is one. Discards those that were not claimed.
+        """Return arrays for the next snapshot, in a free slot if possible. Discards unclaimed ones.
 
         Args:
             layout: Shapes of the arrays.
             closed: Whether the queue is closed, so that no slot may be used.
 
         Raises:
-            OSError: The arrays must lie in a file, which cannot be created.
+            OSError: The memory or the file for the arrays cannot be allocated.
         """
         if self._acquired is not None:
             self.discard(self._acquired[0])
@@ -131,7 +131,7 @@ class SlotMemory:
         """Return the job of the snapshot that was captured into the arrays acquired last.
 
         Raises:
-            RuntimeError: None were acquired.
+            RuntimeError: No arrays were acquired.
         """
         if self._acquired is None:
             raise RuntimeError("submit without acquire: write the snapshot into the arrays that acquire returns.")
@@ -142,27 +142,27 @@ class SlotMemory:
         return job
 
     def _memory_of(self, job: Job) -> memoryview:
-        """Return the arrays of a job that is not in a file."""
+        """Return the array memory of a job that is not in a file."""
         if job.slot is None:
             return memoryview(self._overflow_buffer)[: job.nbytes]
         return self.all_slots[job.slot].array_bytes(job.nbytes)
 
     def exceeds_disk_limit(self, job: Job, *, in_slot: bool) -> bool:
-        """Whether `store` would take the waiting snapshots on disk beyond `spill_bytes`."""
+        """Return whether `store` would make the snapshots waiting on disk exceed `spill_bytes`."""
         if job.file is None and in_slot:
             return False
         waiting = total_bytes(map(self.outbox.held, self.outbox.raw()))
         return waiting + FILE_HEADER_BYTES + job.nbytes > self._settings.spill_bytes
 
     def store(self, job: Job, *, in_slot: bool) -> None:
-        """Make a captured snapshot readable for the worker.
+        """Make a captured snapshot readable by the worker.
 
         Args:
             job: The snapshot.
-            in_slot: Whether it occupies a slot from now on, its own or a free one. Otherwise it goes to a file.
+            in_slot: Whether to put it into a slot, its own or a free one; otherwise into a file.
 
         Raises:
-            OSError: There is no room for it, or its file cannot be written.
+            OSError: Its slot cannot be allocated, or its file cannot be written.
         """
         if job.file is not None:
             if in_slot:
@@ -182,10 +182,10 @@ class SlotMemory:
             self.spill(job)
 
     def spill(self, job: Job) -> Path:
-        """Write the snapshot to a spool file unless it is in one, and free its slot. Returns the file.
+        """Write the snapshot to a spool file unless it is already in one, and free its slot. Returns the file.
 
         Raises:
-            OSError: The file cannot be written. The slot is free nevertheless.
+            OSError: The file cannot be written. The slot is freed nevertheless.
         """
         try:
             if job.path is None:
@@ -198,7 +198,7 @@ class SlotMemory:
         return job.path
 
     def discard(self, job: Job) -> None:
-        """Free the job's slot and file. The file of a slot is kept for the slot's next snapshot."""
+        """Free the job's slot and file. A slot's file is kept for its next snapshot."""
         in_file_of_slot = job.slot is not None and job.slot >= self._n_in_budget(job.nbytes)
         try:
             if job.path is not None:

@@ -1,12 +1,12 @@
-"""`SnapshotQueue`: the bounded queue that keeps each snapshot from `acquire` until its artifacts are in MLflow.
+"""`SnapshotQueue`: the bounded queue that tracks each snapshot from `acquire` until its artifacts are in MLflow.
 
     acquire -> submit -> WAITING -> take -> IN_FLIGHT -> rendered -> UPLOADING -> logged
                           ^   `-> dropped      |-> worker died: WAITING; after two deaths PARKED, after three set aside
                           |                    |-> unreadable: WAITING; after three attempts set aside
-                          `-- POSTPONED <------'   the machine was short of memory, disk or descriptors
+                          `-- POSTPONED <------'   the machine lacked memory, disk space or descriptors
 
-The training thread submits, the supervisor's thread takes. One lock, `changed`, guards the jobs, their memory and the
-ledger, and is notified of each change that a caller may wait for. At the end `leave` moves the rest to disk.
+The training thread submits, the supervisor's thread takes. One condition, `changed`, guards the jobs, their memory and
+the ledger, and is notified of each change that a caller may wait for. At the end `leave` moves the rest to disk.
 """
 
 import threading
@@ -26,13 +26,13 @@ _log = message_log(__name__)
 _ATTEMPTS_BEFORE_PARKED, _MAX_ATTEMPTS = 2, 3
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 60.0
 _SHORTAGES_PER_FLUSH = 4
-"""Attempts per snapshot during a flush while the machine stays short of resources."""
+"""Attempts per snapshot during a flush while the machine lacks resources."""
 _ARRIVAL_WAIT_S = 2.0
 _POLL_S = 0.2
 
 
 class SnapshotQueue:
-    """Jobs in all their states, their memory and their ledger.
+    """The jobs in all states, with their memory and ledger.
 
     Args:
         settings: Depth, overflow policy and limits.
@@ -45,20 +45,20 @@ class SnapshotQueue:
         self.memory = SlotMemory(settings)
         self.changed = threading.Condition()
         self.closed = False
-        """No further snapshot is accepted."""
+        """Whether further snapshots are rejected."""
         self.abandoned = False
-        """No worker will take snapshots any more."""
+        """Whether no worker will take further snapshots."""
         self.refused = False
-        """The server refuses all uploads for now."""
+        """Whether the server currently refuses all uploads."""
         self.rejected = set[int]()
-        """Generations with an artifact that the server does not accept for now."""
+        """Generations with an artifact that the server currently does not accept."""
         self._settings = settings
         self._arriving = self._draining = False
         self._jobs: dict[int, Job] = {}
-        """By generation; within each state in the order of their turns."""
+        """Jobs by generation; within each state in processing order."""
 
     def in_state(self, *states: State) -> list[Job]:
-        """Return the jobs in these states, each in the order of their turns."""
+        """Return the jobs in these states, in processing order within each state."""
         with self.changed:
             return [job for state in states for job in self._jobs.values() if job.state is state]
 
@@ -68,7 +68,7 @@ class SnapshotQueue:
         """Return arrays for the next snapshot. Never waits.
 
         Raises:
-            OSError: The arrays must lie in a file, which cannot be created. The snapshot counts as failed.
+            OSError: The memory or the file for the arrays cannot be allocated. The snapshot counts as failed.
         """
         with self.changed:
             try:
@@ -100,7 +100,7 @@ class SnapshotQueue:
                 self.changed.notify_all()
 
     def _enqueue(self, job: Job, interrupted: Callable[[], bool]) -> None:
-        """Store the job in its slot, in one that has become free, or in a file."""
+        """Store the job in its slot, in a free one, or in a file."""
         if job.slot is None and not (self.memory.free or self.abandoned):
             if self._settings.overflow == "block" and not interrupted():
                 self._wait_for_slot(job, interrupted)
@@ -117,7 +117,7 @@ class SnapshotQueue:
         self.stats.high_water = max(self.stats.high_water, len(self.in_state(*TO_RENDER)))
 
     def _wait_for_slot(self, job: Job, interrupted: Callable[[], bool]) -> None:
-        """Wait until a slot is free, or none will be, for at most `flush_timeout_s`."""
+        """Wait, at most `flush_timeout_s`, until a slot is free or can no longer become free."""
         self.stats.waited += 1
         began = time.monotonic()
         while not (self.memory.free or self.abandoned or self.closed or interrupted()):
@@ -127,7 +127,7 @@ class SnapshotQueue:
         job.waited_s = time.monotonic() - began
 
     def _drop_oldest(self, *, on_disk: bool) -> bool:
-        """Discard the job that has waited longest, of all or of those on disk. Returns False if there is none."""
+        """Discard the job that has waited longest, overall or on disk. Returns False if none is waiting."""
         for job in self.in_state(State.POSTPONED, State.WAITING):
             if job.path is not None or not on_disk:
                 self.stats.dropped += 1
@@ -136,7 +136,7 @@ class SnapshotQueue:
         return False
 
     def wait_empty(self, deadline: float, report: Callable[[str], None], interrupted: Callable[[], bool]) -> bool:
-        """Wait until everything is in MLflow. Returns False at the deadline (monotonic) or if nothing more can be done.
+        """Wait until everything is in MLflow. Returns False at the deadline (monotonic) or if no progress is possible.
 
         Does not wait for artifacts that the server does not accept.
         """
@@ -157,14 +157,14 @@ class SnapshotQueue:
             return not (to_render or to_upload)
 
     def stop_accepting(self) -> None:
-        """Accept no further snapshot; one that waits for a slot goes to a file."""
+        """Reject further snapshots; one that waits for a slot goes to a file."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
             self.changed.wait_for(lambda: not self._arriving, _ARRIVAL_WAIT_S)
 
     def leave(self) -> None:
-        """Move all remaining snapshots to disk and count them; rendered ones are in the outbox already."""
+        """Move all remaining snapshots to disk and count them; rendered ones are already in the outbox."""
         with self.changed:
             for job in self.in_state(*TO_RENDER):
                 self.stats.spooled += self._spill(job)
@@ -175,9 +175,9 @@ class SnapshotQueue:
     # --- supervisor: holds `changed` and notifies, except for `abandon` ---------------------------------------------
 
     def take(self) -> Job | None:
-        """Return the next job for the worker: a waiting one, else a postponed one that is due. None while it holds one.
+        """Return the next job for the worker: a waiting one, else a due postponed one. None while the worker holds one.
 
-        During a flush no new job arrives: parked jobs get their last attempt, and postponed ones a few.
+        During a flush no new jobs arrive, so parked jobs get their last attempt, and postponed ones a limited number.
         """
         if self.in_state(State.IN_FLIGHT):
             return None
@@ -190,13 +190,13 @@ class SnapshotQueue:
         return job
 
     def worker_died(self) -> None:
-        """Requeue the job in flight in its turn, or behind all others after two deaths. Set it aside after three."""
+        """Requeue the job in flight at its old position, or last after two deaths. Set it aside after three."""
         self.refused = False  # the next worker retries all uploads
         self.rejected.clear()
         for job in self.in_state(State.IN_FLIGHT):
             died = f"{job.attempts} workers died over the snapshot of epoch {job.epoch}"
             if job.attempts < _ATTEMPTS_BEFORE_PARKED:
-                job.state = State.WAITING  # it has kept its turn
+                job.state = State.WAITING  # it keeps its position
             elif job.attempts >= _MAX_ATTEMPTS:
                 self._set_aside(job, died)
             elif self._spill(job):
@@ -204,7 +204,7 @@ class SnapshotQueue:
                 self._requeue(job, State.PARKED)
 
     def abandon(self) -> None:
-        """Move waiting snapshots, and all that follow, to disk: no worker will be started any more."""
+        """Move waiting and all later snapshots to disk: no further worker will be started."""
         with self.changed:
             self.abandoned = True
             for job in self.in_state(State.WAITING, State.POSTPONED):
@@ -212,7 +212,7 @@ class SnapshotQueue:
             self.changed.notify_all()
 
     def rendered(self, report: dict[str, Any]) -> None:
-        """Record the worker's report on the job in flight. Requeues one that could not be read or rendered now."""
+        """Record the worker's report on the job in flight. Requeues a job that could not be read or rendered."""
         job, failures = self._jobs.get(report["generation"]), report["failures"]
         if job is None or job.state is not State.IN_FLIGHT:
             return
@@ -246,7 +246,7 @@ class SnapshotQueue:
         self._jobs[job.generation] = self._jobs.pop(job.generation)
 
     def _set_aside(self, job: Job, cause: str) -> None:
-        """Give up a job. Keeps its snapshot under a name that is not tried again."""
+        """Give up a job. Keeps its snapshot under a name that is not retried."""
         del self._jobs[job.generation]
         try:
             kept = self.memory.outbox.set_aside(self.memory.spill(job))
@@ -280,11 +280,11 @@ class SnapshotQueue:
             self.stats.count_rendered(job, uploaded=True)
 
     def expect_events(self) -> None:
-        """Wait for the table of events, which is in the outbox, as for a snapshot."""
+        """Track the table of events, already in the outbox, like a snapshot."""
         self._jobs[EVENTS] = Job(generation=EVENTS, artifacts=1, state=State.UPLOADING)
 
     def finished(self, artifacts: int, failures: int) -> None:
-        """Count the artifacts that the worker makes at the end, in addition to the table of events."""
+        """Count the artifacts that the worker makes at the end of the run, in addition to the table of events."""
         if (events := self._jobs.get(EVENTS)) is not None:
             events.artifacts += artifacts
             events.failures += failures

@@ -1,12 +1,12 @@
-"""`Supervisor`: keeps one worker process running and feeds it from the queue, in a thread of its own.
+"""`Supervisor`: keeps one worker process running and feeds it from the queue, in a separate thread.
 
     dispatcher thread:  receive from the worker -> update the queue -> send the next snapshot
                         worker dead or silent -> requeue its snapshot -> back off -> start a new worker
 
-Until `stop`, only that thread uses the pipe, and never with the queue's lock held: a worker that does not read cannot
-block the training. After five deaths in a row all snapshots go to the spool. A row ends when a worker begins to render
-a snapshot (its death then counts against that snapshot), when a snapshot is logged, and when a worker has lived for a
-minute.
+Until `stop`, only this thread uses the pipe, and never while it holds the queue's lock: a worker that does not read
+cannot block the training. After five consecutive deaths all snapshots go to the spool. The count restarts when a worker
+begins to render a snapshot (its death then counts against that snapshot), when a snapshot is logged, and when a worker
+has lived for a minute.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ _MAX_DEATHS = 5
 _FIRST_BACKOFF_S = 0.2
 _LONG_LIFE_S = 60.0
 _SLOWEST_BYTES_PER_S = 4 * 2**20
-"""Of a snapshot, in one silent step: stitching and comparing 1.2 GiB took 138 s in all, on a busy machine."""
+"""Lowest processing rate in one silent step. Stitching and comparing 1.2 GiB took 138 s on a busy machine."""
 _POLL_S = 0.2
 _THREAD_WAIT_S, _LAST_WORDS_S = 2.0, 2.0
 
@@ -42,9 +42,9 @@ class Supervisor:
     """Starts, feeds and replaces the worker.
 
     Args:
-        queue: Where snapshots come from.
+        queue: Source of the snapshots.
         silence_s: See `allowed_silence_s`.
-        linger_s: How long the worker may continue after the death of this process.
+        linger_s: Time that the worker may continue after the death of this process.
     """
 
     def __init__(self, queue: SnapshotQueue, silence_s: float, linger_s: float) -> None:
@@ -60,14 +60,14 @@ class Supervisor:
         self._finish: dict[str, Any] | None = None
         self._nbytes = 0
         self.process: WorkerProcess | None = None
-        """The worker; None while there is none."""
+        """The current worker; None while none runs."""
         self._heard_s = self._ready_s = 0.0
         self._deaths = self._earlier_retries = 0
         self._stopping = self._hurried = False
         self._thread = threading.Thread(target=self._serve, name="recon-log-dispatcher", daemon=True)
 
     def launch(self) -> None:
-        """Start a worker, without waiting for it."""
+        """Start a worker in the background."""
         self._start_process()
         try:
             self._thread.start()
@@ -76,10 +76,10 @@ class Supervisor:
             self._queue.abandon()
 
     def introduce(self, target: RunTarget, outbox: Outbox, lock: int, scan: Scan, layout: SnapshotLayout) -> None:
-        """Describe the run to the worker, and to those that are started later.
+        """Describe the run to the current worker and all later ones.
 
-        From now on each worker holds the outbox's folder and lock: no `sync` starts while a worker has snapshots in
-        memory.
+        From now on each worker holds the outbox's folder and lock, so that no `sync` starts while a worker has
+        snapshots in memory.
         """
         brief = dump_brief({"target": asdict(target), "folder": str(outbox.folder)}, scan)
         with self._queue.changed:
@@ -93,12 +93,12 @@ class Supervisor:
         self.wake()
 
     def wake(self) -> None:
-        """Make the thread look at the queue now. Never waits."""
+        """Make the thread check the queue now. Never waits."""
         with self._queue.changed, contextlib.suppress(OSError):  # full: it is awake already; closed: it has ended
             os.write(self._wake_write, b"!")
 
     def finish(self, events_name: str) -> None:
-        """Make the last artifacts and upload them with the table of events. If the worker dies, the next one does."""
+        """Have the worker, or its successor, make the final artifacts and upload them with the table of events."""
         with self._queue.changed:
             self._queue.expect_events()
             self._finish = {"do": "finish", "generation": EVENTS, "names": [events_name]}
@@ -107,7 +107,7 @@ class Supervisor:
         self.wake()
 
     def retry_uploads(self) -> None:
-        """Retry the uploads that the server refused: it may accept them by now."""
+        """Retry the uploads that the server refused: it may accept them now."""
         with self._queue.changed:
             if self.is_ready and (self._queue.refused or self._queue.rejected):
                 self._queue.refused = False
@@ -116,14 +116,14 @@ class Supervisor:
         self.wake()
 
     def hurry(self) -> None:
-        """Give this worker and its successors normal priority: the training waits for them."""
+        """Run this worker and its successors at normal priority: the training waits for them."""
         with self._queue.changed:
             self._hurried = True
             if self.process is not None:
                 self.process.hurry()
 
     def stop(self) -> None:
-        """End the thread and the worker. Artifacts that are not uploaded stay in the outbox."""
+        """End the thread and the worker. Artifacts not yet uploaded stay in the outbox."""
         with self._queue.changed:
             self._stopping = True
             self._queue.changed.notify_all()
@@ -162,7 +162,7 @@ class Supervisor:
             self._queue.abandon()
 
     def _attend(self, process: WorkerProcess) -> None:
-        """Handle the next message, if there is one, and send what is due."""
+        """Handle the next message, if any, and send those that are due."""
         allowed_s = allowed_silence_s(self._silence_s, self._nbytes)
         try:
             if (message := process.receive(_POLL_S, self._wake_read)) is not None:
@@ -230,7 +230,7 @@ class Supervisor:
                 queue.changed.notify_all()
         if kind == "log":
             _log.log(message["level"], "worker: %s", message["text"])
-        elif kind == "reserved":  # map the pages that the worker has allocated, which would slow the first captures
+        elif kind == "reserved":  # map the pages allocated by the worker now, not in the first captures
             for slot in queue.memory.shared_slots:
                 slot.fault_in()
 
@@ -248,7 +248,7 @@ class Supervisor:
         ]
 
     def _handle_death(self, how: str) -> None:
-        """Requeue the snapshot of a dead worker. Stops starting workers after too many deaths in a row."""
+        """Requeue the snapshot of a dead worker. Starts no further workers after too many consecutive deaths."""
         with self._queue.changed:
             if self.is_ready and time.monotonic() - self._ready_s > _LONG_LIFE_S:
                 self._deaths = 0
@@ -265,7 +265,7 @@ class Supervisor:
 
     def _start_process(self) -> None:
         slots, spool = [slot.descriptor for slot in self._queue.memory.all_slots], self._spool
-        # The outbox opens its folder anew if it was removed: its descriptor may change.
+        # The outbox reopens its folder if it was removed: its descriptor may change.
         descriptors = None if spool is None else (spool[1], spool[0].descriptor)
         try:
             process = WorkerProcess(self._brief, slots, self._linger_s, descriptors)

@@ -1,4 +1,4 @@
-"""Chooses what is logged at the start of a training, on all ranks, and starts the backend on rank zero."""
+"""Selects what to log at the start of training, on all ranks, and starts the backend on rank zero."""
 
 from collections.abc import Callable
 from dataclasses import astuple, fields
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # the client loads the renderer and MLflow, which only the ra
     from recon_worker.client.backend import ReconBackend
 
 _SHARDING = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
-"""Each rank holds a part of the network, so that no rank can call it alone."""
+"""Strategies that shard the network: no rank can call it alone."""
 
 
 def begin_run(
@@ -35,21 +35,21 @@ def begin_run(
     backend: "ReconBackend | None",
     target: Callable[[], RunTarget],
 ) -> LoggedRun:
-    """Choose the logged samples on rank zero and prepare every rank; all ranks must call this.
+    """Select the logged samples on rank zero and prepare every rank. All ranks must call this.
 
     If one rank fails, no rank logs.
 
     Args:
-        trainer: At the start of training.
+        trainer: Trainer, at the start of training.
         module: The network.
-        ranks: Of the Trainer.
+        ranks: Ranks of the Trainer.
         options: What to log.
-        every_n_epochs: The cadence.
-        backend: Takes the snapshots, on rank zero.
-        target: Returns the MLflow run, on rank zero.
+        every_n_epochs: Logging interval, in epochs.
+        backend: Receives the snapshots on rank zero; None on the other ranks.
+        target: Returns the MLflow run; called on rank zero only.
 
     Raises:
-        WrongSettingError: `fixed_indices` contradict the dataset.
+        WrongSettingError: `fixed_indices` are invalid for the dataset.
         UnusableDataError: The dataset cannot be logged.
         RankFailedError: Another rank failed.
     """
@@ -96,7 +96,10 @@ def _start_backend(
     length: int,
     from_training_set: bool,
 ) -> SnapshotLayout:
-    """Read what does not change, with random states restored, and hand it over; return the layout of snapshots."""
+    """Read the constant data of the run, start the backend with it, and return the layout of its snapshots.
+
+    Random states are restored.
+    """
     if backend is None:
         raise RuntimeError("the backend could not be launched.")
     loader: Any = logged_loader(trainer, from_training_set=from_training_set)

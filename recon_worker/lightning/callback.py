@@ -1,17 +1,17 @@
-"""`PtychoReconLoggingCallback`: Lightning's hooks, and the failures of the logging.
+"""`PtychoReconLoggingCallback`: the Lightning hooks, and the handling of logging errors.
 
-    setup                     launch the worker, which imports while the data is read
-    on_train_start            hand over what does not change (labels, diffraction, positions); log the untrained network
+    setup                     launch the worker, which imports its modules while the data loads
+    on_train_start            pass the constant data (labels, diffraction, positions) on; log the untrained network
     on_validation_start       if the epoch is due: acquire arrays from the backend
-    on_validation_batch_end   copy the predictions that validation computes anyway
-    on_validation_end         gather the ranks' predictions, predict what validation did not deliver, submit
-    on_train_epoch_end        without a validation set: log from the training set
-    on_train_end              log the last epoch if it is not logged yet, flush
+    on_validation_batch_end   copy the predictions already computed by validation
+    on_validation_end         gather the predictions of all ranks, predict missing samples, submit
+    on_train_epoch_end        without a usable validation set: log from the training set
+    on_train_end              log the last epoch if not yet logged, flush
     on_exception, teardown    flush
 
-Every rank captures its predictions; only global rank zero has a backend. All ranks reach the same hooks at the same
-epochs, and so the same collectives, whether or not the logging has failed on one of them. Logging errors never
-propagate into `fit` unless `strict` is set; invalid settings raise before the first step.
+Every rank captures its predictions; only global rank zero has a backend. All ranks run the same hooks at the same
+epochs, hence the same collectives, even if logging has failed on one of them. Logging errors never propagate into
+`fit` unless `strict` is set; invalid settings raise before the first step.
 """
 
 import functools
@@ -46,7 +46,7 @@ P = ParamSpec("P")
 def _guarded(
     hook: Callable[Concatenate["PtychoReconLoggingCallback", P], None],
 ) -> Callable[Concatenate["PtychoReconLoggingCallback", P], None]:
-    """Keep logging errors out of the training: count them and warn once, unless `strict`. Measures the stall."""
+    """Catch logging errors, count them and warn once, unless `strict` is set. Measures the stall."""
 
     @functools.wraps(hook)
     def wrapper(self: "PtychoReconLoggingCallback", *args: P.args, **kwargs: P.kwargs) -> None:
@@ -55,7 +55,7 @@ def _guarded(
             hook(self, *args, **kwargs)
         except WrongSettingError:
             raise
-        except Exception as error:  # no failure of the logging may stop the training
+        except Exception as error:  # logging failures must not stop the training
             if self.strict:
                 raise
             self.errors += 1
@@ -70,32 +70,32 @@ def _guarded(
         finally:
             self._stall_s += time.perf_counter() - self._hook_started_s
 
-    return wrapper  # type: ignore[return-value]  # functools.wraps hides that the signature is the hook's
+    return wrapper  # type: ignore[return-value]  # functools.wraps obscures the hook's signature
 
 
 class PtychoReconLoggingCallback(Callback):
     """Logs reconstructions to MLflow while a ptychography network trains.
 
     Args:
-        every_n_epochs: Log every N epochs, counted from 1, and after the last one.
+        every_n_epochs: Log every N epochs, counted from 1, and after the last epoch.
         num_patches: Number of fixed sample patches, spread evenly over the dataset.
         fixed_indices: Dataset indices of the patches, instead of an even spread.
-        log_stitch: Whether to stitch and log the whole object too.
+        log_stitch: Also stitch and log the whole object.
         max_stitch_samples: Number of leading samples to stitch; None: all.
         stitch_weight: Average overlapping patches by the probe's intensity ("probe") or equally ("uniform").
-        baseline: Log the untrained network too, as epoch 0. This adds one forward pass over the logged samples before
+        baseline: Also log the untrained network, as epoch 0. This adds one forward pass over the logged samples before
             the first step. Without a picture at step 0, MLflow's image cards are blank until the slider is moved.
         remove_ramp: Remove a linear phase ramp from the stitched object before comparing it with the truth. Use False
             for a supervised network, which learns the true phase.
         pixel_size_m: Side of an object pixel, metres; None: unknown.
-        arrays: Log the stitched object as numbers too: "npz", "h5" (HDF5 in CXI's conventions) or "none".
-        description: Show the latest summary in the run's description. Existing text there is kept.
-        worker: Settings of the separate process that stitches, renders and uploads; None: use the training thread.
+        arrays: Also log the stitched object as numeric arrays: "npz", "h5" (HDF5 in CXI's conventions) or "none".
+        description: Show the latest summary in the run's description. Existing text is kept.
+        worker: Settings of the worker process that stitches, renders and uploads; None: use the training thread.
         strict: Raise when logging fails. By default the first failure is logged as a warning, all failures are counted
-            in `errors`, and the training goes on.
+            in `errors`, and training continues.
 
     Raises:
-        ValueError: A setting is out of range; at the start of `fit`: `fixed_indices` contradict the dataset.
+        ValueError: A setting is out of range or, at the start of `fit`, `fixed_indices` are invalid for the dataset.
     """
 
     def __init__(
@@ -130,26 +130,26 @@ class PtychoReconLoggingCallback(Callback):
         self._backend: ReconBackend | None = None
         self._run: LoggedRun | None = None
         self._run_id: str | None = None
-        self._fit_unix_s = 0.0  # when the training that is continued here began to log from scratch
+        self._fit_unix_s = 0.0  # when the fit continued here began to log from scratch
         self._earlier_run_id: str | None = None
         self._earlier_fit_unix_s = 0.0
         self._hook_started_s = 0.0
-        self._stall_s = 0.0  # time on the training thread since the last snapshot was submitted
+        self._stall_s = 0.0  # time spent on the training thread since the last submission
 
     def _options(self) -> ScanOptions:
-        """Return the settings that say what to log. Raises ValueError if one is out of range."""
+        """Return the settings that define what to log. Raises ValueError if one is out of range."""
         return ScanOptions(**{field.name: getattr(self, field.name) for field in fields(ScanOptions)})
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the settings only: a running backend stays in its process."""
+        """Return the state without the run and the backend, which stay in their process."""
         return {**self.__dict__, "_run": None, "_backend": None}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return state for checkpoints: a resumed training keeps the colour ranges and the gallery of its run."""
+        """Return the checkpoint state, from which a resumed training continues its run's colour ranges and gallery."""
         return {"run_id": self._run_id, "fit_unix_s": self._fit_unix_s} if self._run_id is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state from a checkpoint; foreign values count as absent."""
+        """Load the state from a checkpoint. Values of unexpected types are ignored."""
         state = state_dict if isinstance(state_dict, Mapping) else {}
         run_id, fit_unix_s = state.get("run_id"), state.get("fit_unix_s")
         self._earlier_run_id = run_id if isinstance(run_id, str) else None
@@ -157,7 +157,7 @@ class PtychoReconLoggingCallback(Callback):
 
     @_guarded
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Launch the backend on global rank zero, without waiting for it."""
+        """Launch the backend on global rank zero, in the background."""
         if stage != "fit" or not trainer.is_global_zero:
             return
         self._finish()
@@ -169,7 +169,7 @@ class PtychoReconLoggingCallback(Callback):
         self._backend.launch()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the samples and start the backend. Invalid indices raise here, before the first step."""
+        """Select the samples and start the backend. Invalid indices raise here, before the first step."""
         self._start(trainer, pl_module)
         if self.baseline and trainer.global_step == 0:
             self._log_by_extra_pass(trainer, pl_module, 0)
@@ -195,7 +195,7 @@ class PtychoReconLoggingCallback(Callback):
 
     def _target(self, trainer: Trainer) -> RunTarget:
         """Return the MLflow run of the Trainer and, if the training is resumed, the run that it continues."""
-        if self._earlier_run_id is None:  # no checkpoint was loaded: this callback's own run is continued
+        if self._earlier_run_id is None:  # no checkpoint loaded: continue this callback's own run
             self._earlier_run_id, self._earlier_fit_unix_s = self._run_id, self._fit_unix_s
         logger, resumed = mlflow_logger(trainer), trainer.global_step > 0
         assert logger is not None
@@ -224,7 +224,7 @@ class PtychoReconLoggingCallback(Callback):
         run = self._run
         if run is None or run.from_training_set or trainer.sanity_checking:
             return
-        epoch = max(1, trainer.current_epoch + int(trainer.is_last_batch))  # whose training batches are complete
+        epoch = max(1, trainer.current_epoch + int(trainer.is_last_batch))  # epochs with complete training batches
         if run.is_due(epoch, trainer.max_epochs):
             run.begin_capture(epoch)
 
@@ -232,12 +232,12 @@ class PtychoReconLoggingCallback(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - whatever validation_step returned
+        outputs: Any,  # noqa: ANN401 - the result of validation_step
         batch: Any,  # noqa: ANN401
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Copy the predictions of a batch, if `validation_step` returned them. Failures are raised at the end."""
+        """Copy the predictions of a batch if `validation_step` returned them. `on_validation_end` raises the errors."""
         run = self._run
         if run is None or run.capture is None or not run.shard.routes or dataloader_idx != 0:
             return
@@ -256,24 +256,24 @@ class PtychoReconLoggingCallback(Callback):
             self._submit(run, trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log from the training set, if there is no validation set."""
+        """Log from the training set if no validation set is usable."""
         run, epoch = self._run, trainer.current_epoch + 1
         if run is not None and run.from_training_set and run.is_due(epoch, trainer.max_epochs):
             self._log_by_extra_pass(trainer, pl_module, epoch)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the last epoch if it is not logged yet, and flush."""
+        """Log the last epoch if not yet logged, and flush."""
         run, epoch = self._run, trainer.current_epoch
         if run is not None and epoch > run.last_logged and trainer.global_step > 0:
             self._log_by_extra_pass(trainer, pl_module, epoch)
         self._finish()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Flush what was submitted."""
+        """Flush the submitted snapshots."""
         self._finish()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Flush what was submitted."""
+        """Flush the submitted snapshots."""
         if stage == "fit":
             self._finish()
 

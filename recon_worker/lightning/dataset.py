@@ -1,7 +1,7 @@
-"""Reads from a dataset, once per run, what does not change: patterns and labels of the fixed patches, and positions.
+"""Reads the constant data of a run from its dataset: patterns and labels of the fixed patches, and positions.
 
-Items are `(fields, probe, scale)` with `fields` a mapping (or TensorDict) of `images`, `coords_relative`, ... as in
-PtychoPINN. Datasets are user code: any access to them may raise anything.
+Items are `(fields, probe, scale)`, where `fields` is a mapping (or TensorDict) of `images`, `coords_relative`, ... as
+in PtychoPINN. Datasets are user code: any access may raise any exception.
 """
 
 import time
@@ -24,18 +24,18 @@ from recon_worker.system.messages import message_log
 _log = message_log(__name__)
 
 _POSITIONS_S = 120.0
-"""Longest time to read positions from the samples, while the training waits."""
+"""Timeout for reading positions from the samples; the training waits meanwhile."""
 
 
 class UnusableDataError(RuntimeError):
-    """A dataset or loader cannot be logged. The message says why, and ends with a full stop."""
+    """A dataset or loader cannot be logged. The message gives the reason and ends with a full stop."""
 
 
 def dataset_length(loader: object) -> int:
     """Return the number of samples of a loader's dataset.
 
     Raises:
-        UnusableDataError: They cannot be accessed by index.
+        UnusableDataError: The samples have no index, or their number is unknown.
     """
     try:
         dataset: Any = loader.dataset  # type: ignore[attr-defined]
@@ -53,7 +53,7 @@ def read_item(dataset: Any, index: int) -> Any:  # noqa: ANN401
     """Return a sample.
 
     Raises:
-        UnusableDataError: It cannot be read, or is not (fields, probe, ...).
+        UnusableDataError: The sample cannot be read, or is not (fields, probe, ...).
     """
     name = type(dataset).__name__
     try:
@@ -68,7 +68,7 @@ def read_item(dataset: Any, index: int) -> Any:  # noqa: ANN401
 
 
 def item_field(item: Any, *names: str) -> Tensor:  # noqa: ANN401
-    """Return the first of the named fields that an item has. Raises KeyError if it has none."""
+    """Return the first of the named fields that an item contains. Raises KeyError if it contains none."""
     fields = item[0]
     for name in names:
         if name in fields.keys():  # noqa: SIM118 - a TensorDict has no `in`
@@ -86,12 +86,12 @@ def item_probe(item: Any, channels: int) -> Tensor:  # noqa: ANN401
 
 
 def item_number(item: Any) -> int:  # noqa: ANN401
-    """Return the `experiment_id` of an item; 0 if it has none."""
+    """Return the `experiment_id` of an item; 0 if absent."""
     return int(item[0]["experiment_id"]) if "experiment_id" in item[0].keys() else 0  # noqa: SIM118
 
 
 def to_float32(tensor: Tensor) -> Float32:
-    """Return a tensor as a NumPy array on the CPU."""
+    """Return a tensor as a float32 NumPy array."""
     return tensor.detach().to("cpu", torch.float32).numpy()
 
 
@@ -103,14 +103,14 @@ def read_scan(
     reach: int | None = None,
     epoch_digits: int = 2,
 ) -> tuple[Scan, SnapshotLayout]:
-    """Read everything about the dataset that does not change during a run.
+    """Read the data that is constant during a run.
 
     Args:
         dataset: Map-style dataset. Its attributes `scan_geometry`, `ground_truth` and `geometry_skip_reason` define the
             stitching if present; otherwise the `coords_global` of its items do.
         fixed_indices: Samples whose patches are logged.
         options: What to log.
-        reach: Stitch at most this many samples; None: no limit but that of the options.
+        reach: Largest number of samples to stitch; None: limited by the options only.
         epoch_digits: Width of the epoch in artifact names.
 
     Raises:
@@ -169,7 +169,7 @@ def _photon_scale(items: Sequence[Any]) -> Float32 | None:
 
 
 def _labels(items: Sequence[Any], name: str) -> Float32 | None:
-    """Return the (k, N, N) labels; None if there are none, or, after a warning, if they do not match the patterns."""
+    """Return the (k, N, N) labels; None if absent or, with a warning, if they do not match the patterns."""
     if not items or name not in items[0][0].keys():  # noqa: SIM118
         return None
     try:
@@ -188,7 +188,7 @@ def _labels(items: Sequence[Any], name: str) -> Float32 | None:
 
 
 def _ground_truth(dataset: Any) -> tuple[Complex64 | None, ...]:  # noqa: ANN401
-    """Return the true objects; empty, after a warning, if they are unusable."""
+    """Return the ground-truth objects; empty, with a warning, if unusable."""
     try:
         truth = tuple(getattr(dataset, "ground_truth", ()))
         for one in truth:
@@ -203,7 +203,7 @@ def _ground_truth(dataset: Any) -> tuple[Complex64 | None, ...]:  # noqa: ANN401
 
 
 def _geometry(dataset: Any, item: Any, n_stitch: int, weight: StitchWeight) -> Geometry | None:  # noqa: ANN401
-    """Return how to stitch; None after a warning that says why stitching is impossible."""
+    """Return the stitching geometry; None, with a warning that gives the reason, if stitching is impossible."""
     geometry: Geometry | None = None
     try:
         geometry, reason = getattr(dataset, "scan_geometry", None), getattr(dataset, "geometry_skip_reason", None)

@@ -1,4 +1,4 @@
-"""Predicts the samples that validation did not deliver, by an extra pass through the module's forward functions."""
+"""Predicts the samples missing from validation, by an extra pass through the module's forward functions."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ def fill_missing(
     precision: Precision,
     ranks: Ranks,
 ) -> None:
-    """Predict the samples that validation did not deliver, shared among the ranks; all ranks must call this.
+    """Predict the samples missing from a capture, divided among the ranks. All ranks must call this.
 
     Runs in eval mode, without gradients, in the Trainer's precision; restores the modes of all submodules and all
     random states.
@@ -38,7 +38,7 @@ def fill_missing(
     objects, diffraction, stitch = capture.destinations
 
     def predict_patches(rows: NDArray[np.int64]) -> list[tuple[Destination, Rows]]:
-        """Fixed patches: object and, if the network predicts it, diffraction."""
+        """Predict the fixed patches: object and, if the network predicts it, diffraction."""
         if rows.size == 0:
             return [(objects, objects.no_rows()), (diffraction, diffraction.no_rows())]
         images, positions, probe, scale, ids = _inputs(
@@ -51,7 +51,7 @@ def fill_missing(
         return [(objects, found), (diffraction, predicted)]
 
     def predict_crops(rows: NDArray[np.int64]) -> list[tuple[Destination, Rows]]:
-        """Centre crops of the object."""
+        """Predict the centre crops of the object."""
         if rows.size == 0:
             return [(stitch, stitch.no_rows())]
         predicted = _predict_object(module, _inputs(dataset, rows.tolist(), module, precision))
@@ -68,7 +68,7 @@ def fill_missing(
 
 
 def _shares(rows: NDArray[np.int64], ranks: Ranks) -> Iterator[NDArray[np.int64]]:
-    """Yield this rank's batches, as many as on every other rank; the last may be empty."""
+    """Yield this rank's batches, the same number on every rank; the last may be empty."""
     for start in range(0, len(rows), _BATCH * ranks.size):
         first = start + _BATCH * ranks.rank
         yield rows[first : first + _BATCH]
@@ -101,7 +101,7 @@ def _predict_object(module: LightningModule, inputs: Sequence[Tensor]) -> Tensor
 
 @contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Put a module into eval mode, and restore the mode of every submodule."""
+    """Put a module into eval mode, and restore the mode of every submodule on exit."""
     modes = [(submodule, submodule.training) for submodule in module.modules()]
     module.eval()
     try:
@@ -113,7 +113,7 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Restore the generators of Python, NumPy and torch (all devices) afterwards."""
+    """Restore the random states of Python, NumPy and torch (all devices) on exit."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count()))
     try:

@@ -1,4 +1,4 @@
-"""Reads from a Lightning Trainer: its logger, its data and its processes."""
+"""Reads the logger, the data and the ranks of a Lightning Trainer."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ _log = message_log(__name__)
 
 
 def mlflow_logger(trainer: Trainer) -> MLFlowLogger | None:
-    """Return the first MLFlowLogger of the Trainer."""
+    """Return the first MLFlowLogger of the Trainer, or None."""
     return next((one for one in trainer.loggers if isinstance(one, MLFlowLogger)), None)
 
 
 def ranks_of(trainer: Trainer) -> Ranks:
-    """Return all processes of a Trainer; every one of them must call this.
+    """Return the ranks of a Trainer. All ranks must call this.
 
     Raises:
-        RuntimeError: They do not communicate through torch.distributed.
+        RuntimeError: The processes do not communicate through torch.distributed.
     """
     if trainer.world_size == 1:
         return Ranks()
@@ -37,24 +37,24 @@ def ranks_of(trainer: Trainer) -> Ranks:
 
 
 def set_up_validation_data(trainer: Trainer) -> None:
-    """Create the validation loaders; Lightning itself creates them late if the first epoch has no validation."""
+    """Create the validation loaders, which Lightning defers if the first epoch has no validation."""
     if trainer.enable_validation and trainer.val_dataloaders is None:
         loop = trainer.fit_loop.epoch_loop.val_loop
         trainer.validating = True
         try:
             loop.setup_data()
         except BaseException:
-            loop._combined_loader = None  # Lightning tries again when a validation is due, and raises this itself
+            loop._combined_loader = None  # Lightning retries when validation is due, and raises this itself
             raise
         finally:
             trainer.training = True
 
 
 def choose_data(trainer: Trainer) -> tuple[bool, int]:
-    """Return whether the training set is logged instead of the first validation set, and its number of samples.
+    """Return whether to log the training set instead of the first validation set, and its number of samples.
 
     Raises:
-        UnusableDataError: Neither can be logged.
+        UnusableDataError: Neither set can be logged.
     """
     reason = ""
     loader: Any = logged_loader(trainer, from_training_set=False) if trainer.enable_validation else None
@@ -78,7 +78,7 @@ def choose_data(trainer: Trainer) -> tuple[bool, int]:
 
 
 def logged_loader(trainer: Trainer, *, from_training_set: bool) -> object:
-    """Return the first loader; None if there is none."""
+    """Return the first training or validation loader, or None."""
     loaders = trainer.train_dataloader if from_training_set else trainer.val_dataloaders
     if loaders is None or (isinstance(loaders, (list, tuple, dict)) and not loaders):
         return None

@@ -1,12 +1,12 @@
-"""The spool: the directory that keeps everything until it is in MLflow. It survives every process.
+"""The spool: the directory that keeps all data until it is in MLflow. It outlives every process.
 
-The training process, the worker and `recon-worker` use it. It reads and writes files and contacts no server.
+Used by the training process, the worker and `recon-worker`. Reads and writes files; contacts no server.
 
     folder         a run's folder, held by its descriptor; finding the runs of a spool
     outbox         the content of that folder: snapshots, artifacts, history
     run_target     run.json: the MLflow run of a spool
-    lock           who may work on a run's folder (flock)
-    trust          signatures; whether a spool may decide which server a `sync` contacts
+    lock           locks a run's folder (flock)
+    trust          signatures; whether a `sync` may contact the server named in a spool
     snapshot_file  snapshot files that the capture writes in place
     sync_command   the shell command that uploads a spool
 """

@@ -1,6 +1,6 @@
-"""A run's folder in the spool, held by its descriptor, and the runs of a spool directory.
+"""A run's folder in the spool, held open by a descriptor, and the list of a spool's runs.
 
-Files appear by rename, so a file that exists is complete. Everything is readable by the owner only. The content of a
+Files appear by rename, so an existing file is complete. All files are readable by the owner only. The content of a
 spool is not trusted: links are never followed.
 """
 
@@ -18,27 +18,27 @@ from recon_worker.system.folder_owner import why_not_ours
 
 _PREFIX = ".recon-log-"
 _TEMPORARY = re.compile(rf"{re.escape(_PREFIX)}.+\.\d+")
-"""An incomplete file, with the process that writes it; nothing else is swept."""
+"""Name of an incomplete file, with the ID of its writing process; nothing else is swept."""
 _DISPENSABLE = re.compile(r"run\.json|scan\.npz|lock")
-"""Files that are worthless once nothing waits, as is the folder `history`."""
+"""Files not worth keeping once no data is waiting, like the folder `history`."""
 _PARTS = {"lock", "run.json", "outbox", "raw"}
-"""Entries that tell a run's folder from others; each has some of them from its creation."""
+"""Entries that identify a run's folder, which has some of them from its creation."""
 _RUN_PARTS = ("run.json", "raw", "outbox")
 _HAS_DESCRIPTOR_PATHS = Path("/proc/self/fd").is_dir()
 
 
 class SpoolError(ValueError):
-    """A spool directory cannot be used. The message says why and what to do."""
+    """A spool directory cannot be used. The message gives the reason and a remedy."""
 
 
 class RunFolder:
-    """A run's folder. It is held by a descriptor, so nothing is written to a folder that takes its name later.
+    """A run's folder. Held open by a descriptor, so nothing is written to a folder that takes its name later.
 
     Args:
         folder: `<spool>/<run id>`.
-        create: Create the folder if it does not exist, and make it private; else nothing is changed. An existing
-            `<spool>` is never changed, as it may serve other purposes too.
-        descriptor: Descriptor of the folder that another process has opened; this object closes it.
+        create: Create the folder if it does not exist, and make it private; otherwise change nothing. An existing
+            `<spool>` is never changed, as it may have other uses too.
+        descriptor: Descriptor of the folder, opened by another process; this object closes it.
 
     Raises:
         FileNotFoundError: The folder does not exist, or another process has removed it.
@@ -67,7 +67,7 @@ class RunFolder:
 
     @property
     def _place(self) -> Path:
-        """Path of the folder by way of its descriptor, where the system supports that."""
+        """Path of the folder through its descriptor, where the system supports this."""
         return Path(f"/proc/self/fd/{self.descriptor}") if _HAS_DESCRIPTOR_PATHS else self.folder
 
     def _open(self) -> None:
@@ -89,7 +89,7 @@ class RunFolder:
             self.folder.mkdir(mode=0o700, exist_ok=True)
             self._open()
             found = {place.name for place in self._place.iterdir()}
-            if found and not found & _PARTS:  # artifacts of a run may lie under its id too
+            if found and not found & _PARTS:  # a run's artifacts may be stored under its ID too
                 some = ", ".join(sorted(found)[:3])
                 raise SpoolError(
                     f"{self.folder} is not the folder of a run in a spool: it holds {some}. Choose another directory."
@@ -99,25 +99,25 @@ class RunFolder:
             _make_private(self._place / name)
 
     def held(self, place: Path) -> Path:
-        """Return the path to open, change or remove for a path below `folder`."""
+        """Translate a path below `folder` into one through the descriptor, for opening, changing or removing it."""
         return self._place / place.relative_to(self.folder)
 
     def take_scratch(self) -> None:
-        """Make `tempfile` write into the spool, so that a killed process leaves nothing elsewhere."""
+        """Make `tempfile` write into the spool, so that a killed process leaves no files elsewhere."""
         folder = temporary_path(self._place / "scratch")
         with contextlib.suppress(OSError):  # on a full disk the system's default folder remains in use
             _make_private(folder)
             tempfile.tempdir = str(folder)
 
     def sweep(self) -> None:
-        """Remove incomplete files of other processes and all scratch. The caller must hold the spool's lock alone."""
+        """Remove all incomplete files and scratch folders. The caller must hold the spool's lock exclusively."""
         for place in walk(self._place):
             if _TEMPORARY.fullmatch(place.name):
                 shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
 
     @property
     def is_empty(self) -> bool:
-        """Whether the folder holds nothing worth keeping."""
+        """Whether the folder contains nothing worth keeping."""
         files = (place.relative_to(self._place) for place in walk(self._place) if not place.is_dir())
         return all(
             file.parts[0] == "history"
@@ -128,7 +128,7 @@ class RunFolder:
         )
 
     def discard(self) -> None:
-        """Remove the folder if it is empty. Whoever opens it at that moment finds all of it or nothing."""
+        """Remove the folder if it is empty, atomically for processes that open it meanwhile."""
         if not self._is_called(self.folder) or not self.is_empty:
             return
         name, doomed = self.folder.name, temporary_path(self.folder).name
@@ -145,11 +145,11 @@ class RunFolder:
 
     @property
     def place_now(self) -> Path:
-        """Current path of the folder, which may have been renamed; `folder` where the system cannot tell."""
+        """Current path of the folder, which may have been renamed; `folder` where the system cannot report it."""
         return self.folder if self._is_called(self.folder) or self._place == self.folder else self._place.readlink()
 
     def _is_called(self, name: str | Path, parent: int | None = None) -> bool:
-        """Return whether a name still leads to the folder that is held."""
+        """Return whether a name still refers to this folder."""
         with contextlib.suppress(OSError):
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
             return os.path.samestat(found, os.fstat(self.descriptor))
@@ -157,9 +157,9 @@ class RunFolder:
 
 
 def run_folders(directory: Path) -> list[Path]:
-    """Return the run folders of a spool directory; a run's folder stands for itself.
+    """Return the run folders of a spool directory; for a run's folder, the folder itself.
 
-    Empty for a missing folder whose parent is a spool, which may be empty: everything was uploaded.
+    Empty for a missing folder whose parent is a spool, possibly an empty one: everything was uploaded.
 
     Raises:
         SpoolError: The directory does not exist, or is not a spool.
@@ -193,12 +193,12 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 def temporary_path(place: Path) -> Path:
-    """Return the path of a file while this process writes it."""
+    """Return the temporary path of a file while this process writes it."""
     return place.with_name(f"{_PREFIX}{place.name}.{os.getpid()}")
 
 
 def write_whole(place: Path, parts: Sequence[bytes | memoryview], time_s: float | None = None) -> None:
-    """Write a file under a temporary name and rename it, so that a file under its own name is complete.
+    """Write a file under a temporary name, then rename it, so that its own name only ever refers to a complete file.
 
     `time_s` is its modification time in Unix seconds; None: now.
     """
@@ -217,7 +217,7 @@ def write_whole(place: Path, parts: Sequence[bytes | memoryview], time_s: float 
 
 
 def _make_private(folder: Path | int) -> None:
-    """Allow access to a folder, given by path or descriptor, to its owner only. Creates it if the path is missing."""
+    """Restrict access to a folder, given by path or descriptor, to its owner. Creates a missing path."""
     if isinstance(folder, Path):
         folder.mkdir(mode=0o700, exist_ok=True)
         mode = folder.lstat().st_mode  # the target of a link is not changed

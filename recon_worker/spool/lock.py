@@ -1,10 +1,10 @@
-"""Who may work on a run's folder in the spool: the processes that hold a lock (flock) on `<spool>/<run id>/lock`.
+"""Locks a run's folder in the spool (flock on `<spool>/<run id>/lock`).
 
-A training run and its worker share it; a `sync` holds it exclusively. The kernel releases a lock when the last process
-that holds its descriptor has ended, so no lock is ever stale.
+A training run and its worker share the lock; a `sync` holds it exclusively. The kernel releases a lock when the last
+process that holds its descriptor has ended, so locks never become stale.
 
-Some file systems cannot lock (Lustre mounted without flock, NFS without its lock daemon). A training continues there
-without a lock, as each run has a folder of its own; a `sync`, which could interfere with a running training, refuses.
+Some file systems cannot lock (Lustre mounted without flock, NFS without its lock daemon). There a training continues
+without a lock, as each run has its own folder; a `sync`, which could interfere with a running training, refuses.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ _CANNOT_LOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _WAIT_S, _POLL_S = 0.5, 0.05
 """Longer than `is_locked` holds the lock."""
 _warned = set[Path]()
-"""Spools whose file system cannot lock, as logged before."""
+"""Spools whose missing lock support was already logged."""
 
 
 class SpoolBusyError(RuntimeError):
-    """Another process works on the spool."""
+    """Another process uses the spool."""
 
 
 def take_lock(folder: Path, *, shared: bool = False, held: Path | None = None) -> int:
@@ -34,9 +34,9 @@ def take_lock(folder: Path, *, shared: bool = False, held: Path | None = None) -
 
     Args:
         folder: `<spool>/<run id>`.
-        shared: Share the lock with others that share it; else take it exclusively. Where the file system cannot lock, a
-            shared lock logs a warning once and locks nothing.
-        held: Path by which to open the folder, if not `folder`.
+        shared: Take a shared instead of an exclusive lock. If the file system cannot lock, a shared lock logs a warning
+            once and locks nothing.
+        held: Path through which to open the folder; None: `folder`.
 
     Raises:
         SpoolBusyError: Another process holds the lock.
@@ -71,13 +71,13 @@ def take_lock(folder: Path, *, shared: bool = False, held: Path | None = None) -
 
 
 def note_worker(descriptor: int, pid: int) -> None:
-    """Write the process number of the worker that shares the lock into its file, for messages of other processes."""
+    """Write the process ID of the worker that shares the lock into its file, for messages of other processes."""
     with contextlib.suppress(OSError):  # the disk is full
         os.ftruncate(descriptor, os.pwrite(descriptor, str(pid).encode(), 0))
 
 
 def _holder(descriptor: int) -> str:
-    """Describe who holds the lock. A worker may outlive its training; one on another machine cannot be seen."""
+    """Describe the holder of the lock. A worker may outlive its training; one on another machine is not visible."""
     unknown = "a training run or by another sync. Wait until it has ended"
     try:
         pid = int(os.pread(descriptor, 20, 0))
@@ -94,7 +94,7 @@ def _holder(descriptor: int) -> str:
 
 
 def is_alone(descriptor: int) -> bool:
-    """Make a shared lock of this process exclusive; False if others share it."""
+    """Make a shared lock of this process exclusive. Returns False if others share it."""
     try:
         return _try(descriptor, fcntl.LOCK_EX)
     except OSError as error:

@@ -1,11 +1,11 @@
-"""The content of a run's folder in the spool: everything of a run that is not yet in MLflow.
+"""The content of a run's folder in the spool: all data of a run that is not yet in MLflow.
 
     <spool>/<run id>/run.json              run and server, never credentials; signed (`run_target`)
-                    /scan.npz              what all snapshots of the run share
+                    /scan.npz              data common to all snapshots of the run
                     /raw/<generation>_epoch_<n>.snapshot        snapshots to render
                     /raw/.recon-log-capture_<slot>.<process>    files that captures write in place
                     /outbox/epoch_05/stitched/amp_pred.png      artifacts to upload
-                    /history/{scales.json,gallery.html}         what pictures of later epochs depend on
+                    /history/{scales.json,gallery.html}         state for the pictures of later epochs
                     /.recon-log-scratch.<process>/              temporary files of MLflow's uploads
                     /lock                                       see `lock`
 
@@ -41,7 +41,7 @@ _RAW = re.compile(r"\d{8}_epoch_(\d+)\.snapshot")
 _DAMAGED = ".damaged"
 
 Version = tuple[int, int, int]
-"""Inode, modification time and size: tells a file from a later one of the same name."""
+"""Inode, modification time and size: distinguishes a file from a later one of the same name."""
 
 
 class Outbox(RunFolder):
@@ -52,7 +52,7 @@ class Outbox(RunFolder):
         return take_lock(self.folder, shared=shared, held=self._place)
 
     def describe(self, target: RunTarget, scan: Scan) -> None:
-        """Write run.json and scan.npz, which a later `sync` needs."""
+        """Write run.json and scan.npz for a later `sync`."""
         write_whole(self._place / "run.json", [dump_target(target)])
         write_whole(self._place / "scan.npz", [dump_scan(scan)])
 
@@ -60,7 +60,7 @@ class Outbox(RunFolder):
         """Return the spool's run, and whether a training of this user wrote run.json (`trust.is_own`).
 
         Raises:
-            SpoolError: The spool holds links, is of another version, or does not name a run.
+            SpoolError: The spool contains links, has another version, or names no run.
         """
         for place in walk(self._place):
             with contextlib.suppress(FileNotFoundError):  # uploaded meanwhile
@@ -71,7 +71,7 @@ class Outbox(RunFolder):
         return read_target(self._place / "run.json", self.folder)
 
     def scan(self) -> Scan:
-        """Return what all snapshots of the run share.
+        """Return the data common to all snapshots of the run.
 
         Raises:
             SpoolError: scan.npz cannot be read.
@@ -84,11 +84,11 @@ class Outbox(RunFolder):
     # --- artifacts: rendered, waiting for their upload -------------------------------------------------------------
 
     def put(self, artifact: Artifact, taken_unix_s: float | None = None) -> None:
-        """Keep an artifact until it is uploaded; replaces an older one of the same name.
+        """Store an artifact until it is uploaded; replaces an older one of the same name.
 
         Args:
             artifact: The artifact.
-            taken_unix_s: When its snapshot was taken, kept as the file's modification time; None: now.
+            taken_unix_s: Time at which its snapshot was taken, kept as the file's modification time; None: now.
         """
         if not is_artifact_name(artifact.path):
             raise ValueError(f"{artifact.path!r} is not an artifact name of this program.")
@@ -127,26 +127,26 @@ class Outbox(RunFolder):
     # --- history ---------------------------------------------------------------------------------------------------
 
     def keep_history(self, files: Mapping[str, bytes]) -> None:
-        """Keep the files of `History.files` for pictures of later epochs."""
+        """Store the files of `History.files` for the pictures of later epochs."""
         self._make_folders("history")
         for name, content in files.items():
             write_whole(self._place / "history" / name, [content])
 
     def history(self) -> dict[str, bytes]:
-        """Return the files that `keep_history` kept; empty if there are none."""
+        """Return the files stored by `keep_history`; empty if there are none."""
         places = {name: self._place / "history" / name for name in HISTORY_FILES}
         return {name: place.read_bytes() for name, place in places.items() if place.is_file()}
 
     # --- snapshots: waiting to be rendered -------------------------------------------------------------------------
 
     def put_raw(self, generation: int, epoch: int, parts: Sequence[bytes | memoryview]) -> Path:
-        """Keep a snapshot (`codec.dump_snapshot`) until it is rendered. Returns the path of its file."""
+        """Store a snapshot (`codec.dump_snapshot`) until it is rendered. Returns the path of its file."""
         raw = self.folder / "raw" / _RAW_NAME.format(generation, epoch)
         write_whole(self.held(raw), parts)
         return raw
 
     def capture_file(self, slot: int | None) -> Path:
-        """Return the path of a queue slot's file while no snapshot waits in it; None: the file without a slot."""
+        """Return the path of a queue slot's file before publication; None: the file for captures without a slot."""
         return temporary_path(self.folder / "raw" / ("capture" if slot is None else f"capture_{slot}"))
 
     def publish_raw(self, file: "RawFile", generation: int, epoch: int, header: bytes) -> Path:
@@ -165,7 +165,7 @@ class Outbox(RunFolder):
                 self.held(raw).rename(self.held(self.capture_file(slot)))
 
     def raw(self) -> list[Path]:
-        """Return the snapshot files that wait to be rendered, oldest first."""
+        """Return the snapshot files to render, oldest first."""
         found = (self._place / "raw").glob("*.snapshot")
         names = sorted(p.name for p in found if _RAW.fullmatch(p.name) and p.is_file() and not p.is_symlink())
         return [self.folder / "raw" / name for name in names]
@@ -180,7 +180,7 @@ class Outbox(RunFolder):
         return rendered | {int(match[1]) for raw in self.raw() if (match := _RAW.fullmatch(raw.name))}
 
     def set_aside(self, raw: Path) -> Path:
-        """Rename a snapshot file that cannot be rendered, so that it is not tried again. Returns its path."""
+        """Rename a snapshot file that cannot be rendered, so that it is not retried. Returns its new path."""
         kept = raw.with_name(raw.name + _DAMAGED)
         self.held(raw).rename(self.held(kept))
         return kept
@@ -191,7 +191,7 @@ class Outbox(RunFolder):
         return sorted(self.folder / "raw" / place.name for place in found)
 
     def take_back_damaged(self) -> None:
-        """Queue the files that were set aside again, except where a waiting snapshot has the same name."""
+        """Requeue the files that were set aside, unless a waiting snapshot has the same name."""
         for one in self.damaged():
             place = self.held(one.with_name(one.name.removesuffix(_DAMAGED)))
             if not place.exists():

@@ -19,24 +19,24 @@ class RunTarget:
 
     run_id: str
     tracking_uri: str
-    """May hold credentials in memory; they are never written to the spool."""
+    """May contain credentials in memory; they are never written to the spool."""
     earlier_run_id: str | None = None
     """Run that a resumed training continues, possibly this one; None if the training started with this run."""
     earlier_epoch: int = 0
     """Completed epochs when the training was resumed."""
     earlier_fit_unix_s: float = 0.0
-    """When the continued training, started from scratch, began to log; 0: unknown."""
+    """When the continued fit began to log from scratch; 0: unknown."""
     started_unix_s: float = 0.0
-    """When this training began to log; pictures in the run that are older belong to an earlier one."""
+    """When this training began to log; older pictures in the run belong to an earlier training."""
 
     @property
     def continues(self) -> bool:
-        """Whether the training continues what is already in this run."""
+        """Whether the training continues an earlier one in the same run."""
         return self.earlier_run_id == self.run_id
 
     @property
     def fit_unix_s(self) -> float:
-        """When the training that logs to this run began from scratch there; 0: unknown."""
+        """When the fit of this training began to log to this run from scratch; 0: unknown."""
         return self.earlier_fit_unix_s if self.continues else self.started_unix_s
 
 
@@ -53,7 +53,7 @@ def read_target(file: Path, folder: Path) -> tuple[RunTarget, bool]:
         The run, and whether a training of this user wrote the record (`trust.is_own`).
 
     Raises:
-        SpoolError: The file cannot be read, is of another version, or names no run.
+        SpoolError: The file cannot be read, has another version, or names no run.
     """
     try:
         record = json.loads(file.read_bytes())

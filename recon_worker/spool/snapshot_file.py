@@ -1,11 +1,11 @@
 """Snapshot files that the capture writes in place, for snapshots beyond the queue's memory budget.
 
 The capture writes its arrays into the mapped file under a temporary name; `Outbox.publish_raw` adds the header and
-renames it. So a file named as a snapshot is complete, and memory never holds a second copy of the arrays: the mapping
-is the kernel's page cache, which is written out as needed.
+renames it. A file named as a snapshot is therefore complete, and memory never holds a second copy of the arrays: the
+mapping is the kernel's page cache, which is written out as needed.
 
-Writing to cached pages is ten times as fast as writing to a new file. So the worker writes the files of the queue's
-slots in advance (`make_ready`), and files of rendered snapshots are reused.
+Writing to cached pages is ten times as fast as writing to a new file. The worker therefore writes the files of the
+queue's slots in advance (`make_ready`), and files of rendered snapshots are reused.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ class RawFile:
     """A mapped file for the arrays of one snapshot. Arrays that use its memory keep the mapping alive.
 
     Args:
-        path: Path until it is published. An existing file is reused.
+        path: Path until publication. An existing file is reused.
         nbytes: Size of the arrays.
 
     Raises:
@@ -39,7 +39,7 @@ class RawFile:
             size = FILE_HEADER_BYTES + nbytes
             if os.fstat(descriptor).st_size != size:
                 os.ftruncate(descriptor, size)
-                allocate(descriptor, size)  # else a disk that fills up later would kill the process (SIGBUS)
+                allocate(descriptor, size)  # otherwise a disk that fills up later would kill the process (SIGBUS)
             mapped = memoryview(mmap.mmap(descriptor, size))
         except BaseException:
             path.unlink()
@@ -47,7 +47,7 @@ class RawFile:
         finally:
             os.close(descriptor)
         self.header, self.memory = mapped[:FILE_HEADER_BYTES], mapped[FILE_HEADER_BYTES:]
-        """Memory of the header and of the arrays: zero, or as an earlier snapshot left it."""
+        """Memory of the header and of the arrays: zero, or the content of an earlier snapshot."""
 
 
 def make_ready(path: Path, nbytes: int, on_progress: Callable[[], None]) -> None:

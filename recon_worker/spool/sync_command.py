@@ -1,4 +1,4 @@
-"""The shell command that uploads a spool, ready to paste, whether or not this package is installed."""
+"""The shell command that uploads a spool, ready to paste, even if this package is not installed."""
 
 import os
 import shlex

@@ -1,7 +1,7 @@
-"""Whether a spool may decide which server a `sync` contacts.
+"""Decides whether a `sync` may contact the server named in a spool.
 
-A spool that a training of this user wrote may: its run.json is signed with a key in the user's state directory. Any
-other spool, from another user or an earlier version, must direct neither credentials to a server that the user has not
+It may if a training of this user wrote the spool: its run.json is signed with a key in the user's state directory. Any
+other spool, from another user or an earlier version, must not direct credentials to a server that the user has not
 named, nor MLflow, which creates missing tables, to a database.
 """
 
@@ -36,7 +36,7 @@ _CREDENTIALS = (
 _SIGV4 = "MLFLOW_TRACKING_AWS_SIGV4"
 _CREDENTIALS_FILE = "~/.mlflow/credentials"
 _SERVER = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?(?:/[^\s@\\]*)?", re.IGNORECASE)
-"""An HTTP address; one that two programs could interpret differently does not match."""
+"""An HTTP address. Addresses that programs could interpret differently do not match."""
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -70,10 +70,10 @@ def _signature(key: bytes, record: Mapping[str, Any]) -> str:
 
 
 def _key(*, create: bool) -> bytes:
-    """Return the user's key; if there is none, create it first or raise FileNotFoundError.
+    """Return the user's key. If it is missing, create it or raise FileNotFoundError.
 
     Raises:
-        OSError: The key cannot be read or created, is damaged, or other users could know it.
+        OSError: The key cannot be read or created, is damaged, or is accessible to other users.
     """
     named = Path(os.environ.get("XDG_STATE_HOME", ""))
     state = named if named.is_absolute() else Path("~/.local/state").expanduser()
@@ -85,7 +85,7 @@ def _key(*, create: bool) -> bytes:
             with os.fdopen(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(secrets.token_bytes(_KEY_BYTES))
             with contextlib.suppress(FileExistsError):  # another process has just created it: use that one
-                os.link(own, path)  # so that it appears complete
+                os.link(own, path)  # so that it is complete when it appears
         finally:
             own.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
@@ -100,7 +100,7 @@ def _key(*, create: bool) -> bytes:
 
 
 def why_refused(uri: str, *, own: bool) -> str | None:
-    """Explain why a `sync` does not contact the server that a spool names, and how to permit it; None if it does.
+    """Explain why a `sync` may not contact the server named in a spool, and how to permit it; None if it may.
 
     SQLite databases are always permitted: they are inspected before they are opened (`databases.why_not_mlflows`).
 
@@ -116,7 +116,7 @@ def why_refused(uri: str, *, own: bool) -> str | None:
     agree = f"To permit it, add: --tracking-uri {shlex.quote(shown(uri))}"
     if not uri.lower().startswith(("http://", "https://")):
         return f"it names {shown(uri)}, {unsigned}. {agree}"
-    # Where MLflow finds credentials, which it would send to any server.
+    # Sources of credentials, which MLflow would send to any server.
     found = [name for name in _CREDENTIALS if os.environ.get(name)]
     if os.environ.get(_SIGV4, "false").lower() not in ("", "false", "0"):
         found.append(_SIGV4)

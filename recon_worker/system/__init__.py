@@ -1,7 +1,7 @@
-"""The operating system, and how the program reports. The bottom layer: every process uses it; it imports no other.
+"""Operating system and reporting. The bottom layer: used by every process, imports no other package.
 
 messages            loggers that never raise; sizes as text
-errors              the root cause of an error on one line; errors that a shortage of resources causes
+errors              the root cause of an error on one line; errors caused by a lack of resources
 uris                tracking URIs without credentials
 databases           SQLite databases behind tracking URIs
 mlflow_environment  timeouts and retries of MLflow's HTTP client

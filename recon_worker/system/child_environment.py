@@ -1,9 +1,9 @@
 """Command and environment of the processes that render and upload.
 
-Variables that a notebook, a shell or a batch system sets for its own programs can keep every worker from starting: a
-plotting backend that is not installed, warnings as errors, a folder with a `queue.py` before the standard library. So a
-variable is passed on only if a worker needs it to reach its server, to find its files or to start; a few are set, all
-others are dropped. `RECON_LOG_PASS_ENV=NAME,OTHER` passes on more, for a plugin of MLflow for example.
+Variables that a notebook, a shell or a batch system sets for its own programs can prevent workers from starting: a
+plotting backend that is not installed, warnings as errors, a folder with a `queue.py` before the standard library. A
+variable is therefore passed on only if a worker needs it to reach its server, to find its files or to start. A few are
+set; all others are dropped. `RECON_LOG_PASS_ENV=NAME,OTHER` passes on more, for example for an MLflow plugin.
 
 PYTHONPATH is not passed on: `launcher` imports this package from its own location, and other packages from the parent's
 `sys.path`, but never before the standard library.

@@ -1,4 +1,4 @@
-"""Describes errors on one line, and recognises those that a shortage of machine resources causes.
+"""Describes errors on one line, and recognises those caused by a lack of machine resources.
 
 Libraries wrap a root cause in ever more general exceptions, so `reason` names the root cause first.
 """
@@ -25,7 +25,7 @@ _NO_THREAD = "can't start new thread"
 
 
 def reason(error: BaseException) -> str:
-    """Describe an error by type and text, preceded by its root cause unless the text contains that already.
+    """Describe an error by type and text, preceded by its root cause unless the text already contains it.
 
     Credentials are removed. The chain is followed through `__cause__`, `__context__`, the attribute `reason` (urllib3)
     and the arguments (requests).

@@ -1,4 +1,4 @@
-"""Checks who owns a folder: its owner can replace its files with links or with files of their own."""
+"""Checks the owner of a folder, who can replace its files with links or other files."""
 
 import contextlib
 import os

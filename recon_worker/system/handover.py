@@ -1,17 +1,17 @@
-"""The socket beside a worker's pipe, for messages that must reach a worker even while it does not read the pipe."""
+"""A second connection to a worker, for messages that must reach it even while it does not read its pipe."""
 
 import socket
 
 SPOOL, HURRY = b"S", b"!"
-"""The descriptors of the spool's lock and folder are attached; stop yielding the CPU to other processes."""
+"""The descriptors of the spool's lock and folder are attached; run at normal priority from now on."""
 
 
 def take_over(handover: socket.socket) -> tuple[bytes, tuple[int, int] | None]:
-    """Receive, in the worker, what the training process has sent so far, without blocking.
+    """Receive, in the worker, the messages sent so far by the training process, without blocking.
 
     Returns:
-        The messages, and the descriptors (lock, folder) if they were sent (SCM_RIGHTS); None where the training process
-        was killed before it sent them.
+        The messages, and the descriptors (lock, folder) sent with SCM_RIGHTS; None if the training process was killed
+        before it sent them.
     """
     try:
         said, descriptors, *_ = socket.recv_fds(handover, 64, 2, socket.MSG_DONTWAIT)

@@ -16,7 +16,7 @@ def message_log(name: str) -> "logging.LoggerAdapter[logging.Logger]":
 
 class _SafeLogger(logging.LoggerAdapter[logging.Logger]):
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:  # noqa: ANN401
-        """Log a message; every level ends up here."""
+        """Log a message. The methods for all levels call this one."""
         with contextlib.suppress(Exception):  # user-defined handlers may raise anything
             self.logger.log(level, msg, *args, stacklevel=2, **kwargs)
 

@@ -1,7 +1,7 @@
 """Timeouts and retries of MLflow's HTTP client in the processes of this project; variables of the user take precedence.
 
 MLflow reads them from the environment only. The training process adds its values to its own environment, which workers
-inherit; it records which ones it added, so that other processes can tell them from the user's.
+inherit; it records which ones it added, so that other processes can distinguish them from the user's.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _EVERYWHERE = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _TRAINING = {**_EVERYWHERE, _RETRIES: "3"}
 """An unreachable server is reported after seconds instead of four minutes."""
 _UPLOADS = {**_EVERYWHERE, _RETRIES: "1"}
-"""One retry honours Retry-After; the uploader does all others."""
+"""One retry, which honours Retry-After; the uploader performs all others."""
 
 
 def for_training(environment: Mapping[str, str]) -> dict[str, str]:

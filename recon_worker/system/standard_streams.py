@@ -1,4 +1,4 @@
-"""Standard streams that are closed or replaced: by a daemon, by `2>&-`, or by an application with its own stderr."""
+"""Handles standard streams closed or replaced by a daemon, by `2>&-`, or by an application with its own stderr."""
 
 import os
 import sys
@@ -8,12 +8,12 @@ def shows_progress() -> bool:
     """Return whether stderr is a terminal that can show a progress bar."""
     try:
         return sys.stderr.isatty()
-    except Exception:  # None, closed, or an object of the user without a working `isatty`
+    except Exception:  # None, closed, or a user's object without a working `isatty`
         return False
 
 
 def occupy_descriptors() -> None:
-    """Open /dev/null at each closed descriptor from 0 to 2; child processes inherit it.
+    """Open /dev/null on each closed descriptor from 0 to 2; child processes inherit it.
 
     Otherwise shared memory or a socket would get one of these numbers. Libraries would then print into it, and the
     worker would replace it with its own stderr.

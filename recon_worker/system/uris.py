@@ -15,7 +15,7 @@ _HARMLESS = frozenset(
     encrypt trustservercertificate trusted_connection gssencmode mode cache uri vfs immutable nolock isolation_level
     check_same_thread autocommit timeout connect_timeout connection_timeout read_timeout write_timeout pool_timeout
     keepalives keepalives_idle keepalives_interval keepalives_count target_session_attrs workflowtype page
-    """.split()  # noqa: SIM905 - forty lines else
+    """.split()  # noqa: SIM905 - otherwise forty lines
 )
 """Query options that are kept, in lower case."""
 _WEB, _DATABASE = r"\bhttps?://", r"\b(?!https?://)[A-Za-z][\w+.-]*://"

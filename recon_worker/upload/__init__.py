@@ -1,8 +1,8 @@
-"""Uploads a spool's outbox to MLflow. Runs in the worker, in `recon-worker sync`, and inline; talks to the network.
+"""Uploads a spool's outbox to MLflow. Runs in the worker, in `recon-worker sync`, and inline; accesses the network.
 
 uploader       upload threads: send, read back, set aside
-retry          whether and when a failed request is repeated
-errors         what an error of a server means
+retry          decides whether and when to retry a failed request
+errors         classifies server errors
 mlflow_sink    one MLflow run: artifacts, metrics, image cards, description
 image_cards    MLflow's image cards, each logged once
 resume         folders and history of resumed trainings

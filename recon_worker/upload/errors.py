@@ -1,10 +1,10 @@
-"""Errors of uploads, and how errors of MLflow, HTTP servers and cloud stores are classified.
+"""Upload errors, and the classification of errors from MLflow, HTTP servers and cloud stores.
 
     UploadError               may be temporary
-     └─ RefusedError          the server answered and would give the same answer again: no such run, no permission
-         └─ UnacceptableError the same about a single file, such as one that is too large; others may be accepted
+     └─ RefusedError          the server answered, and would answer the same again: no such run, no permission
+         └─ UnacceptableError the same for a single file, such as one that is too large; others may be accepted
 
-Whether and when a failed upload is retried: `retry`.
+`retry` decides whether and when a failed upload is retried.
 """
 
 import re
@@ -14,7 +14,7 @@ _FOREIGN_ANSWER = re.compile(r"failed with error code 3\d\d\b|not in a valid JSO
 _UNACCEPTABLE_STATUS = {413, 415, 422}
 """4xx about the content: too large, unsupported type, invalid."""
 _TEMPORARY_STATUS = {408, 425, 429}
-"""4xx that invite another attempt."""
+"""4xx that may succeed on retry."""
 _REFUSAL_CODES = {"RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND", "UNAUTHENTICATED", "PERMISSION_DENIED"}
 _NO_LISTING_STATUS = {403, 404, 405, 501}
 _NO_LISTING_CODES = {"PERMISSION_DENIED", "RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"}
@@ -33,7 +33,7 @@ class UnacceptableError(RefusedError):
 
 
 def error_type(error: BaseException) -> type[UploadError]:
-    """Return the class that describes an error raised by MLflow's client."""
+    """Return the error class for an error raised by MLflow's client."""
     status = _status_of(error)
     if isinstance(error, UnacceptableError) or status in _UNACCEPTABLE_STATUS:
         return UnacceptableError
@@ -56,7 +56,7 @@ def forbids_listing(error: BaseException) -> bool:
 
 
 def _status_of(error: BaseException) -> int:
-    """The HTTP status in an error of MLflow's client, S3, Azure or Google Cloud; 0 if there is none."""
+    """Return the HTTP status of an error of MLflow's client, S3, Azure or Google Cloud; 0 if it has none."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # S3
         return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

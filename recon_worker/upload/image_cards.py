@@ -1,7 +1,7 @@
 """MLflow's image cards: images by key and step, with a step slider, on the run's page.
 
-`log_image` gives each file a random name, so an image that is logged twice, by a retry or by the successor of a dead
-worker, would appear twice. The cards that the run already has are listed once, and again after each failure.
+`log_image` assigns random file names, so an image logged twice, by a retry or by the successor of a dead worker, would
+appear twice. Existing cards of the run are therefore listed once, and again after each failure.
 """
 
 import re
@@ -25,11 +25,11 @@ _FILE = re.compile(
     r"images/(?P<key>.+)(?P<mark>[+%])step(?P=mark)(?P<step>\d+)(?P=mark)timestamp(?P=mark)\d+(?P=mark)[0-9a-f-]{36}"
     r"(?P<thumbnail>(?P=mark)compressed)?\.\w+"
 )
-"""Names of the two files that `log_image` writes, the image and its thumbnail; older MLflow separates with %."""
+"""Names of the two files that `log_image` writes, the image and its thumbnail; older versions separate with %."""
 _SLASHES = str.maketrans("~#", "//")
 _THUMBNAIL_PX = 256
 _COMPLETE: dict[bool, str] = {False: "", True: ""}
-"""Stands for the files of a complete card, whose names do not matter: a long training has many."""
+"""Placeholder for the files of a complete card. Their names are not needed, and a long training has many."""
 
 
 class ImageCards:
@@ -44,10 +44,10 @@ class ImageCards:
         self._client, self._run_id = client, run_id
         self._lock = threading.Lock()
         self._found: dict[Card, dict[bool, str]] | None = None
-        """Files of each card of the run, by whether they are thumbnails; None: to be listed."""
+        """Files of each card of the run, by whether they are thumbnails; None: not listed yet."""
 
     def log(self, local: Path, card: Card) -> None:
-        """Log an image unless the run has it; add the thumbnail if only that is missing. Raises as the client."""
+        """Log an image unless the run has it; add a thumbnail if only that is missing. Raises the client's errors."""
         with self._lock:
             found = self._found
             if found is None:
@@ -63,7 +63,7 @@ class ImageCards:
                 with Image.open(local) as image:
                     self._client.log_image(self._run_id, image, key=key, step=step, synchronous=True)
             elif True not in files and (match := _FILE.fullmatch(files[False])) is not None:
-                # `log_image` was interrupted between the two files: upload the second as it would have
+                # `log_image` was interrupted between the two files: upload the second in the same form
                 name = files[False].removeprefix("images/").rpartition(".")[0] + match["mark"] + "compressed.webp"
                 with tempfile.TemporaryDirectory(prefix="recon-log-") as folder, Image.open(local) as image:
                     width, height = (max(1, round(side * _THUMBNAIL_PX / max(image.size))) for side in image.size)

@@ -1,8 +1,8 @@
 """Connects to MLflow, and works around two faults of its client.
 
-The client reports database errors twice, as an exception and as a log record with a traceback of thirty lines:
-`without_mlflow_tracebacks`. And it treats a redirect or a web page as a successful upload, even if a proxy, a sign-in
-page or a firewall in front of the artifacts has sent it: `connect` installs a check that raises RefusedError.
+The client reports database errors twice, as an exception and as a log record with a thirty-line traceback, which
+`without_mlflow_tracebacks` suppresses. It also treats a redirect or a web page, sent by a proxy, a sign-in page or a
+firewall in front of the artifacts, as a successful upload: `connect` installs a check that raises RefusedError.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ def connect(target: RunTarget) -> "MlflowClient":
     """Return a client of the server that has the run.
 
     Raises:
-        RefusedError: The SQLite database does not exist, or is not MLflow's; MLflow would create its tables in it.
-        Exception: Whatever the client raises.
+        RefusedError: The SQLite database does not exist or is not MLflow's: MLflow would create its tables in it.
+        Exception: Any error of the client.
     """
     import mlflow
 
@@ -41,7 +41,7 @@ def connect(target: RunTarget) -> "MlflowClient":
 @contextlib.contextmanager
 def without_mlflow_tracebacks() -> Iterator[None]:
     """Suppress MLflow's error log of this thread, for calls whose exceptions are caught and logged in one line."""
-    logging.getLogger("mlflow.store.db.utils").addFilter(_is_wanted)  # added once, however often it is called
+    logging.getLogger("mlflow.store.db.utils").addFilter(_is_wanted)  # repeated calls add it once
     before = _is_wanted()
     _thread.wanted = False
     try:

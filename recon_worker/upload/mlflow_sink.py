@@ -1,11 +1,11 @@
 """Writes artifacts and records of a training to its MLflow run.
 
-    epoch_05/..., recon_log/...   -> log_artifact, below `fit_2/` or `before_resume_1/` if need be (`resume`)
+    epoch_05/..., recon_log/...   -> log_artifact, below `fit_2/` or `before_resume_1/` if needed (`resume`)
     cards/...                     -> log_image (`image_cards`)
     metrics/...                   -> log_batch
     description/...               -> the run's description
 
-Everything may be uploaded twice: nothing then appears twice.
+Repeated uploads create no duplicates.
 """
 
 import threading
@@ -36,7 +36,7 @@ _DESCRIPTION_TAG = "mlflow.note.content"
 
 @dataclass(frozen=True)
 class _Connection:
-    """What is known about the run since the last failure."""
+    """State of the run, read again after each failure."""
 
     client: "MlflowClient"
     run: "Run"
@@ -47,9 +47,9 @@ class _Connection:
 
     @cached_property
     def repository(self) -> "ArtifactRepository":
-        """The artifact store, which lists a folder with one request; the client takes four.
+        """The artifact store, which lists a folder with one request; the client needs four.
 
-        Made when needed: without it metrics can still be logged.
+        Created on demand: metrics can be logged without it.
         """
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
         from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
@@ -62,12 +62,12 @@ class _Connection:
 class MlflowSink:
     """Writes to an existing MLflow run. Thread-safe.
 
-    Connects with the first request, and again after each failure, because the run may have been deleted meanwhile.
+    Connects on the first request, and again after each failure, because the run may have been deleted meanwhile.
 
     Args:
         target: The run.
-        connect: Makes the client.
-        run_request: Executes each request; may do so in another thread, but returns when it is done.
+        connect: Creates the client.
+        run_request: Executes each request, possibly in another thread, and returns when it is done.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class MlflowSink:
         run_request: Callable[[Callable[[], None]], None] = lambda request: request(),
     ) -> None:
         self.last_error = ""
-        """Reason of the last failure."""
+        """Reason for the last failure."""
         self._target, self._connect, self._run_request = target, connect, run_request
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
@@ -87,8 +87,8 @@ class MlflowSink:
         """Upload an artifact or a record. Blocks.
 
         Args:
-            local: The file; named as `name` ends, and as old as its snapshot.
-            name: Name in the outbox, by which it is a file or a record (`pictures.records`).
+            local: The file, with the base name of `name` and the modification time of its snapshot.
+            name: Name in the outbox, which defines whether it is a file or a record (`pictures.records`).
 
         Raises:
             RefusedError: The server refuses uploads, or (`UnacceptableError`) this file, which may be damaged.
@@ -98,13 +98,13 @@ class MlflowSink:
         self._request(lambda connection: _upload(connection, local, name, taken_unix_s))
 
     def missing(self, sent: Mapping[str, Version]) -> set[str]:
-        """Return the uploaded files and image cards that the run does not have, or not in full. Blocks.
+        """Return the uploaded files and image cards that are missing or incomplete in the run. Blocks.
 
-        Lists each folder once. Metrics and the description are not checked: the tracking server itself acknowledges
-        those. Where the store forbids listing, nothing counts as missing; that is logged once. Raises like `upload`.
+        Lists each folder once. Metrics and the description are not checked, as the tracking server itself acknowledges
+        them. If the store forbids listing, nothing counts as missing; this is logged once. Raises like `upload`.
 
         Args:
-            sent: By name, the version that was uploaded.
+            sent: Uploaded versions by name.
         """
         found = set[str]()
         self._request(lambda connection: found.update(self._missing(connection, sent)))
@@ -166,7 +166,7 @@ class MlflowSink:
                     reason(error),
                 )
             return set()
-        absent = -1  # None: the store does not tell sizes
+        absent = -1  # None: the store does not report sizes
         lost = {name for name, path in files.items() if listed.get(path, absent) not in (None, sent[name][2])}
         return lost | {name for name, card in cards.items() if card in missing_cards}
 
@@ -177,7 +177,7 @@ def _upload(connection: _Connection, local: Path, name: str, taken_unix_s: float
         folder = PurePosixPath(connection.folder, replaced or "", name).parent
         connection.client.log_artifact(run_id, str(local), str(folder))
     elif replaced is not None:
-        pass  # records of epochs that were repeated since would only confuse
+        pass  # records of epochs repeated since then would mislead
     elif (card := _card(connection, name)) is not None:
         connection.cards.log(local, card)
     else:
@@ -197,7 +197,7 @@ def _upload(connection: _Connection, local: Path, name: str, taken_unix_s: float
 
 
 def _card(connection: _Connection, name: str) -> Card | None:
-    """Return the image card that a record is for, of this training; None if it is for none."""
+    """Return the image card of a record, in this training's folder; None if it has none."""
     card = card_of(name)
     return card and (str(PurePosixPath(connection.folder, card[0])), card[1])
 

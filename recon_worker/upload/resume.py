@@ -1,13 +1,13 @@
-"""Resumed trainings: where in a run their artifacts belong, and which history they continue.
+"""Resumed trainings: the folder of their artifacts in a run, and the history that they continue.
 
 Two tags of the run record which trainings have logged to it.
 
 `recon_log.fits`: start times of the trainings that began from scratch. Artifacts of the first go to the run's top
 level; those of a second `fit` into the same run, which has its own epoch 1, go below `fit_2/`.
 
-`recon_log.resumed` (for the second fit `recon_log.resumed.fit_2`): [epoch, time] of each resume. A training that is
-resumed from epoch 5 into the same run logs epochs 6, 7, ... again. Snapshots that an earlier process took of these
-epochs, and uploads later from its spool, must not overwrite the newer ones: they go below `before_resume_1/`.
+`recon_log.resumed` (for the second fit `recon_log.resumed.fit_2`): [epoch, time] of each resume. A training
+resumed from epoch 5 into the same run logs epochs 6, 7, ... again. Snapshots of these epochs from an earlier process,
+uploaded later from its spool, must not overwrite the newer ones: they go below `before_resume_1/`.
 """
 
 import json
@@ -36,7 +36,7 @@ _FITS, _RESUMED = "recon_log.fits", "recon_log.resumed"
 
 @dataclass(frozen=True, order=True)
 class Resume:
-    """A training was resumed into the run."""
+    """One resume of a training into the run."""
 
     unix_s: float
     epoch: int
@@ -44,7 +44,7 @@ class Resume:
 
 
 def note_training(client: "MlflowClient", target: RunTarget, tags: Mapping[str, str]) -> tuple[str, Sequence[Resume]]:
-    """Record in the run's tags that this training logs to it, unless they say so already.
+    """Record this training in the run's tags, unless it is recorded already.
 
     Returns the folder for the artifacts of this training's fit (empty: the run's top level), and the resumes of the
     fit, oldest first.
@@ -60,7 +60,7 @@ def note_training(client: "MlflowClient", target: RunTarget, tags: Mapping[str, 
     key = f"{_RESUMED}.{folder}" if folder else _RESUMED
     try:
         resumes = sorted(Resume(float(unix_s), int(epoch)) for epoch, unix_s in json.loads(tags.get(key, "[]")))
-    except (ValueError, TypeError):  # somebody has overwritten the tag
+    except (ValueError, TypeError):  # the tag was overwritten
         resumes = []
     this = Resume(target.started_unix_s, target.earlier_epoch)
     if continues and this not in resumes:
@@ -71,7 +71,7 @@ def note_training(client: "MlflowClient", target: RunTarget, tags: Mapping[str, 
 
 
 def fits_of(tags: Mapping[str, str]) -> list[float]:
-    """Return the start times of a run's fits in the order of their tag; none if somebody has overwritten the tag."""
+    """Return the start times of a run's fits in the order of their tag; empty if the tag was overwritten."""
     try:
         return [float(unix_s) for unix_s in json.loads(tags.get(_FITS, "[]"))]
     except (ValueError, TypeError):
@@ -79,15 +79,15 @@ def fits_of(tags: Mapping[str, str]) -> list[float]:
 
 
 def folder_of_fit(fits: Sequence[float], unix_s: float) -> str:
-    """Return the folder of a fit by its start time; that of the latest fit if the run does not know this one."""
+    """Return the folder of a fit by its start time; for an unknown time, that of the latest fit."""
     number = fits.index(unix_s if unix_s in fits else max(fits)) + 1 if fits else 1
     return f"fit_{number}" if number > 1 else ""
 
 
 def folder_of(name: str, taken_unix_s: float, resumes: Sequence[Resume]) -> str | None:
-    """Return the folder for an artifact that a resumed training has replaced; None if it has not been replaced.
+    """Return the folder for an artifact that a resumed training has replaced; None if it was not replaced.
 
-    Its name tells the epoch, such as epoch_07/stitched/amp_pred.png; `resumes` are those of its fit, oldest first.
+    `name` contains the epoch, as in epoch_07/stitched/amp_pred.png; `resumes` are those of its fit, oldest first.
     """
     for number, one in enumerate(resumes, start=1):
         if taken_unix_s < one.unix_s and epoch_of(name) > one.epoch:
@@ -96,13 +96,13 @@ def folder_of(name: str, taken_unix_s: float, resumes: Sequence[Resume]) -> str 
 
 
 def load_history(outbox: Outbox, target: RunTarget) -> History:
-    """Return the history that a run continues: from its spool, else from the server, if it resumes another run."""
+    """Return the history that a run continues: from its spool, else from the server if it is resumed."""
     own = history_of_spool(outbox)
     return earlier_history(target) if own is None else own
 
 
 def history_of_spool(outbox: Outbox) -> History | None:
-    """Read the history in a spool; None if there is none, an empty one after a warning if it is damaged."""
+    """Read the history in a spool; None if absent; empty, with a warning, if damaged."""
     try:
         files = outbox.history()
         return History.of_files(files) if files else None
@@ -112,9 +112,9 @@ def history_of_spool(outbox: Outbox) -> History | None:
 
 
 def earlier_history(target: RunTarget, connect: Callable[[RunTarget], "MlflowClient"] = connect) -> History:
-    """Download the history of the training that a run resumes, up to the epoch at which it resumes.
+    """Download the history of the training that a run resumes, up to the epoch of the resume.
 
-    Empty if it resumes none, and, after a warning, if the download fails.
+    Empty if it resumes none or, with a warning, if the download fails.
     """
     run_id = target.earlier_run_id
     if run_id is None:
@@ -131,7 +131,7 @@ def earlier_history(target: RunTarget, connect: Callable[[RunTarget], "MlflowCli
                     if str(folder / name) in listed:
                         files[name] = Path(client.download_artifacts(run_id, str(folder / name), local)).read_bytes()
         return History.of_files(files, last_epoch=target.earlier_epoch)
-    except Exception as error:  # whatever the server, or an artifact that somebody replaced, raises
+    except Exception as error:  # any error of the server, or of a replaced artifact
         _log.warning(
             "The colour ranges of run %s, which this one resumes, cannot be read: %s. New ones are chosen.",
             run_id, reason(error),

@@ -3,11 +3,11 @@
 | error of an upload | next attempt |
 |---|---|
 | `UnacceptableError` | none: the uploader sets the file aside until `Uploader.retry_now` |
-| `RefusedError` | after 30 s; nobody should wait for it, see `Uploader.refused` |
+| `RefusedError` | after 30 s; do not wait for it, see `Uploader.refused` |
 | any other | after a random wait, up to 0.5 s at first, doubling to 15 s |
 
-Uploads are retried until they succeed or the process ends. MLflow's own client retries too, once at most in processes
-that upload (`system.mlflow_environment`).
+Uploads are retried until they succeed or the process ends. MLflow's own client also retries, at most once in
+processes that upload (`system.mlflow_environment`).
 """
 
 import logging
@@ -26,7 +26,7 @@ _log = message_log(__name__)
 _T = TypeVar("_T")
 
 RESENDS = 2
-"""How often a file is sent again that the server acknowledged but does not list."""
+"""Number of times that an acknowledged but unlisted file is resent."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
 _REFUSED_WAIT_S = 30.0
 download_retrying = tenacity.Retrying(
@@ -35,11 +35,11 @@ download_retrying = tenacity.Retrying(
     wait=tenacity.wait_exponential(max=4),
     reraise=True,
 )
-"""Repeats a download. A snapshot waits for it: 20 s is far below the silence after which a worker counts as hung."""
+"""Retries a download. A snapshot waits for it: 20 s is far below the silence after which a worker counts as hung."""
 
 
 class StoppedError(Exception):
-    """There will be no further attempt: the uploader was stopped."""
+    """The uploader was stopped: no further attempt follows."""
 
 
 class Retries:
@@ -61,7 +61,7 @@ class Retries:
         self._warned = set[bool]()
 
     def call(self, request: Callable[[], _T], *, but_not: type[Exception] | tuple[()] = ()) -> _T:
-        """Repeat a request until it succeeds; errors `but_not` are raised at once, StoppedError after `stop`."""
+        """Repeat a request until it succeeds. Raises errors `but_not` at once, and StoppedError after `stop`."""
         for attempt in count(1):
             round_began = self.round
             self._on_attempt(False)
@@ -87,7 +87,7 @@ class Retries:
         raise AssertionError("unreachable")
 
     def wait(self, seconds: float, round_began: int, requests: int = 1) -> None:
-        """Wait before repeating requests, unless `retry_now` was called since they began; StoppedError after `stop`."""
+        """Wait before repeating requests, unless `retry_now` was called since. Raises StoppedError after `stop`."""
         with self._changed:
             self.count += requests
             self._changed.wait_for(lambda: self.stopped or self.round > round_began, seconds)
@@ -108,5 +108,5 @@ class Retries:
 
 
 def backoff_s(attempt: int) -> float:
-    """Return the longest wait after an attempt; the first is number 1. Bounds the exponent: an outage may last days."""
+    """Return the longest wait after an attempt, counted from 1. The exponent is bounded: an outage may last days."""
     return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(attempt - 1, 32))

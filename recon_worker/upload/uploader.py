@@ -1,10 +1,10 @@
-"""Uploads the outbox to MLflow from threads of its own, while rendering goes on.
+"""Uploads the outbox to MLflow in background threads, while rendering continues.
 
     outbox -> queue of names -> 1 thread (local store) or up to 10 (http) -> MLflow -> read back -> file removed
 
-Once all files of a snapshot's folder are sent, the folder is listed, and files that are not there are sent again: a
-proxy may acknowledge what it discards. Failed requests are retried as `retry` says; their files stay in the outbox. A
-file that the server does not accept, or does not keep, is set aside until `retry_now` and delays no others.
+Once all files of a snapshot's folder are sent, the folder is listed and missing files are sent again: a proxy may
+acknowledge files that it discards. Failed requests are retried as defined in `retry`; their files stay in the outbox. A
+file that the server rejects or loses is set aside until `retry_now` and does not delay others.
 """
 
 import functools
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _log = message_log(__name__)
 
 MAX_UPLOAD_THREADS = 10
-"""Eight for uploads, and two for the listings, which are every seventh request."""
+"""Eight for uploads, and two for listings, which make up every seventh request."""
 _POLL_S = 0.2
 
 
@@ -38,13 +38,13 @@ def upload_threads(tracking_uri: str) -> int:
 
 @dataclass(eq=False)
 class _Batch:
-    """Files that were added together. The uploader's lock guards it."""
+    """Files that were added together. Guarded by the uploader's lock."""
 
     generation: int
     pending: int = 0
-    """Files of which it is not settled whether they arrive or are set aside."""
+    """Number of files that have neither arrived nor been set aside."""
     unsent: Counter[str] = field(default_factory=Counter)
-    """Files to send, by folder."""
+    """Number of files to send, by folder."""
     sent: defaultdict[str, dict[str, Version | None]] = field(default_factory=lambda: defaultdict(dict))
     """Files to read back, by folder: versions by name; None: another thread uploaded the file."""
     aside: list[str] = field(default_factory=list)
@@ -55,8 +55,8 @@ class Uploader:
     """Uploads files of the outbox, and reports each snapshot whose files have all arrived.
 
     Args:
-        outbox: Where the files are.
-        sink: Where they go; only `upload` and `missing` are called.
+        outbox: Source of the files.
+        sink: Destination of the files; only `upload` and `missing` are called.
         threads: Number of concurrent requests.
         on_complete: Called with a generation whose files have arrived. Runs in an upload thread; retried if it raises.
         on_refused: Called with each new value of `refused`.
@@ -76,7 +76,7 @@ class Uploader:
         self.arrived = 0
         """Number of files that were uploaded and read back."""
         self.refused = False
-        """Whether the server refuses everything that could be uploaded now: waiting does not help."""
+        """Whether the server refuses all pending uploads, so that waiting does not help."""
         self._outbox, self._sink, self._threads = outbox, sink, threads
         self._on_complete, self._on_refused, self._on_aside = on_complete, on_refused, on_aside
         self._queue: queue.Queue[tuple[_Batch, str | None]] = queue.Queue()  # bounded by the files of the outbox
@@ -85,9 +85,9 @@ class Uploader:
         self._open: list[_Batch] = []
         self._sent_version = dict[str, Version]()
         self._busy, self._in_line, self._refusals = 0, 0, set[int]()
-        """Threads at work; of these, waiting for `_whole_run`; identities of those whose last request was refused."""
+        """Number of busy threads; of these, waiting for `_whole_run`; IDs of those whose last request was refused."""
         self._warned = set[str]()
-        """Files that were not accepted, and "lost" if any was lost: a warning is logged once for each."""
+        """Rejected files, and "lost" once any file was lost: each causes one warning."""
         self._whole_run = threading.Lock()
         for number in range(threads):
             threading.Thread(target=self._serve, name=f"upload-{number}", daemon=True).start()
@@ -103,12 +103,12 @@ class Uploader:
 
     @property
     def idle(self) -> bool:
-        """Whether everything that was added has arrived and been reported, or was set aside."""
+        """Whether all added files have arrived and been reported, or are set aside."""
         with self._lock:
             return all(batch.aside and not batch.pending for batch in self._open)
 
     def retry_now(self) -> None:
-        """End all waits and retry now, also what was set aside: the server may accept it by now."""
+        """End all waits and retry now, including files set aside: the server may accept them now."""
         with self._lock:
             for batch in self._open:
                 names, batch.aside = batch.aside, []
@@ -118,11 +118,11 @@ class Uploader:
         self.retries.retry_now()
 
     def stop(self) -> None:
-        """Retry nothing any more. Files that have not arrived stay in the outbox."""
+        """Stop retrying. Files that have not arrived stay in the outbox."""
         self.retries.stop()
 
     def _enqueue(self, batch: _Batch, names: Collection[str]) -> None:
-        """Queue files, under the lock."""
+        """Queue files. The caller holds the lock."""
         batch.pending += len(names)
         batch.unsent.update(name.rpartition("/")[0] for name in names)
         for name in names:
@@ -147,7 +147,7 @@ class Uploader:
             self._note(busy=-1)
 
     def _handle(self, batch: _Batch, name: str) -> bool:
-        """Send a file, and read its folder back after the last one; returns whether the batch has arrived."""
+        """Send a file; read its folder back after the last one. Returns whether the batch has arrived."""
         folder = name.rpartition("/")[0]
         sent = self._send(batch, name)
         with self._lock:
@@ -165,7 +165,7 @@ class Uploader:
         return bool(last) and not any_aside
 
     def _send(self, batch: _Batch, name: str) -> dict[str, Version | None]:
-        """Upload a file; returns its name and version, or nothing if it was set aside.
+        """Upload a file; returns its name and version; empty if it was set aside.
 
         Files that every epoch replaces, such as the gallery, are uploaded one at a time: the newest must arrive last.
         """
@@ -187,7 +187,7 @@ class Uploader:
                 self._whole_run.release()
 
     def _upload(self, name: str) -> Version | None:
-        """Upload a file unless its version was sent already: a file that is replaced meanwhile is queued twice."""
+        """Upload a file unless its version was already sent: a file replaced meanwhile is queued twice."""
         version = self._outbox.version(name)
         if version is None or self._sent_version.get(name) == version:
             return version
@@ -201,7 +201,7 @@ class Uploader:
         return version
 
     def _read_back(self, batch: _Batch, sent: dict[str, Version | None]) -> int:
-        """Check that the files of a folder have arrived: remove them, send lost ones again, finally set those aside.
+        """Verify the files of a folder: remove those that arrived, resend lost ones, finally set these aside.
 
         Returns the number of files that have arrived.
         """
@@ -210,7 +210,7 @@ class Uploader:
             round_began = self.retries.round
             versions = {name: version for name, version in sent.items() if version is not None}
             missing = self.retries.call(lambda: self._sink.missing(versions)) if versions else set()  # noqa: B023
-            # a newer version of a file, if there is one, is in another batch
+            # a newer version of a file belongs to another batch
             lost = {name for name in missing if self._outbox.version(name) == versions[name]}
             arrived += len(sent) - len(lost)
             for name in versions.keys() - lost:
@@ -236,11 +236,11 @@ class Uploader:
         self._sent_version.pop(name, None)
         try:
             self._outbox.remove(name, version)
-        except OSError as error:  # it is uploaded; a copy that stays does no harm
+        except OSError as error:  # it is uploaded; a remaining copy is harmless
             _log.warning("%s was uploaded, but cannot be removed from the spool: %s", name, error)
 
     def _set_aside(self, batch: _Batch, name: str, *, warn_of: str) -> bool:
-        """Set a file aside until `retry_now`; returns whether this is the first one to warn of."""
+        """Set a file aside until `retry_now`; returns whether to log a warning, once per `warn_of`."""
         with self._lock:
             batch.aside.append(name)
             first = warn_of not in self._warned
@@ -248,9 +248,9 @@ class Uploader:
             return first
 
     def _note(self, *, busy: int = 0, in_line: int = 0, refused: bool = False) -> None:
-        """Update `refused`: this thread has begun or ended something, or its request was refused.
+        """Update `refused` after this thread began or ended work, or its request was refused.
 
-        The server refuses everything if no thread makes progress, and none is free to try another file.
+        The server refuses all uploads if no thread makes progress and none is free to try another file.
         """
         with self._lock:
             self._busy += busy

@@ -1,8 +1,8 @@
-"""The worker process. Renders and uploads beside the training; loads no torch.
+"""The worker process. Renders and uploads alongside the training; loads no torch.
 
-loop       the process: start, message loop, end without the training process
+loop       the process: start, message loop, orderly end if the training process dies
 worker     one run: snapshots -> outbox -> uploader
 channel    messages to and from the training process
 priority   low CPU priority while the training runs
-watchdog   saves snapshots and ends the process when the training process is dead
+watchdog   saves snapshots and ends the process after the training process has died
 """

@@ -26,7 +26,7 @@ class Channel(logging.Handler):
         self._parent, self._sending = parent, threading.Lock()
 
     def send(self, kind: str, **fields: Any) -> None:  # noqa: ANN401
-        """Send a message to the training process; does nothing if that is gone."""
+        """Send a message to the training process; does nothing if it is dead."""
         try:
             with self._sending:
                 self._connection.send_bytes(json.dumps({"is": kind, **fields}).encode())
@@ -34,11 +34,11 @@ class Channel(logging.Handler):
             pass
 
     def receive(self) -> Message:
-        """Wait for the next message. Raises EOFError when the training process is gone."""
+        """Wait for the next message. Raises EOFError if the training process is dead."""
         try:
             while not self._connection.poll(_PARENT_POLL_S):
                 if os.getppid() != self._parent:
-                    raise EOFError  # its end of the pipe lives on in a process that was forked meanwhile
+                    raise EOFError  # a process forked meanwhile keeps its end of the pipe open
             message: Message = json.loads(self._connection.recv_bytes())
             return message
         except OSError as error:

@@ -4,10 +4,10 @@
           <- ready, reserved, began, alive, rendered, finished, logged, refused, aside, log
 
 Started by `client.process` with the pipe, the shared memory and a socket as inherited descriptors. It ignores SIGINT
-and SIGTERM, which the whole process group receives, and obeys the pipe. If the pipe closes without `stop`, the training
-process is dead. The worker then writes the snapshots in shared memory to the spool, renders and uploads what it can
-within the flush timeout, and exits; `Watchdog` ends it if it hangs. What it needs for that is in shared memory too,
-because the training process may die before it has sent anything.
+and SIGTERM, which the whole process group receives, and follows the pipe. If the pipe closes without `stop`, the
+training process is dead. The worker then writes the snapshots in shared memory to the spool, renders and uploads what
+it can within the flush timeout, and exits; `Watchdog` ends it if it hangs. All data needed for this is in shared memory
+too, because the training process may die before it has sent anything.
 """
 
 import argparse
@@ -35,13 +35,13 @@ from recon_worker.worker.worker import Worker
 
 _POLL_S = 0.1
 _TITLE = Path("/proc/self/comm")
-"""File with the name of the process that `ps` and `top` show."""
+"""File with the process name that `ps` and `top` show."""
 _ORPHAN_ATTEMPTS_AFTER_S = (0.0, 1.0, 2.0, 4.0)
-"""Waits before each attempt of an orphaned worker to render what the machine lacked a resource for."""
+"""Delay before each attempt of an orphaned worker; another follows only if the machine lacked a resource."""
 
 
 def main() -> int:
-    """Run the worker process; its arguments are those of `client.process`."""
+    """Run the worker process, with the arguments set by `client.process`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parser = argparse.ArgumentParser(description="Started by the training process; not meant to be called by hand.")
@@ -52,9 +52,9 @@ def main() -> int:
     arguments = parser.parse_args()
     watchdog = Watchdog(arguments.parent, arguments.linger_s)
     priority = LowPriority(MAX_UPLOAD_THREADS + 1)
-    # imports of these fail from now on: MLflow uses 80 MB for them, and no upload needs them
+    # block these imports: they cost MLflow 80 MB, and no upload needs them
     sys.modules.update({"pandas": None, "pyarrow": None})  # type: ignore[dict-item]
-    with contextlib.suppress(OSError):  # no Linux, or a container forbids it
+    with contextlib.suppress(OSError):  # not Linux, or a container forbids it
         _TITLE.write_text("recon-worker")
     channel = Channel(Connection(arguments.pipe), arguments.parent)
     logging.getLogger().addHandler(channel)
@@ -69,9 +69,9 @@ def main() -> int:
 
 
 def _serve(channel: Channel, watchdog: Watchdog, priority: LowPriority, set_up: Callable[[], Worker | None]) -> None:
-    """Obey messages until `stop`, or, once the training process is dead, until all is uploaded or time is up.
+    """Handle messages until `stop` or, if the training process dies, until all is uploaded or time runs out.
 
-    `set_up` makes the worker of the run; it returns None if no training has begun.
+    `set_up` creates the worker of the run; it returns None if no training has begun.
     """
     worker: Worker | None = None
     try:
@@ -94,7 +94,7 @@ def _serve(channel: Channel, watchdog: Watchdog, priority: LowPriority, set_up: 
 def _set_up(
     arguments: argparse.Namespace, channel: Channel, watchdog: Watchdog, priority: LowPriority
 ) -> Worker | None:
-    """Take over the run that the training process has described; None if it has not."""
+    """Create the worker for the run that the training process has described; None if it has described none."""
     if not os.fstat(arguments.brief).st_size:
         return None
     training = socket.socket(fileno=arguments.handover)
@@ -103,14 +103,14 @@ def _set_up(
     slots = [Slot(descriptor) for descriptor in arguments.slots]
     worker = Worker(read_all(arguments.brief), channel, slots, priority, folder)
     if lock is not None:
-        os.close(lock)  # only now: until the worker holds the lock itself, this descriptor keeps it
+        os.close(lock)  # not earlier: it keeps the lock until the worker holds it
     watchdog.save_snapshots = worker.save_snapshots
     threading.Thread(target=_await_hurry, args=(training, received, priority), name="hurry", daemon=True).start()
     return worker
 
 
 def _await_hurry(training: socket.socket, received: bytes, priority: LowPriority) -> None:
-    """Restore the priority when the training process asks for it or is dead; `received` are bytes read before."""
+    """Restore the priority when the training process requests it or dies; `received`: bytes already read."""
     with training:
         while HURRY not in received:
             received, descriptors, *_ = socket.recv_fds(training, 64, 2)
@@ -122,7 +122,7 @@ def _await_hurry(training: socket.socket, received: bytes, priority: LowPriority
 
 
 def _finish_alone(worker: Worker, watchdog: Watchdog, deadline: float) -> None:
-    """Render and upload what the dead training process has left, until the deadline (monotonic)."""
+    """Render and upload the snapshots of the dead training process, until the deadline (monotonic)."""
     for wait_s in _ORPHAN_ATTEMPTS_AFTER_S:
         time.sleep(max(0.0, min(wait_s, deadline - time.monotonic())))
         watchdog.save()
@@ -151,7 +151,7 @@ def _finish_alone(worker: Worker, watchdog: Watchdog, deadline: float) -> None:
 
 
 def _warm_up() -> None:
-    """Import what the first snapshot needs while the training process is still loading its data."""
+    """Import the modules for the first snapshot while the training process loads its data."""
     import numpy as np
 
     from recon_worker.pictures.png import Panel, encode_png

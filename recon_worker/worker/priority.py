@@ -1,8 +1,8 @@
 """CPU priority of the worker: low while the training runs, normal once the training only waits for the flush.
 
-A process may not raise its priority again, but on Linux each thread has a priority of its own. Heavy work therefore
-runs in threads of low priority (`nice`) while its callers wait, and, once the priority is restored, in the callers
-themselves. Work that has begun, one image or one upload, ends in the thread in which it began.
+A process cannot raise its priority again, but on Linux each thread has its own priority. Heavy work therefore runs in
+low-priority (`nice`) threads while its callers wait and, once the priority is restored, in the callers themselves. Work
+in progress, one image or one upload, ends in the thread in which it began.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import TypeVar
 
 _NICENESS = 10
 _AUTOGROUP = Path("/proc/self/autogroup")
-"""With autogroup scheduling Linux shares CPU time between sessions first; `nice` of a thread alone has no effect."""
+"""With autogroup scheduling Linux divides CPU time between sessions first: `nice` of a thread alone has no effect."""
 _TRIES, _WAIT_S = 10, 0.1
 """The kernel allows one change per 0.1 s."""
 _T = TypeVar("_T")
@@ -35,7 +35,7 @@ class LowPriority:
         _set_autogroup(_NICENESS)
 
     def run(self, work: Callable[[], _T]) -> _T:
-        """Do the work; returns or raises what it does."""
+        """Run the work and return its result; exceptions propagate."""
         return work() if self._restored.is_set() else self._pool.submit(work).result()
 
     def restore(self) -> None:

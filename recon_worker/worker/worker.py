@@ -1,4 +1,4 @@
-"""Renders the snapshots of one training run into its outbox and has them uploaded.
+"""Renders the snapshots of one training run into its outbox, and uploads them.
 
     shared memory or spool file -> Worker -> outbox -> Uploader -> MlflowSink -> MLflow
 
@@ -44,7 +44,7 @@ class Worker:
         channel: Pipe to the training process.
         slots: Shared memory of the queue.
         priority: Executes the heavy work.
-        folder: Descriptor of the spool's folder, owned by this object from now on; None: opened by name.
+        folder: Descriptor of the run's folder, which this object closes; None: open the folder by name.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Worker:
         self._numbers: dict[int, Metrics] = {}
 
     def upload_again(self, unlogged: dict[str, int]) -> None:
-        """Upload what an earlier worker left; `unlogged`: generations that the training process waits for, by epoch."""
+        """Upload the artifacts of an earlier worker; `unlogged`: generations that the training awaits, by epoch."""
         names: dict[int, list[str]] = {generation: [] for generation in unlogged.values()}
         last = max(unlogged.values(), default=_NO_SNAPSHOT)
         for name in self.outbox.artifacts():
@@ -85,7 +85,7 @@ class Worker:
             self.uploader.add(generation, waiting)
 
     def handle(self, message: Message) -> None:
-        """Do what the training process asks for."""
+        """Execute a message of the training process."""
         match message["do"]:
             case "setup":
                 self.upload_again(message["unlogged"])
@@ -118,7 +118,7 @@ class Worker:
     def render_file(self, generation: int, path: Path) -> None:
         """Render a snapshot from the spool; the training process then frees the file.
 
-        The file is kept under another name if artifacts failed for any reason but a shortage of the machine.
+        The file is kept under another name if artifacts failed for other reasons than a lack of resources.
         """
         if self._render(generation, lambda: read_snapshot(self.outbox.held(path))):
             try:
@@ -127,12 +127,12 @@ class Worker:
                 _log.warning("%s cannot be renamed to keep it: %s", path, error)
 
     def finish(self, generation: int = _NO_SNAPSHOT, names: Sequence[str] = ()) -> None:
-        """Make the artifacts of the whole run, and upload them together with `names`, which are in the outbox."""
+        """Make the artifacts of the whole run, and upload them together with `names`, already in the outbox."""
         made, failures = list[str](), list[Failure]()
         try:
             for one in self._each(finish(self._load_history())):
                 self._put(one, made, failures)
-        except Exception as error:  # a shortage: artifacts of the whole run must not cost any snapshot
+        except Exception as error:  # a shortage: artifacts of the whole run must not cost a snapshot
             failures.append(Failure("The artifacts of the whole run", f"{type(error).__name__}: {error}"))
         for failure in failures:
             _log.warning("%s could not be made: %s", failure.path, failure.reason)
@@ -140,14 +140,14 @@ class Worker:
         self.uploader.add(generation, [*names, *made])
 
     def save_snapshots(self) -> None:
-        """Write the snapshots in shared memory to the spool: the training process, which would free it, is dead."""
+        """Write the snapshots in shared memory to the spool, after the death of the training process."""
         with self._saving:
             saved = self.outbox.raw_generations().keys() | self.rendered
             for slot in self.slots:
                 generation, header = slot.content()
                 if not generation or generation in saved:
                     continue
-                with contextlib.suppress(OSError, CodecError):  # nobody can be told; it may still be rendered
+                with contextlib.suppress(OSError, CodecError):  # cannot be reported; it may still be rendered
                     record, layout = parse_header(header)
                     parts = dump_snapshot(header, slot.array_bytes(layout.nbytes))
                     self.outbox.put_raw(generation, record["epoch"], parts)
@@ -167,10 +167,10 @@ class Worker:
         self._channel.send("reserved")
 
     def _render(self, generation: int, read: Callable[[], Snapshot]) -> bool:
-        """Render a snapshot into the outbox and upload its artifacts; returns whether it is done but for some of them.
+        """Render a snapshot into the outbox and upload its artifacts. Returns whether it is done, with failures.
 
-        A snapshot that cannot be read, or for which the machine lacks a resource, stays where it is and may be rendered
-        again. Artifacts made before a shortage are uploaded all the same, which may free disk space; they do not count.
+        A snapshot that cannot be read, or for which the machine lacks a resource, is kept and may be rendered again.
+        Artifacts made before a shortage are uploaded nevertheless, which may free disk space, but are not counted.
         """
         self._channel.send("began")
         self.short.discard(generation)
@@ -179,7 +179,7 @@ class Worker:
         try:
             snapshot = self._priority.run(read)
             self._make(snapshot, names, failures, times)
-        except Exception as error:  # a snapshot that cannot be read or rendered must not cost the others
+        except Exception as error:  # a failing snapshot must not cost the others
             failures.append(Failure("snapshot", f"{type(error).__name__}: {error}"))
             short = is_shortage(error)
             if short:
@@ -202,7 +202,7 @@ class Worker:
         return done and bool(failures)
 
     def _make(self, snapshot: Snapshot, names: list[str], failures: list[Failure], times: dict[str, float]) -> None:
-        """Make the artifacts of a snapshot; adds to `names` and `failures`, and to `times` when it was stitched."""
+        """Make the artifacts of a snapshot. Appends to `names` and `failures`; sets the stitching time in `times`."""
 
         def on_computed(what: str) -> None:
             self._channel.send("alive")
@@ -217,7 +217,7 @@ class Worker:
                 self._put(made, names, failures)
             try:
                 self._priority.run(lambda: self.outbox.keep_history(history.files()))
-            except OSError as error:  # costs the successor of this worker the colour ranges, and no pictures
+            except OSError as error:  # costs this worker's successor the colour ranges, but no pictures
                 _log.warning("%s/history cannot be written: %s", self.outbox.folder, error)
         except Exception as error:
             if is_shortage(error):
@@ -225,7 +225,7 @@ class Worker:
             raise
 
     def _put(self, made: Artifact | Failure, names: list[str], failures: list[Failure]) -> None:
-        """Put an artifact into the outbox. Raises only for a shortage: one artifact must not cost the others."""
+        """Write an artifact to the outbox. Raises only for a shortage: one artifact must not cost the others."""
         if isinstance(made, Failure):
             failures.append(made)
             return
@@ -239,21 +239,21 @@ class Worker:
             failures.append(Failure(made.path, f"{what}: {error}"))
 
     def _each(self, pictures: Iterator[Artifact | Failure]) -> Iterator[Artifact | Failure]:
-        """Make artifacts one by one, each at the priority that applies when its turn comes."""
+        """Make artifacts one by one, each at the current priority."""
         while (made := self._priority.run(lambda: next(pictures, None))) is not None:
             yield made
 
     def _load_history(self) -> History:
-        """Return the history of earlier epochs; read when it is first needed."""
+        """Return the history of earlier epochs, read on first use."""
         if self._history is None:
             self._history = self._priority.run(lambda: load_history(self.outbox, self._target))
         return self._history
 
     def _on_uploaded(self, generation: int) -> None:
-        """Log the queue's metrics, as the last part of a snapshot, and report it as logged. Repeated if it raises."""
+        """Log the queue's metrics, the last part of a snapshot, and report it as logged. Repeated if it raises."""
         job = self._jobs.pop(generation, None)
         retries = self.uploader.retries.count
-        if job is not None:  # computed once: MLflow would record other values at another attempt as further points
+        if job is not None:  # computed once: MLflow would record the values of a retry as further points
             now_s = time.time()
             values = {**job["metrics"], "lag_s": now_s - job["submitted_unix_s"], "retries": retries}
             values = {f"recon_log/{name}": value for name, value in values.items()}
