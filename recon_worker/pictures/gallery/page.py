@@ -51,7 +51,7 @@ def _sizes(entry: GalleryEntry) -> tuple[int, dict[str, int]]:
 
 
 def _most_crowded(entries: list[GalleryEntry]) -> int | None:
-    """Return the index of the entry whose neighbours with thumbnails are closest in epochs; on a tie, the last."""
+    """Return the index of the entry whose neighbours with thumbnails are closest, the last on a tie; or None."""
     shown = [index for index, entry in enumerate(entries) if any(one.thumbnails for one in entry.figures)]
     gaps = [
         (entries[after].epoch - entries[before].epoch, -index)
