@@ -1,7 +1,7 @@
 """Settings of a training run: four frozen groups, checked on construction, before any data is read.
 
 Each field's help text is its documentation and, through `ptycho_torch.cli`, the text of its command-line flag. Free of
-heavy imports, for a fast `--help`. No other module of this package takes settings from the environment.
+heavy imports, for a fast `--help`. In this package, only this module reads settings from the environment.
 """
 
 import os

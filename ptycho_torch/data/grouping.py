@@ -22,7 +22,7 @@ def nearest_groups(positions_px: Float64, group_size: int) -> NDArray[np.int64]:
         (M, C) indices; column 0 is the pattern itself, then nearest first, ties by index.
 
     Raises:
-        ValueError: There are fewer patterns than `group_size`.
+        ValueError: The scan has fewer patterns than `group_size`.
     """
     count = len(positions_px)
     if count < group_size:

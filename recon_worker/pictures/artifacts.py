@@ -38,7 +38,7 @@ from recon_worker.system.errors import is_shortage
 
 _T = TypeVar("_T")
 _CARD_PX, _LARGEST_CARD_PX = 256, 1024
-"""Bounds of an image card's longer side: MLflow neither enlarges small pictures nor shows large ones at full size."""
+"""Bounds of an image card's longer side: MLflow does not enlarge small pictures and shrinks large ones."""
 _DIFFRACTION = ("r_factor", "mean_pattern_r_factor", "deviance", "mean_pattern_deviance")
 _DESCRIBED = (
     *("phase_correlation", "amp_correlation", "frc_cutoff_half", "frc_resolution_half_nm"),

@@ -41,7 +41,7 @@ def encode_complex_png(
     Args:
         object: (H, W) complex.
         amplitude_range: (darkest, brightest), finite, increasing; amplitudes beyond it are clipped.
-        scanned: (H, W) False where there is no data; None: data everywhere.
+        scanned: (H, W) False where data is missing; None: complete.
 
     Raises:
         ValueError: The array is not two-dimensional or the range is invalid.

@@ -1,6 +1,6 @@
 """Layout of a sheet: text and pictures at pixel positions, with colour bars and scale bars.
 
-Pictures change size by whole factors only: pixels are repeated, or squares of pixels averaged. Nothing is interpolated.
+Pictures are scaled by whole factors, by repeating pixels or averaging squares of pixels, without interpolation.
 Matplotlib (Agg, without pyplot) sets the text; fonts and sizes do not depend on the user's Matplotlib settings.
 """
 

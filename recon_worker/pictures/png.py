@@ -58,7 +58,7 @@ class Panel:
     """Physical quantity, such as "object phase"."""
     unit: str
     scanned: Bool | None = None
-    """(H, W) False where there is no data; None: data everywhere."""
+    """(H, W) False where data is missing; None: complete."""
     period: float | None = None
     """Period of cyclic values, such as 2 pi for a phase; averaging respects it. None: not cyclic."""
 

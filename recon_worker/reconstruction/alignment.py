@@ -60,7 +60,7 @@ def comparable(pred: Complex64, truth: Complex64, coverage: Float32 | None = Non
     """Return the (H, W) pixels to compare: prediction and truth known, truth not dark, coverage sufficient.
 
     Args:
-        pred: (H, W) complex64; 0 where nothing is predicted.
+        pred: (H, W) complex64; 0 where not predicted.
         truth: (H, W) complex64; NaN where unknown.
         coverage: (H, W) float32, summed weight of the patches per pixel; None: sufficient everywhere.
     """

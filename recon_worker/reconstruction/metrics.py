@@ -1,6 +1,6 @@
 """Image quality metrics: phase error, MAE, PSNR, SSIM, correlation, share of finite pixels, robust value range.
 
-Undefined values (nothing to compare, an image smaller than the window) are NaN. Align predictions first
+Undefined values (no pixels to compare, image smaller than the window) are NaN. Align predictions first
 (`alignment.fit`). Formulas: `docs/formulas.md`.
 """
 
