@@ -1,4 +1,4 @@
-"""Building blocks of the settings: documented dataclass fields, `ConfigError`, and checks that several groups share."""
+"""Building blocks of the settings: documented dataclass fields, `ConfigError`, and shared checks."""
 
 from dataclasses import MISSING, field, fields
 from importlib.util import find_spec
@@ -7,31 +7,31 @@ from typing import Any, Literal, get_args, get_origin
 
 
 class ConfigError(ValueError):
-    """Invalid setting. The message says what was found, what is allowed and what to do."""
+    """Invalid setting. The message states the value found, the values allowed and the remedy."""
 
 
 def option(default: Any, help: str, *, group: str | None = None, metavar: str | None = None) -> Any:  # noqa: ANN401
-    """Define a dataclass field with a help text. `group` overrides the heading in `--help`, the class's docstring."""
+    """Define a dataclass field with a help text. `group` replaces the class docstring as heading in `--help`."""
     return field(default=default, metadata={"help": help, "group": group, "metavar": metavar})
 
 
 def same_option(config: type, name: str, *, required: bool = False) -> Any:  # noqa: ANN401
-    """Define a field that stands for the field `name` of `config`: same help text, and same default unless required.
+    """Define a field that mirrors the field `name` of `config`, with its help text and, unless required, its default.
 
-    The metadata keeps the original's name as `setting`.
+    The metadata stores the original name as `setting`.
     """
     original = next(f for f in fields(config) if f.name == name)
     return field(default=MISSING if required else original.default, metadata={**original.metadata, "setting": name})
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise ConfigError with this message unless the condition holds."""
+    """Raise ConfigError with `message` unless `condition` holds."""
     if not condition:
         raise ConfigError(message)
 
 
 def check_choices(config: object) -> None:
-    """Check that every Literal field of a dataclass holds one of its values."""
+    """Check that every Literal field of a dataclass holds an allowed value."""
     hints = {f.name: f.type for f in fields(config)}  # type: ignore[arg-type]
     for name, hint in hints.items():
         allowed = next((get_args(part) for part in (hint, *get_args(hint)) if get_origin(part) is Literal), ())
@@ -41,7 +41,7 @@ def check_choices(config: object) -> None:
 
 
 def check_readable(name: str, path: Path | None) -> None:
-    """Check that the file exists. None passes: the setting is not given."""
+    """Check that the file exists; accepts None, for a setting that is not given."""
     if path is not None:
         require(path.is_file(), f"{name}: there is no file {str(path)!r}. Give the path of an existing file.")
 

@@ -1,7 +1,7 @@
 """Command line of the training scripts: one flag per field of `ptycho_torch.config`.
 
 Flags are generated from the dataclasses, so each setting is defined once. The command line overrides
-`--config file.yaml`, which overrides the defaults. Imports nothing heavy, so that `--help` answers at once.
+`--config file.yaml`, which overrides the defaults. Free of heavy imports, for a fast `--help`.
 """
 
 import argparse
@@ -30,13 +30,13 @@ _UNSET_CADENCE = "recon_log_every_n_epochs"
 def main(
     kind: ScanKind, description: str, argv: Sequence[str] | None = None, *, aliases: Mapping[str, str] | None = None
 ) -> int:
-    """Parse, check and run; returns the exit code. Invalid settings and invalid data exit with 2 before training.
+    """Parse, check and train; returns the exit code. Invalid settings or data exit with 2 before training.
 
     Args:
         kind: Format of the data files.
         description: First line of `--help`.
         argv: Arguments after the script's name; None: those of this process.
-        aliases: Second names of flags: alias -> setting.
+        aliases: Alternative flag names: alias -> setting.
     """
     arguments = Arguments(description, SECTIONS.values(), aliases)
     arguments.add_general()
@@ -68,7 +68,7 @@ def resolve(kind: ScanKind, given: Mapping[str, Any], config_file: Path | None =
     if from_file.get("scan_kind", kind) != kind:
         raise ConfigError(f"{config_file} is for {from_file['scan_kind']} data; this script trains on {kind} data.")
     values = {**from_file, **given, "scan_kind": kind}
-    # A file from --print-config says null for "off"; a recon-log flag beside it still switches the logging on.
+    # --print-config writes null for "off"; a recon-log flag given with such a file still enables logging.
     asked = given if _UNSET_CADENCE in from_file else values
     if values.get(_UNSET_CADENCE) is None and any(name.startswith("recon_log_") for name in asked):
         values[_UNSET_CADENCE] = DEFAULT_EVERY_N_EPOCHS
@@ -84,7 +84,7 @@ def resolve(kind: ScanKind, given: Mapping[str, Any], config_file: Path | None =
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file with the sections that `--print-config` writes; returns field name -> value."""
+    """Read a YAML file in the format of `--print-config`; returns field name -> value."""
     import yaml
 
     if not path.is_file():
@@ -142,7 +142,7 @@ def _hint(name: str, known: Mapping[str, object]) -> str:
 
 
 def _value_type(cls: type, option: Field[Any]) -> tuple[type, bool, bool]:
-    """Return (type of one value, whether the field holds several, whether it accepts None)."""
+    """Return (type of a value, whether the field holds several values, whether it accepts None)."""
     hint, optional = _hint_of(cls, option)
     if get_origin(hint) is Literal:
         return str, False, optional
@@ -168,9 +168,9 @@ class Arguments:
     """An argparse parser generated from config classes.
 
     Args:
-        description: What the script does.
+        description: First line of `--help`.
         sections: Dataclasses; each field with a help text becomes a flag.
-        aliases: Second names of flags: alias -> field name.
+        aliases: Alternative flag names: alias -> field name.
     """
 
     def __init__(self, description: str, sections: Iterable[type], aliases: Mapping[str, str] | None = None) -> None:
@@ -189,7 +189,7 @@ class Arguments:
                     self._add(cls, option)
 
     def add_general(self) -> None:
-        """Add the flags that every training has: settings file and checks."""
+        """Add the flags common to all training scripts: settings file and checks."""
         self._names |= {"config", "print_config", "dry_run"}
         general = self._parser.add_argument_group("Settings file and checks")
         general.add_argument("--config", type=Path, default=None, metavar="YAML", help="read settings from this file")
@@ -244,7 +244,7 @@ class Arguments:
         return token
 
     def fail(self, message: str) -> NoReturn:
-        """Print one line and exit with 2."""
+        """Print an error message and exit with 2."""
         self._parser.exit(2, f"{self._parser.prog}: error: {message}\n")
 
 

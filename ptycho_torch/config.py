@@ -1,7 +1,7 @@
 """Settings of a training run: four frozen groups, checked on construction, before any data is read.
 
-Each field's help text is its documentation and, through `ptycho_torch.cli`, the text of its command-line flag.
-Imports nothing heavy, so that `--help` answers at once. No other module reads the environment.
+Each field's help text is its documentation and, through `ptycho_torch.cli`, the text of its command-line flag. Free of
+heavy imports, for a fast `--help`. In this package, only this module reads settings from the environment.
 """
 
 import os
@@ -36,7 +36,7 @@ class DataConfig:
     """Data"""
 
     scan_kind: ScanKind = "raw"
-    """Raw scans or grid-lines files. Set by the script, not by a flag."""
+    """Format of the data files. Set by the script; has no flag."""
     train_data_file: Path = option(None, "NPZ file with the scan to train on (required)", metavar="NPZ")
     test_data_file: Path | None = option(
         None,
@@ -131,7 +131,7 @@ class TrainingConfig:
 
     @property
     def checkpoint_dir(self) -> Path:
-        """Absolute path of the directory of checkpoints."""
+        """Absolute path of the checkpoint directory."""
         return self.output_dir.absolute() / "checkpoints"
 
     @property
@@ -141,13 +141,13 @@ class TrainingConfig:
             return None
         if self.resume != "last":
             return Path(self.resume)
-        found = self.checkpoint_dir.glob("last*.ckpt")  # a second run beside the first writes last-v1.ckpt
+        found = self.checkpoint_dir.glob("last*.ckpt")  # a second run in the same directory writes last-v1.ckpt
         return max(found, key=lambda path: path.stat().st_mtime, default=self.checkpoint_dir / "last.ckpt")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """Where and how Lightning trains, and where metrics go."""
+    """Lightning Trainer and metrics logger."""
 
     accelerator: Accelerator = option("auto", "device to train on")
     devices: str = option(
@@ -223,7 +223,7 @@ def check_tracking_uri(uri: str, source: str) -> None:
 
 
 def credentials_found(uri: str) -> list[str]:
-    """Names of the places where MLflow finds credentials for a server, never their values."""
+    """Return the names of the sources from which MLflow takes credentials for a server, never their values."""
     found = [name for name in _CREDENTIALS if os.environ.get(name)]
     return [*found, "the tracking URI"] if without_credentials(uri) != uri else found
 
@@ -272,7 +272,7 @@ class RunConfig:
         return (self.training.output_dir.absolute() / "mlruns").as_uri() if local else None
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Settings as nested plain values (paths as text, tuples as lists) for YAML, without credentials in URIs."""
+        """Return the settings as nested plain values for YAML (text, lists), without credentials in URIs."""
         plain: dict[str, dict[str, Any]] = {
             section: {k: _plain(v) for k, v in values.items()} for section, values in asdict(self).items()
         }
@@ -281,7 +281,7 @@ class RunConfig:
         return plain
 
     def as_yaml(self) -> str:
-        """Settings as YAML text that `--config` reads."""
+        """Return the settings as YAML text for `--config`."""
         import yaml
 
         text: str = yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)

@@ -1,4 +1,4 @@
-"""Command line of the reconstruction from a checkpoint. Imports nothing heavy."""
+"""Command line of the reconstruction from a checkpoint. Free of heavy imports."""
 
 import logging
 import warnings
@@ -10,12 +10,12 @@ from ptycho_torch.cli import Arguments
 from ptycho_torch.inference_config import InferenceConfig
 
 _INCOMPLETE = 1
-"""Exit code if a picture failed."""
+"""Exit code if an artifact failed."""
 _ADVICE = (".*srun. command is available", ".*isinstance.treespec, LeafSpec", ".*does not have many workers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, reconstruct, print the metrics; returns the exit code. Invalid settings and data exit with 2."""
+    """Parse, reconstruct and print the metrics; returns the exit code. Invalid settings or data exit with 2."""
     arguments = Arguments("Reconstruct a scan with a trained network: pictures, arrays and numbers.", [InferenceConfig])
     given = arguments.parse(argv)
     try:
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's advice, which concerns trainings and would clutter the printed metrics."""
+    """Silence Lightning's hints about training, which would clutter the printed metrics."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Settings of the reconstruction from a checkpoint. Imports nothing heavy."""
+"""Settings of the reconstruction from a checkpoint. Free of heavy imports."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -9,7 +9,7 @@ from recon_worker.settings import MAX_AUTO_DEPTH, MAX_DEPTH, Overflow
 from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
 
 DEFAULT_EVERY_N_EPOCHS = 5
-"""Logging interval if another recon-log setting switches logging on."""
+"""Logging interval if only other recon-log settings are given, which enables logging."""
 _RECON = "Reconstruction logging (MLflow; each flag also with the prefix --torch-)"
 
 

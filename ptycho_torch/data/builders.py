@@ -1,4 +1,4 @@
-"""Builds datasets from data files that were read: grouping, labels, amplitude scale and geometry per kind of scan."""
+"""Builds datasets from loaded data files: grouping, labels, amplitude scale and geometry per kind of scan."""
 
 import warnings
 from dataclasses import replace
@@ -26,7 +26,7 @@ _TRAIN_NOT_STITCHED = (
 
 
 def raw_dataset(scan: RawScan, *, gridsize: int, constants: Normalisation, source: str) -> PtychoDataset:
-    """Build the samples of a raw scan: one per pattern, grouped with its nearest neighbours at gridsize 2.
+    """Build the samples of a raw scan: one per pattern; at gridsize 2, grouped with its nearest neighbours.
 
     Raises:
         DataError: The scan has fewer patterns than a group.
@@ -87,7 +87,7 @@ def grid_dataset(
 
 
 def _stitched_px(n_px: int) -> int:
-    """Return the side of the stitched centre crop: half a patch, as the network's heads predict, rounded to even."""
+    """Return the side of the stitched centre crop: half a patch, the support of the network's heads, made even."""
     return n_px // 4 * 2
 
 
@@ -111,7 +111,7 @@ def _raw_truth(scan: RawScan) -> Truth | None:
 
 
 def _grid_geometry(data: GridLines, source: str) -> tuple[GridGeometry | None, str | None]:
-    """Return the grid of a test split, or None and the reason."""
+    """Return the grid of a test split, or None with the reason."""
     grid = grid_metadata(data.metadata, source)
     n, channels, n_px, _ = data.diffraction.shape
     needed = {"outer_offset_test": grid.outer_offset_test, "nimgs_test": grid.nimgs_test, "offset": grid.offset}
@@ -174,7 +174,7 @@ def _grid_truth(data: GridLines, geometry: GridGeometry | None, objects: Complex
 
 
 def _grid_centres(data: GridLines, geometry: GridGeometry, objects: Complex64) -> Float64:
-    """(n C, 2), (x, y): where the patterns lie in their objects; `coords_offsets` is not needed."""
+    """Compute the pattern centres in their objects, (n C, 2), (x, y), without `coords_offsets`."""
     sample_px = geometry.patch_px + geometry.group_extent_px
     corners: NDArray[np.int64] = grid_corners(objects.shape[1], sample_px, geometry.tile_px)
     middles = np.tile(corners[:, ::-1], (geometry.n_objects, 1)) + geometry.patch_px // 2 + geometry.group_extent_px / 2
@@ -190,7 +190,7 @@ def _grid_amplitude_scale(
     constants: Normalisation,
     source: str,
 ) -> float:
-    """Return the factor to the object's amplitude: from units of the scaled probe (pinn), or norm_Y_I (supervised)."""
+    """Return the factor to the object's amplitude: by conservation of power (pinn), else norm_Y_I or 1."""
     physical = None
     if model_type == "pinn" and truth is not None:
         physical = physical_amplitude_scale(truth, diffraction, constants)

@@ -1,4 +1,4 @@
-"""Data of a training run: a training file and an optional test file, each read once."""
+"""Datamodule of a training run: a training file and an optional test file, each read once."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ _DEFAULT_NPHOTONS = 1e9
 
 
 class PtychoDataModule(LightningDataModule):
-    """Datasets and loaders. The training order depends on `seed` alone; loading keeps the global random state."""
+    """Datasets and loaders. The training order depends only on `seed`, not on the global random state."""
 
     def __init__(
         self,
@@ -48,12 +48,12 @@ class PtychoDataModule(LightningDataModule):
             n_px: Side of a pattern, pixels, as in the files.
             gridsize: 1 for single patterns, 2 for groups of four.
             batch_size: Samples per batch.
-            num_workers: Loading processes; 0: none.
-            nphotons: Mean photons per pattern. None: from the metadata, else the counts of a raw scan, else 1e9.
+            num_workers: Data loading processes; 0: none.
+            nphotons: Mean photons per pattern. None: from the metadata, else from the counts of a raw scan, else 1e9.
             probe_file: NPZ whose `probeGuess` replaces that of the training file.
             allow_pickled_metadata: Read metadata that older files store as a pickled string.
-            model_type: A pinn needs a probe, a supervised model needs true patches.
-            merge_neighbours: Size of the groups of neighbouring training samples; 1: samples are shuffled singly.
+            model_type: A pinn requires a probe, a supervised model true patches.
+            merge_neighbours: Size of the groups of neighbouring training samples; 1: individually shuffled samples.
             seed: Seed of the training order.
         """
         super().__init__()
@@ -67,7 +67,7 @@ class PtychoDataModule(LightningDataModule):
         self._state: dict[str, Any] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the files; further calls do nothing.
+        """Read the files; repeated calls have no effect.
 
         Raises:
             DataError: A file is invalid, or does not match the settings.
@@ -83,7 +83,7 @@ class PtychoDataModule(LightningDataModule):
         self._datasets, self._state = datasets, constants.to_state()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the constants of the training set for checkpoints: the network needs them for any other scan."""
+        """Return the training set's constants for checkpoints; applying the network to other scans requires them."""
         return self._state
 
     @property
@@ -97,7 +97,7 @@ class PtychoDataModule(LightningDataModule):
         return self._datasets.get("test")
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Return the training samples shuffled by `seed`, singly or in groups of neighbours."""
+        """Return a loader of the training samples, shuffled by `seed` individually or in groups of neighbours."""
         if self._merge_neighbours == 1:
             return self._loader(self.train_dataset, shuffle=True)
         generator = torch.Generator().manual_seed(self._seed)
@@ -105,7 +105,7 @@ class PtychoDataModule(LightningDataModule):
         return self._loader(self.train_dataset, sampler=order)
 
     def val_dataloader(self) -> DataLoader[Item] | list[DataLoader[Item]]:
-        """Return the test samples in dataset order, or an empty list without a test file."""
+        """Return a loader of the test samples in dataset order; an empty list without a test file."""
         return [] if self.test_dataset is None else self._loader(self.test_dataset)
 
     def _loader(
@@ -118,7 +118,7 @@ class PtychoDataModule(LightningDataModule):
             sampler=sampler,
             num_workers=self._num_workers,
             persistent_workers=self._num_workers > 0,
-            generator=torch.Generator().manual_seed(self._seed),  # leaves the global generator alone
+            generator=torch.Generator().manual_seed(self._seed),  # independent of the global generator
         )
 
     def _load(self, path: Path) -> RawScan | GridLines:

@@ -1,4 +1,4 @@
-"""A scan as a map-style dataset: items for the model, and the geometry and ground truth that the logging needs."""
+"""Map-style dataset of a scan: items for the model, geometry and ground truth for the logging."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -29,8 +29,8 @@ class PtychoDataset(Dataset[Item]):
     rms_scaling_constant, physics_scaling_constant: (1, 1, 1) float32.
     experiment_id: () int64, 0.
     label_amp, label_phase: (C, N, N) float32; zero where the ground truth is unknown. label_amp is in the network's
-        units: multiply by `amplitude_scale` to get the object's amplitude.
-    probe: (C, P, N, N) complex64, scaled; scale: () float32, factor that scaled it.
+        units: the object's amplitude is `amplitude_scale` times it.
+    probe: (C, P, N, N) complex64, scaled; scale: () float32, its scale factor.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class PtychoDataset(Dataset[Item]):
             coords_relative_px: (n, C, 2).
             positions_px: (n, C, 2), absolute, or None.
             constants: Constants of the training set.
-            truth: True object patch of a pattern.
+            truth: Returns the true object patch of a pattern; None: no ground truth.
             amplitude_scale: Factor from the network's amplitude to the object's.
-            geometry: How samples are stitched, with the same `amplitude_scale`.
-            geometry_skip_reason: Why `geometry` is None.
-            true_objects: One (H, W) per object of the geometry, or None.
-            stitched_truth: First object on the stitched footprint, for files that hold no whole objects.
+            geometry: Placement of the samples, with the same `amplitude_scale`.
+            geometry_skip_reason: Reason if `geometry` is None.
+            true_objects: One (H, W) array or None per object of the geometry.
+            stitched_truth: First object on the stitched footprint, for files without whole objects.
         """
         self.scan_geometry = geometry
         self.geometry_skip_reason = geometry_skip_reason
@@ -118,7 +118,7 @@ class PtychoDataset(Dataset[Item]):
 
     @property
     def n_patterns(self) -> int:
-        """M, diffraction patterns."""
+        """Number M of diffraction patterns."""
         return len(self._diffraction)
 
     def count_unlabelled(self) -> int:
@@ -164,5 +164,5 @@ class PtychoDataset(Dataset[Item]):
 
 
 def _coords(coords_px: Float64) -> Tensor:
-    """(C, 2) -> (C, 1, 2) float32."""
+    """Convert (C, 2) to (C, 1, 2) float32."""
     return torch.from_numpy(coords_px[:, None].astype(np.float32))

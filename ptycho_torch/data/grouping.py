@@ -7,7 +7,7 @@ from scipy.spatial import KDTree
 from recon_worker.snapshot.array_types import Float64
 
 _CANDIDATES = 24
-"""Number of neighbours compared. A raster has eight neighbours at two distances; ties are broken by index."""
+"""Number of candidates per pattern; enough for the ties of a raster, which has eight neighbours at two distances."""
 _DISTANCE_DIGITS = 6
 
 
@@ -16,13 +16,13 @@ def nearest_groups(positions_px: Float64, group_size: int) -> NDArray[np.int64]:
 
     Args:
         positions_px: (M, 2), any order of axes.
-        group_size: C, patterns of a group.
+        group_size: C, patterns per group.
 
     Returns:
         (M, C) indices; column 0 is the pattern itself, then nearest first, ties by index.
 
     Raises:
-        ValueError: There are fewer patterns than a group has.
+        ValueError: The scan has fewer patterns than `group_size`.
     """
     count = len(positions_px)
     if count < group_size:

@@ -1,4 +1,4 @@
-"""Training order in which neighbours on the object follow each other."""
+"""Training order that keeps neighbours on the object together."""
 
 import math
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ def neighbour_groups(positions_px: Float64, group_size: int, angle_rad: float) -
     Args:
         positions_px: (n, 2).
         group_size: Samples per group; the last group holds the remainder.
-        angle_rad: Rotation of the field before it is halved; other angles give other groups.
+        angle_rad: Rotation of the field before halving; different angles yield different groups.
 
     Returns:
         Sample indices per group; each sample is in exactly one group.
@@ -51,4 +51,4 @@ class NeighbourSampler(Sampler[int]):
         *whole, last = neighbour_groups(self._positions_px, self._group_size, angle)
         for group in torch.randperm(len(whole), generator=self._generator).tolist():
             yield from whole[group].tolist()
-        yield from last.tolist()  # last, because it may be short: no batch then starts inside a group
+        yield from last.tolist()  # last, as it may be short: no batch starts inside a group

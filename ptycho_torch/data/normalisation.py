@@ -1,7 +1,7 @@
-"""Factors between a data file's units and the network's, for diffraction, probe and object amplitude.
+"""Scale factors between the units of a data file and of the network: diffraction, probe, object amplitude.
 
-The network's amplitude head is a sigmoid. In its units a transparent object is near 0.8: patterns have a mean total
-power of (N/2)^2, and the probe has 1.25^2 times that power.
+The network's amplitude head is a sigmoid. In its units, a transparent object has an amplitude near 0.8: patterns have a
+mean total power of (N/2)^2, and the probe has 1.25^2 times that power.
 """
 
 import math
@@ -32,16 +32,16 @@ class Normalisation:
     probe: Complex64
     """(P, N, N), scaled: sum |P / 4|^2 = (1.25 N/2)^2 over all modes."""
     probe_factor: float
-    """Factor that scaled the probe."""
+    """Scale factor applied to the probe."""
 
     def to_state(self) -> dict[str, Any]:
-        """Return plain numbers and a tensor, for checkpoints that are read without unpickling."""
+        """Return plain numbers and a tensor, for checkpoints that load with `weights_only=True`."""
         numbers = {name: float(getattr(self, name)) for name in ("rms", "physics", "probe_factor")}
         return {**numbers, "probe": torch.from_numpy(self.probe)}
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any]) -> "Normalisation":
-        """Restore the result of `to_state`. Raises KeyError, TypeError, ValueError or AttributeError otherwise."""
+        """Restore from `to_state`. Invalid states raise KeyError, TypeError, ValueError or AttributeError."""
         numbers = {name: float(state[name]) for name in ("rms", "physics", "probe_factor")}
         return cls(**numbers, probe=state["probe"].numpy().astype(np.complex64))
 

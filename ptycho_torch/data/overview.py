@@ -1,4 +1,4 @@
-"""Summary of a data file, in numbers that its owner can recognise."""
+"""Summary of a data file in key figures that its owner can verify."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from recon_worker.snapshot.array_types import Complex64
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """Key figures of a scan as the training uses it."""
+    """Key figures of a scan as used in training."""
 
     samples: int
     patterns: int
@@ -23,9 +23,9 @@ class Overview:
     probe_px: float | None
     """`probe_diameter_px` of the probe in use; None without a probe."""
     photons: float
-    """Mean photons per pattern, as the loss sees them."""
+    """Mean photons per pattern, as used by the loss."""
     photons_stated: bool
-    """Whether `photons` comes from a given number; else from the file's units, taken as sqrt(counts)."""
+    """Whether the photon number was stated; otherwise the file's units are taken as sqrt(counts)."""
     patterns_with_truth: int
 
     @property
@@ -36,7 +36,7 @@ class Overview:
         return max(0.0, 1 - self.step_px / self.probe_px)
 
     def describe(self, name: str, source: object) -> list[str]:
-        """Return lines for the terminal; `name` is the file's role in the training."""
+        """Return lines for the terminal; `name` is the role of the file in the training."""
         n_px, stated = self.n_px, "stated" if self.photons_stated else "if the file holds sqrt(counts)"
         truth = f"for {self.patterns_with_truth} of {self.patterns} patterns" if self.patterns_with_truth else "none"
         probe = "none" if self.probe_px is None else f"{self.probe_px:.3g} px in diameter"
@@ -59,10 +59,10 @@ class Overview:
 
 
 def probe_diameter_px(probe: Complex64) -> float | None:
-    """Return the diameter of the uniform disc that is as concentrated as a probe, (P, N, N).
+    """Return the effective diameter of a probe, (P, N, N): that of the uniform disc with the same effective area.
 
     Area A = (sum I)^2 / sum I^2 with I = sum_p |P_p|^2, diameter sqrt(4 A / pi): exact for a disc, four standard
-    deviations for a Gaussian, as in ISO 11146. None for a uniform array, which stands for no probe.
+    deviations for a Gaussian, as in ISO 11146. None for a uniform array, the placeholder for a missing probe.
     """
     intensity = np.sum(np.abs(probe.astype(np.complex128)) ** 2, axis=0)
     if not np.ptp(intensity):

@@ -1,8 +1,8 @@
-"""Cuts patches out of an object at sub-pixel positions. Positions are (x, y) of centres, index n // 2.
+"""Cuts patches from an object at sub-pixel positions: centres, (x, y), at index n // 2.
 
-Interpolates with a polynomial of degree five through the six nearest pixels (Lagrange; Abramowitz & Stegun 25.2). A
-phase ramp of 1 rad per pixel keeps its amplitude within 0.5 %; bilinear interpolation, which averages two phasors,
-reduces it by 12 %. Unlike a spline it has finite support, so non-finite pixels of an object affect only neighbours.
+Interpolates with a polynomial of degree five through the six nearest pixels (Lagrange; Abramowitz & Stegun 25.2), which
+preserves the amplitude of a phase ramp of 1 rad per pixel within 0.5 %; bilinear interpolation, which averages two
+phasors, reduces it by 12 %. Unlike splines it has finite support: non-finite object pixels affect only neighbours.
 """
 
 import math
@@ -17,7 +17,7 @@ NODES = range(-2, 4)
 
 
 def cut_patch(object_: Complex64, centre_px: Float64, n_px: int) -> Complex64 | None:
-    """Cut the patch around a position: interpolated between pixels, exact at integer positions.
+    """Cut the patch around a position, interpolating between pixels; exact at integer positions.
 
     Args:
         object_: (H, W) complex64. Extended beyond its edges by odd reflection, which preserves a slope.
@@ -25,7 +25,7 @@ def cut_patch(object_: Complex64, centre_px: Float64, n_px: int) -> Complex64 | 
         n_px: Side of the patch.
 
     Returns:
-        (n, n) complex64, or None if the patch does not lie inside the object.
+        (n, n) complex64; None if the patch extends beyond the object.
     """
     corner = np.asarray(centre_px, np.float64)[::-1] - n_px // 2
     whole = np.floor(corner).astype(int)
@@ -47,7 +47,7 @@ def lagrange_weights(fraction: float) -> list[float]:
 
 
 def _part(image: NDArray[np.complexfloating], axis: int, start: int, stop: int) -> NDArray[np.complexfloating]:
-    """Slice from `start` to `stop` along an axis; both may lie a few pixels outside."""
+    """Slice from `start` to `stop` along an axis; both may be a few pixels outside the image."""
     lines = np.moveaxis(image, axis, 0)
     missing = (max(0, -start), max(0, stop - len(lines)))
     lines = lines[max(0, start) : stop]

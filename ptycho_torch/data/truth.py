@@ -1,7 +1,7 @@
 """Ground truth of a pattern: its true object patch, computed on demand.
 
-A truth is called with a pattern's index and returns amplitude (N, N) float32, in the object's own units, and phase
-(N, N) float32, radians; or None if the ground truth is unknown.
+A `Truth` takes the index of a pattern and returns amplitude (N, N) float32, in the object's units, and phase (N, N)
+float32, radians; None if the ground truth is unknown.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ _DARK = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectTruth:
-    """Patches cut out of whole objects at sub-pixel positions."""
+    """Patches cut from whole objects at sub-pixel positions."""
 
     objects: Complex64
     """(K, H, W)"""
@@ -33,7 +33,7 @@ class ObjectTruth:
     """Side of a patch."""
 
     def __call__(self, index: int) -> Patch | None:
-        """Return the patch; None if it leaves the object or is not finite."""
+        """Return the patch; None if it extends beyond the object or is not finite."""
         patch = cut_patch(self.objects[self.object_index[index]], self.positions_px[index], self.n_px)
         return None if patch is None else _polar(patch)
 
@@ -53,7 +53,7 @@ class PatchTruth:
 
 @dataclass(frozen=True, kw_only=True)
 class IlluminatedTruth:
-    """Patches from the amplitude behind the object, divided by the probe where it is bright; 0 elsewhere."""
+    """Patches from the amplitude behind the object, divided by the probe where it is bright and 0 elsewhere."""
 
     amp_illuminated: Float32
     """(M, N, N) abs(O / norm * P)."""

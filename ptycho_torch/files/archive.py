@@ -1,7 +1,7 @@
-"""Reads and writes NPZ files. Input is untrusted: checked before it is read, never unpickled.
+"""Reads and writes NPZ files. Input is untrusted: checked before it is read, and never unpickled.
 
-The header of a member is compared with the member's size, so that no header can make the reader allocate more than
-the file holds. The one exception to "no pickle" is a string in a 0-d object array, on request (`Archive.read_text`).
+The header of each member is compared with the member's size, so that a forged header cannot cause a larger allocation.
+The only exception to "no pickle" is a string in a 0-d object array, on request (`Archive.read_text`).
 """
 
 import io
@@ -27,7 +27,7 @@ _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImp
 
 
 class DataError(ValueError):
-    """Invalid data file. The message says what was found, what is allowed and what to do."""
+    """Invalid data file. The message states what was found, what is allowed and the remedy."""
 
 
 class Archive:
@@ -51,7 +51,7 @@ class Archive:
         """Read the array of a key.
 
         Raises:
-            DataError: The array is missing, damaged or pickled, or its header disagrees with the size of the member.
+            DataError: The array is missing, damaged or pickled, or its header contradicts the size of the member.
         """
         with self._open(key) as member:
             shape, dtype = self._header(key, member)
@@ -91,7 +91,7 @@ class Archive:
             )
         try:
             value = _TextUnpickler(io.BytesIO(member.read(_MAX_PICKLED_TEXT_BYTES))).load()
-        except Exception as error:  # pickle raises whatever the bytes make it raise
+        except Exception as error:  # a malformed pickle can raise any exception
             raise self.error(key, f"cannot be unpickled as a string ({error}). Save it as a plain string.") from error
         if not isinstance(value, _Cell) or not isinstance(value.value, str):
             raise self.error(key, "the pickled object is not a string. Save a plain string.")
@@ -162,7 +162,7 @@ def _write(file: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 class _Cell:
-    """Stand-in for numpy's array while unpickling: keeps the single element and builds nothing."""
+    """Stand-in for a NumPy array while unpickling: keeps only the single element."""
 
     value: object = None
 
@@ -176,7 +176,7 @@ class _Cell:
 
 
 class _TextUnpickler(pickle.Unpickler):
-    """Resolves only the three names that a pickled 0-d object array needs, all to `_Cell`."""
+    """Resolves only the three names used by a pickled 0-d object array, all to `_Cell`."""
 
     def find_class(self, module: str, name: str) -> type[_Cell]:
         """Reject every other name before it is imported."""

@@ -1,4 +1,4 @@
-"""Reads one key of a data file into a checked array. Optional keys that are absent return None."""
+"""Reads single keys of a data file as checked arrays; optional keys return None if absent."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def read_numbers(archive: Archive, key: str, *, kinds: str = "fiub") -> NDArray[
 
 
 def finite(archive: Archive, key: str, array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
-    """Convert to `dtype`. Raises DataError if a value is not finite, before or after."""
+    """Convert to `dtype`. Raises DataError if a converted value is not finite."""
     with np.errstate(over="ignore"):
         converted = array.astype(dtype, copy=False)
     bad = np.count_nonzero(~np.isfinite(converted))
@@ -31,7 +31,7 @@ def finite(archive: Archive, key: str, array: NDArray[Any], dtype: type[np.gener
 
 
 def as_amplitude(archive: Archive, key: str, array: NDArray[Any]) -> Float32:
-    """Convert amplitude to contiguous float32. Raises DataError if it is negative, not finite or all zero."""
+    """Convert amplitude to contiguous float32. Raises DataError if it is negative, not finite, empty or all zero."""
     amplitude: Float32 = np.ascontiguousarray(finite(archive, key, array, np.float32))
     if not amplitude.size or not amplitude.any():
         raise archive.error(key, f"has shape {amplitude.shape} and no signal. Give measured patterns.")

@@ -1,7 +1,7 @@
 """Parses, checks and writes `_metadata`, the JSON text of a data file.
 
 Its sections (`physics_parameters`, `training_parameters`, `additional_parameters`, ...) describe the scan. Only numbers
-are used; no string in it is ever used as a path.
+are used; no string is ever interpreted as a path.
 """
 
 import json
@@ -22,19 +22,19 @@ _SCHEMA_VERSION = "1.0"
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """Metadata of a data file; None for entries that are missing."""
+    """Metadata of a data file; missing entries are None."""
 
     nphotons: float | None = None
     """Mean photons per pattern."""
     gridsize: int | None = None
-    """Patterns of a sample along one side."""
+    """Patterns per side of a sample."""
     n_px: int | None = None
     """Side of a pattern, pixels."""
     raw: Mapping[str, Any] = field(default_factory=dict)
     """The whole JSON object."""
 
     def entry(self, name: str) -> object:
-        """Return the value of a name from the first section that has it; None if none does."""
+        """Return the value of a name from the first section that has it, else None."""
         for section in _SECTIONS:
             values = self.raw.get(section)
             if isinstance(values, dict) and name in values:
@@ -42,13 +42,13 @@ class Metadata:
         return None
 
     def has(self, name: str) -> bool:
-        """Whether any section has the name."""
+        """Return whether any section has the name."""
         return any(isinstance(s := self.raw.get(section), dict) and name in s for section in _SECTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridMetadata:
-    """Scan grid of a grid-lines file. None: the file's value is not a whole number."""
+    """Scan grid of a grid-lines file; None for values that are not whole numbers."""
 
     size: int | None = 392
     """Side of an object, pixels."""
@@ -98,7 +98,7 @@ def dump_metadata(
 
 
 def grid_metadata(metadata: Metadata, source: str) -> GridMetadata:
-    """Return the grid entries. Missing entries get the format's defaults, with a UserWarning."""
+    """Return the grid entries; missing entries take the format's defaults, with a UserWarning."""
     entries: dict[str, int | None] = {}
     for name, default in vars(GridMetadata()).items():
         if metadata.has(name):

@@ -1,7 +1,7 @@
-"""Loads the two kinds of data file, raw scans and grid lines, in every layout in use.
+"""Loads the two kinds of data files, raw scans and grid lines, in all layouts in use.
 
 `load_raw_scan` and `load_grid_lines` return checked arrays (shapes, dtypes, finite values) or raise a DataError that
-names file and key. `archive` turns bytes into arrays.
+names the file and the key. `archive` decodes the arrays.
 """
 
 import warnings
@@ -63,22 +63,22 @@ class GridLines:
     coords_relative_px: Float64
     """(n, C, 2), (x, y), sign -(x - mean); zero at C = 1."""
     centres_px: Float64 | None
-    """(n, C, 2), (x, y). Wrong in training files, where the patterns are shuffled but these are not."""
+    """(n, C, 2), (x, y). Invalid in training files, which shuffle the patterns but not the centres."""
     objects: Complex64 | None
     """(nimgs, H, W) whole objects."""
     ground_truth: Complex64 | None
-    """(H', W') the first test object on the stitched footprint."""
+    """(H', W') first test object on the stitched footprint."""
     norm_Y_I: float | None  # noqa: N815  the format's name
     """Divisor of the object's amplitude."""
     probe: Complex64 | None
     """(P, N, N) probe modes to reconstruct with."""
     probe_simulated: Complex64 | None
-    """(P, N, N) probe modes that produced the patterns, if stored separately."""
+    """(P, N, N) probe modes that generated the patterns, if stored separately."""
     metadata: Metadata
 
 
 def load_scan(path: Path, kind: ScanKind, *, allow_pickled_metadata: bool = False) -> RawScan | GridLines:
-    """Read a file of the given format. Raises DataError as `load_raw_scan` and `load_grid_lines` do."""
+    """Read a file of the given format. Raises DataError as `load_raw_scan` and `load_grid_lines`."""
     if kind == "raw":
         return load_raw_scan(path, allow_pickled_metadata=allow_pickled_metadata)
     return load_grid_lines(path, allow_pickled_metadata=allow_pickled_metadata)
@@ -112,7 +112,7 @@ def load_raw_scan(path: Path, *, allow_pickled_metadata: bool = False) -> RawSca
 
 
 def load_grid_lines(path: Path, *, allow_pickled_metadata: bool = False) -> GridLines:
-    """Read a grid-lines NPZ; returns arrays channel first and positions as (x, y).
+    """Read a grid-lines NPZ; returns channel-first arrays and positions as (x, y).
 
     Raises:
         DataError: The file is damaged, or its arrays do not match.
@@ -205,7 +205,7 @@ def _scan_index(archive: Archive, n_patterns: int) -> NDArray[np.int64] | None:
 
 
 def _channels_first(archive: Archive, key: str, shape: tuple[int, ...] | None) -> NDArray[Any]:
-    """(n, N, N, C) or (n, N, N) -> (n, C, N, N)."""
+    """Read (n, N, N, C) or (n, N, N) as (n, C, N, N)."""
     array = read_numbers(archive, key)
     channels = np.moveaxis(array[..., None] if array.ndim == 3 else array, -1, 1)
     fits = channels.ndim == 4 and channels.shape[2] == channels.shape[3] and channels.shape[1] in (1, 4)
@@ -224,7 +224,7 @@ def _optional_channels(archive: Archive, key: str, shape: tuple[int, ...]) -> Fl
 
 
 def _coords(archive: Archive, key: str, shape: tuple[int, ...]) -> Float64 | None:
-    """(n, 1, 2, C) -> (n, C, 2) in stored order; a last axis of length 1 applies to every channel."""
+    """Read (n, 1, 2, C) as (n, C, 2), in stored order; a last axis of length 1 applies to every channel."""
     if key not in archive.keys:
         return None
     array = finite(archive, key, read_numbers(archive, key), np.float64)

@@ -1,6 +1,6 @@
-"""Plausibility checks for arrays of valid shape: are positions in pixels, are amplitudes really counts?
+"""Plausibility checks for arrays of valid shape: positions in pixels, amplitudes rather than counts.
 
-A wrong unit passes every check of shape and type: positions in metres put all patches on one pixel, positions in
+Wrong units pass every check of shape and type: positions in metres place all patches on one pixel, positions in
 nanometres scatter them, and a network trains on either. docs/data-formats.md states the criteria.
 """
 
@@ -15,12 +15,12 @@ from recon_worker.snapshot.array_types import Complex64, Float64
 
 _MIN_FIELD_PX = 1.0
 _DENSE_STEP = 1 / 200
-"""Fraction of a patch's side: in a field below half a patch, a smaller step cannot be in pixels."""
+"""Minimum step, as a fraction of a patch's side, of a field smaller than half a patch."""
 _FAR_STEP = 2
-"""Patch sides: neighbours further apart do not overlap."""
+"""Maximum step, in patch sides; neighbours further apart do not overlap."""
 _EMPTY_CANVAS_PX = 2**28
 _EMPTY_CANVAS_RATIO = 16
-"""Maximum ratio of a canvas above that size to the total area of its patches."""
+"""Maximum ratio of canvas area to total patch area, for canvases above that size."""
 _UNITS = ((2e-3, "metres"), (0.2, "millimetres"), (np.inf, "micrometres"))
 """Upper limits of a field and its likely unit: metres (up to 2 mm), millimetres (up to 0.2 mm), else micrometres."""
 _CONVERT = (
@@ -30,7 +30,7 @@ _CONVERT = (
 
 
 def step_px(positions_px: Float64) -> float:
-    """Return the median distance of positions, (M, 2), to the nearest different position; 0 if all are equal."""
+    """Return the median distance of positions, (M, 2), to their nearest distinct neighbour; 0 if all are equal."""
     places = np.unique(positions_px, axis=0)
     if len(places) < 2:
         return 0.0
@@ -50,7 +50,7 @@ def check_positions(archive: Archive, positions: Float64, object_: Complex64 | N
 
 
 def check_group(archive: Archive, key: str, coords: Float64, n_px: int) -> None:
-    """Raise DataError unless positions within samples of a grid-lines file, (n, C, 2), are plausible in pixels."""
+    """Raise DataError unless the positions within grid-lines samples, (n, C, 2), are plausible in pixels."""
     extent = float(np.ptp(coords, axis=1).max()) if coords.shape[1] > 1 and coords.size else None
     if extent is not None and not _MIN_FIELD_PX <= extent <= n_px:
         raise archive.error(
@@ -61,7 +61,7 @@ def check_group(archive: Archive, key: str, coords: Float64, n_px: int) -> None:
 
 
 def counts_notice(stored: NDArray[Any]) -> str | None:
-    """Return a notice if patterns look like counts: integers, some above 1, where sqrt matters."""
+    """Return a notice if patterns look like counts: whole numbers, some above 1 (0 and 1 equal their sqrt)."""
     if stored.max() <= 1 or not all(np.array_equal(one, np.rint(one)) for one in stored):
         return None
     return (
@@ -71,7 +71,7 @@ def counts_notice(stored: NDArray[Any]) -> str | None:
 
 
 def _check_reach(archive: Archive, positions: Float64, shape: tuple[int, ...], n_px: int, found: str) -> None:
-    """Check the reach: a patch may overhang the object; a centre beyond a patch means another coordinate system."""
+    """Check that centres lie at most a patch outside the object; further out, the coordinate system differs."""
     size = np.array(shape[::-1], np.float64)
     swapped = _overhang(positions[:, ::-1], size)
     if _overhang(positions, size).max() > 0 and swapped.max() <= -(n_px // 2):

@@ -1,7 +1,7 @@
 """`PtychoLightningModule`: network, physics and loss in one trainable module.
 
-Signatures and batch layout follow the PtychoPINN conventions, so that the logging callback serves modules of either
-project. `validation_step` returns its predictions, so that logging them costs no extra forward pass.
+Signatures and batch layout follow the PtychoPINN conventions, so that the logging callback works with modules of either
+project. `validation_step` returns its predictions, which saves the logging an extra forward pass.
 """
 
 import math
@@ -23,7 +23,7 @@ _log = message_log(__name__)
 _EPOCHS_TO_DIFFER, _LEAST_DIFFERENCE = 3, 0.02
 """From this epoch on, predictions of different patterns should differ by at least this fraction."""
 _SATURATED, _MOST_SATURATED = 0.99 * math.pi, 0.5
-"""Phases beyond this have almost no gradient; a larger share of them triggers a warning."""
+"""Magnitude above which a phase has almost no gradient, and the share of such phases that triggers a warning."""
 
 _LAST_STEP_SIZE = 0.02
 """Final value of the cosine, relative to the learning rate."""
@@ -38,15 +38,15 @@ class PtychoLightningModule(LightningModule):
     Args:
         n_px: N, side of a pattern: 64, 128 or 256.
         gridsize: C = gridsize^2 patterns per sample; 2 merges them into one object before propagating.
-        model_type: Whether the loss compares diffraction (pinn) or objects (supervised).
-        loss: Loss of the pinn.
-        probe_big: Also predict the border of N/4.
+        model_type: Quantity that the loss compares: diffraction (pinn) or objects (supervised).
+        loss: Loss of model_type pinn.
+        probe_big: Whether to predict the border of N/4 as well.
         n_filters_scale: Width of the network.
         learning_rate: Learning rate of Adam.
         warmup_steps: Steps over which the learning rate rises linearly to its value; 0: no warm-up.
-        lr_schedule: Schedule after the warm-up; "cosine" needs a Trainer that knows its last step.
+        lr_schedule: Schedule after the warm-up; "cosine" requires a Trainer with a known number of steps.
         merge_neighbours: Number of consecutive samples whose predicted patches are averaged where they overlap, in the
-            training loss only; 1: off. The sampler must order neighbours consecutively.
+            training loss only; 1: off. Requires a sampler that orders neighbours consecutively.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class PtychoLightningModule(LightningModule):
             input_scale: (B, 1, 1, 1), factor from the data's units to a mean total power of (N/2)^2.
             output_scale: (B, 1, 1, 1), divides the predicted diffraction back into the data's units.
             experiment_ids: (B,), unused.
-            neighbours_px: (B, 1, 1, 2), absolute positions: merges `merge_neighbours` patches before propagation.
-                Amplitude and phase are returned unmerged.
+            neighbours_px: (B, 1, 1, 2), absolute positions. If given, `merge_neighbours` patches are merged before
+                propagation; the returned amplitude and phase are unmerged.
 
         Returns:
             Diffraction amplitude (B, C, N, N) in the data's units, or the supervised object, (B, C, N, N) complex64;
@@ -134,7 +134,7 @@ class PtychoLightningModule(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Warn once if the network predicts one patch for all patterns, or saturated phases of +-pi."""
+        """Warn once if the network predicts the same patch for all patterns, or phases saturated at +-pi."""
         if self.current_epoch + 1 < _EPOCHS_TO_DIFFER or self._has_warned or not self.trainer.is_global_zero:
             return
         difference, saturated = float(self._difference), float(self._saturated)
@@ -200,13 +200,13 @@ def _observed(fields: Mapping[str, Tensor]) -> Tensor:
 
 
 def _deviance(pred: Tensor, fields: Mapping[str, Tensor]) -> Tensor:
-    """Compute the deviance, which is comparable between files, unlike `val_loss`."""
+    """Compute the deviance; unlike `val_loss` it is comparable between files."""
     scale = fields["physics_scaling_constant"]
     return losses.poisson_deviance(pred * scale, _observed(fields) * scale)
 
 
 def relative_difference(amp: Tensor, phase: Tensor) -> Tensor:
-    """Return how much the objects of a batch differ, relative to their rms amplitude; NaN for a single one.
+    """Return the rms difference between the objects of a batch, relative to their rms amplitude; NaN for one object.
 
     Args:
         amp: (B, C, N, N).
@@ -220,7 +220,7 @@ def relative_difference(amp: Tensor, phase: Tensor) -> Tensor:
 
 
 def saturated_share(phase: Tensor) -> Tensor:
-    """Return the share of saturated pixels of pi tanh in the central half of phases, (B, C, N, N), radians."""
+    """Return the share of pixels at which pi tanh saturates, in the central half of phases (B, C, N, N), radians."""
     quarter = phase.shape[-1] // 4
     return (phase[..., quarter:-quarter, quarter:-quarter].abs() > _SATURATED).float().mean()
 

@@ -1,4 +1,4 @@
-"""Losses between predicted and measured diffraction amplitude and between object and label; Poisson deviance.
+"""Losses between predicted and measured diffraction amplitude, or between object and label; Poisson deviance.
 
 Each loss reduces a sample to one number by a sum (Poisson, supervised) or a mean (MAE) over its patches and pixels.
 """
@@ -30,12 +30,12 @@ def poisson_nll(pred_amp: Tensor, obs_amp: Tensor) -> Tensor:
 
 
 def mean_absolute_error(pred_amp: Tensor, obs_amp: Tensor) -> Tensor:
-    """Compute the mean |pred - obs| per sample: (B, C, N, N) twice -> (B,)."""
+    """Compute the mean |pred - obs| per sample, (B,), of two (B, C, N, N) amplitudes."""
     return (pred_amp - obs_amp).abs().mean((1, 2, 3))
 
 
 def normalised(per_sample: Tensor, obs_amp: Tensor) -> Tensor:
-    """Average loss / mean amplitude over the batch, so that scans of different brightness weigh the same."""
+    """Average loss / mean amplitude over the batch, so that scans of different brightness have equal weight."""
     return (per_sample / (obs_amp.mean((1, 2, 3)) + _MEAN_EPSILON)).mean()
 
 
@@ -46,7 +46,7 @@ def supervised(amp: Tensor, phase: Tensor, label_amp: Tensor, label_phase: Tenso
 
 
 def _wrapped(phase: Tensor) -> Tensor:
-    """Wrap to [-pi, pi]; angles in that range keep their value bit for bit."""
+    """Wrap to [-pi, pi]; values inside that range are unchanged, bit for bit."""
     return phase - 2 * math.pi * torch.round(phase / (2 * math.pi))
 
 
@@ -54,8 +54,8 @@ def poisson_deviance(pred_amp: Tensor, obs_amp: Tensor) -> Tensor:
     """Compute the mean Poisson deviance per detector pixel: about 1 for a perfect model and many photons per pixel.
 
     2 mean [k log(k / lambda) - (k - lambda)], lambda = pred^2, k = obs^2, photons; 2 lambda where k = 0.
-    McCullagh, Nelder, Generalized Linear Models, 2nd ed. (1989), section 2.3. Uses float64: terms of up
-    to 1e8 cancel to about 1. A metric for people, without gradient.
+    McCullagh & Nelder, Generalized Linear Models, 2nd ed. (1989), section 2.3. Uses float64: terms of up to 1e8 cancel
+    to about 1. A metric only: it has no gradient.
 
     Args:
         pred_amp: (B, C, N, N), square root of the expected photons.

@@ -3,8 +3,8 @@
     diffraction (C, N, N) -> encoder -> (256, 8, 8) -> decoder -> amplitude (C, N, N), sigmoid
                                                     -> decoder -> phase (C, N, N), pi tanh
 
-The decoders predict the object on the central N/2 x N/2, where the probe is. The border of N/4 is zero or, with
-`probe_big`, predicted by a second, unbounded branch, for probes that extend beyond the centre.
+The decoders predict the object on the central N/2 x N/2, which the probe illuminates. The border of N/4 is zero or,
+with `probe_big`, predicted by a second, unbounded branch, for probes that extend beyond the centre.
 Attention: CBAM, Woo et al., ECCV 2018 (arXiv:1807.06521). Network: Hoidn et al., Sci. Rep. 13, 22789 (2023).
 """
 
@@ -21,19 +21,19 @@ _DEEPEST_FILTERS = 128
 """Filters of the deepest encoder block per unit of n_filters_scale."""
 _ATTENTION_REDUCTION = 16
 _HEAD_GAIN = 0.1
-"""Gain of the last convolution of a head: small, so that the object starts uniform and phases far from saturation."""
+"""Gain of the last convolution of a head; small, for a uniform initial object far from phase saturation."""
 _TRANSPARENT_CENTRE, _TRANSPARENT_BORDER = math.log(4), 1.07
 """Arguments at which sigmoid and SiLU are 0.8, the amplitude of a transparent object in the network's units."""
 
 
 def encoder_filters(n_px: int, channels: int, n_filters_scale: int) -> list[int]:
-    """Return the channel counts of the encoder: halves the image to 8 px and doubles the filters to 128 * scale."""
+    """Return the encoder's channel counts: blocks halve the image down to 8 px and double filters to 128 * scale."""
     depth = int(math.log2(n_px // _BOTTLENECK_PX))
     return [channels, *(n_filters_scale * _DEEPEST_FILTERS // 2**k for k in reversed(range(depth)))]
 
 
 def decoder_filters(n_px: int, n_filters_scale: int) -> list[int]:
-    """Return the channel counts of a decoder: from 8 px to N/2, ending at 32 * scale filters."""
+    """Return a decoder's channel counts: from 8 px to N/2, down to 32 * scale filters."""
     ups = int(math.log2(n_px // _BOTTLENECK_PX)) - 1
     deepest = n_filters_scale * _DEEPEST_FILTERS
     return [deepest, *(min(deepest, n_filters_scale * 32 * 2**k) for k in reversed(range(ups)))]
@@ -100,7 +100,7 @@ class Decoder(nn.Module):
         )
 
     def begin(self, centre: float, border: float) -> None:
-        """Initialise to a nearly uniform output: the activations of these two values."""
+        """Initialise for a nearly uniform output: the activations of these two values."""
         for branch, value in ((self.centre, centre), (self.border, border)):
             last = None if branch is None else branch[-2]
             if isinstance(last, nn.Conv2d) and last.bias is not None:
@@ -127,7 +127,7 @@ class Decoder(nn.Module):
 
 
 class PiTanh(nn.Module):
-    """pi tanh(x): covers every phase once, in radians."""
+    """pi tanh(x), radians: covers every phase once."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply elementwise."""
@@ -146,10 +146,10 @@ class ObjectNetwork(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Initialise as He et al. 2015 (arXiv:1502.01852), which preserves the scale of signals through ReLU layers.
+        """Initialise as in He et al. 2015 (arXiv:1502.01852), which preserves the signal scale through ReLU layers.
 
         Gates start at 1. The object starts uniform and transparent, so that the first steps need not learn its
-        brightness: all patterns share it, and a network that learns it first loses the features that distinguish them.
+        brightness: all patterns share it, and a network that learns it first loses the features that tell them apart.
         """
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""Maps object patches to diffraction: far-field propagation, and merging of neighbouring patches.
+"""Physics from object patches to diffraction: far-field propagation, merging of neighbouring patches.
 
 Diffraction is an amplitude, the square root of the intensity. Shapes: B batch, C patches per sample, P probe
 modes, N patch side. Offsets are (x, y) = (column, row), pixels.
@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 PROBE_SCALE = 4.0
-"""Divisor of the probe in the exit wave. The datamodule scales the probe so that the object's amplitude stays below 1,
-within the range of the network's sigmoid."""
+"""Divisor of the probe in the exit wave. The datamodule scales the probe to keep the object's amplitude below 1, within
+the range of the network's sigmoid."""
 _MERGE_EPSILON = 1e-3
 _MERGE_FLOOR = 1e-6
 _NEIGHBOUR_FLOOR = 1e-3
@@ -84,7 +84,7 @@ def merge_group(objects: Tensor, coords_relative_px: Tensor, canvas_px: int, wei
 
 
 def cut_group(merged: Tensor, coords_relative_px: Tensor, n_px: int) -> Tensor:
-    """Cut the patches of a group out of their merged object.
+    """Cut the patches of a group from their merged object.
 
     Args:
         merged: (B, M, M) complex64.
@@ -103,10 +103,10 @@ def cut_group(merged: Tensor, coords_relative_px: Tensor, n_px: int) -> Tensor:
 
 
 def average_neighbours(patches: Tensor, positions_px: Tensor, probe_intensity: Tensor) -> Tensor:
-    """Replace each object patch by the weighted average of all patches that overlap it.
+    """Replace each object patch with the weighted average of all patches that overlap it.
 
-    `merge_group` with W = |P|^2 / max |P|^2 + 0.001 on a canvas that holds all patches, then `cut_group`. The canvas
-    extends at most 2 N beyond a patch at the mean position, which bounds its memory; patches farther away become 0.
+    Applies `merge_group` with W = |P|^2 / max |P|^2 + 0.001, then `cut_group`. To bound memory, the canvas extends at
+    most 2 N beyond a patch at the mean position; patches farther away become 0.
 
     Args:
         patches: (G, k, N, N) complex64, G groups of k neighbours.

@@ -1,7 +1,7 @@
-"""Simulates grid-lines data files from known objects; `raw_scan` has the physics.
+"""Simulates grid-lines data files from known objects; the physics is in `raw_scan`.
 
 Samples lie on a square grid, object after object, row by row. The training file shuffles the samples but not their
-absolute positions, as the existing files of this format do.
+absolute positions, as existing files of this format do.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from recon_worker.snapshot.array_types import Complex64, Float32
 
 @dataclass(frozen=True, kw_only=True)
 class GridPlan:
-    """Layout of a grid-lines simulation; the defaults are the format's."""
+    """Layout of a grid-lines simulation, with the defaults of the format."""
 
     gridsize: int = 1
-    """Patterns of a sample along one side, 1 or 2."""
+    """Patterns per side of a sample, 1 or 2."""
     offset: int = 4
     """Distance between the patterns of a sample, pixels."""
     outer_offset_train: int = 8
@@ -38,7 +38,7 @@ class GridPlan:
 
     @property
     def extent_px(self) -> int:
-        """Side of a sample minus that of a patch, pixels."""
+        """Extent of a sample beyond one patch, pixels."""
         return (self.gridsize - 1) * self.offset
 
 
@@ -52,11 +52,11 @@ def simulate_grid_lines(
     seed: int,
     noise: bool = True,
 ) -> tuple[Arrays, Arrays]:
-    """Simulate the training file and the test file of a grid-lines study.
+    """Simulate the training and test files of a grid-lines study.
 
     Args:
         train_objects: (nimgs, size, size) complex64.
-        test_objects: (nimgs, size, size) complex64, of the same size.
+        test_objects: (nimgs, size, size) complex64, same size.
         probe: (N, N) complex64.
         plan: Grid and grouping.
         nphotons: Mean photons per pattern, in each file.
@@ -126,20 +126,20 @@ def _grid_split(
 
 
 def _last(stack: Float32, channels: int) -> Float32:
-    """(n C, N, N) -> (n, N, N, C)."""
+    """Rearrange (n C, N, N) to (n, N, N, C)."""
     grouped = stack.reshape(-1, channels, *stack.shape[1:])
     return np.ascontiguousarray(np.moveaxis(grouped, 1, -1))
 
 
 def _shuffle(train: Arrays, rng: np.random.Generator) -> None:
-    """Shuffle the samples. `coords_offsets` keeps its order, as in the existing files of this format."""
+    """Shuffle the samples but not `coords_offsets`, as in existing files of this format."""
     order = rng.permutation(len(train["diffraction"]))
     for key in ("diffraction", "Y_I", "Y_phi", "coords_nominal", "coords_true"):
         train[key] = train[key][order]
 
 
 def _stitched_part(object_: Complex64, n_px: int, plan: GridPlan) -> Complex64:
-    """Return the part of an object that grid stitching shows: without the incomplete stride and half a patch - tile."""
+    """Crop an object to the grid's footprint: without the last incomplete stride and a rim of (patch - tile) / 2."""
     tile = plan.outer_offset_test // 2
     used = len(object_) - (len(object_) - n_px - plan.extent_px) % tile
     low = -(-(n_px - tile) // 2) + plan.extent_px // 2

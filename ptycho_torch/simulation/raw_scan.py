@@ -1,8 +1,8 @@
-"""Simulates data files from a known object: diffraction of a scanned beam with Poisson noise. Pure numpy, seeded.
+"""Simulates data files from a known object: diffraction of a scanned beam with Poisson noise. Pure NumPy, seeded.
 
-Exit wave psi = O P, O cut at the absolute position (`data.patches`); detector amplitude A = sqrt(|FFT2(psi)|^2 / N^2)
-with DC in the centre, probe modes summed coherently; counts ~ Poisson(c A^2) with c such that a pattern has `nphotons`
-on average. Files store sqrt(counts). The returned dicts are the contents of an NPZ file and load without pickle.
+Exit wave psi = O P, with O cut at the absolute position (`data.patches`); detector amplitude
+A = sqrt(|FFT2(psi)|^2 / N^2), DC in the centre, probe modes summed coherently; counts ~ Poisson(c A^2), with c for an
+average of `nphotons` per pattern. Files store sqrt(counts). Returns the arrays of an NPZ file that needs no pickle.
 """
 
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ def simulate_raw_scan(
         positions_px: (M, 2), (x, y), patch centres, object pixels.
         nphotons: Mean photons per pattern.
         seed: Seed of the noise.
-        noise: Draw Poisson counts; False stores the exact amplitudes.
+        noise: Whether to draw Poisson counts; otherwise stores the exact amplitudes.
 
     Raises:
-        ValueError: A patch does not lie inside the object.
+        ValueError: A patch extends beyond the object.
     """
     n_px = probe.shape[-1]
     amplitude = detector_amplitude(cut_all(object_, positions_px, n_px), probe)
@@ -72,7 +72,7 @@ def detector_amplitude(patches: Sequence[Complex64] | Complex64, probe: Complex6
 
 
 def cut_all(object_: Complex64, positions_px: NDArray[Any], n_px: int) -> Sequence[Complex64]:
-    """Cut the patch at every position. Raises ValueError if one does not lie inside the object."""
+    """Cut the patch at every position. Raises ValueError if a patch extends beyond the object."""
     patches = [cut_patch(object_, position, n_px) for position in positions_px]
     inside = [p for p in patches if p is not None]
     if len(inside) < len(patches):

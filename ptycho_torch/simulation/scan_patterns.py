@@ -28,7 +28,7 @@ def scan_positions(
         pattern: Key of `PATTERNS`.
         object_shape: (rows, columns) of the object.
         n_px: Side of a patch.
-        step_px: Distance between neighbours; every pattern has about one position per step^2.
+        step_px: Distance between neighbours; every pattern has about one position per area of step^2.
         rng: Random generator of the jitter or the positions.
 
     Raises:
@@ -39,7 +39,7 @@ def scan_positions(
     if not 0 < step_px < math.inf:
         raise ValueError(f"the step is {step_px} px; it must be above 0.")
     low = np.full(2, float(n_px // 2))
-    high = low + np.array(object_shape[::-1]) - n_px - 1  # a patch between pixels needs one more
+    high = low + np.array(object_shape[::-1]) - n_px - 1  # a patch at a sub-pixel position spans one more pixel
     return PATTERNS[pattern]((low, high), step_px, rng)
 
 

@@ -1,4 +1,4 @@
-"""Objects and probes of simulated scans: objects from two pictures; a defocused or a diffused aperture."""
+"""Objects and probes of simulated scans: objects from two pictures, probes from a defocused or diffused aperture."""
 
 import math
 from collections.abc import Callable
@@ -15,24 +15,26 @@ AMPLITUDE_RANGE = (0.8, 1.0)
 """Default amplitude range of a simulated object."""
 _PHASE_RANGE_RAD = (0.0, 1.5)
 _CELL = (slice(270, 470), slice(330, 530))
-"""Part of scikit-image's picture that the cell fills; the rest is empty."""
+"""Part of scikit-image's picture that contains the cell."""
 _CELLS_PER_SIDE = 9
 _SMALLEST_WINDOW = 0.7
-"""Smallest fraction of a picture's side that `varied_object` shows."""
+"""Minimum fraction of a picture's side used by `varied_object`."""
 
 
 def default_pictures() -> tuple[Float64, Float64]:
     """Return pictures for amplitude (a camera operator) and phase (a field of cells), (H, W) float64.
 
-    Both come with scikit-image and need no network. The cells are copies of one measured phase image.
+    Both ship with scikit-image; nothing is downloaded. The cells are copies of one measured phase image.
     """
     camera, cell = skimage.data.camera(), skimage.data.cell()  # type: ignore[no-untyped-call]
     return np.asarray(camera, np.float64), _field_of_cells(np.asarray(cell, np.float64)[_CELL])
 
 
 def _field_of_cells(cell: Float64) -> Float64:
-    """Tile rotated copies. A single pattern does not determine a phase that varies more slowly than the probe is wide,
-    so cells must be smaller than the probe."""
+    """Tile rotated copies, so that cells are smaller than the probe.
+
+    A single pattern does not determine phase variations slower than the probe width.
+    """
     side = range(_CELLS_PER_SIDE)
     return np.block([[np.rot90(cell, row + column) for column in side] for row in side])
 
@@ -43,7 +45,7 @@ def make_object(
     size_px: int,
     amplitude_range: tuple[float, float] = AMPLITUDE_RANGE,
 ) -> Complex64:
-    """Make an object, (size, size) complex64: each picture spans `amplitude_range` or the phase range 0 ... 1.5 rad.
+    """Make an object, (size, size) complex64, from pictures scaled to `amplitude_range` and to 0 ... 1.5 rad.
 
     Raises:
         ValueError: A picture is uniform, or the range does not satisfy 0 <= low < high <= 1.
@@ -134,7 +136,7 @@ def diffuser_probe(
 
 
 def _radius(n_px: int) -> Float64:
-    """(n, n) distance from index n // 2, pixels."""
+    """Return the (n, n) distance from index n // 2, pixels."""
     axis = np.arange(n_px) - n_px // 2
     return np.hypot(axis[:, None], axis[None, :])
 

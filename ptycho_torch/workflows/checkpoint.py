@@ -1,10 +1,10 @@
-"""Contents of a checkpoint, which make it usable without the files of its training.
+"""Checkpoint contents: self-contained, usable without the files of the training.
 
     state_dict, hyper_parameters     the network
     PtychoDataModule                 constants of the training set: `Normalisation.to_state`
     callbacks/RecipeInCheckpoint     settings of its reconstructions: `Recipe`
 
-All entries are tensors and plain values: nothing in a checkpoint is ever unpickled.
+All entries are tensors and plain values, so that checkpoints load with `weights_only=True`, without running code.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Settings that reproduce the reconstructions of a training from its network and data."""
+    """Settings that reproduce a training's reconstructions from its network and data."""
 
     scan_kind: ScanKind
     """Format of the data files."""
@@ -36,7 +36,7 @@ class Recipe:
     precision: Precision
     """Precision of the network."""
     validated: bool
-    """Whether predictions come from validation; else, without a test file, from an extra pass over the scan."""
+    """Whether predictions come from validation; otherwise, without a test file, from an extra pass over the scan."""
     num_patches: int
     """Number of evenly spaced sample patches if `fixed_indices` is None."""
     fixed_indices: tuple[int, ...] | None
@@ -85,7 +85,7 @@ class RecipeInCheckpoint(Callback):
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A trained network and the constants and settings that reconstruct a scan with it."""
+    """A trained network, with the constants and settings for reconstructing a scan."""
 
     model: PtychoLightningModule
     """On the CPU."""
@@ -98,11 +98,11 @@ class Trained:
 
 
 def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
-    """Read a checkpoint file; tensors stay on disk until they are used.
+    """Read a checkpoint file; tensors are memory-mapped.
 
     Args:
         path: Checkpoint file.
-        setting: Name of the setting that gave the path, for the message.
+        setting: Name of the setting that holds the path, for the error message.
 
     Raises:
         ConfigError: The file is not a Lightning checkpoint, or is damaged.
@@ -120,10 +120,10 @@ def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:
 
 
 def check_resumable(path: Path, model: PtychoLightningModule) -> None:
-    """Check that a checkpoint holds the same network as `model`, before anything is trained or written.
+    """Check that a checkpoint holds the same network as `model`.
 
     Raises:
-        ConfigError: The checkpoint cannot be read, or holds a different network; names the settings that differ.
+        ConfigError: The checkpoint cannot be read, or holds a different network. Names the differing settings.
     """
     content = read_checkpoint(path, "resume")
     kept, own = (
@@ -144,7 +144,7 @@ def load_trained(path: Path) -> Trained:
     """Read the checkpoint of a training.
 
     Raises:
-        ConfigError: It cannot be read, holds a different network, or lacks constants or recipe.
+        ConfigError: It cannot be read, holds an unknown network, or lacks constants or recipe.
     """
     content = read_checkpoint(path, "checkpoint")
     recipe, state = (

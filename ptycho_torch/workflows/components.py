@@ -1,7 +1,7 @@
 """Runs a training from its settings: data -> model -> Trainer -> fit.
 
-The scripts call `run_training`. Logger, callbacks and Trainer are created before data is read, so that an invalid
-setting fails within seconds instead of after loading a large scan.
+The scripts call `run_training`. Logger, callbacks and Trainer are created before data is read, so that invalid settings
+fail within seconds rather than after loading a large scan.
 """
 
 import os
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from recon_worker.system.mlflow_environment import for_training
 
 os.environ.update(for_training(os.environ))  # before importing mlflow, which starts telemetry threads
-# MLflow prints the URI of the run with its password; `_log_settings` prints one without.
+# MLflow would print the run's URI with its password; `_log_settings` prints it without.
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -49,7 +49,7 @@ class TrainingResult:
 
 
 def run_training(config: RunConfig) -> TrainingResult:
-    """Train with the given settings and log to their logger.
+    """Train with the given settings.
 
     Raises:
         ConfigError: A setting does not match this machine or the data.
@@ -83,7 +83,7 @@ def describe(config: RunConfig) -> str:
 
 
 def make_logger(config: RunConfig) -> Logger | None:
-    """Create the logger of the settings; None for "none"."""
+    """Create the configured logger; None for "none"."""
     output_dir, execution = config.training.output_dir.absolute(), config.execution
     if execution.logger == "mlflow":
         make_directory("output_dir", output_dir)
@@ -141,7 +141,7 @@ def _callbacks(config: RunConfig) -> list[Callback]:
         ModelCheckpoint(config.training.checkpoint_dir, filename="best", monitor=monitored, save_last=True),
         RecipeInCheckpoint(Recipe.of(config)),
     ]
-    if sys.stdout is not None:  # `>&-`: Lightning's progress bar would end the training
+    if sys.stdout is not None:  # closed by `>&-`: the progress bar would raise
         callbacks.append(TQDMProgressBar(leave=False))
     if config.execution.logger == "mlflow":
         callbacks.append(RunInCheckpoint())
@@ -189,7 +189,7 @@ def _worker_settings(config: RunConfig) -> WorkerSettings:
 
 
 def make_datamodule(config: RunConfig) -> PtychoDataModule:
-    """Create the datamodule; it reads no file before `setup`."""
+    """Create the datamodule; `setup` reads the files."""
     data = config.data
     return PtychoDataModule(
         train_data_file=data.train_data_file,
@@ -233,7 +233,7 @@ def _checked_model(config: RunConfig) -> PtychoLightningModule:
 
 
 def run_url(logger: MLFlowLogger) -> str:
-    """Return the URL of the run's page; for a local database, the URL once `mlflow ui` is running."""
+    """Return the URL of the run's page; for a database, the URL served by `mlflow ui`."""
     uri = str(logger._tracking_uri)
     server = (
         without_credentials(uri).rstrip("/")
@@ -251,7 +251,7 @@ def _train_with_lightning(
 
 @contextmanager
 def _environment_kept(name: str) -> Iterator[None]:
-    """Restore a variable on exit: connecting writes MLflow's URI, which the next training of a session would read."""
+    """Restore a variable on exit. Connecting sets MLflow's URI, which the next training in the process would use."""
     before = os.environ.get(name)
     try:
         yield
@@ -263,7 +263,7 @@ def _environment_kept(name: str) -> Iterator[None]:
 
 
 def _log_settings(logger: MLFlowLogger, config: RunConfig) -> None:
-    """Log the resolved settings to the run and print how to open it."""
+    """Log the resolved settings to the run and print its URL."""
     prepare_run(logger, config.as_dict(), config.as_yaml())
     uri = without_credentials(config.tracking_uri)
     if urlsplit(uri).scheme not in ("http", "https"):
@@ -272,7 +272,7 @@ def _log_settings(logger: MLFlowLogger, config: RunConfig) -> None:
 
 
 def _check_fixed_indices(config: RunConfig, datamodule: PtychoDataModule) -> None:
-    """Check that the logged dataset has the selected patches, before anything is written."""
+    """Check that the selected patches exist in the logged dataset."""
     logged = datamodule.train_dataset if datamodule.test_dataset is None else datamodule.test_dataset
     outside = [i for i in config.execution.recon_log_fixed_indices or () if i >= len(logged)]
     if outside:

@@ -1,10 +1,10 @@
-"""`EndTogether`: on SIGTERM, several processes end at the same step and with the right exit status.
+"""`EndTogether`: stops all processes at the same step on SIGTERM, with the correct exit status.
 
-Lightning's handler broadcasts from the signal handler, wherever the process is. If another process is in a different
-collective, as at the end of validation, both wait until Slurm kills them.
+Lightning's signal handler runs a broadcast wherever it interrupts the process. If another process is in a different
+collective, for example at the end of validation, both hang until Slurm kills them.
 
-Lightning never destroys a gloo process group. Its threads free the tensors of the last collective and need the
-interpreter for it; if that is already shutting down, C++ aborts and a successful training exits with -6.
+Lightning never destroys a gloo process group. Its threads need the interpreter to free the tensors of the last
+collective; if the interpreter is shutting down, C++ aborts and a successful training exits with -6.
 """
 
 import atexit
@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 class EndTogether(Callback):
     """Records SIGTERM and stops all processes together before the next training batch.
 
-    Costs one collective of one number per batch. A single process keeps Lightning's handling.
+    Costs one collective of a single number per batch. A single process keeps Lightning's handler.
     """
 
     def __init__(self) -> None:
@@ -59,6 +59,6 @@ class EndTogether(Callback):
 
 
 def _leave_process_group() -> None:
-    """Destroy the group, which also joins its threads: nothing else references it after training."""
+    """Destroy the process group, which also joins its threads; it has no users after training."""
     if dist.is_initialized():
         dist.destroy_process_group()

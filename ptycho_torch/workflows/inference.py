@@ -1,7 +1,7 @@
 """Reconstructs a scan with a trained network: checkpoint and data file in, pictures, arrays and metrics out.
 
 Prediction, stitching, metrics and rendering are shared with the logging during training and use the same batches, so
-that metrics equal those logged for the epoch of the checkpoint.
+that the metrics equal those logged for the checkpoint's epoch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +47,7 @@ def reconstruct(config: InferenceConfig) -> Reconstruction:
     """Reconstruct a scan and write `stitched/`, `patch_*/`, `summary.png`, `metrics.json` and `scales.json`.
 
     Raises:
-        ConfigError: A setting conflicts, the checkpoint is unusable, or the output cannot be written.
+        ConfigError: Settings conflict, the checkpoint is unusable, or the output cannot be written.
         DataError: The data file is invalid, or does not match the network.
     """
     history = History(_scales(config.scales))
@@ -108,7 +108,7 @@ def _changed(recipe: Recipe, config: InferenceConfig) -> Recipe:
 
 
 def _dataset(config: InferenceConfig, trained: Trained) -> PtychoDataset:
-    """Read the scan as a test set, with the constants of the training."""
+    """Read the scan as a test set, with the normalisation constants of the training."""
     path, kind = config.data_file, trained.recipe.scan_kind
     try:
         scan = load_scan(path, kind, allow_pickled_metadata=config.allow_pickled_metadata)
@@ -133,7 +133,7 @@ def _grid_dataset(scan: GridLines, trained: Trained, source: str) -> PtychoDatas
             f"{source}: samples have {channels} channels, but the network was trained with gridsize {gridsize}. Give "
             "a checkpoint of a training with this gridsize."
         )
-    # Only test files hold these. Samples of a training file are shuffled and cannot be stitched.
+    # Only test files have these keys. The samples of a training file are shuffled and cannot be stitched.
     split: Split = "train" if scan.ground_truth is None and scan.norm_Y_I is None else "test"
     return grid_dataset(
         scan, split=split, model_type=trained.model.model_type, constants=trained.constants, source=source
@@ -160,7 +160,7 @@ def _plan(config: InferenceConfig, recipe: Recipe, dataset: PtychoDataset) -> tu
 
 
 class _Watched(Dataset[Item]):
-    """Dataset that advances a progress bar with every sample read."""
+    """Dataset that advances a progress bar with each sample read."""
 
     def __init__(self, dataset: PtychoDataset, bar: "tqdm[Any]") -> None:
         self._dataset, self._bar = dataset, bar
@@ -174,7 +174,7 @@ class _Watched(Dataset[Item]):
 
 
 class _TakePredictions(Callback):
-    """Copies the predictions of the validation."""
+    """Copies the predictions made in validation."""
 
     capture: Capture
 
@@ -194,7 +194,7 @@ class _TakePredictions(Callback):
 def _predict(
     config: InferenceConfig, trained: Trained, dataset: PtychoDataset, plan: CapturePlan
 ) -> tuple[Snapshot, torch.device]:
-    """Predict as the training did, in validation or, without a test file, in an extra pass; also return the device."""
+    """Predict as in training: in validation or, without a test file, in an extra pass. Also returns the device."""
     taking = _TakePredictions()
     trainer = _trainer(config, trained.recipe, taking)
     device, precision = trainer.strategy.root_device, trainer.precision_plugin

@@ -1,9 +1,9 @@
-"""`QueuedMLFlowLogger`: Lightning's MLflow logger, sending metrics from a background thread.
+"""`QueuedMLFlowLogger`: Lightning's MLflow logger with a background thread that sends the metrics.
 
     training thread: log_metrics -> bounded queue -> sender thread -> MLflow, retried until it succeeds
 
 Lightning's logger sends metrics from the training thread: a slow server slows the training, an unreachable one stops
-it. Creating the run and sending the settings stay synchronous: an error there should appear before training starts.
+it. Creating the run and sending the settings remain synchronous, so that errors appear before training starts.
 """
 
 import queue
@@ -29,26 +29,26 @@ from recon_worker.upload.mlflow_client import without_mlflow_tracebacks
 _log = message_log(__name__)
 
 _QUEUE_LENGTH = 10_000
-"""Maximum number of waiting calls: at one per step, hours without a server."""
+"""Maximum number of queued calls; at one per step, enough for hours without a server."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _HURRIED_WAIT_S = 0.5, 15.0, 0.2
 _FORBIDDEN = re.compile(r"[^a-zA-Z0-9_/. -]+")
 """Characters that MLflow rejects in metric names."""
 _TAG_CHARACTERS = 5000
 """MLflow's limit for the length of a tag."""
 _NO_SERVER = "http://localhost"
-"""Lightning creates a client on every rank with the logger. One for this URI opens no connection and is never used."""
+"""URI of the unused client that Lightning's logger creates on every rank; it opens no connection."""
 _FINALIZE_S = 30.0
 _FINALIZE_WITHOUT_SERVER_S = 2.0
 _LAST_CALL_S = 0.5
 
 
 class QueuedMLFlowLogger(MLFlowLogger):
-    """`MLFlowLogger` that sends metrics and the run's final status from its own thread.
+    """`MLFlowLogger` that sends metrics and the run's final status from a background thread.
 
     Args:
         tracking_uri: MLflow server or database.
-        finish_timeout_s: How long after the last metrics `finalize` waits for the server: at least 2 s and at most 30 s
-            from its call. Pass the flush timeout of the reconstructions, so that both end together.
+        finish_timeout_s: Time after the last metrics until `finalize` stops waiting for the server, at least 2 s and at
+            most 30 s from its call. Pass the flush timeout of the reconstructions, so that both end together.
         **settings: Arguments of MLFlowLogger.
     """
 
@@ -59,7 +59,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
         self._forget()
 
     def _forget(self) -> None:
-        """Reset connection, queue and thread: in a new logger, and in its copy in another process."""
+        """Reset connection, queue and thread, in a new logger or in a copy in another process."""
         self._client: MlflowClient | None = None
         self._initialized = False
         self._calls: queue.Queue[Callable[[], None]] = queue.Queue(_QUEUE_LENGTH)
@@ -70,21 +70,21 @@ class QueuedMLFlowLogger(MLFlowLogger):
         self._last_metrics_s = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle settings and run without connection, queue and thread, which stay in their process (`ddp_spawn`)."""
+        """Pickle settings and run, but not connection, queue and thread, which belong to one process (`ddp_spawn`)."""
         own = {"_client", "_mlflow_client", "_calls", "_thread", "_stopped", "_hurry"}
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """See `__getstate__`."""
+        """Restore settings and run with a new queue; see `__getstate__`."""
         self.__dict__.update(state)
         self._forget()
 
     @property
     @rank_zero_experiment
     def experiment(self) -> MlflowClient:
-        """MLflow client. Connects on first use and on rank zero only.
+        """MLflow client, connected on first use and on rank zero only.
 
-        Ranks that create the tables of a new database concurrently collide.
+        Concurrent ranks would collide while creating the tables of a new database.
         """
         if self._client is None:
             self._client = self._mlflow_client = MlflowClient(self._tracking_uri)
@@ -100,17 +100,17 @@ class QueuedMLFlowLogger(MLFlowLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Queue the metrics and return immediately. Drops the oldest ones if the server is away for hours."""
+        """Queue the metrics and return immediately. A full queue drops the oldest ones."""
         self._last_metrics_s = time.monotonic()
         batch = _batch(metrics, step or 0, self._prefix)
         self._enqueue(lambda: self.experiment.log_batch(str(self.run_id), metrics=batch, synchronous=True))
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        """Send the remaining metrics and the run's status; waits only briefly for a server that does not answer."""
+        """Send the remaining metrics and the run's status; waits only briefly for an unresponsive server."""
         self._enqueue(lambda: super(QueuedMLFlowLogger, self).finalize(status))
         self._enqueue(self._stopped.set)
-        self._hurry.set()  # a server that has just come back should be noticed before the longest wait is over
+        self._hurry.set()  # retry soon: the server may be back, and the longest wait is 15 s
         self._stopped.wait(self._patience_s())
         if not self._stopped.is_set():
             batches = self._calls.qsize() - 1  # plus one being sent, minus status and end
@@ -127,7 +127,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
         self._thread, self._stopped, self._hurry = None, threading.Event(), threading.Event()
 
     def _patience_s(self) -> float:
-        """Return how long to wait for the rest: the minimum if the server has not answered so far."""
+        """Return how long `finalize` waits, seconds; the minimum if the last attempt failed."""
         left_s = self._last_metrics_s + self._finish_timeout_s - time.monotonic()
         return _FINALIZE_WITHOUT_SERVER_S if self._error else min(_FINALIZE_S, max(_FINALIZE_WITHOUT_SERVER_S, left_s))
 
@@ -161,7 +161,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
             self._error = None
 
     def _sleep(self, seconds: float) -> None:
-        """Wait before the next attempt; briefly once `finalize` was called."""
+        """Wait before the next attempt; only briefly after `finalize` was called."""
         if self._hurry.wait(seconds):
             self._stopped.wait(_HURRIED_WAIT_S)
 
@@ -174,7 +174,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
 
 
 def _batch(metrics: Mapping[str, float], step: int, prefix: str) -> list[Metric]:
-    """Build metrics with the current time, by which MLflow recognises those sent twice after a lost answer."""
+    """Build metrics with the current time, by which MLflow recognises duplicates after a lost response."""
     now_ms = int(time.time() * 1000)
     named = {f"{prefix}-{name}" if prefix else name: float(value) for name, value in metrics.items()}
     return [Metric(_FORBIDDEN.sub("", name), value, now_ms, step) for name, value in named.items()]

@@ -1,6 +1,6 @@
-"""Chooses the MLflow run of a training, so that a resumed training continues its run.
+"""Selects the MLflow run of a training, so that a resumed training continues its run.
 
-Checkpoints name their run (`RunInCheckpoint`); `chosen_run_id` reads it before the logger is created.
+Checkpoints store their run (`RunInCheckpoint`); `chosen_run_id` reads it before the logger is created.
 """
 
 from pathlib import Path
@@ -64,12 +64,12 @@ def _named_by(path: Path) -> dict[str, str]:
 
 
 def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: str) -> None:
-    """Create or reopen the run and log the settings, as tags and as config.yaml.
+    """Create or reopen the run and log the settings as tags and as config.yaml.
 
-    In a continued run the tags are those of the last training; each training has its own file, `config_2.yaml` etc.
+    In a continued run the latest training overwrites the tags and adds a file, `config_2.yaml` etc.
 
     Raises:
-        ConfigError: The server cannot be reached, or rejects the run.
+        ConfigError: The server is unreachable or rejects the run, or the run is deleted.
     """
     try:
         continued = logger._run_id is not None
@@ -84,11 +84,11 @@ def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: s
         raise ConfigError(
             f"MLflow at {without_credentials(uri)} cannot be used: {_reason(error, uri)}, log to a file "
             "without a server (--mlflow-tracking-uri sqlite:///<file>), or train without MLflow: --logger csv."
-        ) from None  # the original may quote the URI with its password
+        ) from None  # the original may contain the URI with its password
 
 
 def _reason(error: Exception, uri: str) -> str:
-    """Return why the server rejects the run, and what to do."""
+    """Return the reason for the failure and the remedy."""
     status = ERROR_CODE_TO_HTTP_STATUS.get(error.error_code) if isinstance(error, MlflowException) else None
     if status == 401:
         found = " and ".join(credentials_found(uri)) or "none in the environment"

@@ -1,4 +1,4 @@
-"""`PtychoReconLoggingCallback` under the path of the design; the implementation is in `recon_worker.lightning`."""
+"""Re-exports `PtychoReconLoggingCallback` from `recon_worker.lightning`."""
 
 from recon_worker.lightning import PtychoReconLoggingCallback
 

@@ -1,4 +1,4 @@
-"""Writes one reconstruction to a directory, with the files and metrics that one epoch has in MLflow.
+"""Writes a reconstruction to a directory, with the same files and metrics as an epoch in MLflow.
 
 summary.png
 stitched/{amp,phase}_pred.png ...   arrays.npz or .h5      further objects: stitched_object_01/
@@ -64,11 +64,11 @@ def write(
         scan: Constant part of the scan.
         snapshot: Predictions.
         history: Colour ranges.
-        source: Entries of metrics.json that state the origin of the metrics.
+        source: Entries of metrics.json that record the origin of the metrics.
         refined: Refined objects, or failures of the refinement.
 
     Raises:
-        ConfigError: The directory cannot be written.
+        ConfigError: A file or directory cannot be written.
     """
     files, metrics = list[str](), dict[str, float]()
     failures = [one for one in refined if isinstance(one, Failure)]

@@ -1,9 +1,9 @@
 """Refines a predicted object against the measured diffraction, by maximum likelihood.
 
-A network predicts each patch from one pattern, and averaging neighbours blurs the result. Here the unknowns are the
-pixels of the object, fitted to all patterns together: gradient descent on the Poisson likelihood (Thibault,
-Guizar-Sicairos, New J. Phys. 14, 063004 (2012)) through the physics of the training, by automatic differentiation as in
-Kandel et al., Opt. Express 27, 18653 (2019). Runs after a training, never within.
+A network predicts each patch from one pattern, and averaging neighbours blurs the result. Refinement fits the pixels of
+the object to all patterns at once: gradient descent on the Poisson likelihood (Thibault & Guizar-Sicairos, New J. Phys.
+14, 063004 (2012)) through the physics of the training, by automatic differentiation as in Kandel et al., Opt. Express
+27, 18653 (2019). Runs after training.
 """
 
 import math
@@ -32,12 +32,12 @@ _LEARNING_RATE = 1e-2
 
 
 class UnrefinableError(ValueError):
-    """The object cannot be refined. The message says why."""
+    """The object cannot be refined. The message states the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refined:
-    """A refined object and how well it explains the patterns."""
+    """A refined object and its agreement with the patterns."""
 
     image: Stitched
     deviance_before: float
@@ -57,14 +57,14 @@ def refine(
     """Refine a stitched object.
 
     Args:
-        dataset: Scan; uses the first pattern of each sample, at its position.
-        stitched: Initial object; pixels that were not scanned stay so.
+        dataset: Scan, of which the first pattern of each sample is used, at its position.
+        stitched: Initial object; unscanned pixels stay unscanned.
         geometry: Geometry of the stitched object.
         passes: Number of passes over all patterns.
         device: Device to compute on.
 
     Raises:
-        UnrefinableError: The object is not finite where it was scanned, or the descent did not reduce the deviance.
+        UnrefinableError: A scanned pixel is not finite, or the descent did not reduce the deviance.
     """
     if not np.isfinite(stitched.object[stitched.scanned]).all():
         raise UnrefinableError("the network's prediction is not finite everywhere: there is no initial object.")
@@ -105,13 +105,13 @@ def _descend(scan: "_Scan", pixels: Tensor, passes: int) -> None:
 
 
 def _loss(scan: "_Scan", pixels: Tensor, batch: NDArray[np.int64]) -> Tensor:
-    """Compute the loss of the training."""
+    """Compute the Poisson loss of the training."""
     predicted, observed = scan.compare(pixels, batch)
     return normalised(poisson_nll(predicted * scan.photon_scale, observed * scan.photon_scale), observed)
 
 
 def _extended(object_: Complex64, scanned: Bool, margin_px: int) -> Complex64:
-    """Pad with a margin for patches beyond the canvas; unscanned pixels get the value of the nearest scanned one."""
+    """Pad with a margin for patches beyond the canvas, and fill unscanned pixels with the nearest scanned value."""
     inside = np.pad(scanned, margin_px)
     nearest = distance_transform_edt(~inside, return_distances=False, return_indices=True)
     extended: Complex64 = np.pad(object_, margin_px)[tuple(nearest)].astype(np.complex64)
@@ -125,7 +125,7 @@ def _within(pixels: Tensor, margin_px: int, scale: float, scanned: Bool) -> Comp
 
 
 class _Scan:
-    """Measured patterns of a scan, and the prediction of an object for them."""
+    """Measured patterns of a scan, and predictions of them from an object."""
 
     def __init__(self, dataset: PtychoDataset, geometry: PositionGeometry, device: torch.device) -> None:
         self._dataset, self._device, n_px = dataset, device, geometry.patch_px
@@ -158,7 +158,7 @@ class _Scan:
         return predicted, self._dataset.first_patterns(batch).to(self._device)[:, None]
 
     def amplitude_factor(self, pixels: Tensor) -> float:
-        """Return the factor of the object that makes the expected photon number equal the counted one.
+        """Return the amplitude factor at which the expected photon number equals the counted one.
 
         sqrt(sum k / sum lambda), the maximum-likelihood factor under Poisson noise.
         """

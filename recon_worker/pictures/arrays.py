@@ -1,9 +1,9 @@
-"""A stitched object as arrays for further processing: NPZ, or HDF5 in the CXI conventions.
+"""Encodes a stitched object as arrays for further processing: NPZ, or HDF5 in the CXI conventions.
 
     object           (H, W) complex64   as predicted, 0 where not scanned
     coverage         (H, W) float32     summed weight of the patches
-    ground_truth     (H, W) complex64   NaN where unknown; absent if there is none
-    positions_px     (n, 2) float64     patch centres, (x, y) = (column, row), pixels from the canvas' first pixel
+    ground_truth     (H, W) complex64   NaN where unknown; absent without a ground truth
+    positions_px     (n, 2) float64     patch centres, (x, y) = (column, row), pixels from the first canvas pixel
     pixel_size_m     () float64         absent if unknown
     epoch, step      () int64
 
@@ -41,7 +41,7 @@ class ObjectArrays:
 
 
 def encode_npz(arrays: ObjectArrays) -> bytes:
-    """Encode as NPZ; the keys are the field names. The same arrays give the same bytes."""
+    """Encode as NPZ with the field names as keys. Deterministic."""
     present: dict[str, Any] = {name: np.asarray(value) for name, value in vars(arrays).items() if value is not None}
     stream = io.BytesIO()
     np.savez_compressed(stream, **present)
@@ -49,7 +49,7 @@ def encode_npz(arrays: ObjectArrays) -> bytes:
 
 
 def encode_h5(arrays: ObjectArrays) -> bytes:
-    """Encode as HDF5 in the CXI conventions; needs h5py. The same arrays give the same bytes."""
+    """Encode as HDF5 in the CXI conventions; requires h5py. Deterministic."""
     import h5py
 
     stream = io.BytesIO()
@@ -84,4 +84,4 @@ def _add_image(entry: Any, number: int, values: Complex64, pixel_size_m: float |
 
 
 ENCODERS: dict[str, Callable[[ObjectArrays], bytes]] = {"npz": encode_npz, "h5": encode_h5}
-"""By file name extension."""
+"""Encoders by file name extension."""

@@ -1,14 +1,14 @@
-"""From a snapshot to named artifacts: which files exist and what they are called. What they show: `snapshot_figures`.
+"""Renders a snapshot to named artifacts. Defines the files and their names; `snapshot_figures` defines their content.
 
     epoch_05/summary.png
     epoch_05/stitched/{amp,phase}_pred.png   {amp,phase}_gt.png  {amp,phase}_error.png  complex.png  arrays.npz or .h5
     epoch_05/stitched_object_01/...          further objects
     epoch_05/patch_272/...                   the same without arrays, and diff_{obs,pred,error}_logI.png
-    recon_log/gallery.html  scales.json      of all epochs so far, replaced at each one
+    recon_log/gallery.html  scales.json      of all epochs so far; replaced when they change
     recon_log/evolution.gif                  at the end
 
-Ground truth and errors exist only if there is a ground truth. Besides files there are records that MLflow stores in its
-own form (`records`): metrics, image cards and, if enabled, the run description.
+The `{amp,phase}_gt` and `{amp,phase}_error` pictures require a ground truth, `diff_pred` and `diff_error` a network
+that predicts diffraction. Metrics, image cards and, if enabled, the run description are `records` for MLflow.
 """
 
 import io
@@ -38,13 +38,13 @@ from recon_worker.system.errors import is_shortage
 
 _T = TypeVar("_T")
 _CARD_PX, _LARGEST_CARD_PX = 256, 1024
-"""Bounds of an image card's longer side: MLflow neither enlarges small pictures nor shows large ones at full size."""
+"""Bounds of an image card's longer side: MLflow does not enlarge small pictures and shrinks large ones."""
 _DIFFRACTION = ("r_factor", "mean_pattern_r_factor", "deviance", "mean_pattern_deviance")
 _DESCRIBED = (
     *("phase_correlation", "amp_correlation", "frc_cutoff_half", "frc_resolution_half_nm"),
     *("half_data_frc_cutoff", "half_data_frc_resolution_nm", *_DIFFRACTION),
 )
-"""Metrics in the run description, if they exist."""
+"""Metrics shown in the run description where available."""
 
 
 def render(
@@ -54,17 +54,17 @@ def render(
     on_computed: Callable[[str], None] = lambda _: None,
     refined: Sequence[RefinedObject] = (),
 ) -> Iterator[Artifact | Failure]:
-    """Yield the artifacts of a snapshot as they are made. A picture that fails is reported; the others are still made.
+    """Yield the artifacts of a snapshot as they are made; a failed picture yields a `Failure` and the rest continues.
 
     Args:
-        scan: The run's scan.
-        snapshot: What to render.
-        history: The history of earlier epochs; this one is added.
+        scan: Scan of the run.
+        snapshot: Snapshot to render.
+        history: History of earlier epochs; this epoch is added.
         on_computed: Called with the name of each picture group, such as "stitched", before its pictures are encoded.
         refined: Refined objects to show beside the predicted ones.
 
     Raises:
-        Exception: The machine is short of a resource (`is_shortage`); render the whole snapshot again.
+        Exception: The machine lacks a resource (`is_shortage`); render the whole snapshot again.
     """
     folder = f"epoch_{snapshot.epoch:0{scan.epoch_digits}d}"
     shown: list[Figure] = []
@@ -89,7 +89,7 @@ def render(
 
 
 def finish(history: History) -> Iterator[Artifact | Failure]:
-    """Yield the artifacts that are made once, after the last snapshot. Raises like `render`."""
+    """Yield the artifacts made once, after the last snapshot. Raises as `render`."""
     animation = _attempt("recon_log/evolution.gif", lambda: evolution_gif(history.entries))
     if isinstance(animation, Failure):
         yield animation
@@ -99,9 +99,9 @@ def finish(history: History) -> Iterator[Artifact | Failure]:
 
 def _attempt(path: str, make: Callable[[], _T]) -> _T | Failure:
     try:
-        with np.errstate(all="ignore"):  # NaN and infinity are shown, not warned about
+        with np.errstate(all="ignore"):  # NaN and infinity have their own colours
             return make()
-    except Exception as error:  # a failed picture must not prevent the others
+    except Exception as error:  # one failed picture must not stop the others
         if is_shortage(error):
             raise
         return Failure(path, f"{type(error).__name__}: {error}")
@@ -141,7 +141,7 @@ def _arrays(scan: Scan, snapshot: Snapshot, one: Reconstruction, number: int) ->
 def _epoch_figures(scan: Scan, snapshot: Snapshot, folder: str, figures: Sequence[Figure]) -> EpochFigures:
     patches = tuple(figure for figure in figures if figure.index is not None)
     means = _mean_metrics(patches)
-    if len(patches) < len(figures):  # a whole object has more meaningful values of the other metrics
+    if len(patches) < len(figures):  # the other metrics are more meaningful for whole objects
         means = {name: means[name] for name in _DIFFRACTION if name in means}
     return EpochFigures(
         epoch=snapshot.epoch,
@@ -155,7 +155,7 @@ def _epoch_figures(scan: Scan, snapshot: Snapshot, folder: str, figures: Sequenc
 
 
 def _mean_metrics(patches: Sequence[Figure]) -> dict[str, float]:
-    """Average each metric over the patches that have it; without the fitted alignments, whose mean is meaningless."""
+    """Average each metric over the patches that have it, except fitted alignments, whose mean is meaningless."""
     every = [patch.metrics for patch in patches]
     values = {name: [one[name] for one in every if name in one and np.isfinite(one[name])] for name in METRICS}
     return {name: float(np.mean(found)) for name, found in values.items() if found and not name.startswith("fit_")}

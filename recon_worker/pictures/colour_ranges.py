@@ -1,10 +1,10 @@
-"""Normalisation: colour ranges that are fixed once per run, so that the pictures of all its epochs can be compared.
+"""Normalisation: colour ranges, fixed once per run so that pictures of different epochs are comparable.
 
-A range comes from what is known before training (ground truth, measured patterns) or, failing that, from the first
-logged epoch of the trained network. Ranges are stored in `recon_log/scales.json` and survive restarts and resumed runs.
+Ranges are measured on the data known before training (ground truth, measured patterns), otherwise on the first logged
+epoch of the trained network. They are stored in `recon_log/scales.json` and survive restarts and resumed runs.
 
-Raw predictions and ground truth share one amplitude range, and their phase spans a full turn, as its offset is
-arbitrary. Aligned predictions are shown in the range of the truth alone.
+Raw predictions and ground truth share one amplitude range; their phase range is a full turn, because the phase offset
+is arbitrary. Aligned predictions use the range of the truth alone.
 """
 
 import json
@@ -22,9 +22,9 @@ Range = tuple[float, float]
 
 PHASE_RANGE_RAD: Range = (-math.pi, math.pi)
 PREDICTION_MARGIN = 0.25
-"""As `TRUTH_MARGIN`, for ranges taken from a prediction, which will still change."""
+"""As `TRUTH_MARGIN`, for ranges measured on a prediction, which changes during training."""
 _SMALLEST_SPAN = 0.05
-"""Minimum width of a range, as a fraction of its largest magnitude: a flat picture must not be stretched to noise."""
+"""Minimum width of a range, as a fraction of its largest magnitude; prevents amplified noise in flat pictures."""
 _ERROR_SHARE = 0.5
 """Upper end of an error range, as a fraction of the span of the truth."""
 LEAST_ERROR, _LEAST_PHASE_ERROR_RAD, _LEAST_PHASE_SPAN_RAD = 1e-6, 0.1, 0.2
@@ -37,10 +37,10 @@ class ColourRanges:
     """The colour ranges of a run."""
 
     ranges: dict[str, Range] = field(default_factory=dict)
-    """The fixed ranges, by name, such as "stitched/amp"."""
+    """Fixed ranges by name, such as "stitched/amp"."""
 
     def range_of(self, name: str, measure: Callable[[], Range]) -> Range:
-        """Return the fixed range; if there is none yet, measure it and fix it."""
+        """Return the fixed range; measure and fix it on first use."""
         if name not in self.ranges:
             self.ranges[name] = measure()
         return self.ranges[name]
@@ -55,7 +55,7 @@ class ColourRanges:
         """Parse the output of `to_json`.
 
         Raises:
-            ValueError: The text has another structure or version, or contains an invalid range.
+            ValueError: The structure or version is unknown, or a range is invalid.
         """
         try:
             document = json.loads(text)
@@ -78,17 +78,17 @@ def object_ranges(
     *,
     trained: bool,
 ) -> dict[str, Range]:
-    """Return the ranges that a group of objects or patches shares.
+    """Return the colour ranges shared by a group of objects or patches.
 
     Args:
         group: Prefix of the names in `colour_ranges`.
-        truths: Ground truth of each object, any shape, complex64, NaN where unknown; None: there is none.
-        amplitudes: Returns the predicted amplitudes, (n,) each; called only while their range is not fixed.
+        truths: Ground truth of each object, any shape, complex64, NaN where unknown; None: no ground truth.
+        amplitudes: Returns the predicted amplitudes, (n,) each; called only until their range is fixed.
         colour_ranges: The run's ranges; new ones are added.
-        trained: Whether the network has been trained; the amplitudes of an untrained one fix no range.
+        trained: Whether the network has been trained; an untrained network fixes no amplitude range.
 
     Returns:
-        "amp", and with a truth also "amp_aligned", "phase_aligned", "amp_error" and "phase_error".
+        "amp"; with a ground truth also "amp_aligned", "phase_aligned", "amp_error" and "phase_error".
     """
     known = [truth for truth in truths if truth is not None]
     names = ("amp", *(_TRUE_RANGES if known else ()))
@@ -99,7 +99,7 @@ def object_ranges(
     if "amp" in missing:
         low, high = robust_range(np.concatenate(amplitudes()), PREDICTION_MARGIN, floor=0)
         if not all(np.isnan(truth).all() for truth in known):
-            # The scale of an early prediction differs from the truth's: cover both.
+            # Cover both: early predictions are scaled differently from the truth.
             true_low, true_high = measured["amp_aligned"]
             low, high = min(low, true_low), max(high, true_high)
         measured["amp"] = low, high
@@ -110,7 +110,7 @@ def object_ranges(
 def _true_ranges(truth: Complex64) -> dict[str, Range]:
     """Measure the ranges that depend on the truth alone; `truth`: (n,) complex64."""
     amp = np.abs(truth)
-    # Centred on the mean phase, wherever the branch cut lies, so that a weak phase uses the whole colour map.
+    # Centre on the mean phase to avoid the branch cut, so that a weak phase uses the whole colour map.
     mean = float(np.angle(truth[np.isfinite(truth)].sum()))
     phase = np.angle(truth * np.exp(-1j * mean))
     low, high = robust_range(phase, TRUTH_MARGIN)
@@ -127,7 +127,7 @@ def _true_ranges(truth: Complex64) -> dict[str, Range]:
 
 
 def log_intensity(amplitude: Float32) -> Float32:
-    """Compress diffraction, which spans many orders of magnitude, to log(1 + amplitude^2)."""
+    """Return log(1 + amplitude^2), which compresses the orders of magnitude that diffraction spans."""
     with np.errstate(invalid="ignore", over="ignore"):
         return np.log1p(np.square(np.asarray(amplitude, np.float32)))
 
@@ -136,7 +136,7 @@ def robust_range(values: ArrayLike, margin: float = 0.0, *, floor: float = -math
     """Return percentiles 0.5 and 99.5 of the finite values, widened by a margin.
 
     Args:
-        values: Any shape, real. The result is (0, 1) if none is finite.
+        values: Any shape, real. Without finite values the result is (0, 1).
         margin: Widening on each side, as a fraction of the distance between the percentiles.
         floor: Lower bound of the range; 0 for amplitudes.
     """
@@ -152,7 +152,7 @@ def robust_range(values: ArrayLike, margin: float = 0.0, *, floor: float = -math
 def shared_range(*arrays: ArrayLike) -> Range:
     """Return the smallest and largest finite value of all arrays.
 
-    (0, 1) if there is none; if all equal v, (v, v + max(1, |v|)), so that the picture has the map's first colour.
+    Returns (0, 1) without finite values. A constant v yields (v, v + max(1, |v|)), drawn in the first colour.
     """
     finite = [values[np.isfinite(values)] for values in map(np.asarray, arrays)]
     low = min((float(values.min()) for values in finite if values.size), default=0.0)

@@ -1,8 +1,8 @@
-"""A complex image as one colour picture: phase is hue, amplitude is lightness.
+"""Encodes a complex image as one colour picture: phase as hue, amplitude as lightness.
 
 Colours are defined in Oklab (B. Ottosson, "A perceptual color space for image processing", 2020,
-https://bottosson.github.io/posts/oklab/): equal steps of phase look equally large, and no phase looks brighter than
-another. Chroma is, at each lightness, the largest that sRGB can show at every hue.
+https://bottosson.github.io/posts/oklab/): equal phase steps look equally large, and all phases equally bright. At
+each lightness, chroma is the largest that sRGB can display at every hue.
 """
 
 import functools
@@ -22,7 +22,7 @@ from recon_worker.snapshot.array_types import Bool, Complex64, Float64
 _HUES, _LEVELS = 360, 252
 """Steps of phase and of amplitude, finer than the eye can resolve."""
 _LIGHTEST = 0.78
-"""Oklab lightness of the largest amplitude, where sRGB has the most chroma common to all hues."""
+"""Oklab lightness of the largest amplitude, at which the chroma that sRGB offers for all hues is largest."""
 _HUE_OF_ZERO_RAD = math.radians(29)
 """Phase 0 is red, by convention."""
 _WHEEL_PX, _MARGIN_PX, _FONT_PX = 112, 12, 12
@@ -33,15 +33,15 @@ _ENCODING = "hue: phase, 0 rad red, counter-clockwise on the wheel; lightness: a
 def encode_complex_png(
     object: Complex64, *, amplitude_range: tuple[float, float], scanned: Bool | None = None
 ) -> bytes:
-    """Encode a complex image, one pixel per element, with a colour wheel on its right.
+    """Encode a complex image, one pixel per element, with a colour wheel to its right.
 
-    The text chunks give the box of the image within the picture (`image_box`: left, top, right, bottom), the amplitude
-    range and the phase convention. Pixels that are not scanned or not finite have the colours of scalar pictures.
+    The text chunks hold the box of the image within the picture (`image_box`: left, top, right, bottom), the amplitude
+    range and the phase convention. Unscanned and non-finite pixels have the reserved colours of scalar pictures.
 
     Args:
         object: (H, W) complex.
-        amplitude_range: (darkest, brightest), finite, increasing; amplitudes beyond take the end colours.
-        scanned: (H, W) False where there is no data; None: data everywhere.
+        amplitude_range: (darkest, brightest), finite, increasing; amplitudes beyond it are clipped.
+        scanned: (H, W) False where data is missing; None: complete.
 
     Raises:
         ValueError: The array is not two-dimensional or the range is invalid.
@@ -158,5 +158,5 @@ def _wheel() -> Image.Image:
 
 
 def load_font(size_px: int) -> ImageFont.FreeTypeFont:
-    """Load DejaVu Sans, which Matplotlib provides."""
+    """Load DejaVu Sans, which ships with Matplotlib."""
     return ImageFont.truetype(Path(load_matplotlib().get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size_px)

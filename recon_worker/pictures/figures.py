@@ -1,9 +1,9 @@
-"""The figures of one epoch: every picture as an array with its colour range, before anything is drawn.
+"""Figures of one epoch: every picture as an array with its colour range, independent of drawing.
 
     EpochFigures ── objects: Figure   "stitched", "stitched_object_01", ...   amplitude, phase: pred, gt, error
                  └─ patches: Figure   "patch_272", ...                        also diffraction: obs, pred, error
 
-Summary, image cards and gallery are drawn from the same `EpochFigures` and therefore always agree.
+Summary, image cards and gallery are drawn from the same `EpochFigures`, so they always agree.
 """
 
 import math
@@ -22,14 +22,14 @@ PHASE_PERIOD = 2 * math.pi
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Figure:
-    """The panels and metrics of one object or sample patch."""
+    """Panels and metrics of one object or sample patch."""
 
     name: str
     """Folder within the epoch's folder: "stitched", "stitched_object_01", "patch_272", ..."""
     panels: Mapping[Kind, Panel]
-    """In display order. "amp_pred" and "phase_pred" always exist, of a patch "diff_obs_logI" too."""
+    """Panels in display order: always "amp_pred" and "phase_pred"; for a patch also "diff_obs_logI"."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """By name; NaN where not defined. Names outside `labels.METRICS` are shown as they are."""
+    """Values by name, NaN where undefined. Names outside `labels.METRICS` label themselves."""
     index: int | None = None
     """Index of the patch in the dataset; None for an object."""
 
@@ -57,7 +57,7 @@ class EpochFigures:
 
 
 def amplitude_panel(object_: Complex64, scanned: Bool, value_range: Range, note: str = "") -> Panel:
-    """Show the amplitude of a (H, W) complex object in gray; `note` is appended to the quantity."""
+    """Return a grey panel of the amplitude of an (H, W) complex object; `note` is appended to the quantity."""
     quantity = f"object amplitude{note}"
     return Panel(
         values=np.abs(object_), value_range=value_range, colormap="gray", quantity=quantity, unit="1", scanned=scanned
@@ -65,7 +65,7 @@ def amplitude_panel(object_: Complex64, scanned: Bool, value_range: Range, note:
 
 
 def phase_panel(object_: Complex64, scanned: Bool, value_range: Range = PHASE_RANGE_RAD, note: str = "") -> Panel:
-    """Show the phase of a (H, W) complex object: cyclic in a full turn, else wrapped about the centre of the range."""
+    """Return a panel of the phase of an (H, W) complex object: cyclic, or wrapped about the centre of the range."""
     full_turn, centre = value_range == PHASE_RANGE_RAD, sum(value_range) / 2
     phase = np.angle(object_) if full_turn else centre + np.angle(object_ * np.exp(-1j * centre))
     return Panel(

@@ -1,7 +1,7 @@
-"""What pictures of later epochs need from earlier ones: the colour ranges, and the gallery's entry of each epoch.
+"""Run history: the colour ranges and gallery entries that later epochs reuse.
 
-The history is kept in the run's spool, so that a restarted worker and `recon-worker sync` continue with it. Its files
-are also the artifacts `recon_log/scales.json` and `recon_log/gallery.html`, from which a resumed training continues.
+The history is stored in the run's spool, where a restarted worker and `recon-worker sync` find it. Its files are also
+the artifacts `recon_log/scales.json` and `recon_log/gallery.html`, from which a resumed training restores it.
 """
 
 import math
@@ -22,12 +22,12 @@ THUMBNAIL_PX = 256
 
 @dataclass(eq=False)
 class History:
-    """The history of one run's pictures."""
+    """Picture history of one run."""
 
     colour_ranges: ColourRanges = field(default_factory=ColourRanges)
-    """Ranges that are fixed already."""
+    """Ranges fixed so far."""
     entries: list[GalleryEntry] = field(default_factory=list)
-    """Entries of the gallery so far."""
+    """Gallery entries so far, in order of epochs."""
     _gallery: bytes | None = field(default=None, init=False)
     _published: bytes = field(default=b"", init=False)
 
@@ -40,11 +40,11 @@ class History:
         return content
 
     def publish_again(self) -> None:
-        """Make the next `unpublished_scales` return the content again, because the last one was lost."""
+        """Make the next `unpublished_scales` return the content again, after the last one was lost."""
         self._published = b""
 
     def add(self, figures: EpochFigures) -> None:
-        """Add an epoch; one that is logged again replaces its earlier entry."""
+        """Add an epoch, replacing an earlier entry of the same epoch."""
         self._gallery = None
         entry = gallery_entry(figures)
         if self.entries:
@@ -58,17 +58,17 @@ class History:
         return self._gallery
 
     def files(self) -> dict[str, bytes]:
-        """Return the files to restore the history from, by name; without the gallery while it is empty."""
+        """Return the files that `of_files` reads, by name; omits an empty gallery."""
         files = {SCALES: self.colour_ranges.to_json().encode()}
         return files | ({GALLERY: self.gallery()} if self.entries else {})
 
     @classmethod
     def of_files(cls, files: Mapping[str, bytes], last_epoch: float = math.inf) -> "History":
-        """Restore a history from its files, any of which may be missing.
+        """Restore a history from its files; missing files are treated as empty.
 
         Args:
-            files: Content by name, see `files`.
-            last_epoch: Later epochs are dropped.
+            files: Content by name, as returned by `files`.
+            last_epoch: Last epoch to keep.
 
         Raises:
             ValueError: A file is damaged.
@@ -79,7 +79,7 @@ class History:
 
 
 def gallery_entry(figures: EpochFigures) -> GalleryEntry:
-    """Make the gallery's entry of an epoch: its metrics, and its panels downsampled to fit into 256 x 256 px."""
+    """Make the gallery entry of an epoch: its metrics, and its panels downsampled to at most 256 x 256 px."""
     kept = []
     for figure in figures.figures():
         thumbnails = {}

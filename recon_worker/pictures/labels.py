@@ -1,4 +1,4 @@
-"""Names of panels, and how epochs, metrics and numbers are written in pictures, gallery and run description."""
+"""Names of panels, and formats of epochs, metrics and numbers in pictures, gallery and run description."""
 
 import math
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ Kind = Literal[
     "diff_pred_logI",
     "diff_error_logI",
 ]
-"""What a panel shows, in display order; its file is `<kind>.png`."""
+"""Kinds of panel, in display order; the file of a panel is `<kind>.png`."""
 _MINUS = "\u2212"
 _PREFIXES = ((1e-3, "mm"), (1e-6, "µm"), (1e-9, "nm"), (1e-12, "pm"))
 
 
 @dataclass(frozen=True)
 class MetricLabel:
-    """How a metric is labelled."""
+    """Label and unit of a metric."""
 
     label: str
     unit: str = ""
     better: Literal["low", "high", ""] = ""
-    """Which direction is better; empty: neither."""
+    """Better direction; empty: neither."""
 
 
 METRICS: Mapping[str, MetricLabel] = {
@@ -63,32 +63,32 @@ METRICS: Mapping[str, MetricLabel] = {
     "steep_ramp_x_rad_per_px": MetricLabel("phase ramp too steep to remove, x", "rad/px"),
     "steep_ramp_y_rad_per_px": MetricLabel("phase ramp too steep to remove, y", "rad/px"),
 }
-"""The known metrics, in display order."""
+"""Known metrics, in display order."""
 
 
 def epoch_label(epoch: int) -> str:
-    """Label of an epoch, such as "Epoch 5"; 0 is the untrained network."""
+    """Return the label of an epoch, such as "Epoch 5"; 0 is the untrained network."""
     return f"Epoch {epoch}" if epoch else "Epoch 0 (untrained)"
 
 
 def metric_label(name: str) -> MetricLabel:
-    """Label of a metric; one that is not in `METRICS` is shown under its own name."""
+    """Return the label of a metric; outside `METRICS`, its name with spaces for underscores."""
     return METRICS.get(name, MetricLabel(name.replace("_", " ")))
 
 
 def metric_value(name: str, value: float) -> str:
-    """Value and unit, such as "0.12 rad"; "not defined" if the value is not finite."""
+    """Format a value with its unit, such as "0.12 rad"; "not defined" if it is not finite."""
     unit = metric_label(name).unit
     return number(value) + (f" {unit}" if unit else "") if math.isfinite(value) else "not defined"
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Format with a few significant digits and a true minus sign, such as 0.0123, 12.3, 1.23e-07."""
+    """Format with a few significant digits and a typographic minus, such as 0.0123, 12.3, 1.23e−07."""
     return f"{value:.{digits}g}".replace("-", _MINUS)
 
 
 def range_label(value: float, value_range: tuple[float, float], unit: str) -> str:
-    """Format a tick of a colour bar with the digits that its range needs; multiples of pi / 8 rad as fractions of pi.
+    """Format a colour bar tick with the digits its range requires; multiples of pi / 8 rad as fractions of pi.
 
     >>> range_label(1.2, (0, 1.2), "1"), range_label(-math.pi / 2, (-math.pi, math.pi), "rad")
     ('1.2', '−π/2')

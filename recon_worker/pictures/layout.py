@@ -1,6 +1,6 @@
 """Layout of a sheet: text and pictures at pixel positions, with colour bars and scale bars.
 
-Pictures change size by whole factors only: pixels are repeated, or squares of pixels averaged. Nothing is interpolated.
+Pictures are scaled by whole factors, by repeating pixels or averaging squares of pixels, without interpolation.
 Matplotlib (Agg, without pyplot) sets the text; fonts and sizes do not depend on the user's Matplotlib settings.
 """
 
@@ -25,12 +25,12 @@ INK, GREY, WHITE = "#202020", "#5f5f5f", "#ffffff"
 _DPI = 100
 _BAR_PX, _BAR_GAP_PX, _LABEL_PX = 8, 6, 15
 _LARGEST = 4 / 3
-"""How far a picture may exceed the wanted side before it is downsampled, as a factor."""
+"""Factor by which a picture may exceed its target side before it is downsampled."""
 
 
 @dataclass
 class Page:
-    """A white page of pictures and texts. Positions are pixels from the top left corner, (x, y)."""
+    """A white page of pictures and text. Positions are pixels from the top left corner, (x, y)."""
 
     width: int = field(default=0, init=False)
     """Right edge of the rightmost picture, pixels."""
@@ -38,7 +38,7 @@ class Page:
     _texts: list[tuple[float, float, str, float, str, Align, bool]] = field(default_factory=list, init=False)
 
     def paste(self, x: int, y: int, picture: NDArray[np.uint8]) -> None:
-        """Put a picture, (H, W, 3) uint8 RGB, with its top left corner at (x, y)."""
+        """Place a picture, (H, W, 3) uint8 RGB, with its top left corner at (x, y)."""
         self._pictures.append((x, y, picture))
         self.width = max(self.width, x + picture.shape[1])
 
@@ -53,13 +53,13 @@ class Page:
         align: Align = "left",
         bold: bool = False,
     ) -> None:
-        """Put one line of text with its baseline at y; 1 point is 1/72 of 100 px."""
+        """Place one line of text with its baseline at y; 1 point is 1/72 of 100 px."""
         self._texts.append((x, y, text, points, colour, align, bold))
 
     def png(self, width: int, height: int) -> bytes:
-        """Draw the page as an RGB PNG; what lies beyond its edges is cut off.
+        """Draw the page as an RGB PNG; content beyond the edges is clipped.
 
-        Uses Matplotlib's renderer alone: a Figure and its texts refer to each other, which would keep 10 MB per page
+        Uses only Matplotlib's renderer: the reference cycles of a Figure and its texts would keep 10 MB per page alive
         until the garbage collector runs.
         """
         load_matplotlib()
@@ -94,7 +94,7 @@ def draw_panel(
 
     Args:
         page: The page.
-        panel: What to draw.
+        panel: Panel to draw.
         x: Left edge, pixels.
         y: Top edge, pixels.
         side_px: Target for the longer side, approximated by whole factors.
@@ -121,7 +121,7 @@ def draw_panel(
 
 
 def _tick_labels(panel: Panel, count: int) -> list[str]:
-    """Label the colour bar: an end that values exceed is marked with an inequality sign, the last one has the unit."""
+    """Label the colour bar: ends that values exceed carry an inequality sign, the last label carries the unit."""
     low, high = panel.value_range
     labels = [range_label(value, panel.value_range, panel.unit) for value in np.linspace(low, high, count).tolist()]
     finite = np.isfinite(panel.values)
@@ -136,7 +136,7 @@ def _tick_labels(panel: Panel, count: int) -> list[str]:
 
 
 def _draw_scale_bar(page: Page, left: int, bottom: int, length_m: float, page_px_per_m: float) -> None:
-    """Draw a white bar and its length into the lower left corner of a picture."""
+    """Draw a white scale bar and its length in the lower left corner of a picture."""
     bar = np.full((4, max(1, round(length_m * page_px_per_m)), 3), 255, np.uint8)
     back = np.full((34, bar.shape[1] + 24, 3), 40, np.uint8)
     page.paste(left + 8, bottom - 8 - back.shape[0], back)
@@ -148,7 +148,7 @@ def _draw_scale_bar(page: Page, left: int, bottom: int, length_m: float, page_px
 def drawing_scale(shape: tuple[int, ...], side_px: int) -> tuple[int, int]:
     """Return (block, factor): `draw_panel` averages squares of side `block` and draws each mean `factor` pixels large.
 
-    The longer side of the picture, shape (H, W), then comes closest to `side_px`, or exceeds it by up to a third.
+    The longer side of the picture, shape (H, W), is then closest to `side_px`, exceeding it by at most a third.
     """
     block = math.ceil(max(shape) / round(side_px * _LARGEST))
     return block, max(1, round(side_px / math.ceil(max(shape) / block)))
@@ -157,8 +157,8 @@ def drawing_scale(shape: tuple[int, ...], side_px: int) -> tuple[int, int]:
 def downsampled(panel: Panel, block_px: int) -> Panel:
     """Average a panel over squares of block_px x block_px pixels; (ceil(H / block), ceil(W / block)).
 
-    Only scanned pixels count; a square without any is not scanned. NaN and infinity spread over their square, so that
-    a single faulty pixel stays visible. Cyclic values are averaged as directions:
+    Averages scanned pixels only; a square without scanned pixels is not scanned. NaN and infinity spread over their
+    square, so that a single faulty pixel stays visible. Cyclic values are averaged as directions:
     period / 2 pi times the angle of sum exp(2 pi i value / period).
     """
     if block_px == 1:

@@ -1,4 +1,4 @@
-"""Scalar images as pixel-exact PNGs whose pixels map back to values.
+"""Encodes scalar images as pixel-exact PNGs whose pixels map back to values.
 
 A `Panel` becomes an 8-bit palette PNG: one pixel per array element, row 0 on top. Palette entries 0 ... 251 are the
 colour map, linear from vmin to vmax; the last four are reserved:
@@ -6,7 +6,7 @@ colour map, linear from vmin to vmax; the last four are reserved:
     252  -infinity, dark cyan       254  not a number, lime
     253  +infinity, cyan            255  not scanned, sage green
 
-None of the four colours occurs in the colour maps used. Range, quantity, unit and colour map are in the text chunks.
+The four colours occur in none of the colour maps used. The text chunks hold range, quantity, unit and colour map.
 """
 
 import functools
@@ -33,13 +33,13 @@ RESERVED_COLOURS: Mapping[int, tuple[int, int, int]] = {
     NOT_A_NUMBER: (0, 255, 0),
     NOT_SCANNED: (127, 160, 136),
 }
-"""By reserved palette entry, in ascending order."""
+"""Colours by reserved palette entry, in ascending order."""
 _ENCODING = (
     f"palette index i < {LEVELS}: value = vmin + i (vmax - vmin) / {LEVELS - 1}; "
     f"{NEGATIVE_INFINITY}: -inf; {POSITIVE_INFINITY}: inf; {NOT_A_NUMBER}: nan; {NOT_SCANNED}: not scanned"
 )
 _BLOCK_PX = 1 << 15
-"""Pixels converted at a time, so that the double-precision copy stays in the processor's cache."""
+"""Pixels converted at a time, so that the double-precision copy fits the CPU cache."""
 _TEXT_KEYS = ("quantity", "unit", "vmin", "vmax", "colormap", "encoding")
 _BACKEND = "MPLBACKEND"
 
@@ -49,28 +49,28 @@ class Panel:
     """A scalar image and the normalisation that maps its values to colours."""
 
     values: Float32
-    """(H, W) real, row 0 on top. Values beyond the range take the end colours; infinities and NaN have their own."""
+    """(H, W) real, row 0 on top. Values beyond the range are clipped; infinities and NaN have reserved colours."""
     value_range: tuple[float, float]
-    """(vmin, vmax), finite, vmin < vmax: the values of the first and last colour."""
+    """(vmin, vmax), finite, vmin < vmax: values of the first and last colour."""
     colormap: str
     """Name of a Matplotlib colour map."""
     quantity: str
-    """What the values are, such as "object phase"."""
+    """Physical quantity, such as "object phase"."""
     unit: str
     scanned: Bool | None = None
-    """(H, W) False where there is no data; None: data everywhere."""
+    """(H, W) False where data is missing; None: complete."""
     period: float | None = None
     """Period of cyclic values, such as 2 pi for a phase; averaging respects it. None: not cyclic."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedImage:
-    """The content of a PNG written by `encode_png`."""
+    """Content of a PNG written by `encode_png`."""
 
     values: Float64
-    """(H, W), within (vmax - vmin) / 502 of the original inside the range; NaN where not scanned."""
+    """(H, W), accurate to (vmax - vmin) / 502 inside the range; NaN where not scanned."""
     scanned: Bool
-    """(H, W) False where the image says "not scanned"."""
+    """(H, W) False where not scanned."""
     value_range: tuple[float, float]
     quantity: str
     unit: str
@@ -82,7 +82,7 @@ def encode_png(panel: Panel) -> bytes:
 
     Raises:
         TypeError: The values are complex.
-        ValueError: The array is not two-dimensional, the range is invalid or the colour map cannot be used.
+        ValueError: The array is not two-dimensional, or the range or the colour map is invalid.
     """
     vmin, vmax = panel.value_range
     image = Image.fromarray(to_indices(panel))
@@ -97,7 +97,7 @@ def encode_png(panel: Panel) -> bytes:
 
 
 def to_indices(image: Panel | DecodedImage) -> NDArray[np.uint8]:
-    """Map the values of an image to palette entries, (H, W) uint8. Raises like `encode_png`."""
+    """Map the values of an image to palette entries, (H, W) uint8. Raises as `encode_png`."""
     array, scanned, (vmin, vmax) = np.asarray(image.values), image.scanned, image.value_range
     if np.iscomplexobj(array):
         raise TypeError("values are complex; take the amplitude or the phase first.")
@@ -118,7 +118,7 @@ def to_indices(image: Panel | DecodedImage) -> NDArray[np.uint8]:
 
 
 def _block_indices(values: Float64, vmin: float, vmax: float) -> NDArray[np.uint8]:
-    """Palette entries of some rows; overwrites `values`."""
+    """Return the palette entries of a block of rows; overwrites `values`."""
     special = ~np.isfinite(values)
     kept = values[special]
     with np.errstate(invalid="ignore", over="ignore"):
@@ -134,7 +134,7 @@ def _block_indices(values: Float64, vmin: float, vmax: float) -> NDArray[np.uint
 
 @functools.cache
 def palette(colormap: str) -> NDArray[np.uint8]:
-    """Colours of the palette entries, (256, 3) uint8 RGB, read-only.
+    """Return the colours of the palette entries, (256, 3) uint8 RGB, read-only.
 
     Raises:
         ValueError: The colour map is unknown or contains a reserved colour.
@@ -153,8 +153,8 @@ def palette(colormap: str) -> NDArray[np.uint8]:
 def load_matplotlib() -> ModuleType:
     """Import Matplotlib for its colour maps, fonts and text renderer.
 
-    Importing it fails if MPLBACKEND names a backend that is not installed, as in processes started from a notebook.
-    No backend is needed here, so the variable is hidden for a second try.
+    The import fails if MPLBACKEND names a backend that is not installed, as in processes started from a notebook.
+    Since no backend is needed, the import is then retried without the variable.
 
     Raises:
         ImportError: Matplotlib is not installed.
@@ -176,7 +176,7 @@ def read_png(source: Path | bytes) -> DecodedImage:
     """Map the pixels of a PNG written by `encode_png` back to values.
 
     Raises:
-        ValueError: The file is not such a PNG.
+        ValueError: The file was not written by `encode_png`.
     """
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         if not isinstance(image, PngImageFile) or image.mode != "P" or not set(_TEXT_KEYS) <= image.text.keys():

@@ -1,12 +1,12 @@
-"""Records that MLflow stores in its own form rather than as a file: metrics, image cards, the run description.
+"""Records that MLflow stores in its own form: metrics, image cards, the run description.
 
-Each waits in the outbox as a file with a name of its own kind, so that it is retried and survives like any artifact:
+Each waits in the outbox as a file whose name encodes its kind, so that it is kept and retried like an artifact:
 
     metrics/epoch_05.json                         -> log_batch
     cards/epoch_05/stitched_amp.step_165.png      -> log_image(key="recon/stitched_amp", step=165)
     description/run.json                          -> the tag that MLflow shows as the run's description
 
-Logging a record twice changes nothing.
+Logging a record is idempotent.
 """
 
 import json
@@ -26,7 +26,7 @@ _BEGIN, _END = "<!-- recon-log: written by the training; text outside is kept --
 
 @dataclass(frozen=True)
 class _JsonRecord:
-    """A record that is stored as JSON."""
+    """Base of the records stored as JSON."""
 
     def to_json(self) -> bytes:
         """Serialise the record as UTF-8 JSON."""
@@ -38,7 +38,7 @@ class _JsonRecord:
 
         Raises:
             ValueError: The text is not JSON.
-            TypeError: It has other fields.
+            TypeError: The fields differ.
         """
         return cls(**json.loads(text))
 
@@ -49,13 +49,13 @@ class Metrics(_JsonRecord):
 
     step: int
     time_ms: int
-    """Milliseconds since 1970. MLflow identifies a metric by it too, so a retry must log the same time."""
+    """Milliseconds since 1970. Part of a metric's identity in MLflow: a retry must log the same time."""
     values: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description(_JsonRecord):
-    """What the description of a run shows."""
+    """Content of a run's description."""
 
     title: str
     summary: str
@@ -69,27 +69,27 @@ Card: TypeAlias = tuple[str, int]
 
 
 def metrics_name(folder: str) -> str:
-    """Outbox name of an epoch's metrics; `folder`: the epoch's, such as epoch_05."""
+    """Return the outbox name of an epoch's metrics; `folder` is the epoch's, such as epoch_05."""
     return f"metrics/{folder}.json"
 
 
 def card_name(folder: str, name: str, step: int) -> str:
-    """Outbox name of an image card."""
+    """Return the outbox name of an image card."""
     return f"cards/{folder}/{name}.step_{step}.png"
 
 
 def is_file(name: str) -> bool:
-    """Whether an outbox name belongs to a file, not to one of the records above."""
+    """Return whether an outbox name belongs to a file rather than to one of the records above."""
     return not (is_metrics(name) or name == DESCRIPTION_NAME or card_of(name))
 
 
 def is_metrics(name: str) -> bool:
-    """Whether an outbox name belongs to `Metrics`."""
+    """Return whether an outbox name belongs to `Metrics`."""
     return _METRICS.fullmatch(name) is not None
 
 
 def card_of(name: str) -> Card | None:
-    """Return the image card that an outbox name belongs to, if any."""
+    """Return the image card of an outbox name; None for other names."""
     match = _CARD.fullmatch(name)
     return (f"recon/{match['name']}", int(match["step"])) if match else None
 
@@ -99,9 +99,9 @@ def merged_description(text: str, latest: Description, run_id: str, experiment_i
 
     Args:
         text: The current description.
-        latest: What to show.
-        run_id: The run.
-        experiment_id: Its experiment.
+        latest: New content of the section.
+        run_id: Run id.
+        experiment_id: Id of the run's experiment.
         folder: Artifact folder of the training; empty: the run's root.
     """
     root = PurePosixPath(folder)

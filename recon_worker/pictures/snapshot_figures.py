@@ -1,8 +1,8 @@
-"""From a snapshot to its figures and metrics: stitching, comparison with the ground truth, panels.
+"""Computes the figures and metrics of a snapshot: stitching, comparison with the ground truth, panels.
 
-Each object and patch has two figures. The raw one shows the prediction as it is, for the picture files. The aligned
-one, for summary, image cards and gallery, shows the prediction aligned with the ground truth, in the truth's colour
-range, beside the errors, which are taken after alignment. Colour ranges stay fixed during a run (`colour_ranges`).
+Each object and patch has two figures. The raw figure, for the picture files, shows the unaligned prediction. The
+aligned figure, for summary, image cards and gallery, shows the prediction aligned with the ground truth, in the truth's
+colour range. Errors are computed after alignment in both. Colour ranges are fixed per run (`colour_ranges`).
 """
 
 import functools
@@ -38,27 +38,27 @@ _Panels = Mapping[Kind, Panel]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reconstruction:
-    """The figures of an object or patch, and the arrays they show."""
+    """Figures of an object or patch, and the arrays they show."""
 
     raw: Figure
-    """The prediction as it is."""
+    """Unaligned prediction."""
     aligned: Figure
-    """The prediction aligned with the truth; without a truth the same panels as `raw`."""
+    """Prediction aligned with the truth; without a truth the same panels as `raw`."""
     image: Stitched
-    """The prediction as it is; a single patch covers all its pixels."""
+    """Unaligned prediction; a single patch covers all its pixels."""
     number: int | None = None
     """Index of the object in the scan; None for a single patch."""
     truth: Complex64 | None = None
-    """(H, W) ground truth, NaN where unknown; None: there is none."""
+    """(H, W) ground truth, NaN where unknown; None: no ground truth."""
 
 
 @dataclass(frozen=True)
 class RefinedObject:
-    """A stitched object that was refined after the prediction, with metrics of the refinement."""
+    """A stitched object refined after the prediction, with metrics of the refinement."""
 
     image: Stitched
     metrics: Mapping[str, float]
-    """By name, see `labels.METRICS`."""
+    """Values by name, see `labels.METRICS`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +66,9 @@ class SnapshotFigures:
     """Makes the figures of one snapshot, one picture group at a time."""
 
     scan: Scan
-    """The run's scan."""
+    """Scan of the run."""
     snapshot: Snapshot
-    """The epoch to show."""
+    """Epoch to show."""
     colour_ranges: ColourRanges
     """The run's ranges; new ones are added."""
     refined: Sequence[RefinedObject] = ()
@@ -100,7 +100,7 @@ class SnapshotFigures:
     def _objects(
         self, kind: str, images: Sequence[Stitched], metrics: Sequence[Mapping[str, float]]
     ) -> list[Reconstruction]:
-        """Compare and show all objects of one kind; predicted and refined objects share their colour ranges."""
+        """Compare and draw all objects of one kind; predicted and refined objects share their colour ranges."""
         known = self.scan.ground_truth
         truths = [*known, *[None] * (len(images) - len(known))]
         ranges = object_ranges(
@@ -144,7 +144,7 @@ class SnapshotFigures:
 
     @functools.cached_property
     def _patch_ranges(self) -> dict[str, Range]:
-        """Measured on the central half only: the bright rim is barely illuminated and would leave the rest dark."""
+        """Ranges measured on the central half: the rim, barely illuminated but bright, would darken the rest."""
         arrays = self.snapshot.arrays
         labels = [self._label(row) for row in range(len(self.scan.fixed_indices))]
         inside = _centre(arrays.fixed_amp.shape[1:]) > 0
@@ -184,7 +184,7 @@ class SnapshotFigures:
         return panels
 
     def _diffraction_metrics(self, row: int) -> dict[str, float]:
-        """Compare predicted with measured diffraction, and as the baseline to beat the mean of the logged patterns."""
+        """Compare predicted and, as a baseline, mean diffraction with the measured pattern."""
         scan = self.scan
         observed, mean = scan.observed_diffraction[row], self._mean_pattern
         patterns = {"": self.snapshot.arrays.fixed_diffraction[row]} | ({} if mean is None else {"mean_pattern_": mean})
@@ -203,7 +203,7 @@ class SnapshotFigures:
 def _object_panels(
     image: Stitched, truth: Complex64 | None, result: Comparison | None, ranges: Mapping[str, Range]
 ) -> tuple[_Panels, _Panels]:
-    """Return the panels of the raw and of the aligned figure of an object; without a truth they are the same."""
+    """Return the panels of an object's raw and aligned figures; identical without a truth."""
     scanned = image.scanned
     amp, phase = amplitude_panel(image.object, scanned, ranges["amp"]), phase_panel(image.object, scanned)
     if truth is None or result is None:
@@ -241,7 +241,7 @@ def _error_panel(part: Literal["amplitude", "phase"], result: Comparison, value_
 
 
 def _centre(shape: tuple[int, ...]) -> Float32:
-    """Return 1 on the central half of each axis, else 0: the rest of a patch is barely illuminated and not stitched."""
+    """Return a mask, 1 on the central half of each axis, 0 on the rim: barely illuminated and not stitched."""
     inside = np.zeros(shape, np.float32)
     inside[tuple(slice(n // 4, n // 4 + n // 2) for n in shape)] = 1
     return inside

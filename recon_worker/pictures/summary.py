@@ -1,4 +1,4 @@
-"""The summary sheet: one epoch on one page, objects large, then one row per patch, each picture with its colour bar.
+"""Summary sheet: one epoch on one page, with large objects, one row per patch, and a colour bar for each picture.
 
     epoch, step                                     metrics of the epoch
     object      metrics: errors, SSIM, resolution
@@ -6,7 +6,7 @@
                 phase:     predicted | truth | error
     patches     amplitude: predicted | truth | error      phase: ...      diffraction: observed | predicted | error
 
-Pictures are enlarged by whole factors or, if they are large, averaged over squares.
+Small pictures are enlarged by whole factors, large ones averaged over squares.
 """
 
 import math
@@ -23,7 +23,7 @@ from recon_worker.pictures.png import LEVELS, RESERVED_COLOURS, Panel, to_indice
 OBJECT_SIDE_PX, PATCH_SIDE_PX = 400, 128
 """Targets for the longer side of pictures of objects and of patches."""
 MAX_OBJECTS, MAX_PATCHES = 4, 8
-"""How many are drawn at most; the sheet says so if there are more."""
+"""Maximum numbers drawn; the sheet notes any that are omitted."""
 _MARGIN_PX, _GAP_PX, _GROUP_GAP_PX, _LINE_PX, _SWATCH_PX = 28, 10, 30, 20, 12
 _NUMBER_PX, _NUMBERS_PER_ROW, _NUMBERS_ROW_PX = 204, 6, 48
 _LEAST_WIDTH_PX = 900
@@ -37,10 +37,10 @@ def summary_png(figures: EpochFigures) -> bytes:
     """Draw the summary sheet of an epoch with at least one object or patch.
 
     Returns:
-        An RGB PNG, about 1300 px wide. The same figures give the same bytes.
+        An RGB PNG, about 1300 px wide. Deterministic.
 
     Raises:
-        ValueError: There are neither objects nor patches.
+        ValueError: The epoch has neither objects nor patches.
     """
     if not figures.figures():
         raise ValueError(f"{epoch_label(figures.epoch)} has neither objects nor patches; there is nothing to draw.")
@@ -62,7 +62,7 @@ def summary_png(figures: EpochFigures) -> bytes:
 
 
 def _draw_metrics(page: Page, metrics: Mapping[str, float], x: int, y: int) -> int:
-    """Write each metric, its label in grey above its value; return, like the functions below, y of the next part."""
+    """Write each metric with its grey label above it; like the functions below, return y of the next part."""
     shown = [name for name in METRICS if name in metrics and name not in _FIT]
     for index, name in enumerate(shown):
         row, column = divmod(index, _NUMBERS_PER_ROW)
@@ -157,7 +157,7 @@ def _columns(patches: Sequence[Figure]) -> dict[Kind, int]:
 
 
 def _draw_key(page: Page, figures: Sequence[Figure], y: int) -> int:
-    """Explain the reserved colours that occur."""
+    """Draw the legend of the reserved colours in use."""
     indices = [np.unique(to_indices(panel)) for figure in figures for panel in figure.panels.values()]
     entries = sorted({entry for present in indices for entry in present[present >= LEVELS].tolist()})
     for index, entry in enumerate(entries):

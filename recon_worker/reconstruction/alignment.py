@@ -1,8 +1,8 @@
 """Removes the ambiguities of ptychography (global phase, amplitude scale, phase ramp) before comparing with the truth.
 
-Diffraction does not determine the global phase of the object, nor its amplitude scale while the probe's power is
-unknown, nor a linear phase ramp where the patterns are not centred exactly. `fit` finds all three by least squares over
-the pixels that `comparable` selects. Pictures show predictions without it. Formulas: `docs/formulas.md`.
+Diffraction does not determine the global phase of the object, its amplitude scale if the probe's power is unknown, or a
+linear phase ramp if the patterns are not exactly centred. `fit` determines all three by least squares over the pixels
+that `comparable` selects. Formulas: `docs/formulas.md`.
 """
 
 import cmath
@@ -16,19 +16,19 @@ from recon_worker.reconstruction.slices import central, row_blocks
 from recon_worker.snapshot.array_types import Bool, Complex64, Float32, Float64
 
 TRUTH_FLOOR = 0.1
-"""Fraction of the truth's 99th percentile amplitude. Darker pixels are not compared: their phase hardly affects the
+"""Fraction of the truth's 99th percentile amplitude. Darker pixels are excluded: their phase hardly affects the
 diffraction."""
 COVERAGE_FLOOR = 0.1
-"""Fraction of the median coverage. Pixels below it, covered by the rim of a single patch, are not compared."""
+"""Fraction of the median coverage. Pixels below it, covered by the rim of a single patch, are excluded."""
 STEEPEST_RAMP_RAD_PER_PX = math.pi / 4
-"""Eight pixels per turn, on each axis. Steeper ramps are neither searched nor removed."""
+"""Maximum slope that `fit` searches, per axis: one turn in eight pixels."""
 SIGNIFICANT_SHARE = 0.3
-"""Least |Z| of a ramp that is removed, as a share of sum |pred| |truth|: unrelated images, too, have a best ramp."""
+"""Minimum |Z| of a ramp to remove, relative to sum |pred| |truth|: even unrelated images have a best ramp."""
 
 _STEEP_SEARCH_PX = 512
 _NEWTON_STEPS = 20
 _SEARCH_BINS = np.linspace(-1, 1, 9)
-"""Search grid around the peak of the Fourier transform, in its bins of one turn per image."""
+"""Search grid around the peak of the Fourier transform, in bins of one turn per image."""
 _CONVERGED_BINS = 1e-7
 
 Complex128 = NDArray[np.complex128]
@@ -57,12 +57,12 @@ class Alignment:
 
 
 def comparable(pred: Complex64, truth: Complex64, coverage: Float32 | None = None) -> Bool:
-    """Return the (H, W) pixels to compare: prediction and truth are known, the truth is not dark, the coverage is good.
+    """Return the (H, W) pixels to compare: prediction and truth known, truth not dark, coverage sufficient.
 
     Args:
-        pred: (H, W) complex64; 0 where nothing is predicted.
+        pred: (H, W) complex64; 0 where not predicted.
         truth: (H, W) complex64; NaN where unknown.
-        coverage: (H, W) float32, summed weight of the patches per pixel; None: good everywhere.
+        coverage: (H, W) float32, summed weight of the patches per pixel; None: sufficient everywhere.
     """
     known = np.isfinite(truth) & (truth != 0)
     floor = TRUTH_FLOOR * float(np.percentile(np.abs(truth[known]), 99)) if known.any() else 0.0
@@ -90,10 +90,10 @@ def fit(pred: Complex64, truth: Complex64, valid: Bool, *, ramp: bool) -> Alignm
         pred: (H, W) complex64.
         truth: (H, W) complex64.
         valid: (H, W) pixels to compare; non-finite pixels are ignored.
-        ramp: Whether to fit a linear phase ramp, at most `STEEPEST_RAMP_RAD_PER_PX`; else it is 0.
+        ramp: Whether to fit a linear phase ramp of at most `STEEPEST_RAMP_RAD_PER_PX`; otherwise it is 0.
 
     Returns:
-        The alignment; the identity if there is nothing to fit.
+        The alignment; the identity without valid pixels.
     """
     power, product = _product(pred, truth, valid)
     if power == 0:
@@ -111,9 +111,9 @@ def fit(pred: Complex64, truth: Complex64, valid: Bool, *, ramp: bool) -> Alignm
 
 
 def steep_ramp(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, float] | None:
-    """Return a significant ramp beyond `STEEPEST_RAMP_RAD_PER_PX` as (x, y), radians per pixel; None if there is none.
+    """Return a significant ramp above `STEEPEST_RAMP_RAD_PER_PX` as (x, y), radians per pixel; else None.
 
-    Searches the central 512 x 512 px, to the nearest of 1024 frequencies per axis. Arguments as for `fit`.
+    Searches the central 512 x 512 px at 1024 frequencies per axis. Arguments as for `fit`.
     """
     middle = tuple(central(n, _STEEP_SEARCH_PX) for n in pred.shape)
     _, product = _product(pred[middle], truth[middle], valid[middle])
@@ -152,14 +152,14 @@ def _steepest_rise(product: Complex128) -> Float64:
 
 
 def _climb(product: Complex128, k: Float64, bin_rad: Float64) -> Float64:
-    """Maximise log |Z(k)|^2 by Newton's method for as long as it increases."""
+    """Maximise log |Z(k)|^2 by Newton's method while it increases."""
     moments = _moments(product, k)
     for _ in range(_NEWTON_STEPS):
         m = moments / moments[0, 0]
         first = -1j * np.array([m[0, 1], m[1, 0]])
         second = -np.array([[m[0, 2], m[1, 1]], [m[1, 1], m[2, 0]]])
         gradient, hessian = 2 * first.real, 2 * (second - np.outer(first, first)).real  # along (x, y)
-        if np.linalg.det(hessian) <= 0:  # the top is flat: one pixel, or one row
+        if np.linalg.det(hessian) <= 0:  # flat maximum: one pixel, or one row
             break
         step = np.linalg.solve(hessian, -gradient)
         next_moments = _moments(product, k + step)
@@ -172,7 +172,7 @@ def _climb(product: Complex128, k: Float64, bin_rad: Float64) -> Float64:
 
 
 def _moments(product: Complex128, k: Float64) -> Complex128:
-    """Return (3, 3): sum y^i x^j product exp(-i k . r) in row i, column j; r from the image's centre."""
+    """Return moments, (3, 3): sum y^i x^j product exp(-i k . r) in row i, column j; r from the image centre."""
     y, x = (_centred(size) for size in product.shape)
     powers = np.arange(3)[:, None]
     moments: Complex128 = (y**powers * np.exp(-1j * k[1] * y)) @ product @ (x**powers * np.exp(-1j * k[0] * x)).T

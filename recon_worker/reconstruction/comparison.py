@@ -1,6 +1,6 @@
-"""Compares an aligned prediction with the truth: error maps and numbers; or one half of a scan with the other half.
+"""Compares an aligned prediction with the truth (error maps and metrics), or one half of a scan with the other.
 
-Numbers carry the names of the metrics in MLflow; numbers that are not defined are NaN.
+Metrics have their names in MLflow; undefined values are NaN.
 """
 
 import math
@@ -40,13 +40,13 @@ class Comparison:
     aligned: Complex64
     """(H, W) aligned prediction."""
     compared: Bool
-    """(H, W) pixels that are compared."""
+    """(H, W) pixels to compare."""
     amp_error: Float32
     """(H, W) absolute amplitude error; 0 where not compared."""
     phase_error_rad: Float32
     """(H, W) absolute, wrapped phase error; 0 where not compared."""
     steep_ramp: tuple[float, float] | None = None
-    """A phase ramp along (x, y), radians per pixel, that is too steep to be removed; None: there is none."""
+    """Phase ramp along (x, y), radians per pixel, too steep to remove; None: not found."""
 
     @property
     def errors(self) -> dict[str, float]:
@@ -70,8 +70,8 @@ def compare(pred: Complex64, truth: Complex64, coverage: Float32 | None, *, ramp
     Args:
         pred: (H, W) complex64.
         truth: (H, W) complex64, NaN where unknown.
-        coverage: (H, W) summed weight of the patches; None: good everywhere.
-        ramp: Whether to remove a linear phase ramp too.
+        coverage: (H, W) summed weight of the patches; None: sufficient everywhere.
+        ramp: Whether to remove a linear phase ramp as well.
     """
     compared = comparable(pred, truth, coverage)
     alignment = fit(pred, truth, compared, ramp=ramp)
@@ -96,7 +96,7 @@ def compare(pred: Complex64, truth: Complex64, coverage: Float32 | None, *, ramp
 def quality(result: Comparison, truth: Complex64, pixel_size_m: float | None) -> dict[str, float]:
     """Return PSNR, SSIM and correlation of amplitude and phase, shift, and Fourier ring correlation with the truth.
 
-    All are NaN if the prediction is not finite in a compared pixel: over the remaining pixels they could be perfect.
+    All are NaN if any compared pixel of the prediction is not finite: the remaining pixels alone could look perfect.
     """
     aligned, valid = result.aligned, result.compared
     if not np.isfinite(aligned[valid]).all():
@@ -115,14 +115,14 @@ def quality(result: Comparison, truth: Complex64, pixel_size_m: float | None) ->
 def agreement_of_halves(
     geometry: Geometry, patches: Patches, filled: Bool, pixel_size_m: float | None
 ) -> tuple[dict[str, float], ...]:
-    """Return, per object, the half-data Fourier ring correlation between the samples of even and of odd index.
+    """Return the half-data Fourier ring correlation between samples of even and odd index, per object.
 
-    NaN if a half is not finite everywhere.
+    NaN if a half is not finite in the compared pixels.
 
     Args:
-        geometry: Where the samples belong; empty result for a grid, whose tiles do not overlap.
+        geometry: Placement of the samples; the result is empty for a grid, whose tiles do not overlap.
         patches: (n, C, m, m) complex64.
-        filled: (n,) which rows hold data.
+        filled: (n,) True for rows that hold data.
         pixel_size_m: Side of an object pixel, metres; None: unknown.
     """
     if not isinstance(geometry, PositionGeometry):
@@ -143,7 +143,7 @@ def agreement_of_halves(
 
 
 def _resolution(kind: str, threshold: str, cutoff: float, pixel_size_m: float | None) -> dict[str, float]:
-    """Return the cut-off, cycles per pixel, and the half-period that it means, pixels and nanometres."""
+    """Return the cut-off, cycles per pixel, and the corresponding half-period, pixels and nanometres."""
     numbers = {f"{kind}_cutoff{threshold}": cutoff}
     if cutoff > 0:
         numbers[f"{kind}_resolution{threshold}_px"] = 0.5 / cutoff

@@ -1,7 +1,7 @@
-"""Agreement of predicted with measured diffraction patterns: metrics that need no ground truth.
+"""Agreement of predicted and measured diffraction patterns: metrics that require no ground truth.
 
-The patterns of a scan resemble each other, so a value means little by itself. The values of the mean pattern are the
-baseline: a network that is no better has learned nothing about the object.
+The patterns of a scan are similar, so absolute values mean little. The values of the mean pattern are the baseline: a
+network that does not improve on it has learned nothing about the object.
 """
 
 import math
@@ -11,18 +11,18 @@ import numpy as np
 from recon_worker.snapshot.array_types import Float32
 
 _LEAST_RATE = 1e-12
-"""Photons per pixel, as in the loss."""
+"""Minimum expected photons per pixel, as in the loss."""
 
 
 def r_factor(pred: Float32, observed: Float32) -> float:
     """Return sum |A_obs - A_pred| / sum A_obs, the unscaled R-factor of crystallography; 0 is perfect agreement.
 
     Args:
-        pred: any shape, predicted diffraction amplitude.
-        observed: the same shape and units.
+        pred: Predicted diffraction amplitude, any shape.
+        observed: Measured diffraction amplitude, same shape and units.
 
     Returns:
-        The R-factor; NaN if nothing was measured or a value is not finite.
+        The R-factor; NaN if the measured amplitudes are all zero or a value is not finite.
     """
     total = float(np.sum(observed, dtype=np.float64))
     difference = float(np.sum(np.abs(observed.astype(np.float64) - pred)))
@@ -32,13 +32,13 @@ def r_factor(pred: Float32, observed: Float32) -> float:
 def poisson_deviance(pred: Float32, observed: Float32, photon_scale: float) -> float:
     """Return the deviance per detector pixel, 2 mean [k log(k / lambda) - (k - lambda)]; about 1 for a perfect model.
 
-    McCullagh & Nelder, Generalized Linear Models, 2nd ed. (1989), section 2.3. A perfect model has
-    less than 1 below a few photons per pixel.
+    McCullagh & Nelder, Generalized Linear Models, 2nd ed. (1989), section 2.3. Below a few photons per pixel a perfect
+    model has less than 1.
 
     Args:
-        pred: any shape, predicted diffraction amplitude; lambda = (pred * photon_scale)^2, at least 1e-12 photons.
-        observed: the same shape; k = (observed * photon_scale)^2 photons.
-        photon_scale: From amplitude to sqrt(photons).
+        pred: Predicted diffraction amplitude, any shape; lambda = (pred * photon_scale)^2, at least 1e-12 photons.
+        observed: Measured diffraction amplitude, same shape; k = (observed * photon_scale)^2 photons.
+        photon_scale: Factor from amplitude to sqrt(photons).
 
     Returns:
         The deviance; NaN if a value is not finite.
@@ -51,7 +51,7 @@ def poisson_deviance(pred: Float32, observed: Float32, photon_scale: float) -> f
 
 
 def mean_pattern(observed: Float32) -> Float32 | None:
-    """Return the (N, N) amplitude of the mean intensity; None for a single pattern, of which it is a copy.
+    """Return the (N, N) amplitude of the mean intensity; None for a single pattern, which it would equal.
 
     Args:
         observed: (k, N, N) diffraction amplitude.

@@ -1,6 +1,6 @@
-"""Comparison of two images in Fourier space: sub-pixel shift, and Fourier ring correlation with its thresholds.
+"""Compares two images in Fourier space: sub-pixel shift, and Fourier ring correlation with its thresholds.
 
-Both use the largest valid square of the images. The shift is logged and never corrected, as it is an error.
+Both use the largest valid square of the images. The shift is an error: it is logged but not corrected.
 Saxton & Baumeister, J. Microsc. 127, 127 (1982); van Heel & Schatz, J. Struct. Biol. 151, 250 (2005);
 Guizar-Sicairos, Thurman & Fienup, Opt. Lett. 33, 156 (2008). Formulas: `docs/formulas.md`.
 """
@@ -17,23 +17,23 @@ from recon_worker.snapshot.array_types import Bool, Complex64, Float64
 HALF = 0.5
 """Threshold of the Fourier ring correlation with a ground truth."""
 LEAST_CORRELATION = 0.3
-"""Correlation at the best shift, of 1, below which a shift is meaningless."""
+"""Minimum correlation at the best shift (maximum: 1); below it, the shift is meaningless."""
 _SMALLEST_PX, _LARGEST_SHIFTED_PX = 16, 1024
 _STEPS_PER_PX = 50
 _PIXELS_PER_INDEPENDENT_ONE = 4.5
-"""A Hann window on both axes correlates neighbouring Fourier pixels."""
+"""Fourier pixels per independent one: the Hann window on both axes correlates neighbours."""
 
 
 def shift_px(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, float]:
-    """Return the shift (x, y) of the prediction to the right and down, relative to the truth, pixels; NaN if unknown.
+    """Return the shift (x, y) of the prediction relative to the truth, right and down, pixels; NaN if unknown.
 
-    The peak of the cross-correlation in the largest valid square, at most its central 1024 px, to 1/50 px
-    (scikit-image).
+    Peak of the cross-correlation in the largest valid square, at most its central 1024 px, with a resolution of
+    1/50 px (scikit-image).
 
     Args:
         pred: (H, W) complex64, aligned.
         truth: (H, W) complex64.
-        valid: (H, W) pixels at which both are known and finite.
+        valid: (H, W) pixels where both are known and finite.
     """
     from skimage.registration import phase_cross_correlation
 
@@ -55,19 +55,19 @@ def shift_px(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, flo
 
 @dataclass(frozen=True, kw_only=True)
 class RingCorrelation:
-    """A Fourier ring correlation."""
+    """Fourier ring correlation of two images."""
 
     frequency: Float64
     """(n,) ring radii, cycles per pixel, up to 1/2."""
     correlation: Float64
     """(n,) within -1 ... 1."""
     pixels: Float64
-    """(n,) number of Fourier pixels of each ring."""
+    """(n,) number of Fourier pixels per ring."""
 
     def half_bit(self) -> Float64:
         """Return the (n,) half-bit threshold of van Heel & Schatz (2005), equation 17: half a bit per pixel.
 
-        Rings of few independent pixels correlate by chance, and have a higher threshold.
+        The threshold is higher for rings of few independent pixels, which correlate by chance.
         """
         root = np.sqrt(self.pixels / _PIXELS_PER_INDEPENDENT_ONE)
         return (0.2071 + 1.9102 / root) / (1.2071 + 0.9102 / root)
@@ -75,10 +75,9 @@ class RingCorrelation:
     def cutoff(self, threshold: float | Float64) -> float:
         """Return the frequency, cycles per pixel, at which the correlation falls below the threshold.
 
-        The search goes outwards from the first two consecutive rings above the threshold and interpolates linearly
-        between rings; 1/2 if the correlation stays above, 0 if there are no such rings. Rings further inside are
-        ignored: diffraction hardly determines what varies more slowly than the probe is wide. A single ring may be
-        above by chance.
+        Searches outwards from the first two consecutive rings above the threshold, since a single ring may exceed it
+        by chance, and interpolates linearly between rings. 1/2 if the correlation stays above, 0 without such rings.
+        Rings further inside are ignored: diffraction hardly constrains variations slower than the probe width.
 
         Args:
             threshold: One value for all rings, or (n,).
@@ -99,13 +98,13 @@ class RingCorrelation:
 def ring_correlation(a: Complex64, b: Complex64, valid: Bool) -> RingCorrelation | None:
     """Return the Fourier ring correlation of two images in the largest valid square; None if it is below 16 px.
 
-    Rings are one bin of the Fourier transform wide. Means are subtracted and edges tapered, so that the outline of the
-    square does not correlate.
+    Rings are one Fourier bin wide. Means are subtracted and edges tapered, so that the outline of the square does not
+    correlate.
 
     Args:
         a: (H, W) complex64.
         b: (H, W) complex64, aligned with `a`.
-        valid: (H, W) pixels at which both are known and finite.
+        valid: (H, W) pixels where both are known and finite.
     """
     square = largest_square(valid)
     n = square[0].stop - square[0].start
@@ -133,7 +132,7 @@ def ring_correlation(a: Complex64, b: Complex64, valid: Bool) -> RingCorrelation
 
 
 def largest_square(valid: Bool) -> tuple[slice, slice]:
-    """Return rows and columns of the largest square of odd side without an invalid pixel; the first of several."""
+    """Return rows and columns of the largest square of odd side that is entirely valid; the first of several."""
     from scipy.ndimage import distance_transform_cdt  # type: ignore[attr-defined]
 
     distance = distance_transform_cdt(np.pad(valid, 1), metric="chessboard")[1:-1, 1:-1]

@@ -1,6 +1,6 @@
-"""Image quality in numbers: phase error, MAE, PSNR, SSIM, correlation, share of finite pixels, robust value range.
+"""Image quality metrics: phase error, MAE, PSNR, SSIM, correlation, share of finite pixels, robust value range.
 
-A number that is not defined (nothing to compare, an image smaller than the window) is NaN. Align predictions first
+Undefined values (no pixels to compare, image smaller than the window) are NaN. Align predictions first
 (`alignment.fit`). Formulas: `docs/formulas.md`.
 """
 
@@ -20,7 +20,7 @@ _SSIM_SIGMA_PX, _SSIM_WINDOW_PX = 1.5, 11
 
 
 def robust_limits(values: ArrayLike) -> tuple[float, float]:
-    """Return percentiles 0.5 and 99.5 of the finite values, which outliers do not affect; NaN if there is none."""
+    """Return percentiles 0.5 and 99.5 of the finite values, which are robust to outliers; NaN without finite values."""
     array = np.asarray(values)
     finite = array[np.isfinite(array)].astype(np.float64)
     if not finite.size:
@@ -42,9 +42,9 @@ def mean_error(error: Float32, valid: Bool) -> float:
 
 
 def comparable_phases(aligned: Complex64, truth: Complex64) -> tuple[Float32, Float32]:
-    """Return the phases of prediction and truth, radians, such that their difference is the wrapped error.
+    """Return the phases of prediction and truth, radians, whose difference is the wrapped error.
 
-    The truth's mean phase is rotated to 0, so that a weak phase object does not cross the branch cut.
+    The mean phase of the truth is rotated to 0, so that a weak phase object does not cross the branch cut.
     """
     turn = np.exp(-1j * np.angle(truth[np.isfinite(truth)].sum()))
     phase, true_phase = (np.empty(truth.shape, np.float32) for _ in range(2))
@@ -55,7 +55,7 @@ def comparable_phases(aligned: Complex64, truth: Complex64) -> tuple[Float32, Fl
 
 
 def finite_share(values: Float32 | Complex64, where: Bool) -> float:
-    """Return the share of the pixels in `where` whose value is finite."""
+    """Return the fraction of the pixels in `where` that are finite."""
     return float(np.isfinite(values[where]).mean()) if where.any() else math.nan
 
 
@@ -75,8 +75,8 @@ def correlation(pred: Float32, truth: Float32, valid: Bool) -> float:
 def psnr_db(pred: Float32, truth: Float32, valid: Bool) -> float:
     """Return the peak signal-to-noise ratio over the valid pixels: 10 log10(R^2 / MSE), dB.
 
-    R is the distance of the truth's percentiles 0.5 and 99.5, which outliers do not affect. Values are clipped to the
-    colour range of the pictures, which extends R / 10 beyond the percentiles.
+    R is the distance between the truth's percentiles 0.5 and 99.5. Values are clipped to the colour range of the
+    pictures, which extends R / 10 beyond the percentiles. NaN if MSE or R is 0.
     """
     span, low, high = _limits(truth, valid)
     if not span > 0:

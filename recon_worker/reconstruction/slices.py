@@ -1,4 +1,4 @@
-"""Slices of large images: double-precision intermediates are computed block by block to bound their memory."""
+"""Slices of large images, for block-wise computation that bounds the memory of double-precision intermediates."""
 
 from collections.abc import Iterator
 
@@ -6,11 +6,11 @@ _BLOCK_PX = 1 << 20
 
 
 def row_blocks(shape: tuple[int, ...], multiple: int = 1) -> Iterator[slice]:
-    """Yield consecutive row slices of about a million pixels each; one slice for a smaller image.
+    """Return an iterator over row slices of about a million pixels each; one slice for a smaller image.
 
     Args:
         shape: (H, W).
-        multiple: Blocks begin at multiples of this many rows.
+        multiple: Blocks start at multiples of this number of rows.
     """
     rows = max(1, _BLOCK_PX // max(1, shape[1]) // multiple) * multiple
     return (slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows))

@@ -1,6 +1,6 @@
-"""From object patches to whole objects: tiles on a grid, or overlapping patches at sub-pixel positions.
+"""Stitches object patches into whole objects: tiles on a grid, or overlapping patches at sub-pixel positions.
 
-Positions are (x, y) = (column, row), pixels, of patch centres; the centre pixel of an m-pixel crop has index m // 2.
+Positions are patch centres, (x, y) = (column, row), pixels; the centre pixel of an m-pixel crop has index m // 2.
 Formulas: `docs/formulas.md`.
 """
 
@@ -13,9 +13,9 @@ from recon_worker.snapshot.array_types import Bool, Complex64, Float32, Float64,
 from recon_worker.snapshot.geometry import Geometry, GridGeometry, PositionGeometry
 
 _CHUNK_BYTES = 1 << 18
-"""Patches that are spread over their four neighbours at once (fewer for a small scan); fits the CPU cache."""
+"""Size of the patches interpolated at once (fewer in a small scan); fits the CPU cache."""
 _BLOCK_BYTES = 1 << 22
-"""Patches that are placed on a grid at once."""
+"""Size of the patches placed on a grid at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +23,13 @@ class Stitched:
     """One object on its canvas."""
 
     object: Complex64
-    """(H, W), 0 where not scanned. The geometry's amplitude scale is applied."""
+    """(H, W), 0 where not scanned; includes the geometry's amplitude scale."""
     coverage: Float32
-    """(H, W) summed weight of the patches that contribute to a pixel."""
+    """(H, W) summed weight of the patches at each pixel."""
 
     @property
     def scanned(self) -> Bool:
-        """(H, W) pixels that at least one patch covers."""
+        """(H, W) pixels covered by at least one patch."""
         return self.coverage > 0
 
 
@@ -39,15 +39,15 @@ def crop_start_px(patch_px: int, crop_px: int) -> int:
 
 
 def stitch(geometry: Geometry, patches: Patches, filled: Bool | None = None) -> tuple[Stitched, ...]:
-    """Stitch the samples of a scan, one image per object. Needs a few MB of memory besides the images.
+    """Stitch the samples of a scan, one image per object. Needs a few MB of memory in addition to the images.
 
     Args:
-        geometry: Where the samples belong. The canvas is always the whole footprint.
+        geometry: Placement of the samples. The canvas is always the whole footprint.
         patches: (n, C, m, m) complex64, m = `geometry.crop_px`; the first n samples in dataset order.
-        filled: (n,) which rows hold data; None: all.
+        filled: (n,) True for rows that hold data; None: all.
 
     Raises:
-        ValueError: The shape of `patches` does not match the geometry.
+        ValueError: The shape of `patches` or `filled` does not match the geometry.
     """
     count = patches.shape[0]
     filled = np.ones(count, bool) if filled is None else filled
@@ -72,7 +72,7 @@ def stitch(geometry: Geometry, patches: Patches, filled: Bool | None = None) -> 
 
 
 def _stitch_grid(geometry: GridGeometry, patches: Patches, filled: Bool) -> tuple[Stitched, ...]:
-    """Place the central tile of every sample on the grid, row by row, without overlap."""
+    """Place the central tile of every sample on the grid, row by row; tiles do not overlap."""
     n, side, tile = geometry.n_objects, geometry.samples_per_axis, geometry.tile_px
     objects = np.zeros((n, side * tile, side * tile), np.complex64)
     coverage = np.zeros(objects.shape, np.float32)
@@ -96,11 +96,11 @@ def _merge_groups(geometry: GridGeometry, patches: Complex64, rows: Indices) -> 
     assert geometry.coords_relative_px is not None
     n, _, m, _ = patches.shape
     offsets = -geometry.coords_relative_px[rows]
-    # The mean of a group of odd extent lies half a pixel behind the tile's centre pixel.
+    # The mean position of a group of odd extent is half a pixel beyond the tile's centre pixel.
     offsets += geometry.group_extent_px % 2 / 2
     side = m + 2 * (math.ceil(np.abs(offsets).max(initial=0)) + 1)
     corners = offsets + side // 2 - m // 2
-    corners[..., 1] += side * np.arange(n)[:, None]  # one sample below the other on one tall canvas
+    corners[..., 1] += side * np.arange(n)[:, None]  # samples stacked vertically on one tall canvas
     canvas, weights = accumulate(patches.reshape(-1, m, m), corners.reshape(-1, 2), (n * side, side))
     start = side // 2 - geometry.tile_px // 2
     window = (slice(None), slice(start, start + geometry.tile_px), slice(start, start + geometry.tile_px))
@@ -131,14 +131,14 @@ def accumulate(
     weight: Float32 | None = None,
     index: tuple[Indices, ...] | None = None,
 ) -> tuple[Complex64, Float32]:
-    """Add patches to a canvas at sub-pixel positions: bilinear weights on the four integer neighbours. O(n m^2).
+    """Add patches to a canvas at sub-pixel positions, with bilinear weights on four integer neighbours. O(n m^2).
 
     Args:
-        patches: (n, m, m) complex64, or (n, C, m, m) with an `index`.
-        corners_px: (k, 2), (x, y): canvas position of index (0, 0) of each added patch.
+        patches: (n, m, m) complex64; (n, C, m, m) with `index`.
+        corners_px: (k, 2), (x, y), canvas position of the first pixel of each added patch.
         shape: (H, W) of the canvas.
         weight: (m, m) float32, weight of each patch pixel; None: 1.
-        index: Which patches to add, in this order: (k,) numbers on each leading axis; None: all.
+        index: Patches to add, in order: (k,) indices on each leading axis; None: all.
 
     Returns:
         Weighted sum (H, W) complex64 and sum of weights (H, W) float32.
@@ -157,13 +157,13 @@ def accumulate(
     whole = np.floor(corners_px).astype(np.int64)
     fraction = (corners_px - whole).astype(np.float32)
     weight = np.ones((m, m), np.float32) if weight is None else weight
-    # One extra row and column: a patch at an integer position has neighbours of weight 0, which may lie outside.
+    # One extra row and column for the zero-weight neighbours of a patch at an integer position on the edge.
     canvas = np.zeros((shape[0] + 1, shape[1] + 1), np.complex64)
     weights = np.zeros(canvas.shape, np.float32)
     chunk = max(1, min(_CHUNK_BYTES // (8 * m * m), count // 8))
     for start in range(0, count, chunk):
         part = slice(start, start + chunk)
-        with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are shown in the picture; no warning
+        with np.errstate(invalid="ignore", over="ignore"):  # pictures show NaN and infinity
             added = patches[part if index is None else tuple(one[part] for one in index)]
             weighted = np.multiply(added, weight, dtype=np.complex64)
             spread = _spread(weighted.view(np.float32), 2, fraction[part]).view(np.complex64)
@@ -175,7 +175,7 @@ def accumulate(
 
 
 def _spread(images: Float32, step: int, fraction: Float32) -> Float32:
-    """Shift images by a fraction (x, y) of a pixel; `step` numbers per pixel (2: real and imaginary part).
+    """Shift images by a fraction (x, y) of a pixel; `step` values per pixel (2: real and imaginary part).
 
     (n or 1, m, m * step) -> (n, m + 1, (m + 1) * step)
     """
@@ -194,7 +194,7 @@ def _spread(images: Float32, step: int, fraction: Float32) -> Float32:
 
 
 def canvas_positions(geometry: Geometry, object_index: int = 0) -> Float64:
-    """Return the patch centres of one object's whole scan, pixels from its canvas's first pixel: (n * C, 2), (x, y)."""
+    """Return all patch centres of one object, (n * C, 2), (x, y), pixels from the first pixel of its canvas."""
     row, column, _ = geometry.footprint(object_index)
     if isinstance(geometry, PositionGeometry):
         return geometry.positions_of(object_index) - [column, row]
@@ -212,11 +212,11 @@ def crop_to_footprint(geometry: Geometry, true_object: Complex64, object_index: 
 
     Args:
         geometry: The scan.
-        true_object: (H, W) complex64, in the pixels that the scan's positions count.
+        true_object: (H, W) complex64, on the pixel grid of the scan's positions.
         object_index: Index of the object within the geometry.
 
     Returns:
-        Complex64 of the shape of `stitch(...)[object_index].object`.
+        Complex64 array of the shape of `stitch(...)[object_index].object`.
 
     Raises:
         ValueError: The size of the object does not match the grid of the scan.

@@ -1,4 +1,4 @@
-"""Aliases of NumPy array types, and `ObjectPatches`, complex patches that are computed on access."""
+"""Aliases of NumPy array types, and `ObjectPatches`, complex patches computed on access."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class ObjectPatches:
-    """Object patches amp * exp(i phase), (n, ..., m, m) complex64, computed for the rows that are indexed."""
+    """Object patches amp * exp(i phase), (n, ..., m, m) complex64, computed when rows are indexed."""
 
     amp: Float32
     phase: Float32

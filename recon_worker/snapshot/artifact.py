@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 SCALES, GALLERY = HISTORY_FILES = "scales.json", "gallery.html"
-"""Artifacts that later epochs read back: the colour ranges and the gallery of the run."""
+"""Artifacts that later epochs read back: colour ranges and gallery of the run."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Failure:
-    """An artifact, or a group of artifacts, that could not be made or uploaded."""
+    """An artifact or group of artifacts whose rendering or upload failed."""
 
     path: str
     reason: str

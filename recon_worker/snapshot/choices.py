@@ -1,8 +1,8 @@
-"""Values that settings and records share. Loads nothing: `--help` imports it."""
+"""Allowed values shared by settings and records. Free of heavy imports, for a fast `--help`."""
 
 from typing import Literal
 
 StitchWeight = Literal["uniform", "probe"]
-"""Weight of overlapping patches in their average: equal, or the probe's intensity."""
+"""Weight of overlapping patches: uniform, or the probe's intensity."""
 ArraysFormat = Literal["none", "npz", "h5"]
-"""File format in which the stitched object is logged as numbers."""
+"""File format of the stitched object as arrays."""

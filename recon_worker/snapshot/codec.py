@@ -1,12 +1,12 @@
-"""`Scan` and `Snapshot` as bytes, for shared memory and for the spool, without pickle.
+"""Serialises `Scan` and `Snapshot` for shared memory and for the spool, without pickle.
 
-A scan is an NPZ archive: its arrays by name, and `_record`, a JSON text with everything else. A snapshot is
+A scan is an NPZ archive: its arrays by name, and `_record`, a JSON text of all other fields. A snapshot is
 
     magic (8 bytes) | header length (uint32) | checksum of header and arrays (uint32) | header, JSON | arrays
 
-with the arrays at the offsets of `SnapshotLayout`, starting at byte 4096: the header is padded with spaces. The
-checksum is the CRC-32 of the header and of block sums of the arrays, a fraction of the cost of a CRC-32 of the arrays.
-Torn and corrupt data is detected and rejected.
+with the arrays at the offsets of `SnapshotLayout` from byte 4096 on; the header is padded with spaces. The checksum is
+the CRC-32 of the header and of block sums of the arrays, much faster than a CRC-32 of the arrays themselves. Truncated
+and corrupt data is rejected.
 """
 
 import io
@@ -41,11 +41,11 @@ _RECORD_FIELDS = ("epoch", "step", "has_diffraction", "created_unix_s", "stall_s
 
 
 class CodecError(ValueError):
-    """The bytes are torn, corrupt, or written by an incompatible version."""
+    """The data is truncated, corrupt, or from an incompatible version."""
 
 
 def dump_scan(scan: Scan) -> memoryview:
-    """Return the NPZ bytes of a scan."""
+    """Serialise a scan as NPZ."""
     record, arrays = _split(scan, "", skip=("geometry", "ground_truth"))
     record["version"] = _SCAN_VERSION
     record["ground_truth"] = [truth is not None for truth in scan.ground_truth]
@@ -61,7 +61,7 @@ def dump_scan(scan: Scan) -> memoryview:
 
 
 def load_scan(data: bytes | memoryview) -> Scan:
-    """Return the scan that `dump_scan` wrote.
+    """Deserialise a scan written by `dump_scan`.
 
     Raises:
         CodecError: The bytes are not a scan of this version.
@@ -88,19 +88,19 @@ def load_scan(data: bytes | memoryview) -> Scan:
 
 
 def dump_brief(record: dict[str, Any], scan: Scan) -> list[bytes | memoryview]:
-    """Return what a worker needs to know about a run, in parts: length of the JSON, the record as JSON, the scan."""
+    """Serialise the run's record and scan for the worker, as parts: JSON length, JSON, scan."""
     words = json.dumps(record).encode()
     return [_LENGTH.pack(len(words)), words, dump_scan(scan)]
 
 
 def load_brief(data: bytes) -> tuple[dict[str, Any], Scan]:
-    """Return the record and scan of `dump_brief`."""
+    """Deserialise the record and scan written by `dump_brief`."""
     end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
     return json.loads(data[_LENGTH.size : end]), load_scan(memoryview(data)[end:])
 
 
 def _split(value: Any, prefix: str, skip: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:  # noqa: ANN401
-    """Return the plain fields of a dataclass, and its array fields under prefixed names."""
+    """Split a dataclass into its plain fields, and its array fields under prefixed names."""
     plain: dict[str, Any] = {}
     arrays: dict[str, NDArray[Any]] = {}
     for field in fields(value):
@@ -113,16 +113,16 @@ def _split(value: Any, prefix: str, skip: tuple[str, ...] = ()) -> tuple[dict[st
 
 
 def snapshot_header(snapshot: Snapshot, layout: SnapshotLayout) -> bytes:
-    """Return a snapshot's record and layout as JSON; the arrays are stored separately."""
+    """Serialise a snapshot's record and layout as JSON, without the arrays."""
     record = {name: getattr(snapshot, name) for name in _RECORD_FIELDS}
     return json.dumps({"record": record, "layout": asdict(layout)}).encode()
 
 
 def parse_header(header: bytes) -> tuple[dict[str, Any], SnapshotLayout]:
-    """Return the record and layout of `snapshot_header`.
+    """Parse the output of `snapshot_header` into record and layout.
 
     Raises:
-        CodecError: The header is not one of a snapshot.
+        CodecError: The header is invalid.
     """
     try:
         document = json.loads(header)
@@ -138,11 +138,11 @@ def parse_header(header: bytes) -> tuple[dict[str, Any], SnapshotLayout]:
 
 
 def dump_snapshot(header: bytes, arrays: memoryview) -> tuple[bytes, memoryview]:
-    """Return the parts of a snapshot file in order: its first `FILE_HEADER_BYTES`, and the arrays, not copied.
+    """Return the parts of a snapshot file in order: the first `FILE_HEADER_BYTES`, and the arrays without a copy.
 
     Args:
-        header: Of `snapshot_header`.
-        arrays: The buffer that `SnapshotLayout.views` has mapped.
+        header: Output of `snapshot_header`.
+        arrays: Buffer mapped by `SnapshotLayout.views`.
     """
     padded = header.ljust(FILE_HEADER_BYTES - _PREFIX.size)
     if len(padded) + _PREFIX.size > FILE_HEADER_BYTES:
@@ -151,17 +151,17 @@ def dump_snapshot(header: bytes, arrays: memoryview) -> tuple[bytes, memoryview]
 
 
 def _checksum(header: bytes, arrays: memoryview) -> int:
-    """CRC-32 of the header, of the sums modulo 2^64 of 64-bit words in blocks of 64 KiB, and of the last bytes."""
+    """Return the CRC-32 of the header, of 64-bit sums over blocks of 64 KiB, and of the remaining bytes."""
     words = np.frombuffer(arrays, np.uint64, len(arrays) // _WORD_BYTES)
     sums = np.add.reduceat(words, np.arange(0, words.size, _BLOCK_WORDS)) if words.size else words
     return zlib.crc32(arrays[words.nbytes :], zlib.crc32(sums.tobytes(), zlib.crc32(header)))
 
 
 def read_snapshot(path: Path) -> Snapshot:
-    """Return the snapshot in a file, whose arrays are mapped read-only: the file must not change while they are in use.
+    """Read a snapshot file. Its arrays are mapped read-only: the file must not change while they are in use.
 
     Raises:
-        CodecError: The file is torn, corrupt, or not a snapshot.
+        CodecError: The file is truncated, corrupt, or not a snapshot.
         OSError: The file cannot be read.
     """
     with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""How the samples of a scan are stitched: on a grid, or at absolute positions.
+"""Placement of the samples of a scan in the object: on a grid, or at absolute positions.
 
-Coordinates are pixels of the object grid. Positions are (x, y) = (column, row) of patch *centres*; the centre pixel
-of an n-pixel patch has index n // 2. Shapes are (rows, columns). Formulas: `docs/formulas.md`.
+Coordinates are pixels of the object grid. Positions are patch *centres*, (x, y) = (column, row); the centre pixel of an
+n-pixel patch has index n // 2. Shapes are (rows, columns). Formulas: `docs/formulas.md`.
 """
 
 import math
@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Footprint = tuple[int, int, tuple[int, int]]
-"""The part of an object that its stitched canvas shows: row and column of the first pixel, and the shape."""
+"""Part of an object covered by its stitched canvas: row and column of the first pixel, and the shape."""
 _MAX_CANVAS_PX = 1 << 28
-"""A larger canvas is taken for an error in the unit of the positions."""
+"""Maximum size of a canvas; a larger one indicates positions in a wrong unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,9 @@ class GridGeometry:
     outer_offset_px: int
     """Twice the grid stride, pixels (`outer_offset_test`); each sample fills a tile of half this side."""
     n_objects: int
-    """Number of objects whose samples follow each other."""
+    """Number of objects, stored one after the other."""
     n_samples: int
-    """Number of samples of the whole scan, over all objects."""
+    """Number of samples of the whole scan, all objects together."""
     group_extent_px: int = 0
     """Extent of a sample beyond one patch: (gridsize - 1) * offset, pixels."""
     amplitude_scale: float = 1.0
@@ -65,7 +65,7 @@ class GridGeometry:
 
     @property
     def tile_px(self) -> int:
-        """Side of the tile that a sample fills, pixels."""
+        """Side of the tile filled by a sample, pixels."""
         return self.outer_offset_px // 2
 
     @property
@@ -79,7 +79,7 @@ class GridGeometry:
         return self.tile_px if self.coords_relative_px is None else max(self.tile_px, self.patch_px // 2)
 
     def footprint(self, object_index: int = 0) -> Footprint:
-        """Return the footprint of the grid's tiles, the same in every object."""
+        """Return the footprint of the grid's tiles; equal for all objects."""
         first = (self.patch_px - self.tile_px + 1) // 2 + self.group_extent_px // 2
         side = self.samples_per_axis * self.tile_px
         return first, first, (side, side)
@@ -92,15 +92,15 @@ class PositionGeometry:
     patch_px: int
     """Side N of a patch, pixels."""
     crop_px: int
-    """Side m of the centre crop that is stitched, pixels, even; N / 2 is the support of the network's heads."""
+    """Side m of the stitched centre crop, pixels, even; N / 2 is the support of the network's heads."""
     positions_px: NDArray[np.float64]
     """(n, C, 2), (x, y): absolute centres, object pixels."""
     object_index: NDArray[np.int64] | None = None
-    """(n,) index of the object that a sample shows, from 0; None: all show the same object."""
+    """(n,) object index of each sample, from 0; None: a single object."""
     weight: Literal["uniform", "probe"] = "uniform"
-    """Weight of overlapping patches in their average: equal, or the probe's intensity."""
+    """Weight of overlapping patches: uniform, or the probe's intensity."""
     probe_intensity: NDArray[np.float32] | None = None
-    """(m, m) summed |probe|^2 on the crop; needed for weight "probe"."""
+    """(m, m) summed |probe|^2 on the crop; required for weight "probe"."""
     amplitude_scale: float = 1.0
     """Factor from the network's amplitude to the object's; never applied to the phase."""
 
@@ -132,16 +132,16 @@ class PositionGeometry:
 
     @property
     def n_objects(self) -> int:
-        """Number of objects that the scan shows."""
+        """Number of objects in the scan."""
         return 1 if self.object_index is None else int(self.object_index.max(initial=-1)) + 1
 
     def positions_of(self, object_index: int) -> NDArray[np.float64]:
-        """Return the patch centres of one object's whole scan, (k, 2), (x, y), object pixels."""
+        """Return all patch centres of one object, (k, 2), (x, y), object pixels."""
         chosen = slice(None) if self.object_index is None else self.object_index == object_index
         return self.positions_px[chosen].reshape(-1, 2)
 
     def footprint(self, object_index: int = 0) -> Footprint:
-        """Return the smallest canvas on whole object pixels that holds every patch of an object's whole scan.
+        """Return the smallest canvas on whole object pixels that holds every patch of an object.
 
         Raises:
             ValueError: The canvas has more than 2^28 pixels.

@@ -1,8 +1,8 @@
-"""What crosses from the training process to the worker: one `Scan` per run, one `Snapshot` per logged epoch.
+"""Records that cross from the training process to the worker: one `Scan` per run, one `Snapshot` per logged epoch.
 
-The scan holds what does not change (geometry, labels, observed diffraction), a snapshot the current predictions. The
-arrays of a snapshot have a fixed layout, so that they can be written straight into a buffer
-(`SnapshotLayout.views`): process memory, a shared slot or a mapped file.
+The scan holds the constant data (geometry, labels, observed diffraction), a snapshot the current predictions. The
+arrays of a snapshot have a fixed layout, so that they can be written directly to a buffer (`SnapshotLayout.views`):
+process memory, a shared slot or a mapped file.
 """
 
 import math
@@ -21,7 +21,7 @@ Buffer = memoryview | bytearray | NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """Everything about the logged dataset that stays the same during a run."""
+    """Constant data of the logged dataset."""
 
     fixed_indices: tuple[int, ...]
     """Dataset indices of the k samples whose patches are logged; channel 0 is shown."""
@@ -34,7 +34,7 @@ class Scan:
     label_phase: Float32 | None = None
     """(k, N, N) true object phase, radians. None: no ground truth."""
     geometry: Geometry | None = None
-    """How the samples are stitched. None: no stitched pictures."""
+    """Placement of the samples. None: no stitched pictures."""
     ground_truth: tuple[Complex64 | None, ...] = ()
     """Per object: (H, W) true object on the stitched footprint, NaN where unknown; None: no ground truth."""
     epoch_digits: int = 2
@@ -42,9 +42,9 @@ class Scan:
     remove_ramp: bool = True
     """Whether to remove a linear phase ramp from stitched objects before comparing them with the truth."""
     pixel_size_m: float | None = None
-    """Side of an object pixel, metres. None: unknown; lengths are given in pixels only."""
+    """Side of an object pixel, metres. None: unknown; lengths are in pixels only."""
     arrays_format: ArraysFormat = "none"
-    """File format in which stitched objects are logged as numbers."""
+    """File format of the stitched objects as arrays."""
     description: bool = False
     """Whether to show the latest summary in the run's description in MLflow."""
 
@@ -60,16 +60,16 @@ class SnapshotArrays:
     fixed_diffraction: Float32
     """(k, N, N) predicted diffraction amplitude; undefined unless `Snapshot.has_diffraction`."""
     fixed_filled: Bool
-    """(k,) which fixed patches hold a prediction."""
+    """(k,) True for fixed patches that hold a prediction."""
     stitch_amp: Float32
     """(n, C, m, m) object amplitude on the centre crop."""
     stitch_phase: Float32
     """(n, C, m, m) object phase on the centre crop."""
     stitch_filled: Bool
-    """(n,) which rows hold a prediction."""
+    """(n,) True for rows that hold a prediction."""
 
     def stitch_object(self) -> ObjectPatches:
-        """Return the (n, C, m, m) complex64 object patches, computed on access; rows not filled are undefined."""
+        """Return the object patches, (n, C, m, m) complex64, computed on access; unfilled rows are undefined."""
         return ObjectPatches(self.stitch_amp, self.stitch_phase)
 
 
@@ -112,11 +112,11 @@ class SnapshotLayout:
 
     @property
     def nbytes(self) -> int:
-        """Size of the buffer that `views` needs, bytes."""
+        """Size of the buffer for `views`, bytes."""
         return self._fields()[1]
 
     def views(self, buffer: Buffer) -> SnapshotArrays:
-        """Return arrays that share the memory of `buffer`; nothing is copied."""
+        """Return arrays that share the memory of `buffer`, without a copy."""
         return SnapshotArrays(
             **{
                 name: np.frombuffer(buffer, dtype, math.prod(shape), offset).reshape(shape)
@@ -131,16 +131,16 @@ class SnapshotLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The predictions of one logged epoch."""
+    """Predictions of one logged epoch."""
 
     epoch: int
     """Completed epochs, counted from 1; 0 is the untrained network."""
     step: int
-    """Optimizer steps taken so far."""
+    """Optimiser steps so far."""
     has_diffraction: bool
     """Whether the network predicts diffraction (a supervised network does not)."""
     created_unix_s: float
-    """When the arrays were complete, seconds since 1970."""
+    """Time of completion of the arrays, seconds since 1970."""
     stall_s: float
-    """Time that the training thread has spent on this snapshot, seconds."""
+    """Time spent on this snapshot in the training thread, seconds."""
     arrays: SnapshotArrays

@@ -1,11 +1,11 @@
-"""Memory of the bounded queue: slots of shared memory that both processes map.
+"""Memory of the bounded queue: shared memory slots mapped by both processes.
 
     | header page: generation, state, header length, JSON header | arrays, at the offsets of `SnapshotLayout` |
 
-A slot is an anonymous file (`memfd`), inherited as a descriptor: it has no name that could leak and no mount limit,
-grows by `ftruncate`, and is freed by the kernel with the last process. Where memfd is missing, an unlinked temporary
-file serves the same purpose. Only the training process writes slots. While it is alive it announces ready slots over
-the pipe; after its death the worker finds them by the state in the header.
+A slot is an anonymous file (`memfd`), inherited as a descriptor: it leaves no name behind, is not bound by the limit of
+a mount, grows on demand, and is freed by the kernel with the last process. Without memfd, an unlinked temporary file
+replaces it. Only the training process writes slots. While alive it announces ready slots over the pipe; after its death
+the worker finds them by the state in the header.
 """
 
 import mmap
@@ -24,7 +24,7 @@ _FREE, _READY = 0, 1
 
 
 def create_memory(name: str) -> int:
-    """Return a descriptor of empty anonymous shared memory; the caller owns it."""
+    """Create empty anonymous shared memory and return its descriptor, which the caller owns."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create(name, os.MFD_CLOEXEC)
     descriptor, path = tempfile.mkstemp(prefix=name)
@@ -33,7 +33,7 @@ def create_memory(name: str) -> int:
 
 
 def allocate(descriptor: int, nbytes: int) -> None:
-    """Extend a file to `nbytes`, with its blocks allocated now where the system supports that."""
+    """Extend a file to `nbytes` and, where supported, allocate its blocks immediately."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, nbytes)
     else:
@@ -41,7 +41,7 @@ def allocate(descriptor: int, nbytes: int) -> None:
 
 
 def write_all(descriptor: int, parts: Sequence[bytes | memoryview]) -> None:
-    """Replace the content of shared memory by the concatenated parts."""
+    """Replace the content of shared memory with the concatenated parts."""
     os.ftruncate(descriptor, sum(map(len, parts)))
     offset = 0
     for part in parts:
@@ -61,7 +61,7 @@ def read_all(descriptor: int) -> bytes:
 
 
 class Slot:
-    """One slot, seen from one process. Reuses its mapping, and grows for larger snapshots."""
+    """One process's view of a slot. Reuses its mapping and grows for larger snapshots."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -69,7 +69,7 @@ class Slot:
         self._mapping_lock = threading.Lock()
 
     def reserve(self, nbytes: int) -> None:
-        """Grow the slot to hold arrays of `nbytes`, with its pages allocated now, not at the first write."""
+        """Grow the slot to hold arrays of `nbytes`, allocating its pages now rather than at the first write."""
         size = HEADER_BYTES + nbytes
         if os.fstat(self.descriptor).st_size < size:
             allocate(self.descriptor, size)
@@ -82,20 +82,20 @@ class Slot:
             return self._map
 
     def fault_in(self) -> None:
-        """Touch all pages, so that the first user of the slot does not wait for the kernel. Changes no content."""
+        """Read from every page, so that the first use of the slot does not wait for page faults."""
         if os.fstat(self.descriptor).st_size:
             np.frombuffer(self._mapping(), np.uint8)[:: mmap.PAGESIZE].max()  # releases the GIL
 
     def array_bytes(self, nbytes: int) -> memoryview:
-        """Return the part of the slot that holds the arrays; `reserve` must have grown the slot to this size."""
+        """Return the array part of the slot; call `reserve` with this size first."""
         return memoryview(self._mapping())[HEADER_BYTES : HEADER_BYTES + nbytes]
 
     def mark_ready(self, generation: int, header: bytes) -> None:
-        """Publish the slot. The state is written after the header: a slot is never ready with a partial header.
+        """Publish the slot. The state is written after the header, so a ready slot has a complete header.
 
         Args:
-            generation: From 1, incremented with every snapshot of the run; distinguishes two uses of a slot.
-            header: Of `codec.snapshot_header`.
+            generation: Number of the snapshot in the run, from 1; distinguishes successive uses of a slot.
+            header: Output of `codec.snapshot_header`.
         """
         if len(header) > HEADER_BYTES - _FIELDS.size:
             raise ValueError(f"the header has {len(header)} bytes; {HEADER_BYTES - _FIELDS.size} fit.")

@@ -1,4 +1,4 @@
-"""What the gallery keeps of an epoch, metrics and thumbnails, and its JSON form."""
+"""Gallery entries: metrics and thumbnails of one epoch, and their JSON form."""
 
 import base64
 import binascii
@@ -14,14 +14,14 @@ from recon_worker.pictures.labels import Kind
 
 @dataclass(frozen=True, kw_only=True)
 class Thumbnail:
-    """A small version of a picture."""
+    """Downsampled version of a picture."""
 
     png: bytes
-    """Written by `png.encode_png`."""
+    """PNG written by `png.encode_png`."""
     full_size: tuple[int, int]
     """(H, W) of the full-size picture, pixels."""
     block_px: int
-    """Each pixel is the mean over a square of this side; 1: full size."""
+    """Side of the square averaged into one pixel; 1: full size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +32,12 @@ class GalleryFigure:
     """Folder of the full-size pictures within the epoch's folder."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     thumbnails: Mapping[Kind, Thumbnail] = field(default_factory=dict)
-    """By kind of panel; empty if dropped to limit the size of the file."""
+    """Thumbnails by kind of panel; empty if dropped to limit the file size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryEntry:
-    """What the gallery keeps of an epoch."""
+    """Metrics and thumbnails of one epoch."""
 
     epoch: int
     step: int
@@ -48,7 +48,7 @@ class GalleryEntry:
     pixel_size_m: float | None = None
 
     def sharing(self, other: "GalleryEntry") -> "GalleryEntry":
-        """Return the entry sharing equal thumbnails, such as those of the truth, with `other`, to save memory."""
+        """Return a copy that shares equal thumbnails, such as those of the truth, with `other`, to save memory."""
         common = {one.png: one for figure in other.figures for one in figure.thumbnails.values()}
         figures = []
         for figure in self.figures:
@@ -57,7 +57,7 @@ class GalleryEntry:
         return dataclasses.replace(self, figures=tuple(figures))
 
     def without_pictures(self) -> "GalleryEntry":
-        """Return the entry with its metrics only."""
+        """Return a copy without thumbnails."""
         figures = tuple(dataclasses.replace(figure, thumbnails={}) for figure in self.figures)
         return dataclasses.replace(self, figures=figures)
 
@@ -65,8 +65,8 @@ class GalleryEntry:
         """Return the entry as JSON values that refer to thumbnails by name.
 
         Args:
-            pngs: The PNGs are added here by a name derived from their content, so that equal ones, such as the ground
-                truth of all epochs, are kept once.
+            pngs: Receives the PNGs under names derived from their content, so that equal PNGs, such as the ground
+                truth of all epochs, are stored once.
         """
         views = []
         for figure in self.figures:
@@ -81,10 +81,10 @@ class GalleryEntry:
 
     @classmethod
     def from_dict(cls, entry: Any, pictures: Any) -> "GalleryEntry":  # noqa: ANN401 - JSON values, checked by use
-        """Restore an entry from the output of `to_dict` and the PNGs, as base64 text by name.
+        """Restore an entry from the output of `to_dict` and the PNGs as base64 text by name.
 
         Raises:
-            ValueError: The values have another structure.
+            ValueError: The structure is unknown.
         """
         try:
             figures = []
@@ -111,7 +111,7 @@ class GalleryEntry:
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """Replace values that JSON cannot hold by None."""
+    """Replace non-finite values, which JSON does not support, by None."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 

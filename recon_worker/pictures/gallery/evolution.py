@@ -1,7 +1,7 @@
-"""The evolution: an animated GIF of an object's amplitude and phase, one frame per epoch.
+"""Evolution: an animated GIF of an object's amplitude and phase, one frame per epoch with thumbnails in the gallery.
 
-All frames share one palette, so that equal values have equal colours throughout: grays for the amplitude, the cyclic
-map for the phase, and the reserved colours. There are at most as many frames as epochs with thumbnails in the gallery.
+All frames share one palette, so that equal values have equal colours throughout: greys for the amplitude, the cyclic
+map for the phase, and the reserved colours.
 """
 
 import io
@@ -19,7 +19,7 @@ from recon_worker.pictures.png import LEVELS, DecodedImage, palette, read_png, t
 SIDE_PX = 320
 """Target for the longer side of the pictures, approximated by whole factors."""
 _INKS, _STEPS = 16, 118
-"""Palette entries: shades of the text, colours of each of the two maps, then the reserved colours."""
+"""Numbers of palette entries: shades of text, colours of each of the two maps. The reserved colours follow."""
 _AMPLITUDE, _PHASE, _SPECIAL = _INKS, _INKS + _STEPS, _INKS + 2 * _STEPS
 _MARGIN_PX, _HEAD_PX = 12, 58
 _FRAME_MS, _ENDS_MS = 300, 1500
@@ -30,11 +30,11 @@ def evolution_gif(entries: Sequence[GalleryEntry], name: str = "stitched") -> by
     """Animate an object.
 
     Args:
-        entries: Entries of the gallery, in order of epochs.
+        entries: Gallery entries, in order of epochs.
         name: Name of the object's figure.
 
     Returns:
-        The GIF; None if fewer than two epochs have pictures of the object. The same entries give the same bytes.
+        The GIF; None if fewer than two epochs have pictures of the object. Deterministic.
     """
     frames = [
         _frame(entry, figure)
@@ -52,7 +52,7 @@ def evolution_gif(entries: Sequence[GalleryEntry], name: str = "stitched") -> by
 
 
 def _frame(entry: GalleryEntry, figure: GalleryFigure) -> Image.Image:
-    """Draw one epoch: the label, amplitude and phase side by side, and above each its quantity and range."""
+    """Draw one epoch: its label, and amplitude and phase side by side below their quantity and range."""
     amplitude, phase = (read_png(figure.thumbnails[kind].png) for kind in ("amp_pred", "phase_pred"))
     left, right = _picture(amplitude, _AMPLITUDE), _picture(phase, _PHASE)
     height, width = left.shape
@@ -74,7 +74,7 @@ def _frame(entry: GalleryEntry, figure: GalleryFigure) -> Image.Image:
 
 
 def _picture(decoded: DecodedImage, first: int) -> NDArray[np.uint8]:
-    """Return (H, W) palette entries of an enlarged picture, whose colour map begins at entry `first`."""
+    """Return the palette entries of an enlarged picture, (H, W); its colour map starts at entry `first`."""
     indices = to_indices(decoded).astype(int)
     entries = first + np.rint(indices * ((_STEPS - 1) / (LEVELS - 1))).astype(int)
     special = indices >= LEVELS

@@ -1,7 +1,7 @@
-"""The gallery: one self-contained HTML file that shows how the reconstruction formed, epoch by epoch.
+"""Gallery: one self-contained HTML file that shows the reconstruction epoch by epoch.
 
-It holds thumbnails up to a size limit. Beyond the limit epochs lose their thumbnails, evenly over the run; the first,
-the last and the most recent ones keep theirs. The metrics of all epochs stay. Markup, style and script are in `html/`.
+Above its size limit, thumbnails are dropped evenly over the run, except those of the first and the latest epochs. The
+metrics of all epochs are kept. Markup, style and script are in `html/`.
 """
 
 import base64
@@ -18,7 +18,7 @@ from recon_worker.pictures.gallery.entry import GalleryEntry
 from recon_worker.pictures.labels import METRICS, metric_label
 
 MAX_BYTES = 4 << 20
-"""Size limit of the file, unless the epochs that always keep their thumbnails are larger."""
+"""Size limit of the file; exceeded only if the epochs that always keep their thumbnails require it."""
 _RECENT = 3
 """Number of latest epochs that, like the first, always keep their thumbnails."""
 _VERSION = 1
@@ -27,15 +27,15 @@ _DATA = re.compile(rb'<script id="data" type="application/json">(.*?)</script>',
 
 
 def thinned(entries: Iterable[GalleryEntry], max_bytes: int = MAX_BYTES) -> list[GalleryEntry]:
-    """Sort entries by epoch and drop the thumbnails of as few as the size limit demands.
+    """Sort entries by epoch and drop the thumbnails of as few as the size limit requires.
 
-    The result is stable: thinning it again changes nothing, so entries can be added one by one, and the epochs with
-    thumbnails stay evenly spread. Of two entries of the same epoch the later one counts.
+    Idempotent: entries can be added one by one, and the epochs with thumbnails stay evenly spread. A later entry
+    replaces an earlier one of the same epoch.
     """
     kept = sorted({entry.epoch: entry for entry in entries}.values(), key=lambda entry: entry.epoch)
     sizes = [_sizes(entry) for entry in kept]
     while True:
-        pictures = {name: size for _, own in sizes for name, size in own.items()}  # equal ones count once
+        pictures = {name: size for _, own in sizes for name, size in own.items()}  # equal pictures count once
         total = len(_frame()) + sum(metrics for metrics, _ in sizes) + sum(pictures.values())
         if total <= max_bytes or (crowded := _most_crowded(kept)) is None:
             return kept
@@ -44,14 +44,14 @@ def thinned(entries: Iterable[GalleryEntry], max_bytes: int = MAX_BYTES) -> list
 
 
 def _sizes(entry: GalleryEntry) -> tuple[int, dict[str, int]]:
-    """Return the bytes that the metrics take in the file, and those of each thumbnail by name."""
+    """Return the size of the metrics in the file and of each thumbnail by name, bytes."""
     pngs: dict[str, bytes] = {}
     metrics = len(json.dumps(entry.to_dict(pngs)))
     return metrics, {name: len(name) + 4 * -(-len(png) // 3) + 8 for name, png in pngs.items()}
 
 
 def _most_crowded(entries: list[GalleryEntry]) -> int | None:
-    """Return the index, the largest of several, of the entry between the two closest that have thumbnails, if any."""
+    """Return the index of the entry whose neighbours with thumbnails are closest, the last on a tie; or None."""
     shown = [index for index, entry in enumerate(entries) if any(one.thumbnails for one in entry.figures)]
     gaps = [
         (entries[after].epoch - entries[before].epoch, -index)
@@ -62,7 +62,7 @@ def _most_crowded(entries: list[GalleryEntry]) -> int | None:
 
 
 def gallery_html(entries: Iterable[GalleryEntry], *, title: str = "", max_bytes: int = MAX_BYTES) -> bytes:
-    """Write the gallery, UTF-8. The same entries give the same bytes.
+    """Return the gallery as UTF-8 HTML. Deterministic.
 
     Args:
         entries: Epochs in any order, at least one; thinned to max_bytes.
@@ -70,7 +70,7 @@ def gallery_html(entries: Iterable[GalleryEntry], *, title: str = "", max_bytes:
         max_bytes: Size limit, unless the first and the last three epochs alone exceed it.
 
     Raises:
-        ValueError: There are no entries.
+        ValueError: `entries` is empty.
     """
     kept = thinned(entries, max_bytes)
     if not kept:
@@ -86,13 +86,13 @@ def gallery_html(entries: Iterable[GalleryEntry], *, title: str = "", max_bytes:
         "entries": [entry.to_dict(pngs) for entry in kept],
         "pictures": {name: base64.b64encode(png).decode() for name, png in pngs.items()},
     }
-    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # a "</script>" would end the data
+    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # "</script>" would end the data
     return _frame().replace("{{title}}", html.escape(title)).replace("{{data}}", text).encode()
 
 
 @functools.cache
 def _frame() -> str:
-    """Return the page without title and data."""
+    """Return the page template, without title and data."""
     page = files("recon_worker.pictures.gallery") / "html"
     script = "\n".join((page / name).read_text("utf-8") for name in _SCRIPTS)
     style = (page / "style.css").read_text("utf-8")
@@ -103,7 +103,7 @@ def entries_of(page: bytes) -> list[GalleryEntry]:
     """Read the entries back from a page written by `gallery_html`.
 
     Raises:
-        ValueError: The page has no gallery data, another version, or is damaged.
+        ValueError: The page has no gallery data, an unsupported version, or damaged data.
     """
     found = _DATA.search(page)
     if found is None:

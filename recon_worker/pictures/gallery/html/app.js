@@ -1,4 +1,4 @@
-// The page: the shown figure and epoch, controls and keys.
+// State of the page (current figure and epoch), controls and keyboard shortcuts.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const GROUPS = { amp: "Amplitude", phase: "Phase", diff: "Diffraction" };
@@ -31,7 +31,7 @@ function titleOfPicture(kind) {
   return `${GROUPS[group]}, ${refined ? "refined" : ROLES[role]}`;
 }
 
-/** Show an object or a sample at the current epoch, or at the nearest one that has its pictures. */
+/** Show an object or a sample at the current epoch, or at the nearest epoch with pictures of it. */
 function chooseView(name) {
   const epoch = shown()?.epoch ?? Infinity;
   state.view = name;
@@ -60,7 +60,7 @@ function buildPanels() {
   }
 }
 
-/** Amplitude and phase have a row each if there is a truth, else they share one. */
+/** Place amplitude and phase in separate rows if a truth exists, otherwise in one row. */
 function rowsOf(kinds) {
   const group = (start) => kinds.filter((kind) => kind.startsWith(start));
   const [amp, phase, diff] = [group("amp_"), group("phase_"), group("diff_")];
@@ -99,7 +99,7 @@ function pointsOf(name) {
   return DATA.entries.map((entry) => ({ epoch: entry.epoch, value: value(entry) })).filter((one) => one.value !== null);
 }
 
-/** Show the nearest epoch that has pictures. */
+/** Show the nearest epoch with pictures. */
 function goToEpoch(epoch) {
   const distance = (entry) => Math.abs(entry.epoch - Math.min(epoch, DATA.entries.at(-1).epoch));
   const nearest = Math.min(...state.frames.map(distance));
@@ -201,7 +201,7 @@ function lengthText(metres) {
   return `${numberText(metres / (factor || 1e-12))} ${unit}`;
 }
 
-/** Links if the gallery was opened from disk, beside the pictures; otherwise names only. */
+/** Link the files if the gallery was opened from disk, next to the pictures; otherwise only name them. */
 function fileNames(entry) {
   const folder = `${entry.folder}/${state.view}/`;
   const names = Object.keys(viewOf(entry).pictures).map((kind) => `${kind}.png`);

@@ -1,4 +1,4 @@
-// Pictures on canvases that share zoom and position. Pixels stay sharp squares.
+// Pictures on canvases with shared zoom and position. Pixels are drawn as squares.
 
 const ZOOM_STEPS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
 const SHARP_FROM = 4;
@@ -79,7 +79,7 @@ class PicturePanel {
     this.draw();
   }
 
-  /** Screen pixels per pixel that fit the whole picture. */
+  /** Screen pixels per pixel at which the whole picture fits. */
   fitScale() {
     return this.picture ? (this.canvas.clientWidth * window.devicePixelRatio) / this.picture.width : 1;
   }
@@ -95,7 +95,7 @@ class PicturePanel {
     const top = Math.round(canvas.height / 2 - space.centre.y * picture.height * scale);
     const context = canvas.getContext("2d");
     const whole = Math.abs(scale - Math.round(scale)) < 1e-3;
-    // Between whole factors, repeat pixels by the next whole one and average down: all get the same size.
+    // Between whole factors, repeat pixels by the next whole factor, then average down: all keep the same size.
     const factor = whole || scale >= SHARP_FROM ? 1 : Math.ceil(scale);
     context.imageSmoothingEnabled = !whole && scale < SHARP_FROM;
     context.imageSmoothingQuality = "high";

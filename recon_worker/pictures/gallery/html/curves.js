@@ -1,4 +1,4 @@
-// One small chart per metric over the epochs. A click goes to the nearest epoch.
+// One small chart per metric over the epochs. A click selects the nearest epoch.
 
 const CHART = { width: 300, height: 110, left: 54, right: 8, top: 8, bottom: 18 };
 

@@ -48,7 +48,7 @@ async function inflated(parts) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-/** Undo the PNG row filters (PNG specification, 9.2) at one byte per pixel. */
+/** Reverse the PNG row filters (PNG specification, 9.2) at one byte per pixel. */
 function unfiltered(rows, width, height) {
   const out = new Uint8Array(width * height);
   for (let y = 0; y < height; y++) {
@@ -82,7 +82,7 @@ function paeth(left, up, corner) {
   return b <= c ? up : corner;
 }
 
-/** The value of a palette entry, with its unit. The end colours may stand for values beyond the range. */
+/** The value of a palette entry, with its unit. The end colours also represent values beyond the range. */
 function valueText(picture, index) {
   if (index >= LEVELS) return SPECIAL[index - LEVELS].split(",")[0];
   const cyclic = Math.abs(picture.vmax - Math.PI) < 1e-6 && Math.abs(picture.vmin + Math.PI) < 1e-6;
@@ -106,7 +106,7 @@ function minus(text) {
   return text.replace(/^-(?=[0.]*$)/, "").replace("-", "\u2212");
 }
 
-/** Label an end of a colour bar: few digits, and multiples of pi as such. */
+/** Label an end of a colour bar: few digits; multiples of pi as fractions of pi. */
 function endText(value, unit) {
   const quarters = (value / Math.PI) * 4;
   const names = { "-4": "\u2212π", "-2": "\u2212π/2", 1: "π/4", 2: "π/2", 3: "3π/4", 4: "π" };
