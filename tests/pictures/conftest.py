@@ -1,4 +1,4 @@
-"""What the tests of summary and layout share."""
+"""Fixtures shared by the tests of summary and layout."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How often MLflow's client tries by itself: little in the worker, unless the user says how often."""
+"""Retries of MLflow's own client: few in the worker, unless the user sets their number."""
 
 import os
 import subprocess
