@@ -51,7 +51,7 @@ def inject(monkeypatch, tmp_path):
 
 
 def interpreter_with(monkeypatch, folder, **variables):
-    """Start Python with additional variables from now on, also in workers, which inherit few of this process."""
+    """Start Python with additional variables from now on, also in workers, which inherit few of them."""
     program = folder / "python"
     variables["RECON_INTERPRETER"] = str(program)
     words = [f"{name}={value}" for name, value in variables.items()]

@@ -98,7 +98,7 @@ def test_one_element_is_one_pixel_of_the_box_that_the_file_names(rng_object):
         size = image.size
 
     np.testing.assert_array_equal(picture, complex_colours(rng_object, (0.1, 2.0), scanned))
-    assert size[0] > box[2]  # the wheel stands beside it
+    assert size[0] > box[2]  # the wheel is beside it
 
 
 def test_the_wheel_shows_each_phase_in_its_direction(rng_object):
