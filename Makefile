@@ -1,4 +1,4 @@
-# Everything below sets itself up: the first target that needs it makes the virtual environment.
+# The first target that needs the virtual environment creates it.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -12,11 +12,11 @@ SEED ?= 1
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(READY)  ## make the virtual environment (the other targets do it by themselves)
+setup: $(READY)  ## create the virtual environment (other targets do so when needed)
 
 $(READY): pyproject.toml recon_worker/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	@# Version 0.1 was one distribution: removed after the new ones are installed, it would take their command with it.
+	@# Version 0.1 was one distribution: removing it after the new ones are installed would remove their command.
 	$(BIN)/python -m pip uninstall --quiet --yes --disable-pip-version-check ptycho-recon-log 2>/dev/null
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
@@ -26,7 +26,7 @@ $(READY): pyproject.toml recon_worker/pyproject.toml constraints.txt
 demo: $(READY)  ## simulate a scan, train on it for a few minutes, log its reconstructions
 	$(BIN)/python scripts/demo.py --output_dir $(DEMO_DIR)
 
-ui: $(READY)  ## open MLflow on the demo (PORT=5000)
+ui: $(READY)  ## show the demo in MLflow (PORT=5000)
 	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --backend-store-uri sqlite:///$(abspath $(DEMO_DIR))/mlflow.db --port $(PORT)
 
 test: $(READY)  ## run the tests (a few minutes)
@@ -35,13 +35,13 @@ test: $(READY)  ## run the tests (a few minutes)
 test-slow: $(READY)  ## run the long tests
 	$(BIN)/python -m pytest -m slow
 
-test-browser: $(READY)  ## run the tests in Chromium (skipped where it is not installed: .ci/install-browser)
+test-browser: $(READY)  ## run the tests in Chromium (skipped if it is not installed: .ci/install-browser)
 	$(BIN)/python -m pytest -m browser tests/browser
 
-test-faults: $(READY)  ## run the whole fault matrix, long cells included (ten to twenty minutes)
+test-faults: $(READY)  ## run the whole fault matrix, slow cells included (ten to twenty minutes)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m "slow or not slow" tests/faults
 
-soak: $(READY)  ## random faults against a running training for ten minutes (SEED=1)
+soak: $(READY)  ## inject random faults into running trainings for ten minutes (SEED=1)
 	$(BIN)/python -m tests.faults.soak --seconds 600 --seed $(SEED)
 
 check: $(READY)  ## lint, format, spelling, type and import checks
@@ -51,7 +51,7 @@ check: $(READY)  ## lint, format, spelling, type and import checks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The wheels are built from the sdists, so a stale build/ cannot reach them; without isolation, so no index is needed.
+# Builds the wheels from the sdists, to exclude stale build/ folders, and without isolation, to need no package index.
 wheels: $(READY)  ## build both distributions into dist/ and check them
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist recon_worker
@@ -63,13 +63,13 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## measure what logging costs the training (a quarter of an hour), stitching and rendering
+bench: $(READY)  ## measure the cost of logging (a quarter of an hour), stitching and rendering
 	$(BIN)/python scripts/benchmarks/recon_logging.py
 	$(BIN)/python scripts/benchmarks/stitching.py
 	$(BIN)/python scripts/benchmarks/rendering.py
 
-bench-large: $(READY)  ## measure fields of up to 4096 x 4096 px and 40 000 patches (some minutes, 4 GB of disk)
+bench-large: $(READY)  ## measure fields of up to 4096 x 4096 px and 40 000 patches (a few minutes, 4 GB of disk)
 	$(BIN)/python scripts/benchmarks/large_field.py
 
-clean:  ## remove the demo, built distributions and all caches, keep the environment
+clean:  ## remove the demo, built distributions and all caches; keep the environment
 	rm -rf $(DEMO_DIR) dist build *.egg-info recon_worker/build recon_worker/*.egg-info .pytest_cache .mypy_cache .import_linter_cache .ruff_cache .hypothesis

@@ -32,8 +32,8 @@ REFINE = ("--refine-passes", "15", "--arrays", "none")
 def main() -> int:
     """Run the demo; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output_dir", type=Path, default=Path("demo_output"), help="where everything goes")
-    parser.add_argument("--seed", default="0", help="of the noise, the probe and the network (default: %(default)s)")
+    parser.add_argument("--output_dir", type=Path, default=Path("demo_output"), help="folder for all output")
+    parser.add_argument("--seed", default="0", help="seed of noise, probe and network (default: %(default)s)")
     arguments = parser.parse_args()
     output_dir: Path = arguments.output_dir
     scan_file, seed = output_dir / "scan.npz", ("--seed", arguments.seed)
@@ -74,7 +74,7 @@ def _artifacts(run: "Run") -> Path:
 
 
 def _log(database: str, run: "Run", refined: Path) -> dict[str, float]:
-    """Put the refined object and its numbers into the training's run; returns all numbers of the reconstruction."""
+    """Log the refined object and its metrics to the training's run; returns all metrics of the reconstruction."""
     import mlflow
 
     client, record = mlflow.MlflowClient(database), json.loads((refined / "metrics.json").read_text())
@@ -88,7 +88,7 @@ def _log(database: str, run: "Run", refined: Path) -> dict[str, float]:
 
 
 def _report(run: "Run", numbers: dict[str, float]) -> None:
-    """Say how good the reconstruction is and where to look."""
+    """Print the quality of the reconstruction and the location of the pictures."""
     print("\nCorrelation with the true object, inside the scanned area:")
     for name, kind in (("predicted", "stitched"), ("refined", "refined")):
         phase, amp = (numbers[f"recon/{kind}/{quantity}_correlation"] for quantity in ("phase", "amp"))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Size and structure of a package's source code: lines, functions, classes, import chains. Reads it, runs nothing.
+"""Size and structure of a package's source code: lines, functions, classes, import chains. Imports nothing.
 
 python scripts/measure_house.py recon_worker
 """
@@ -16,11 +16,11 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table of one package, or of some of its subpackages."""
+    """Print the table of a package, optionally without some subpackages."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
     parser.add_argument("package", type=Path, help="folder of the package")
-    parser.add_argument("--without", nargs="*", default=[], metavar="NAME", help="subpackages that do not count")
-    parser.add_argument("--list", action="store_true", help="name the functions that only forward, and the chain")
+    parser.add_argument("--without", nargs="*", default=[], metavar="NAME", help="subpackages to exclude")
+    parser.add_argument("--list", action="store_true", help="list the forwarding functions and the import chain")
     arguments = parser.parse_args(argv)
     trees = _parsed(arguments.package, set(arguments.without))
     functions = {f"{name}:{f.lineno} {f.name}": f for name, tree in trees.items() for f in _functions(tree)}
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parsed(package: Path, without: set[str]) -> dict[str, ast.Module]:
-    """Modules by dotted name; a package's `__init__` counts where it holds more than a docstring."""
+    """Modules by dotted name; an `__init__` counts if it contains more than a docstring."""
     found = {}
     for path in sorted(package.rglob("*.py")):
         inside = path.relative_to(package).with_suffix("")
@@ -79,7 +79,7 @@ def _length(function: Function) -> int:
 
 
 def _only_forwards(function: Function) -> bool:
-    """Whether the body is a single call or attribute, in a `with` or not."""
+    """Whether the body is a single call or attribute, possibly inside a `with`."""
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
     while len(body) == 1 and isinstance(body[0], ast.With):
         body = body[0].body
@@ -89,7 +89,7 @@ def _only_forwards(function: Function) -> bool:
 
 
 def _longest_chain(trees: dict[str, ast.Module]) -> list[str]:
-    """Modules of which each imports the next when it is loaded; imports inside functions do not count."""
+    """Longest chain of modules that import each other at module level."""
     imports = {name: _imported(name, tree, set(trees)) for name, tree in trees.items()}
 
     @cache

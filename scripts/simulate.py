@@ -3,7 +3,7 @@
     python scripts/simulate.py raw --output scan.npz
     python scripts/simulate.py grid-lines --output study
 
-Everything is reproducible from the flags. No network is used: the default pictures come with scikit-image.
+The flags determine the output completely. Nothing is downloaded: the default pictures come with scikit-image.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _BAD_INPUT = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, simulate, write; exit code 0, or 2 with a message where a flag or a file does not fit."""
+    """Parse, simulate, write; exit code 0, or 2 with a message if a flag or a file is invalid."""
     arguments = _parser().parse_args(argv)
     try:
         arguments.simulate(arguments)
@@ -38,19 +38,19 @@ def _parser() -> argparse.ArgumentParser:
     raw = _command(commands, "raw", "one scan with free positions", _raw)
     scan = raw.add_argument_group("Scan")
     scan.add_argument("--pattern", choices=("raster", "spiral", "random"), default="spiral", help="default: spiral")
-    scan.add_argument("--step", type=float, metavar="PX", help="distance of neighbours, pixels (default: N/8)")
+    scan.add_argument("--step", type=float, metavar="PX", help="distance between neighbours, pixels (default: N/8)")
     raw.add_argument_group("Output").add_argument("--output", type=Path, required=True, help="NPZ file to write")
 
     grid = _command(commands, "grid-lines", "a training and a test file on square grids", _grid_lines)
     scan = grid.add_argument_group("Scan")
-    scan.add_argument("--gridsize", type=int, choices=(1, 2), default=1, help="patterns of a sample along one side")
+    scan.add_argument("--gridsize", type=int, choices=(1, 2), default=1, help="patterns per sample along one side")
     scan.add_argument("--offset", type=int, default=4, metavar="PX", help="distance within a sample (default: 4)")
     scan.add_argument("--outer_offset_train", type=int, default=8, metavar="PX", help="twice the stride (default: 8)")
     scan.add_argument("--outer_offset_test", type=int, default=20, metavar="PX", help="twice the stride (default: 20)")
     scan.add_argument("--nimgs_train", type=_at_least_one, default=2, help="training objects (default: 2)")
     scan.add_argument("--nimgs_test", type=_at_least_one, default=2, help="test objects (default: 2)")
     grid.add_argument_group("Output").add_argument(
-        "--output", type=Path, required=True, help="directory; files go to datasets/N<N>/gs<gridsize>/ in it"
+        "--output", type=Path, required=True, help="directory; files are written to its datasets/N<N>/gs<gridsize>/"
     )
     return parser
 
@@ -58,32 +58,32 @@ def _parser() -> argparse.ArgumentParser:
 def _command(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, simulate: object
 ) -> argparse.ArgumentParser:
-    """A subcommand with the flags that both have."""
+    """Add a subcommand with the flags that both share."""
     parser = commands.add_parser(name, help=text, description=f"Simulate {text}.", allow_abbrev=False)
     parser.set_defaults(simulate=simulate)
     detector = parser.add_argument_group("Detector")
     detector.add_argument("--N", type=_side, default=64, help="side of a diffraction pattern, pixels (default: 64)")
     detector.add_argument("--nphotons", type=float, default=1e9, help="mean photons per pattern (default: 1e9)")
-    detector.add_argument("--seed", type=_seed, default=0, help="of noise, positions and objects (default: 0)")
+    detector.add_argument("--seed", type=_seed, default=0, help="seed of all random numbers (default: 0)")
     probe = parser.add_argument_group("Probe")
     probe.add_argument(
         "--probe",
         choices=("disc", "diffuser"),
-        help="a disc out of focus, or one with a smooth random phase (default: disc)",
+        help="a defocused disc, or a disc with a smooth random phase (default: disc)",
     )
-    probe.add_argument("--probe_file", type=Path, metavar="NPZ", help="take its probeGuess instead")
-    probe.add_argument("--probe_radius", type=float, metavar="PX", help="of the disc (default: N/4)")
-    probe.add_argument("--probe_edge", type=float, default=1.5, metavar="PX", help="width of its rim (default: 1.5)")
+    probe.add_argument("--probe_file", type=Path, metavar="NPZ", help="use the probeGuess of this file instead")
+    probe.add_argument("--probe_radius", type=float, metavar="PX", help="radius of the disc (default: N/4)")
+    probe.add_argument("--probe_edge", type=float, default=1.5, metavar="PX", help="width of the rim (default: 1.5)")
     probe.add_argument(
-        "--probe_curvature", type=float, default=14.0, metavar="RAD", help="disc: phase at its rim (default: 14)"
+        "--probe_curvature", type=float, default=14.0, metavar="RAD", help="disc: phase at the rim (default: 14)"
     )
-    probe.add_argument("--probe_rms", type=float, default=1.5, metavar="RAD", help="diffuser: its phase (default: 1.5)")
+    probe.add_argument("--probe_rms", type=float, default=1.5, metavar="RAD", help="diffuser: RMS phase (default: 1.5)")
     probe.add_argument(
         "--probe_smoothing",
         type=float,
         default=3.0,
         metavar="PX",
-        help="diffuser: standard deviation of the Gaussian that smooths it (default: 3)",
+        help="diffuser: standard deviation of the Gaussian that smooths the phase (default: 3)",
     )
     what = parser.add_argument_group("Object")
     what.add_argument("--amplitude_image", type=Path, metavar="IMAGE", help="default: scikit-image's camera")
@@ -94,7 +94,7 @@ def _command(
         nargs=2,
         default=(0.8, 1.0),
         metavar=("LOW", "HIGH"),
-        help="of the object's transmission (default: 0.8 1)",
+        help="range of the object's amplitude (default: 0.8 1)",
     )
     size = 256 if name == "raw" else 392
     what.add_argument(

@@ -1,4 +1,4 @@
-"""The tests. Programs that import from here collect garbage seldom: what they import first is a million objects."""
+"""The tests. Importing this package makes garbage collections rare: the libraries first create a million objects."""
 
 import gc
 

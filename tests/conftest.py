@@ -1,10 +1,10 @@
-"""Fixtures that every room uses."""
+"""Fixtures shared by all test folders."""
 
 import os
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: more threads would only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel: more threads would only wait for each other
 
 import fcntl
 import gc
@@ -23,7 +23,7 @@ from tests.plain_sheets import plain_sheet
 from tests.scripts import simulate
 
 _BEING_UPLOADED = ".artifact.uploading."
-"""Begins the name of what MLflow is still writing, or would be, had the one who sent it lived."""
+"""Name prefix of files that MLflow is writing, or never finished because the client died."""
 
 
 def artifacts_below(root: Path) -> list[str]:
@@ -34,7 +34,7 @@ def artifacts_below(root: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Tracking:
-    """An MLflow experiment of one test's own, in a database that all tests share (making one takes seconds)."""
+    """An MLflow experiment of one test, in a database that all tests share (creating one takes seconds)."""
 
     uri: str
     experiment: str
@@ -52,7 +52,7 @@ class Tracking:
         return {name for name in self._all_files() if not name.startswith("images/")}
 
     def cards(self) -> list[tuple[str, int]]:
-        """(key, step) of every picture of MLflow's image cards, sorted; one that is logged twice is there twice."""
+        """Sorted (key, step) of every picture of MLflow's image cards; pictures logged twice appear twice."""
         names = [Path(name).name.split("+") for name in self._all_files() if name.startswith("images/")]
         return sorted((name[0].replace("~", "/"), int(name[2])) for name in names if "compressed.webp" not in name)
 
@@ -62,18 +62,18 @@ class Tracking:
         return {name for root in roots for name in artifacts_below(root)}
 
     def path(self, name: str) -> Path:
-        """Where an artifact of the only run lies."""
+        """Path of an artifact of the only run."""
         (root,) = self.artifacts.glob("*/artifacts")
         return root / name
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Keep what collection imports out of garbage collections: a full one takes 0.5 s with it, and 0.01 s without.
+    """Exclude imports of test collection from garbage collections: a full one takes 0.5 s with them, 0.01 s without.
 
-    Many tests collect garbage twice, to see what they have left (`tests.leaks`).
+    Many tests collect garbage twice to detect leaks (`tests.leaks`).
     """
-    import hypothesis  # noqa: F401  # a plugin imports it at the end, and looks for referrers, which freezing hides
+    import hypothesis  # noqa: F401  # a plugin imports it at the end and searches for referrers, which freezing hides
 
     gc.disable()
     try:
@@ -82,12 +82,12 @@ def pytest_collection():
         gc.enable()
         gc.collect()
         gc.freeze()
-        gc.set_threshold(*USUAL_THRESHOLD)  # a test's garbage is not to be found in another test
+        gc.set_threshold(*USUAL_THRESHOLD)  # so that a test's garbage is collected during that test
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """One process runs all tests of an MLflow server, as starting one takes seconds (`pytest --dist loadgroup`)."""
+    """Run all tests with an MLflow server in one process, as starting one takes seconds (`pytest --dist loadgroup`)."""
     for item in items:
         if "server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("server"))
@@ -95,14 +95,14 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible():
-    """In the background of a script SIGINT is ignored, and processes that tests interrupt would inherit that."""
+    """Restore SIGINT: background jobs of a script ignore it, and processes that tests interrupt would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def state_folder(tmp_path_factory):
-    """The key that signs spools is not made in the home of who runs the tests."""
+    """Keep the key that signs spools out of the user's home directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
@@ -110,20 +110,20 @@ def state_folder(tmp_path_factory):
 
 @pytest.fixture
 def nothing_left_behind(monkeypatch):
-    """For tests that start worker processes."""
+    """Fails a test that leaves processes, threads or descriptors behind."""
     with nothing_left(monkeypatch):
         yield
 
 
 @pytest.fixture
 def plain_sheets(monkeypatch):
-    """For tests whose subject is not the sheet: in this process it is not drawn, which takes 0.2 s."""
+    """Replaces the summary sheet in this process for tests of other things: drawing one takes 0.2 s."""
     monkeypatch.setattr("recon_worker.pictures.artifacts.summary_png", plain_sheet)
 
 
 @pytest.fixture(scope="session")
 def common(tmp_path_factory):
-    """Makes a folder once for all processes that run the tests side by side: common(name, make) -> Path."""
+    """Creates a folder once for all parallel test processes: common(name, make) -> Path."""
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 
@@ -164,7 +164,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def new_tracking(mlflow_database, tmp_path):
-    """Makes an experiment with artifacts of its own, any number of times in a test."""
+    """Creates experiments with separate artifact folders, any number in a test."""
 
     def make():
         number = next(_numbers)

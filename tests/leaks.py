@@ -1,4 +1,4 @@
-"""What a test may leave behind: processes, descriptors, threads."""
+"""Detect processes, descriptors and threads that a test leaves behind."""
 
 import contextlib
 import gc
@@ -11,28 +11,28 @@ from collections import Counter
 from pathlib import Path
 
 MARK = "RECON_LOG_TEST"
-"""In the environment of every process that a test starts, and of those that these start: also of orphans.
+"""Set in the environment of every process that a test starts, and of their children, even orphans.
 
-Workers inherit what begins with RECON_LOG_."""
+Workers inherit variables that begin with RECON_LOG_."""
 _END_S = 10.0
 _MAY_GROW = {"socket:": 3, "anon_inode:": 3}
-"""Connections that sqlite and mlflow keep. Pipes and anonymous memory are the worker's: none may stay."""
+"""Connections that sqlite and mlflow keep. Pipes and anonymous memory belong to the worker: none may remain."""
 
 
 @contextlib.contextmanager
 def nothing_left(monkeypatch, *, allowed=lambda: set()):
-    """No process, not even an orphan, no thread, no pipe or anonymous memory is there at the end that was not before.
+    """Assert that no new process (orphans included), thread, pipe or anonymous memory remains at the end.
 
     Args:
         monkeypatch: Sets the mark.
-        allowed: Pids of children that may have come meanwhile, as of a server that was started again.
+        allowed: Pids of new children that may remain, such as a restarted server.
     """
     mark = uuid.uuid4().hex
     monkeypatch.setenv(MARK, mark)
     gc.collect()
     processes, before = child_processes(), descriptors()
     yield
-    gc.collect()  # what a test has let go of in a cycle, as loaders have, is not closed before
+    gc.collect()  # closes objects in reference cycles, such as loaders
     left = _left(mark, allowed)
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
@@ -46,7 +46,7 @@ def nothing_left(monkeypatch, *, allowed=lambda: set()):
 
 
 def _left(mark, allowed):
-    """Title by pid of the marked processes that do not end within a moment."""
+    """Title by pid of the marked processes that do not end in time."""
     deadline = time.monotonic() + _END_S
     while (left := {pid: _title(pid) for pid in marked_processes(mark) - allowed()}) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -54,7 +54,7 @@ def _left(mark, allowed):
 
 
 def marked_processes(mark):
-    """Pids of all processes that were started, by whomever, with this mark in their environment."""
+    """Pids of all processes except this one with this mark in their environment."""
     words = f"{MARK}={mark}\0".encode()
     found = (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and words in _read(p / "environ"))
     return {pid for pid in found if pid != os.getpid()}
@@ -84,7 +84,7 @@ def _parent(process):
 
 
 def descriptors():
-    """How many descriptors of each kind are open that are not libraries' files: pipes, sockets, anonymous memory."""
+    """Number of open pipes, sockets, anonymous memory and anonymous inodes, by kind."""
     kinds = ("pipe:", "socket:", "/memfd:", "anon_inode:")
     targets = []
     for entry in Path("/proc/self/fd").iterdir():

@@ -1,4 +1,4 @@
-"""Where test data lies, and how it is read."""
+"""Paths and reading of test data."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ REFERENCE = REPOSITORY / "tests" / "data"
 
 
 def siemens_star(n_px: int) -> Path:
-    """The measured scan, which is not part of the repository; skips the test where it is absent."""
+    """The measured scan, which is not part of the repository; skips the test if it is absent."""
     path = REPOSITORY.parent / "shared" / "data" / f"siemens_star_n{n_px}.npz"
     if not path.is_file():
         pytest.skip(f"the measured scan {path.name} is not in shared/data beside the repository")

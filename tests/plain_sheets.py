@@ -1,4 +1,4 @@
-"""A sheet that costs nothing in place of `summary.png`, and that is another one for another content."""
+"""A cheap replacement for `summary.png` that still depends on the content of the sheet."""
 
 import dataclasses
 import hashlib

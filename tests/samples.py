@@ -63,8 +63,8 @@ def log_epoch(backend, layout, epoch):
 
 
 def make_run(tracking):
-    """A fresh MLflow run; its artifacts are what `tracking.files()` lists."""
-    import mlflow  # takes a second, and processes that log a sample need none of it
+    """Create an MLflow run; `tracking.files()` lists its artifacts."""
+    import mlflow  # takes a second, and processes that log a sample do not need it
 
     client = mlflow.MlflowClient(tracking.uri)
     experiment = client.create_experiment(tracking.experiment, artifact_location=tracking.artifacts.as_uri())

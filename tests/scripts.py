@@ -1,4 +1,4 @@
-"""Scripts of this repository and programs of its packages, run in the tests' process: what they import is there."""
+"""Run scripts and programs of this repository in the test process, where their imports are loaded already."""
 
 import io
 import runpy
@@ -9,7 +9,7 @@ from tests.paths import REPOSITORY
 
 
 def call(main, *arguments):
-    """Call a `main(argv)`; returns what a finished process would be."""
+    """Call a `main(argv)`; returns a `CompletedProcess`."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
@@ -20,5 +20,5 @@ def call(main, *arguments):
 
 
 def simulate(*arguments):
-    """`scripts/simulate.py`."""
+    """Run `scripts/simulate.py`."""
     return call(runpy.run_path(str(REPOSITORY / "scripts" / "simulate.py"))["main"], *arguments)

@@ -1,4 +1,4 @@
-"""Which libraries each part of `recon_worker` loads: the worker's side starts without the training side."""
+"""Libraries that each part of `recon_worker` loads: the worker's side starts without the training side."""
 
 import subprocess
 import sys

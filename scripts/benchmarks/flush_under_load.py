@@ -1,10 +1,10 @@
-"""How long the final flush takes beside programs that use all processors. Linux only.
+"""Duration of the final flush while other programs use all processors. Linux only.
 
     python scripts/benchmarks/flush_under_load.py [--rounds 3]
 
-Four snapshots wait when the training ends, and as many busy processes as there are processors run. Measured is the
-time of `close`: with the worker at low priority to the end, as it is during the training, and with the priority of a
-normal process for the flush, as it is. Without the privilege to raise priorities, which root has.
+Four snapshots wait when the training ends, beside one busy process per processor. Measures the duration of `close`
+with the worker at low priority throughout, and with normal priority during the flush, as implemented. Drops root's
+privilege to raise priorities first.
 """
 
 import argparse
@@ -36,14 +36,14 @@ _LOW, _NORMAL = "low priority", "normal priority"
 
 
 def give_up_privileges() -> None:
-    """Have processes that are started from here be as those of an ordinary user, as far as priorities go."""
+    """Drop the capabilities to raise priorities from all processes that this one starts."""
     for capability in (_CAP_SYS_ADMIN, _CAP_SYS_NICE):
         ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
 @contextlib.contextmanager
 def busy_processors(*, busy: bool) -> Iterator[None]:
-    """As many processes that do nothing but count as there are processors, in this session."""
+    """Run one busy loop per processor in this session, or none."""
     programs = [
         subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy * (os.cpu_count() or 1))
     ]
@@ -63,7 +63,7 @@ def flush_s(folder: Path, uri: str, experiment: str, *, busy: bool) -> float:
     worker = ReconWorker(WorkerSettings(spool_dir=folder / "spool", depth=SNAPSHOTS, flush_timeout_s=FLUSH_S))
     worker.start(RunTarget(run_id=run_id, tracking_uri=uri), scan, layout)
     log(worker, layout, 1)
-    worker.flush(FLUSH_S)  # it has started, and imported what it needs
+    worker.flush(FLUSH_S)  # the worker has started and imported its modules
     with busy_processors(busy=busy):
         for epoch in range(2, 2 + SNAPSHOTS):
             log(worker, layout, epoch)
@@ -78,7 +78,7 @@ def flush_s(folder: Path, uri: str, experiment: str, *, busy: bool) -> float:
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median counts (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds; the median counts (default: %(default)s)")
     rounds = parser.parse_args().rounds
     give_up_privileges()
     hurry, seconds = Supervisor.hurry, dict[tuple[str, bool], list[float]]()

@@ -1,12 +1,12 @@
-"""What large fields take: up to 40 000 patches of 128 px and an object of 4096 x 4096 px. Linux only.
+"""Time and memory of large fields: up to 40 000 patches of 128 px and an object of 4096 x 4096 px. Linux only.
 
     python scripts/benchmarks/large_field.py [--quick] [--queue-gib 1] [--json]
 
-Predictions are simulated: cut out of a known object, in batches of 16, and copied into the snapshot as the callback
-does. A real worker process stitches, compares, draws and uploads to a fresh SQLite store. Each size runs in a process
-of its own; the second of two events is reported, and the first one's copy, which finds no warm memory. Memory is what
-the event adds to the process; what is mapped (slots, files) is shared with the other process or can be written out by
-the system, and is listed apart.
+Predictions are cut out of a known object in batches of 16 and copied into the snapshot as the callback does. A real
+worker process stitches, compares, draws and uploads to a fresh SQLite store. Each size runs in a separate process.
+Times are those of the second of two events, and of the first event's copy, which goes to cold memory. Own memory is the
+peak of anonymous memory: the increase in the training process, the total in the worker. Mapped memory (slots, files) is
+listed separately: the processes share it, or the system can write it out.
 """
 
 import argparse
@@ -44,13 +44,13 @@ _KINDS = ("RssAnon", "RssFile", "RssShmem")
 
 @dataclass(kw_only=True)
 class Row:
-    """One size."""
+    """Figures of one object size."""
 
     side_px: int
     patches: int
     snapshot_mib: float
     where: str
-    """Where the snapshot waits: in memory or in a file."""
+    """Storage of the waiting snapshot: memory or file."""
     first_copy_s: float
     copy_s: float
     submit_ms: float
@@ -64,7 +64,7 @@ class Row:
 
 
 class PeakMemory:
-    """Peaks of resident memory of a process, by kind, bytes; looks every 20 ms."""
+    """Peak resident memory of a process by kind, in bytes, sampled every 20 ms."""
 
     def __init__(self, pid: int) -> None:
         self.peak = dict.fromkeys(_KINDS, 0)
@@ -101,7 +101,7 @@ def true_object(side_px: int) -> Complex64:
 
 
 def make_scan(truth: Complex64, per_axis: int) -> Scan:
-    """Patches at whole positions whose centre crops cover the object."""
+    """A scan at whole-pixel positions; the centre crops of its patches cover the object."""
     line = np.round(np.linspace(CROP_PX / 2, len(truth) - CROP_PX / 2, per_axis))
     positions = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 1, 2)
     geometry = PositionGeometry(patch_px=N_PX, crop_px=CROP_PX, positions_px=positions)
@@ -114,7 +114,7 @@ def make_scan(truth: Complex64, per_axis: int) -> Scan:
 
 
 def predict(scan: Scan, amp: Float32, phase: Float32) -> Iterator[tuple[slice, Float32, Float32]]:
-    """Batches of (rows, amplitude, phase), each (b, 1, N, N), as a network gives them."""
+    """Yield batches of (rows, amplitude, phase), each (b, 1, N, N), as a network returns them."""
     assert isinstance(scan.geometry, PositionGeometry)
     corners = scan.geometry.positions_px[:, 0].astype(int) - CROP_PX // 2
     start = (N_PX - CROP_PX) // 2
@@ -130,7 +130,7 @@ def predict(scan: Scan, amp: Float32, phase: Float32) -> Iterator[tuple[slice, F
 
 
 def capture(scan: Scan, amp: Float32, phase: Float32, arrays: SnapshotArrays) -> float:
-    """Fill a snapshot; seconds of copying."""
+    """Fill a snapshot; returns the seconds spent copying."""
     seconds, crop = 0.0, slice((N_PX - CROP_PX) // 2, (N_PX + CROP_PX) // 2)
     for rows, batch_amp, batch_phase in predict(scan, amp, phase):
         began = time.perf_counter()
@@ -144,7 +144,7 @@ def capture(scan: Scan, amp: Float32, phase: Float32, arrays: SnapshotArrays) ->
 
 
 def measure(side_px: int, per_axis: int, queue_bytes: int, folder: Path) -> Row:
-    """Two events of one size."""
+    """Log two events of one size."""
     target, truth = make_run(folder), true_object(side_px)
     scan, amp, phase = make_scan(truth, per_axis), np.abs(truth), np.angle(truth)
     layout = SnapshotLayout(n_fixed=FIXED, patch_px=N_PX, n_stitch=per_axis**2, crop_px=CROP_PX)
@@ -197,7 +197,7 @@ def measure(side_px: int, per_axis: int, queue_bytes: int, folder: Path) -> Row:
 
 
 def make_run(folder: Path) -> RunTarget:
-    """A fresh run in a fresh database."""
+    """Create a run in a new database."""
     import mlflow
 
     uri = f"sqlite:///{folder}/mlflow.db"
@@ -207,7 +207,7 @@ def make_run(folder: Path) -> RunTarget:
 
 
 def logged_amp_mae(target: RunTarget) -> float:
-    """Amplitude MAE of the stitched object, as MLflow has it."""
+    """Amplitude MAE of the stitched object, read from MLflow."""
     import mlflow
 
     metrics: dict[str, float] = mlflow.MlflowClient(target.tracking_uri).get_run(target.run_id).data.metrics
@@ -215,7 +215,7 @@ def logged_amp_mae(target: RunTarget) -> float:
 
 
 def run_apart(side_px: int, queue_gib: float) -> dict[str, float]:
-    """One size in a process of its own."""
+    """Measure one size in a separate process."""
     command = [sys.executable, __file__, "--side", str(side_px), "--queue-gib", str(queue_gib)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=3 * FLUSH_S)
     row: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -223,7 +223,7 @@ def run_apart(side_px: int, queue_gib: float) -> dict[str, float]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """The table."""
+    """Print the table."""
     print("                                       training process, s, MiB             worker, s, MiB")
     print("side px patches snapshot MiB where  first copy  copy submit ms   own mapped   event us/patch   own mapped")
     for row in rows:
@@ -235,9 +235,9 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Print the table."""
+    """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small fields, half a minute")
+    parser.add_argument("--quick", action="store_true", help="small fields only (half a minute)")
     parser.add_argument("--queue-gib", type=float, default=1.0, help="memory for waiting snapshots")
     parser.add_argument(
         "--side", type=int, choices=[*SIZES, *QUICK_SIZES], help="one size only, in this process, as JSON"

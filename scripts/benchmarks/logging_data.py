@@ -1,4 +1,4 @@
-"""Data of the benchmark `recon_logging.py`: one simulated object, 1089 patterns to validate on, fewer to train on."""
+"""Data of the benchmark `recon_logging.py`: one simulated object, 1089 validation patterns, fewer training patterns."""
 
 from pathlib import Path
 
@@ -18,12 +18,12 @@ _NPHOTONS = 1e6
 
 
 def write_data(folder: Path, scan_kind: str, train_samples: int) -> None:
-    """`train.npz` and `test.npz`; a grid has the next square number of training samples."""
+    """Write `train.npz` and `test.npz`; grids round the number of training samples up to a square."""
     folder.mkdir()
     object_, probe = make_object(*default_pictures(), _OBJECT_PX), disc_probe(_N_PX, _N_PX / 4)
     make = _raw if scan_kind == "raw" else _grid_lines
     for name, arrays in zip(("train", "test"), make(object_, probe, train_samples), strict=True):
-        np.savez(folder / f"{name}.npz", **arrays)  # type: ignore[arg-type]  # its stub knows one keyword only
+        np.savez(folder / f"{name}.npz", **arrays)  # type: ignore[arg-type]  # its stub allows one keyword only
 
 
 def _raw(object_: Complex64, probe: Complex64, train_samples: int) -> tuple[Arrays, Arrays]:

@@ -1,4 +1,4 @@
-"""From the measured runs of the benchmark `recon_logging.py` to its figures. What they mean: docs/benchmarks.md."""
+"""Figures of the benchmark `recon_logging.py`, computed from its runs. docs/benchmarks.md defines them."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ Run = Mapping[str, Any]
 
 
 def same_losses(off: Run, other: Run) -> bool:
-    """Whether all training losses, and after as many epochs the weights, agree to the last bit."""
+    """Whether all training losses, and after equally many epochs the weights, agree to the last bit."""
     count = min(len(off["losses"]), len(other["losses"]))
     same_length = len(off["losses"]) == len(other["losses"])
     return off["losses"][:count] == other["losses"][:count] and (not same_length or off["weights"] == other["weights"])
 
 
 def make_row(mode: str, runs: Sequence[Run], turns: Mapping[str, Sequence[Run]]) -> Row:
-    """A line of the table."""
+    """Return the table row of a mode."""
     stalls = [stall_s(one) for run in runs for one in run["stalls"][1:]]
     naive = [stall_s(one) for one in turns["naive"][0]["stalls"][1:]]
     reuse = [stall_s(one) for one in turns["naive-reuse"][0]["stalls"][1:]]
@@ -51,31 +51,31 @@ def make_row(mode: str, runs: Sequence[Run], turns: Mapping[str, Sequence[Run]])
 
 
 def stall_s(event: dict[str, float]) -> float:
-    """All hooks of an event together."""
+    """Sum of all hooks of an event."""
     return sum(event.values())
 
 
 def worker_cpu_s_per_event(run: Run) -> float:
-    """From the first event's submission to the last's: without start-up, which runs while the data is read."""
+    """Worker CPU seconds per event, from the first submission to the last: without start-up, during data loading."""
     trained = [int(event["epoch"]) - 1 for event in run["events"] if event["epoch"] > 0]
     first, last = (run["samples"][i]["worker_cpu_s"] for i in (trained[0], trained[-1]))
     return float((last - first) / max(1, len(trained) - 1))
 
 
 def hook_medians(runs: Sequence[Run]) -> dict[str, float]:
-    """Seconds by hook of an event after the first."""
+    """Median seconds per hook over the events after the first."""
     events = [event for run in runs for event in run["stalls"][1:]]
     return {name: statistics.median(e.get(name, 0.0) for e in events) for name in (events[0] if events else {})}
 
 
 def epoch_ratio(runs: Sequence[Run], off: Sequence[Run]) -> float:
-    """Time of the epochs from the second on; of each epoch, the fastest repeat counts."""
+    """Duration of the epochs after the first, relative to off; the fastest repeat of each epoch counts."""
     mine, base = (np.min([run["epoch_s"][1:] for run in some], axis=0) for some in (runs, off))
     return float(mine.sum() / base[: len(mine)].sum())
 
 
 def busy_step_ratio(runs: Sequence[Run], off: Sequence[Run]) -> float | None:
-    """Speed of the steps that the worker's work overlaps by half or more, over that of the same batches without."""
+    """Speed of steps that overlap the worker's work by half or more, relative to the same batches without logging."""
     base: dict[int, list[float]] = {}
     for epoch, batch, start, end in (step for run in off for step in run["steps"]):
         if epoch:
@@ -92,7 +92,7 @@ def busy_step_ratio(runs: Sequence[Run], off: Sequence[Run]) -> float | None:
 
 
 def growth(samples: Sequence[dict[str, int]]) -> dict[str, float]:
-    """Median of the last tenth less median of the second tenth."""
+    """Median of the last tenth minus median of the second tenth."""
     tenth = max(1, len(samples) // 10)
     early, late = samples[tenth : 2 * tenth] or samples[:1], samples[-tenth:]
     return {

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One mode; None where it does not apply. The first event of a run is in `first_stall_s` only."""
+    """Figures of one mode; None if not applicable. The first event of a run counts only in `first_stall_s`."""
 
     mode: str
     first_stall_s: float | None
@@ -60,7 +60,7 @@ _COLUMNS = (
 
 
 def print_table(rows: Sequence[Row], startup_s: float) -> None:
-    """Modes side by side, a line per figure."""
+    """Print one column per mode and one line per figure."""
     print(f"{'':<18}" + "".join(f"{row.mode:>14}" for row in rows))
     for title, name, factor, form in _COLUMNS:
         print(f"{title:<18}" + "".join(f"{_cell(getattr(row, name), factor, form):>14}" for row in rows))
@@ -76,7 +76,7 @@ def _cell(value: float | None, factor: float, form: str) -> str:
 
 
 def plot(path: Path, turns: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Left: the stall of every event after the first. Right: the time of every epoch."""
+    """Plot the stall of every event (left) and the duration of every epoch (right) after the first."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)

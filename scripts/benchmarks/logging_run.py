@@ -1,8 +1,8 @@
-"""One measured training run of the benchmark `recon_logging.py`, in a process of its own.
+"""One measured training run of the benchmark `recon_logging.py`, in a separate process.
 
     python logging_run.py '<RunSettings as JSON>' result.json
 
-What is watched, and how, is in `logging_watch.py`.
+`logging_watch.py` contains the measurements.
 """
 
 import csv
@@ -41,11 +41,11 @@ _SILENT_FLUSH_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What one run does."""
+    """Settings of one run."""
 
     mode: Mode
     folder: str
-    """Holds `data`; the run writes into a folder of its own beside it."""
+    """Contains `data`; each run writes into its own folder beside it."""
     name: str
     scan_kind: Literal["raw", "grid_lines"]
     epochs: int
@@ -53,19 +53,19 @@ class RunSettings:
     n_filters_scale: int = 2
     batch_size: int = 16
     threads: int = 0
-    """Of torch; 0: as many as it takes by itself."""
+    """Threads of torch; 0: its default."""
     accelerator: Literal["cpu", "gpu"] = "cpu"
     tiny: bool = False
-    """A network of three layers, and each epoch begins when the worker is idle, as if epochs were long."""
+    """Use a three-layer network, and start each epoch when the worker is idle, as if epochs were long."""
 
     @property
     def output(self) -> Path:
-        """Where the run writes."""
+        """Output folder of the run."""
         return Path(self.folder, self.name)
 
 
 class _TinyNetwork(torch.nn.Module):
-    """Costs next to nothing; amplitude and phase like `ObjectNetwork`'s."""
+    """A network of negligible cost with the outputs of `ObjectNetwork`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,13 +74,13 @@ class _TinyNetwork(torch.nn.Module):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 1, N, N) twice."""
+        """Return amplitude and phase, (B, 1, N, N) each."""
         out = self.layers(x)
         return torch.sigmoid(out[:, :1]), torch.tanh(out[:, 1:])
 
 
 def make_callback(settings: RunSettings) -> Callback | None:
-    """The logging callback of a mode."""
+    """Return the logging callback of a mode; None for off."""
     if settings.mode == "off":
         return None
     if settings.mode in ("naive", "naive-reuse"):
@@ -104,7 +104,7 @@ def _worker_settings(settings: RunSettings) -> WorkerSettings | None:
 
 
 def make_module(settings: RunSettings) -> PtychoLightningModule:
-    """The untrained model; the same weights in every mode."""
+    """Return the untrained model, with the same weights in every mode."""
     module = PtychoLightningModule(n_px=N_PX, n_filters_scale=settings.n_filters_scale)
     if settings.tiny:
         module.network = _TinyNetwork()  # type: ignore[assignment]
@@ -112,7 +112,7 @@ def make_module(settings: RunSettings) -> PtychoLightningModule:
 
 
 def make_data(settings: RunSettings) -> PtychoDataModule:
-    """The data of every mode."""
+    """Return the data, the same in every mode."""
     data = Path(settings.folder, "data")
     return PtychoDataModule(
         train_data_file=data / "train.npz",
@@ -126,7 +126,7 @@ def make_data(settings: RunSettings) -> PtychoDataModule:
 
 
 def measure(settings: RunSettings) -> dict[str, Any]:
-    """Train and tell what it cost."""
+    """Train and return the measurements."""
     load = os.getloadavg()[0]
     seed_everything(_SEED, verbose=False)
     if settings.threads:
@@ -137,10 +137,10 @@ def measure(settings: RunSettings) -> dict[str, Any]:
         tracking_uri=f"sqlite:///{settings.output}/mlflow.db",
         artifact_location=(settings.output / "artifacts").as_uri(),
     )
-    listener = socket.create_server(("127.0.0.1", 0))  # takes connections and never answers
+    listener = socket.create_server(("127.0.0.1", 0))  # accepts connections, never answers
     if settings.mode == "silent":
-        logger.log_hyperparams({})  # makes the run, in the database
-        logger._tracking_uri = f"http://127.0.0.1:{listener.getsockname()[1]}"  # all that the worker is told
+        logger.log_hyperparams({})  # creates the run in the database
+        logger._tracking_uri = f"http://127.0.0.1:{listener.getsockname()[1]}"  # the address that the worker gets
     callback, hooks = make_callback(settings), Hooks()
     watch = Watch(
         pace=lambda: settings.tiny and _is_busy(callback), snapshot_bytes=lambda: _snapshot_bytes(settings, callback)
@@ -169,7 +169,7 @@ def _is_busy(callback: Callback | None) -> bool:
 
 
 def _snapshot_bytes(settings: RunSettings, callback: Callback | None) -> int:
-    """0 where nothing is copied, and over many events, where a copy of its own would disturb the memory figures."""
+    """Size of a snapshot; 0 if nothing is copied, and in soak runs, where a copy would distort memory figures."""
     run = callback._run if isinstance(callback, PtychoReconLoggingCallback) and not settings.tiny else None
     return 0 if run is None else run.plan.layout.nbytes
 

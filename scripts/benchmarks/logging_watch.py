@@ -1,7 +1,7 @@
-"""Watching a training run from outside for the benchmark `recon_logging.py`: hooks, epochs, steps, processes.
+"""Measure a training run from outside for the benchmark `recon_logging.py`: hooks, epochs, steps, processes.
 
-Every hook that a logging callback has is timed, so nothing depends on what the callback says about itself. `Watch`,
-first of the callbacks, times epochs and steps and samples /proc: Linux only.
+Times every hook of a logging callback, so that no figure depends on the callback's own reports. `Watch`, the first
+callback, times epochs and steps and samples /proc. Linux only.
 """
 
 import os
@@ -21,7 +21,7 @@ _OUTSIDE_EVENTS = ("setup", "on_train_start", "on_train_end", "on_exception", "t
 
 @dataclass
 class Sample:
-    """Size of the processes after an epoch."""
+    """Resources of both processes after an epoch."""
 
     rss_bytes: int
     worker_rss_bytes: int
@@ -31,14 +31,14 @@ class Sample:
     threads: int
     worker_threads: int
     shared_bytes: int
-    """Shared memory that the training process maps."""
+    """Shared memory mapped by the training process."""
     worker_cpu_s: float
-    """Processor time that the worker has used since its start."""
+    """CPU seconds of the worker since its start."""
 
 
 @dataclass
 class Watch(Callback):
-    """Times of epochs and steps, losses, samples of /proc."""
+    """Records times of epochs and steps, losses, and samples of /proc."""
 
     pace: Callable[[], bool] = lambda: False
     snapshot_bytes: Callable[[], int] = lambda: 0
@@ -48,11 +48,11 @@ class Watch(Callback):
     losses: list[float] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     memcpy_s: list[float] = field(default_factory=list)
-    """A plain copy of a snapshot's bytes at the end of each validation: with the caches as the logging finds them."""
+    """Durations of a plain copy of a snapshot's bytes after each validation, with the caches as logging finds them."""
     _buffers: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Copy as many bytes as a snapshot has, between two buffers that have been written before."""
+        """Copy the bytes of a snapshot between two buffers that have been written before."""
         nbytes = self.snapshot_bytes()
         if not nbytes:
             return
@@ -64,7 +64,7 @@ class Watch(Callback):
         self.memcpy_s.append(time.perf_counter() - start_s)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """An epoch lasts until the next begins: hooks and validation are in it."""
+        """Start an epoch. It lasts until the next one starts, so it includes hooks and validation."""
         if trainer.current_epoch:
             self._end_epoch()
         deadline = time.monotonic() + _PACE_S
@@ -73,7 +73,7 @@ class Watch(Callback):
         self._epoch_start_s = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        """A step begins."""
+        """Start a step."""
         self._step_start_s = time.time()
 
     def on_train_batch_end(
@@ -84,12 +84,12 @@ class Watch(Callback):
         batch: Any,  # noqa: ANN401
         batch_idx: int,
     ) -> None:
-        """A step ends."""
+        """Record a step."""
         self.steps.append((trainer.current_epoch, batch_idx, self._step_start_s, time.time()))
         self.losses.append(float(outputs["loss"]))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last epoch ends, and the flush is still to come."""
+        """End the last epoch, before the flush."""
         self._end_epoch()
 
     def _end_epoch(self) -> None:
@@ -113,13 +113,13 @@ class Watch(Callback):
 
 @dataclass
 class Hooks:
-    """How long each call of a hook took."""
+    """Durations of hook calls."""
 
     calls: list[tuple[int, str, float, float]] = field(default_factory=list)
-    """(epoch from 0, hook, seconds, seconds of them on a processor)."""
+    """(epoch from 0, hook, wall seconds, CPU seconds)."""
 
     def watch(self, callback: Callback) -> Callback:
-        """Replace every hook that the callback has by one that is timed."""
+        """Replace every hook of the callback by a timed one; returns the callback."""
         for name in dir(Callback):
             if name.startswith(("on_", "setup", "teardown")) and getattr(type(callback), name) is not getattr(
                 Callback, name
@@ -129,7 +129,7 @@ class Hooks:
 
     def _timed(self, name: str, hook: Callable[..., None]) -> Callable[..., None]:
         def timed(trainer: Trainer, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-            start_cpu_s = time.thread_time()  # asks the kernel: outside the time that is measured
+            start_cpu_s = time.thread_time()  # a system call, outside the measured time
             start_s = time.perf_counter()
             try:
                 hook(trainer, *args, **kwargs)
@@ -140,21 +140,21 @@ class Hooks:
         return timed
 
     def stalls(self, epochs: list[int]) -> list[dict[str, float]]:
-        """Seconds by hook of each of these epochs (from 0)."""
+        """Seconds per hook for each of these epochs (from 0)."""
         table: dict[int, dict[str, float]] = {epoch: {} for epoch in epochs}
         for epoch, name, seconds, _ in self._of_events(epochs):
             table[epoch][name] = table[epoch].get(name, 0.0) + seconds
         return list(table.values())
 
     def cpu_s(self, epochs: list[int]) -> list[float]:
-        """Processor seconds of each of these epochs: what is left of a stall when nobody else wants the processor."""
+        """CPU seconds of each of these epochs: the stall on an otherwise idle machine."""
         return [sum(call[3] for call in self._of_events([epoch])) for epoch in epochs]
 
     def _of_events(self, epochs: list[int]) -> list[tuple[int, str, float, float]]:
         return [call for call in self.calls if call[0] in epochs and call[1] not in _OUTSIDE_EVENTS]
 
     def total(self, name: str) -> float:
-        """Seconds in all calls of a hook."""
+        """Total seconds of all calls of a hook."""
         return sum(seconds for _, hook, seconds, _ in self.calls if hook == name)
 
 

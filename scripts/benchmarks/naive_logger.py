@@ -1,8 +1,8 @@
-"""What reconstruction logging is without a design: the baseline of `recon_logging.py`.
+"""Naive reconstruction logging: the baseline of `recon_logging.py`.
 
-At the end of a validation, on the training thread: an extra forward pass over the validation set, a matplotlib figure
-per image, one `log_artifact` per figure. It draws the pictures that the real callback draws, without colour bars, and
-stitches with the same code. With `reuse=True` it keeps the predictions of the validation instead of the extra pass.
+After each validation, on the training thread: an extra forward pass over the validation set, one matplotlib figure per
+image, one `log_artifact` per figure. Draws the same pictures as the real callback, without colour bars, and stitches
+with the same code. With `reuse=True` it reuses the predictions of the validation loop instead of the extra pass.
 """
 
 import tempfile
@@ -32,8 +32,8 @@ class NaiveLogger(Callback):
     """Logs every epoch.
 
     Args:
-        num_patches: Fixed sample patches, evenly spread.
-        reuse: Keep what validation predicts instead of predicting everything again.
+        num_patches: Number of fixed sample patches, evenly spaced.
+        reuse: Reuse the predictions of the validation loop instead of predicting again.
     """
 
     def __init__(self, num_patches: int, *, reuse: bool) -> None:
@@ -49,7 +49,7 @@ class NaiveLogger(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the predictions, if they are reused."""
+        """Keep the predictions if they are reused."""
         if self._reuse:
             self._kept.append(outputs)
 

@@ -1,22 +1,22 @@
-"""What /proc says about processes: which is the worker, and how large each is. Linux only.
+"""Find the worker process and read process sizes from /proc. Linux only.
 
-Peaks are VmHWM. `ru_maxrss` would not do: a process begins with that of the process that started it, so a worker would
-seem as large as the training.
+Peaks are VmHWM. `ru_maxrss` is unsuitable: a process inherits its parent's value, so a worker would seem as large as
+the training.
 """
 
 import os
 from pathlib import Path
 
 _WORKER = "recon-worker"
-"""The name that the worker gives itself."""
+"""Process name of the worker."""
 
 
 def worker_of(pid: int) -> int | None:
-    """The worker among a process's children; None: there is none."""
+    """Process id of the worker among the children of a process, or None."""
     for place in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, _, rest = place.read_text().partition("(")[2].rpartition(")")
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended
             continue
         if name == _WORKER and int(rest.split()[1]) == pid:
             return int(place.parent.name)
@@ -24,7 +24,7 @@ def worker_of(pid: int) -> int | None:
 
 
 def process_status(pid: int) -> dict[str, int]:
-    """Memory in bytes, and counts, as /proc has them."""
+    """Memory sizes in bytes, and the numbers of threads and descriptors."""
     lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
     sizes = {line[0][:-1]: int(line[1]) * 1024 for line in lines if line[-1] == "kB"}
     threads = next(int(line[1]) for line in lines if line[0] == "Threads:")
@@ -32,6 +32,6 @@ def process_status(pid: int) -> dict[str, int]:
 
 
 def cpu_s_of(pid: int) -> float:
-    """Processor time that a process has used."""
+    """CPU seconds that a process has used."""
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

@@ -1,11 +1,10 @@
-"""What reconstruction logging costs each rank of a distributed training, while the worker is slower than the events.
+"""Cost of reconstruction logging for each rank of a distributed training, while the worker lags behind the events.
 
     python scripts/benchmarks/ranks.py [--ranks 2 4] [--events 30] [--output DIR]
 
-Each rank validates its shard of 1089 samples with a tiny network, so that an epoch takes a fraction of the time that
-the worker needs for an event: its queue is full all the time. The reference is a bare `torch.distributed.gather` of
-what the other ranks have to bring to rank zero, on the same group, after each event. What the columns mean is in
-docs/benchmarks.md.
+Each rank validates its shard of 1089 samples with a tiny network. An epoch takes a fraction of the time that the worker
+needs for an event, so the queue is always full. The reference is a bare `torch.distributed.gather` of the same bytes to
+rank zero, on the same group, after each event. docs/benchmarks.md defines the columns.
 """
 
 import argparse
@@ -39,15 +38,15 @@ _IN_TRAINING = "RANKS_BENCHMARK"
 
 
 def main() -> None:
-    """Start a training per number of ranks; print and save."""
+    """Run one training per number of ranks; print and save the results."""
     if _IN_TRAINING in os.environ:
         measure(json.loads(os.environ[_IN_TRAINING]))
         dist.destroy_process_group()
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4], help="numbers of ranks on this machine")
-    parser.add_argument("--events", type=int, default=30, help="epochs, and so events")
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"), help="where the JSON goes")
+    parser.add_argument("--events", type=int, default=30, help="number of epochs, with one event each")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"), help="folder for the JSON file")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     found = {ranks: _run(ranks, args.events) for ranks in args.ranks}
@@ -83,9 +82,9 @@ def _run(ranks: int, events: int) -> list[dict[str, Any]]:
 
 
 class _Watch(Callback):
-    """Times epochs, and a bare gather at the end of each: of what the callback brought to rank zero.
+    """Times epochs, and after each a bare gather of the bytes that the callback gathers on rank zero.
 
-    All ranks end their validation together, so that the callback's time is not that of a rank that came late to it.
+    Barriers let all ranks end validation together, so that the callback's time includes no wait for a late rank.
     """
 
     def __init__(self, nbytes: int) -> None:
@@ -112,7 +111,7 @@ class _Watch(Callback):
 
 
 def measure(settings: dict[str, Any]) -> None:
-    """In each rank: train without and with logging."""
+    """Train without and with logging, on each rank."""
     warnings.simplefilter("ignore")
     off, _ = _train(settings, None, "off")
     callback = PtychoReconLoggingCallback(

@@ -1,10 +1,10 @@
-"""What it costs to look whether uploaded artifacts are there, on a server that is 40 ms away.
+"""Cost of verifying that uploaded artifacts exist, on a server with a latency of 40 ms.
 
     python scripts/benchmarks/read_back.py [--rounds 5]
 
-The artifacts of four events in a row are uploaded by the worker's own threads to an `mlflow server` on loopback,
-through a proxy that delays each request, with and without the look at each folder, in turn; and the same to a local
-store. Looking has two threads more, as the worker has for it.
+The worker's own threads upload the artifacts of four consecutive events to an `mlflow server` on loopback, through a
+proxy that delays each request, and to a local store. Uploads with and without verification take turns. For the server
+verification has two more threads, as in the worker.
 """
 
 import argparse
@@ -36,11 +36,11 @@ from recon_worker.upload.uploader import Uploader, upload_threads
 
 DELAY_S, START_S, EVENTS = 0.04, 60.0, 4
 THREADS = 8
-"""That upload where nothing is looked for."""
+"""Upload threads without verification."""
 
 
 def pump(source: socket.socket, target: socket.socket, delay_s: float) -> None:
-    """Pass on what comes, each piece after the delay, until one side ends."""
+    """Forward data, each piece after the delay, until one side closes."""
     with contextlib.suppress(OSError):
         buffer = bytearray(1 << 20)
         while count := source.recv_into(buffer):
@@ -51,7 +51,7 @@ def pump(source: socket.socket, target: socket.socket, delay_s: float) -> None:
 
 
 def serve_proxy(server_port: int) -> None:
-    """Print a port on loopback from which requests reach the server later, and serve it until the process is ended."""
+    """Print the port of a delaying proxy on loopback, and serve it until the process ends."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         print(listener.getsockname()[1], flush=True)
         while True:
@@ -63,7 +63,7 @@ def serve_proxy(server_port: int) -> None:
 
 @contextlib.contextmanager
 def delaying_proxy(server_port: int) -> Iterator[int]:
-    """Its port. In a process of its own: the uploading threads must not wait for it."""
+    """Run the proxy in a separate process, so that it does not delay the uploading threads; yields its port."""
     words = [sys.executable, __file__, "--proxy", str(server_port)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as proxy:
         assert proxy.stdout is not None
@@ -73,7 +73,7 @@ def delaying_proxy(server_port: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def mlflow_server(folder: Path) -> Iterator[int]:
-    """Its port."""
+    """Run an `mlflow server`; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -98,20 +98,20 @@ def mlflow_server(folder: Path) -> Iterator[int]:
 
 
 class Trusting(MlflowSink):
-    """Does not look."""
+    """A sink that does not verify uploads."""
 
     def missing(self, sent: object) -> set[str]:
-        """Nothing, as far as it knows."""
+        """Report no artifact as missing."""
         return set()
 
 
 def upload_s(folder: Path, uri: str, experiment: str, kind: type[MlflowSink], pictures: list[Artifact]) -> float:
-    """Seconds for the artifacts of an event, of several that are uploaded one after the other."""
+    """Mean seconds to upload the artifacts of an event, over several consecutive events."""
     target = RunTarget(run_id=mlflow.MlflowClient(uri).create_run(experiment).info.run_id, tracking_uri=uri)
     threads = upload_threads(uri) if kind is MlflowSink else min(upload_threads(uri), THREADS)
     outbox, done = Outbox(folder / target.run_id), threading.Semaphore(0)
     uploader = Uploader(outbox, kind(target), threads, lambda _: done.release())
-    for generations in ([1], range(2, 2 + EVENTS)):  # the first connects
+    for generations in ([1], range(2, 2 + EVENTS)):  # the first one opens the connections
         for generation in generations:
             for picture in pictures:
                 in_epoch = picture.path.replace("epoch_01", f"epoch_0{generation}")
@@ -131,7 +131,7 @@ def upload_s(folder: Path, uri: str, experiment: str, kind: type[MlflowSink], pi
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="of which the median counts (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; the median counts (default: %(default)s)")
     parser.add_argument("--proxy", type=int, metavar="PORT", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.proxy:

@@ -1,11 +1,11 @@
-"""What reconstruction logging costs the training: nothing, naive, inline and with the worker process.
+"""Cost of reconstruction logging for the training: off, naive, inline and with the worker process.
 
     python scripts/benchmarks/recon_logging.py [--epochs 8] [--events 4] [--repeats 2] [--output DIR]
     python scripts/benchmarks/recon_logging.py --soak-events 300
 
-Same model, data and seed in every mode: N = 64, 1089 validation patches, 4 patches and the stitched object with ground
-truth. Each run is a process of its own; the modes take turns, so that a busy machine disturbs them alike. What the
-columns mean is in docs/benchmarks.md. Linux only: memory is read from /proc.
+Every mode uses the same model, data and seed: N = 64, 1089 validation patches, 4 patches and the stitched object with
+ground truth. Each run is a separate process; the modes take turns, so that other load affects them alike.
+docs/benchmarks.md defines the columns. Linux only: memory is read from /proc.
 """
 
 import argparse
@@ -50,7 +50,7 @@ _SAVED_KEYS = (
 def main() -> None:
     """Measure, print, save."""
     args = _parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that the temporary directory goes
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that the temporary directory is removed
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="recon-bench-") as folder:
         write_data(Path(folder, "data"), args.scan, args.train_samples)
@@ -63,18 +63,18 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--epochs", type=_two_or_more, default=11, help="epochs, and so events, of the modes off and async"
+        "--epochs", type=_two_or_more, default=11, help="epochs of off and of the modes with the worker"
     )
-    parser.add_argument("--events", type=_two_or_more, default=4, help="epochs, and so events, of the slow modes")
-    parser.add_argument("--repeats", type=int, default=1, help="how often off and the modes with the worker take turns")
+    parser.add_argument("--events", type=_two_or_more, default=4, help="epochs of the slow modes, with one event each")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of off and of each mode with the worker")
     parser.add_argument("--n-filters-scale", type=int, default=2, choices=(1, 2), help="width of the network")
     parser.add_argument("--train-samples", type=int, default=121, help="size of the training set")
     parser.add_argument("--batch-size", type=int, default=24, help="samples per batch")
-    parser.add_argument("--threads", type=int, default=0, help="of torch; on a busy machine 1 disturbs the least")
-    parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu", help="what the network trains on")
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch (0: its default); 1 on a busy machine")
+    parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu", help="device of the training")
     parser.add_argument("--scan", choices=SCAN_KINDS, default="raw", help="raw: 9 MB snapshots; grid_lines: 1 MB")
-    parser.add_argument("--soak-events", type=int, default=0, help="instead: so many events with a tiny network")
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"), help="where JSON and plot go")
+    parser.add_argument("--soak-events", type=int, default=0, help="measure this many events of a tiny network instead")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"), help="folder for JSON and plot")
     return parser
 
 
@@ -103,7 +103,7 @@ def _runner(folder: str, args: argparse.Namespace) -> Callable[..., Run]:
 
 
 def run_in_process(settings: RunSettings) -> Run:
-    """One measured run, bounded in time."""
+    """Execute one measured run, with a timeout."""
     result = Path(settings.folder, f"{settings.name}.json")
     script = Path(__file__).with_name("logging_run.py")
     done = subprocess.run(
@@ -119,7 +119,7 @@ def run_in_process(settings: RunSettings) -> Run:
 
 
 def startup_s() -> float:
-    """From the start of a worker process to its word that it is ready."""
+    """Seconds from the start of a worker process to its ready message."""
     memory, start = create_memory("bench-scan"), time.perf_counter()
     worker, (never, _) = WorkerProcess(memory, [create_memory("bench-slot")], 0), os.pipe()
     while (worker.receive(30.0, never) or {}).get("is") != "ready":
@@ -134,7 +134,7 @@ def startup_s() -> float:
 
 
 def compare(run: Callable[..., Run], args: argparse.Namespace) -> Run:
-    """All modes."""
+    """Compare all modes."""
     turns: dict[str, list[Run]] = {"off": [], "async": [], "async every 5": [], "silent server": []}
     for mode, turn in _order([*turns], args.repeats):
         every = 5 if mode == "async every 5" else 1
@@ -158,7 +158,7 @@ def compare(run: Callable[..., Run], args: argparse.Namespace) -> Run:
 
 
 def _order(modes: Sequence[str], repeats: int) -> Iterator[tuple[str, int]]:
-    """Every mode in every turn; each turn begins with the next mode, as a machine may slow down while it is used."""
+    """Yield every mode in every turn. Each turn starts with the next mode, as a machine may slow down under load."""
     for turn in range(repeats):
         first = turn % len(modes)
         for mode in (*modes[first:], *modes[:first]):
@@ -169,7 +169,7 @@ def _order(modes: Sequence[str], repeats: int) -> Iterator[tuple[str, int]]:
 
 
 def soak(run: Callable[..., Run], args: argparse.Namespace) -> Run:
-    """Peak memory and growth over many events."""
+    """Measure peak memory and growth over many events."""
     off = run("off", "off", epochs=args.soak_events, tiny=True)
     logged = run("async", "async", epochs=args.soak_events, tiny=True)
     stalls = [stall_s(one) for one in logged["stalls"][1:]]

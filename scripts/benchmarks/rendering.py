@@ -3,7 +3,7 @@
     python scripts/benchmarks/rendering.py [--side-px 2048] [--repeats 5] [--json]
 
 Both run in the same process, one after the other; the fastest repeat of each counts. The goal is a ratio of 20.
-The palette PNG is mostly compression, and the more noise an image holds, the longer that takes.
+Compression dominates the palette PNG, and takes longer for noisier images.
 """
 
 import argparse
@@ -22,25 +22,25 @@ from recon_worker.snapshot.array_types import Float32
 
 DPI = 128
 COLORMAPS = ("gray", "twilight")
-"""As used for amplitude and phase."""
+"""Colour maps of amplitude and phase."""
 NOISES = (0.0, 0.01, 0.05)
-"""Standard deviation of the noise, as part of the fringes' amplitude."""
+"""Standard deviations of the noise, relative to the fringes' amplitude."""
 
 
 def fringes(side_px: int, noise: float) -> Float32:
-    """(side, side) float32, 1 peak; the more noise, the longer the compression takes."""
+    """(side, side) float32, fringes of amplitude 1 with Gaussian noise."""
     y, x = np.mgrid[:side_px, :side_px]
     grain = np.random.default_rng(0).normal(0, noise, (side_px, side_px))
     return np.asarray(np.sin(x / 37) * np.cos(y / 51) + grain, np.float32)
 
 
 def palette_png(image: Float32, colormap: str) -> bytes:
-    """One element, one pixel."""
+    """Encode one element as one pixel."""
     return encode_png(Panel(values=image, value_range=(-1.2, 1.2), colormap=colormap, quantity="benchmark", unit="1"))
 
 
 def figure_png(image: Float32, colormap: str) -> bytes:
-    """The same pixels through a figure without margins."""
+    """Draw the same pixels in a figure without margins."""
     height, width = image.shape
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     FigureCanvasAgg(figure)
@@ -53,7 +53,7 @@ def figure_png(image: Float32, colormap: str) -> bytes:
 
 
 def fastest(render: Callable[[], bytes], repeats: int) -> tuple[float, int]:
-    """(seconds, size in bytes)."""
+    """(seconds, size in bytes) of the fastest repeat."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -63,7 +63,7 @@ def fastest(render: Callable[[], bytes], repeats: int) -> tuple[float, int]:
 
 
 def compare(image: Float32, colormap: str, repeats: int) -> dict[str, float]:
-    """Both ways for one image."""
+    """Measure both encoders on one image."""
     palette_s, palette_bytes = fastest(lambda: palette_png(image, colormap), repeats)
     figure_s, figure_bytes = fastest(lambda: figure_png(image, colormap), repeats)
     return {

@@ -1,9 +1,9 @@
-"""Time and memory of stitching, against the number of pixels that are stitched.
+"""Time and memory of stitching as a function of the number of stitched pixels.
 
     python scripts/benchmarks/stitching.py [--repeats 5] [--json]
 
-Time is the median of the repeats. Memory is the peak of what stitching allocates (canvas included) over the canvas
-plus twice the patches; it must not exceed 1.
+Time is the median of the repeats. Memory is the peak allocation of stitching (canvas included), divided by the
+canvas plus twice the patches; it must not exceed 1.
 """
 
 import argparse
@@ -26,7 +26,7 @@ CANVAS_BYTES_PER_PX = 12
 
 
 def position_scan(n: int, m: int, rng: np.random.Generator) -> Geometry:
-    """A scan with an overlap as in practice: a patch moves by a quarter of its side."""
+    """A random scan with typical overlap: one position per (m / 4)² pixels."""
     side = m / 4 * n**0.5
     return PositionGeometry(patch_px=2 * m, crop_px=m, positions_px=rng.uniform(0, side, (n, 1, 2)))
 
@@ -57,7 +57,7 @@ def seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def measure(method: str, geometry: Geometry, rng: np.random.Generator, repeats: int) -> dict[str, object]:
-    """One row of the table."""
+    """Measure one row of the table."""
     n = geometry.n_samples if isinstance(geometry, GridGeometry) else len(geometry.positions_px)
     m = geometry.crop_px
     patches = rng.random((n, 1, m, m), np.float32).astype(np.complex64)
@@ -80,7 +80,7 @@ def measure(method: str, geometry: Geometry, rng: np.random.Generator, repeats: 
 
 
 def rows(repeats: int) -> Iterator[dict[str, object]]:
-    """Every combination of method, samples and crop."""
+    """Measure every combination of method, samples and crop."""
     rng = np.random.default_rng(0)
     for (method, scan), m, n in itertools.product(
         (("positions", position_scan), ("grid", grid_scan)), CROPS_PX, SAMPLES

@@ -1,9 +1,9 @@
-"""Trainings of several seeds on one scan: how good they become, how many learn nothing, and what an epoch costs.
+"""Trainings with several seeds on one scan: quality, number of dead networks, and CPU time per epoch.
 
     python scripts/benchmarks/training_seeds.py scan.npz --N 64 --seeds 0 1 2 --epochs 16
 
-Trained and judged on the same scan, as `scripts/training/train.py` does without logging. The numbers are
-the correlations of the stitched object with the truth in the file, as logged: phase ramp removed, probe weights.
+Trains and evaluates on the same scan, like `scripts/training/train.py` without logging. Quality is the correlation of
+the stitched object with the truth in the file, as logged: phase ramp removed, probe weights.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from ptycho_torch.workflows.components import run_training
 from ptycho_torch.workflows.inference import reconstruct
 
 DEAD = 0.3
-"""A phase correlation below this is that of a network that has learned nothing."""
+"""Phase correlation below which a network has learned nothing."""
 
 _COLUMNS = (
     *("scan", "N", "gridsize", "filters", "merged", "schedule", "epochs", "seeds"),
@@ -35,7 +35,7 @@ _COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """One training."""
+    """Results of one training."""
 
     seed: int
     phase: float
@@ -44,7 +44,7 @@ class Trained:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train with each seed, print a line for each, and a row of a table."""
+    """Train with each seed; print a line per seed and a table row."""
     arguments = _parser().parse_args(argv)
     torch.set_num_threads(arguments.threads)
     warnings.filterwarnings("ignore")
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("scan", type=Path, help="raw scan, NPZ, with objectGuess")
+    parser.add_argument("scan", type=Path, help="raw scan (NPZ) with objectGuess")
     parser.add_argument("--N", type=int, default=64, help="side of its patterns (default: %(default)s)")
     parser.add_argument("--gridsize", type=int, default=1, choices=(1, 2), help="default: %(default)s")
     parser.add_argument("--n_filters_scale", type=int, help="default: that of train.py")
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--epochs", type=int, default=4, help="default: %(default)s")
     parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu", help="default: %(default)s")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
     return parser
 
 
@@ -90,14 +90,14 @@ def _train(arguments: argparse.Namespace, seed: int) -> Trained:
         if arguments.n_filters_scale is not None:
             given["n_filters_scale"] = arguments.n_filters_scale
         began = time.process_time()
-        with contextlib.redirect_stdout(sys.stderr):  # progress bars: the table alone is for the standard output
+        with contextlib.redirect_stdout(sys.stderr):  # progress bars: standard output holds only the table
             run_training(resolve("raw", given))
         seconds = time.process_time() - began
         return Trained(seed, *_correlations(arguments.scan, Path(folder)), seconds / arguments.epochs)
 
 
 def _correlations(scan: Path, folder: Path) -> tuple[float, float]:
-    """Of phase and amplitude with the truth, as `scripts/inference.py` computes them."""
+    """Correlations of phase and amplitude with the truth, as `scripts/inference.py` computes them."""
     checkpoint = folder / "checkpoints" / "last.ckpt"
     config = InferenceConfig(
         checkpoint=checkpoint,

@@ -1,10 +1,9 @@
-"""What the worker needs for one event: 4 patches of 64 px and an object of 330 x 330 px, stitched from 1089 patches.
+"""Time and memory of one event in the worker: 4 patches of 64 px, 330 x 330 px object stitched from 1089 patches.
 
     python scripts/benchmarks/worker_event.py [--epochs 200] [--arrays none|npz|h5] [--json]
 
-Runs the worker's own functions for every epoch of a made-up training: render, keep in the outbox, keep the history,
-and upload to a fresh SQLite store where the epoch is measured. The goal is 2 s on one core, at the first epoch and at
-the last.
+Runs the worker's own functions for every epoch of a simulated training: render, write to the outbox, save the history,
+upload to a fresh SQLite store. The goal is 2 s on one core, at the first epoch and at the last.
 """
 
 import argparse
@@ -39,7 +38,7 @@ FIRST_PX = 40.0
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What one event needed."""
+    """Figures of one event."""
 
     epoch: int
     wall_s: float
@@ -47,7 +46,7 @@ class Row:
     upload_s: float
     gallery_bytes: int
     peak_bytes: int
-    """Largest memory of the process so far."""
+    """Peak memory of the process so far."""
     parts_s: dict[str, float]
 
 
@@ -61,7 +60,7 @@ def true_object(side_px: int = 400) -> Complex64:
 
 
 def centres() -> Float64:
-    """(n, 1, 2) scan positions of whole pixels, (x, y)."""
+    """(n, 1, 2) scan positions, (x, y), whole pixels."""
     line = np.round(FIRST_PX + STEP_PX * np.arange(PER_AXIS))
     return np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 1, 2)
 
@@ -86,13 +85,13 @@ def make_scan(truth: Complex64, arrays_format: str) -> Scan:
 
 
 def cut(image: Complex64, centre: Float64, side: int) -> Complex64:
-    """The patch around a whole position."""
+    """Cut the patch around a whole-pixel position."""
     x, y = (int(c) - side // 2 for c in centre)
     return image[y : y + side, x : x + side]
 
 
 def predict(scan: Scan, truth: Complex64, arrays: SnapshotArrays, epoch: int) -> None:
-    """Predictions that become better: truth, a blur towards its mean, and noise."""
+    """Fill in predictions that improve with the epoch: the truth, faded towards its mean, with noise."""
     rng = np.random.default_rng(epoch)
     share = 0.9 * np.exp(-epoch / 40)
     image = (1 - share) * truth + share * truth.mean()
@@ -108,7 +107,7 @@ def predict(scan: Scan, truth: Complex64, arrays: SnapshotArrays, epoch: int) ->
 
 
 def event(scan: Scan, snapshot: Snapshot, history: History, outbox: Outbox) -> dict[str, float]:
-    """What the worker does with a snapshot; seconds of wall clock by what they went to."""
+    """Process a snapshot as the worker does; returns the wall seconds per kind of work."""
     seconds: dict[str, float] = {}
     began = time.perf_counter()
     for made in render(scan, snapshot, history):
@@ -125,7 +124,7 @@ def event(scan: Scan, snapshot: Snapshot, history: History, outbox: Outbox) -> d
 
 
 def group_of(path: str) -> str:
-    """The rows of the table; the time up to the first picture of the object goes to stitching and metrics."""
+    """Table row of an artifact; the time up to the object's first picture counts as stitching and metrics."""
     if path.endswith("stitched/amp_pred.png"):
         return "stitch, fit, metrics, first picture"
     if not is_file(path):
@@ -134,7 +133,7 @@ def group_of(path: str) -> str:
 
 
 def upload(outbox: Outbox, sink: MlflowSink) -> float:
-    """Empty the outbox; seconds."""
+    """Empty the outbox; returns the seconds."""
     began = time.perf_counter()
     for name in list(outbox.artifacts()):
         version = outbox.version(name)
@@ -145,7 +144,7 @@ def upload(outbox: Outbox, sink: MlflowSink) -> float:
 
 
 def measure(epochs: int, arrays_format: str, folder: Path) -> Iterator[Row]:
-    """The first two epochs and the last."""
+    """Simulate a training; yields the first two epochs and the last."""
     truth = true_object()
     scan = make_scan(truth, arrays_format)
     layout = SnapshotLayout(n_fixed=FIXED, patch_px=N_PX, n_stitch=PER_AXIS**2, crop_px=CROP_PX)
@@ -172,7 +171,7 @@ def measure(epochs: int, arrays_format: str, folder: Path) -> Iterator[Row]:
 
 
 def make_sink(folder: Path) -> MlflowSink:
-    """A fresh run in a fresh database."""
+    """Create a run in a new database; returns its sink."""
     import mlflow
 
     uri = f"sqlite:///{folder}/mlflow.db"

@@ -1,10 +1,10 @@
-"""Does the worker's memory grow? A real worker renders and uploads many events of a small network, to MLflow on SQLite.
+"""Growth of the worker's memory while it renders many small events and uploads them to MLflow on SQLite.
 
     python scripts/benchmarks/worker_memory.py [--events 500]
 
-Every few events, when all of them are in MLflow: what the worker has of its own (anonymous memory, by the kernel's
-count), what the training process has, and how large the gallery is, whose pictures the worker keeps in memory.
-The last lines say by how much both grew in the second half, in which the gallery has reached its limit.
+Every few events, once all of them are in MLflow, prints the anonymous memory of the worker and of the training process,
+as counted by the kernel, and the size of the gallery, whose pictures the worker keeps in memory. The last line shows
+the growth of both over the second half, in which the gallery has reached its limit.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def make_scan() -> Scan:
 
 
 def fill(arrays: SnapshotArrays, epoch: int) -> None:
-    """Predictions that differ from epoch to epoch, so that no picture is like another."""
+    """Fill in random predictions that differ between epochs, so that no two pictures are equal."""
     rng, stitched = np.random.default_rng(epoch), (arrays.stitch_amp, arrays.stitch_phase)
     for values in (arrays.fixed_amp, arrays.fixed_phase, arrays.fixed_diffraction, *stitched):
         values[...] = rng.uniform(0.1, 1, values.shape)
@@ -66,7 +66,7 @@ def log(worker: ReconWorker, layout: SnapshotLayout, epoch: int) -> None:
 
 
 def anonymous_mib(pid: int | str) -> float:
-    """Memory that a process has of its own, without files and what it shares."""
+    """Anonymous memory of a process, without files; shared pages count in proportion."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     found = re.search(r"^Pss_Anon:\s+(\d+)", text, re.MULTILINE)
     assert found is not None
@@ -74,7 +74,7 @@ def anonymous_mib(pid: int | str) -> float:
 
 
 def measure(events: int, every: int) -> list[tuple[int, float, float]]:
-    """(events, MiB of the worker, MiB of this process), every few events."""
+    """(events, MiB of the worker, MiB of this process) every few events."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
         uri = f"sqlite:///{folder}/mlflow.db"

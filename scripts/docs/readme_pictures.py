@@ -13,7 +13,7 @@ from screenshot import main as screenshot
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write demo_summary.png and demo_gallery.png; exit code 0, or 2 where the demo or the browser is missing."""
+    """Write demo_summary.png and demo_gallery.png; exit code 0, or 2 if the demo or the browser is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("demo", type=Path, help="output directory of the demo")
     parser.add_argument("output", type=Path, help="folder for the pictures")

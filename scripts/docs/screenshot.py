@@ -15,13 +15,13 @@ _WAIT_S = 20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the picture; exit code 0, or 2 with a message where there is no browser or no gallery."""
+    """Write the picture; exit code 0, or 2 with a message if the browser or the gallery is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("gallery", type=Path, help="gallery.html")
     parser.add_argument("output", type=Path, help="PNG to write")
     parser.add_argument("--epoch", type=int, help="default: the last one")
     parser.add_argument("--width", type=int, default=940, help="pixels (default: 940)")
-    parser.add_argument("--dark", action="store_true", help="dark instead of light")
+    parser.add_argument("--dark", action="store_true", help="use the dark colour scheme")
     arguments = parser.parse_args(argv)
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if browser is None or driver is None or not arguments.gallery.is_file():
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _picture(arguments: argparse.Namespace, browser: str, driver: str) -> bytes:
-    """The whole page."""
+    """PNG of the whole page."""
     from selenium import webdriver
     from selenium.webdriver.support.ui import WebDriverWait
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Train on several machines with torchrun: start this on each of them; docs/hpc.md shows it.
+# Train on several machines with torchrun. Start this script on each of them; see docs/hpc.md.
 #
 #     scripts/hpc/torchrun_node.sh HEAD:PORT OUTPUT_DIR --train_data_file scan.npz --test_data_file scan.npz [FLAGS OF train.py]
 #
-# HEAD is one of the machines, PORT a free port there. OUTPUT_DIR and the data lie on a disk that all of them see.
-# NODES (2) is how many machines there are, RANKS (1) how many processes, one per GPU, run on each.
+# HEAD is one of the machines, PORT a free port on it. OUTPUT_DIR and the data must be on a shared disk.
+# NODES (2) is the number of machines, RANKS (1) the number of processes on each, one per GPU.
 set -euo pipefail
 
 head=$1

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TorchRunnerConfig(ReconLogConfig):
-    """One training on a pair of grid-lines files, for studies that start it from Python.
+    """Settings of one training on a pair of grid-lines files, for studies that start it from Python.
 
-    Each field stands for a setting of the command line; its metadata names that setting and holds its help text. A
+    Each field maps to a setting of the command line; its metadata holds the name and the help text of that setting. A
     `recon_log_*` field that differs from its default switches the logging on, every 5 epochs unless
     `recon_log_every_n_epochs` is set. Settings without a field keep their defaults.
 
@@ -49,7 +49,7 @@ class TorchRunnerConfig(ReconLogConfig):
 
 
 def run_grid_lines_torch(config: TorchRunnerConfig) -> "TrainingResult":
-    """Train as `config` says; returns the Trainer, the trained model and the data.
+    """Train with the settings of `config`; returns the Trainer, the trained model and the data.
 
     Raises:
         ptycho_torch.checks.ConfigError: A setting does not fit this machine or the data.

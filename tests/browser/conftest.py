@@ -17,12 +17,12 @@ from ptycho_torch.workflows.components import run_training
 from tests.paths import REPOSITORY
 
 OUTPUT = REPOSITORY / "test_output" / "browser"
-"""Where the screenshots are kept."""
+"""Folder of the screenshots."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A short training that was logged as a user would log it."""
+    """A short training, logged with the settings of a user."""
 
     database: str
     experiment_id: str
@@ -48,7 +48,7 @@ def finished_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(finished_run, browser_paths, tmp_path_factory):
-    """Address of an `mlflow server` of the run."""
+    """Starts an `mlflow server` for the run; returns its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -82,7 +82,7 @@ def _wait_for(address, process):
 
 @pytest.fixture(scope="session")
 def browser_paths():
-    """Programs of the browser and of its driver; skips where there are none."""
+    """Paths of the browser and its driver; skips the test if one is missing."""
     pytest.importorskip("selenium", reason="selenium is not installed: pip install '.[dev]'")
     browser, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
     if browser is None or driver is None:

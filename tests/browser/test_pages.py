@@ -1,4 +1,4 @@
-"""What a physicist sees in the browser: the image cards of MLflow's run page, and the gallery. See CONTRIBUTING.md."""
+"""The image cards on MLflow's run page and the gallery, in a real browser. See CONTRIBUTING.md."""
 
 import re
 
@@ -34,7 +34,7 @@ def _open_gallery(driver, run, last_epoch=2):
 
 
 def _point_at(driver, kind, x_share, y_share):
-    """Move the mouse to a place of a picture, as a share of its sides."""
+    """Move the mouse to a point of a picture, given as fractions of its sides."""
     from selenium.webdriver import ActionChains
 
     canvas = driver.find_element(*_css(CANVAS.format(kind)))
@@ -44,7 +44,7 @@ def _point_at(driver, kind, x_share, y_share):
 
 
 def _value(driver, kind):
-    """The number that stands above a picture."""
+    """The number shown above a picture."""
     text = driver.find_element(*_css(f"figure[data-kind={kind}] output")).text
     return float(text.replace("\u2212", "-").strip("\u2264\u2265 rad"))
 
@@ -54,13 +54,13 @@ def _press(driver, keys):
 
 
 def _pixel(driver):
-    """(x, y) that the page says the mouse is at."""
+    """Pixel (x, y) under the mouse, as shown on the page."""
     found = re.fullmatch(r"x (\d+), y (\d+) px", driver.find_element(*_css("#readout")).text)
     return int(found[1]), int(found[2])
 
 
 def _check_values(driver, run, epoch, kinds):
-    """The values that the page tells are those of the full-size files at that pixel."""
+    """Assert that the page shows the values of the full-size files at that pixel."""
     x, y = _pixel(driver)
     for kind in kinds:
         image = read_png(run.artifacts / f"epoch_{epoch:02d}" / "stitched" / f"{kind}.png")
@@ -69,7 +69,7 @@ def _check_values(driver, run, epoch, kinds):
 
 
 def _check_errors(driver):
-    """The error that the page tells is that of the prediction and the truth that it tells."""
+    """Assert that the error shown matches the prediction and the truth shown."""
     for kind in ("amp", "phase"):
         shown, truth, error = (_value(driver, f"{kind}_{role}") for role in ("pred", "gt", "error"))
         most = float(driver.execute_script(f'return state.panels.get("{kind}_error").panel.picture.vmax'))
@@ -77,7 +77,7 @@ def _check_errors(driver):
 
 
 def _errors(driver):
-    """What the page itself reported; MLflow's own page looks for files that need not be there."""
+    """Errors that a gallery opened from disk reports; MLflow's own page reports missing optional files."""
     return [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 
@@ -107,7 +107,7 @@ def test_image_cards_start_at_the_untrained_network_and_their_sliders_move(chrom
 
 
 def _show(driver, image):
-    """Bring a picture into view and see that it is one."""
+    """Scroll to a picture and wait until it is loaded."""
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", image)
     sides = "return Math.min(arguments[0].naturalWidth, arguments[0].height)"
     _wait(driver, lambda d: d.execute_script(sides, image) >= 128)

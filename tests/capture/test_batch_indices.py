@@ -1,4 +1,4 @@
-"""The indices of a loader's batches, compared with what the loader yields."""
+"""Indices of a loader's batches, compared with the samples that it yields."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Copies from a GPU: their order, on a stream of their own. Fake streams record the calls."""
+"""Copies from a GPU run in order, on a separate stream. Fake streams record the calls."""
 
 import contextlib
 
@@ -53,7 +53,7 @@ class FakeCuda:
 
 
 class FakeGpuTensor(torch.Tensor):
-    """A CPU tensor that records the streams that its memory is kept for."""
+    """A CPU tensor that records the streams for which its memory is kept."""
 
     kept_for = ()
 

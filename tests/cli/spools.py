@@ -1,4 +1,4 @@
-"""Spools with snapshots and artifacts, and `recon-worker`, in this process or in one of its own."""
+"""Spools with snapshots and artifacts, and `recon-worker`, in this process or in a separate one."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def command(*arguments):
 
 
 def recon_worker(*arguments, **environment):
-    """Run `recon-worker` in this process; returns what a finished process would be."""
+    """Run `recon-worker` in this process; returns a `CompletedProcess`."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -58,7 +58,7 @@ def add_raw(outbox, scan, epoch):
 
 @cache
 def _rendered(epochs):
-    """Return what rendering these epochs puts into an outbox, and the files of its history."""
+    """Return the records that rendering these epochs yields, and the files of the history."""
     scan, history = make_scan(), History()
     made = [one for epoch in epochs for one in render(scan, _filled(scan, epoch)[0], history)]
     return made, history.files()

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(200)
 RUN_ID = "0123456789abcdef0123456789abcdef"
 KEY = bytes(range(32))
 RENDERED, PER_EPOCH = 15, 18
-"""Pictures of an epoch: 9 of its patch, 6 of the object; those rendered now add 2 complex pictures and a summary."""
+"""Pictures of an epoch: 9 of its patch, 6 of the object; the current version adds 2 complex pictures and a summary."""
 
 
 @pytest.fixture

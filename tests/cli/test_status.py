@@ -1,4 +1,4 @@
-"""`recon-worker status` and the dry run of `sync`: what waits is counted, nothing is changed."""
+"""`recon-worker status` and the dry run of `sync` count waiting files and change nothing."""
 
 import itertools
 import json

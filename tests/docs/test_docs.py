@@ -1,4 +1,4 @@
-"""Documents name what is there."""
+"""Tests that documents name exist."""
 
 import re
 
@@ -10,7 +10,7 @@ TESTS = {p.relative_to(REPOSITORY): p.read_text() for p in (REPOSITORY / "tests"
 
 
 def named_tests(document):
-    """Pairs of file and function as a document names them: `tests/x.py::test_y`, `…x.py::test_y`, `test_y`."""
+    """Yield the pairs of file and function that a document names: `tests/x.py::test_y`, `…x.py::test_y`, `test_y`."""
     for words in re.findall(r"`((?:…|tests/)?[\w/]+(?:\.py)?(?:::\w+)?)`", document):
         file, _, function = words.replace("…", "tests/faults/").rpartition("::")
         if not file and function.endswith(".py"):

@@ -1,4 +1,4 @@
-"""Links, anchors, pictures and paths in documents lead somewhere."""
+"""Targets of links, anchors, pictures and paths in documents exist."""
 
 import re
 
@@ -15,7 +15,7 @@ README_LINES = 150
 
 
 def prose(document):
-    """The text without fenced code, in which brackets are code."""
+    """The text without fenced code, where brackets are no links."""
     return re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
@@ -27,7 +27,7 @@ def links(document):
 
 
 def anchors(document):
-    """What GitHub makes of the headings; a repeated one gets a number."""
+    """GitHub's anchors of the headings; a repeated one gets a number."""
     found = []
     for heading in re.findall(r"^#+ +(.+?) *$", prose(document), flags=re.MULTILINE):
         slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
@@ -43,7 +43,7 @@ def is_there(document, target):
 
 
 def named_paths(document):
-    """Files and folders of the repository that a document names between backticks."""
+    """Files and folders of the repository that a document names in backticks."""
     pattern = r"`((?:recon_worker|ptycho_torch|scripts|docs|tests|\.ci|\.github)/[\w./-]*)(?:::?[^`]*)?`"
     return re.findall(pattern, prose(document))
 

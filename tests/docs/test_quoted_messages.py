@@ -1,4 +1,4 @@
-"""Documents quote messages as the program prints them."""
+"""Documents quote messages exactly as the program prints them."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ VALUE = "\0"
 
 
 def texts(source):
-    """String literals of a module, with a mark in the place of each value."""
+    """String literals of a module, with a mark in place of each value."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.JoinedStr):
             yield "".join(part.value if isinstance(part, ast.Constant) else VALUE for part in node.values)

@@ -1,4 +1,4 @@
-"""Trainings that all tests of reconstructions from checkpoints share."""
+"""Trainings shared by all tests of reconstructions from checkpoints."""
 
 from functools import cache
 
@@ -9,7 +9,7 @@ from tests.e2e.trained import Training
 
 @pytest.fixture(scope="session")
 def train(raw_scan, grid_lines, tmp_path_factory, mlflow_database):
-    """A training of each case, made when it is first asked for, and the scan that it logged."""
+    """Trains each case on first use; returns the training and the scan that it logged."""
     raw, grid = (raw_scan, raw_scan), (grid_lines / "train.npz", grid_lines / "test.npz")
 
     @cache

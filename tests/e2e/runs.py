@@ -1,4 +1,4 @@
-"""Settings of a short training, and what it leaves."""
+"""Settings of a short training, and checks of its artifacts."""
 
 import numpy as np
 

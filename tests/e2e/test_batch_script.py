@@ -1,4 +1,4 @@
-"""The sbatch script, with real signals. Slurm and the training are stand-ins that note what they are told."""
+"""The sbatch script with real signals. Stand-ins for Slurm and the training record their arguments."""
 
 import os
 import shutil
@@ -14,16 +14,16 @@ pytestmark = [pytest.mark.timeout(60), pytest.mark.skipif(shutil.which("bash") i
 SCRIPT = REPOSITORY / "scripts" / "hpc" / "train.sbatch"
 HEAD = '#!/usr/bin/env bash\necho "$@" >> "$TRIAL/${0##*/}.said"\n'
 STAND_INS = {
-    # The training: leaves something in the spool when it is told to end.
+    # The training: writes a file to the spool on SIGTERM.
     "srun": "trap 'cd \"$SLURM_TMPDIR\"/recon_spool_7_*; touch left; exit 0' TERM\n"
     'echo $$ > "$TRIAL/new"; mv "$TRIAL/new" "$TRIAL/training"; while :; do sleep 0.02; done\n',
     "scancel": 'kill -TERM "$(cat "$TRIAL/training")"\n',
-    "scontrol": "kill -KILL $PPID\n",  # Slurm ends a job that it queues again
+    "scontrol": "kill -KILL $PPID\n",  # Slurm ends a job that it requeues
 }
 
 
 class Job:
-    """The batch script at work."""
+    """A running batch script."""
 
     def __init__(self, folder):
         self.folder, self.output = folder, folder / "out"
@@ -41,12 +41,12 @@ class Job:
         wait_until((folder / "training").exists)
 
     def said(self, command):
-        """What a command was told, one line a call."""
+        """Arguments of a command, one line per call."""
         place = self.folder / f"{command}.said"
         return place.read_text().splitlines() if place.exists() else []
 
     def tell(self, number, *, training=False):
-        """Send a signal to the script, and to the training too."""
+        """Send a signal to the script, optionally also to the training; returns the exit code."""
         os.kill(self.process.pid, number)
         if training:
             os.kill(int((self.folder / "training").read_text()), number)

@@ -1,4 +1,4 @@
-"""What is understood of settings and files, and refused, before a training begins."""
+"""Settings and files are described, or refused, before the training starts."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Reconstructions from checkpoints: the same files and numbers as the training logged."""
+"""Reconstructions from checkpoints have the same files and metrics as the training logged."""
 
 import json
 import math
@@ -15,10 +15,10 @@ from recon_worker.pictures.png import read_png
 from tests.e2e.trained import files_of, infer
 from tests.paths import read_npz
 
-# Lightning's table of the network knows no bf16.
+# Lightning's model summary does not support bf16.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Precision bf16-mixed is not supported by the model summary"),
-    pytest.mark.xdist_group("inference"),  # the trainings are made once
+    pytest.mark.xdist_group("inference"),  # one process runs the trainings, once
 ]
 slow = pytest.mark.slow
 
@@ -44,12 +44,12 @@ def test_files_and_numbers_are_those_of_the_last_epoch_to_the_last_bit(train, tm
 
 def test_progress_is_shown_on_a_terminal_and_the_numbers_are_printed(trained, raw_scan, tmp_path, monkeypatch, capsys):
     ours, terminal = pty.openpty()
-    termios.tcsetwinsize(terminal, (24, 80))  # else it has no columns, and the bar no room
+    termios.tcsetwinsize(terminal, (24, 80))  # without a size the terminal has no room for the bar
     with os.fdopen(terminal, "w") as stderr:
         monkeypatch.setattr(sys, "stderr", stderr)
         assert infer(trained.checkpoint, raw_scan, tmp_path / "out", "--arrays", "none") == 0
 
-        os.set_blocking(ours, False)  # no bar: an error at once
+        os.set_blocking(ours, False)  # without a bar, reading fails at once
         shown = os.read(ours, 65536).decode()
     os.close(ours)
     printed = capsys.readouterr().out

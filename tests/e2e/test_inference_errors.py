@@ -1,4 +1,4 @@
-"""Checkpoints, scans and flags that reconstructions cannot be made from: clear errors, and nothing is written."""
+"""Unusable checkpoints, scans and flags cause clear errors, and nothing is written."""
 
 import os
 
@@ -10,10 +10,10 @@ from ptycho_torch.files.archive import save_npz
 from ptycho_torch.inference_cli import main
 from tests.e2e.trained import error_of
 
-# Lightning's table of the network knows no bf16.
+# Lightning's model summary does not support bf16.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Precision bf16-mixed is not supported by the model summary"),
-    pytest.mark.xdist_group("inference"),  # the trainings are made once
+    pytest.mark.xdist_group("inference"),  # one process runs the trainings, once
 ]
 slow = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def test_a_damaged_checkpoint_is_an_error(raw_scan, tmp_path, capsys, content, m
 
 
 class _Touch:
-    """Makes a file when it is unpickled."""
+    """Creates a file when unpickled."""
 
     def __init__(self, path):
         self.path = path

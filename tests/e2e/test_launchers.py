@@ -1,4 +1,4 @@
-"""The command line starts its own processes, and leaves what one process leaves."""
+"""The command line starts its own ranks and logs the same artifacts as a single process."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 
 def _trained(raw_scan, folder, uri, *flags):
-    """Names of the artifacts of a training, and what it printed."""
+    """Train from the command line; returns the artifact names and the content of stderr."""
     settings = {
         "train_data_file": raw_scan, "test_data_file": raw_scan, "output_dir": folder, "nepochs": 1, "batch_size": 4,
         "n_filters_scale": 1, "mlflow_tracking_uri": uri, "mlflow_experiment": folder,

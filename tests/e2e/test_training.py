@@ -1,4 +1,4 @@
-"""Whole training runs, as a user starts them, and the artifacts they leave."""
+"""Whole training runs, started as by a user, and their artifacts."""
 
 import re
 import subprocess
@@ -36,7 +36,7 @@ def test_the_command_line_leaves_every_artifact_under_mlruns(raw_scan, tmp_path,
 
 @pytest.mark.slow
 def test_the_scripts_work_without_standard_streams(raw_scan, tmp_path, mlflow_database):
-    """As a daemon does: `<&- >&- 2>&-`."""
+    """As in a daemon: `<&- >&- 2>&-`."""
     more = ["--nepochs", "1", "--n_filters_scale", "1", "--mlflow-tracking-uri", mlflow_database, "--recon-log-async"]
     words = ["--train_data_file", raw_scan, "--test_data_file", raw_scan, "--output_dir", tmp_path, *more]
     checkpoint = ["--checkpoint", tmp_path / "checkpoints/last.ckpt", "--data_file", raw_scan]
@@ -178,7 +178,7 @@ def test_eight_epochs_reconstruct_the_measured_siemens_star(tmp_path, mlflow_dat
 
 
 def _phase_correlation(folder, scan):
-    """In the area that the patch centres span, global phase removed."""
+    """Correlation within the area of the patch centres, global phase removed."""
     pred, truth = (
         np.exp(1j * read_png(folder / f"phase_{kind}.png").values[16:-16, 16:-16]) for kind in ("pred", "gt")
     )

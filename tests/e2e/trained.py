@@ -8,7 +8,7 @@ from ptycho_torch.workflows.components import run_training
 
 
 class Training:
-    """A training on the CPU, and what it left."""
+    """A training on the CPU, and its artifacts and metrics."""
 
     def __init__(self, kind, train, test, folder, database, **more):
         self.folder, self.checkpoint = folder, folder / "checkpoints" / "last.ckpt"
@@ -33,7 +33,7 @@ class Training:
         (self.artifacts,) = (folder / "mlruns").glob("*/artifacts")
 
     def metrics(self):
-        """The reconstruction's numbers in MLflow, of the last epoch."""
+        """Reconstruction metrics of the last epoch in MLflow."""
         names = [name for name in self._client.get_run(self._run_id).data.metrics if name.startswith("recon/")]
         last = {name: self._client.get_metric_history(self._run_id, name)[-1] for name in names}
         return {name: metric.value for name, metric in last.items() if metric.step == self._step}

@@ -1,4 +1,4 @@
-"""A tracking server for all tests of this room, and a proxy in front of it for each."""
+"""A tracking server for all tests of this folder, and a proxy in front of it for each test."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def proxy(server):
 
 @pytest.fixture
 def nothing_left_but_the_server(server, proxy, monkeypatch):
-    """Which a test may have started again."""
+    """Fails a test that leaves anything behind except the server, which a test may restart."""
     with nothing_left(monkeypatch, allowed=lambda: {server.pid}):
         yield
         proxy.close()
@@ -44,7 +44,7 @@ def nothing_left_but_the_server(server, proxy, monkeypatch):
 
 @pytest.fixture
 def train(tracking, tmp_path):
-    """Starts trainings; none of them outlives the test."""
+    """Starts trainings, and ends them after the test."""
     trainings = []
 
     def start(there=tracking, **options):
@@ -63,7 +63,7 @@ def short_timeouts(monkeypatch):
 
 @pytest.fixture
 def target(short_timeouts, server, proxy, request):
-    """A run that was made while the server was well; it is reached through the proxy."""
+    """A run created on the healthy server and reached through the proxy."""
     made = new_run(server.uri, re.sub(r"\W", "-", request.node.name) + f"-{os.getpid()}-{time.time_ns()}")
     return type(made)(run_id=made.run_id, tracking_uri=proxy.uri)
 

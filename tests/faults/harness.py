@@ -1,4 +1,4 @@
-"""Faults for the worker process, and what must hold after each."""
+"""Faults for the worker process, and assertions that hold after each."""
 
 import json
 import os
@@ -26,8 +26,8 @@ ALWAYS = 10**6
 
 @pytest.fixture
 def nothing_left_behind(monkeypatch):
-    """No process, thread, pipe or anonymous memory, and no temporary file."""
-    with tempfile.TemporaryDirectory(prefix="recon-") as scratch:  # sockets lie in it: no path may be long
+    """Fails a test that leaves a process, thread, pipe, anonymous memory or temporary file behind."""
+    with tempfile.TemporaryDirectory(prefix="recon-") as scratch:  # holds sockets, whose paths must be short
         monkeypatch.setenv("TMPDIR", scratch)
         monkeypatch.setattr(tempfile, "tempdir", scratch)
         with nothing_left(monkeypatch):
@@ -37,7 +37,7 @@ def nothing_left_behind(monkeypatch):
 
 @pytest.fixture
 def inject(monkeypatch, tmp_path):
-    """Has every worker (or other program of recon_worker) that is started from now on commit a fault."""
+    """Injects a fault into every worker (or other program of recon_worker) that starts from now on."""
 
     def put(where, how, times=1, epoch=None, program="worker.loop"):
         counter = tmp_path / "faults"
@@ -51,7 +51,7 @@ def inject(monkeypatch, tmp_path):
 
 
 def interpreter_with(monkeypatch, folder, **variables):
-    """Have Python be started with more variables from now on: in workers too, which inherit few of this process's."""
+    """Start Python with additional variables from now on, also in workers, which inherit few of them."""
     program = folder / "python"
     variables["RECON_INTERPRETER"] = str(program)
     words = [f"{name}={value}" for name, value in variables.items()]
@@ -67,18 +67,18 @@ def started(settings, target, scan):
 
 
 def busyness():
-    """How many times longer than alone a process takes on this machine now, by its load."""
+    """Factor by which the current load of this machine slows a process down."""
     running = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])
     return max(1.0, max(os.getloadavg()[0], running) / (os.cpu_count() or 1))  # the average lags behind
 
 
 def soon_s():
-    """What an end may take beyond the flush."""
+    """Seconds that closing may take beyond the flush."""
     return 5 * busyness()
 
 
 def wait_until(condition, timeout_s=90):
-    """Wait until something holds; returns it."""
+    """Wait until a condition is true; returns its value."""
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -87,7 +87,7 @@ def wait_until(condition, timeout_s=90):
 
 
 def pid_when_ready(worker):
-    """Of the worker's process. Never 0, which would be this process and its whole group: read under the lock."""
+    """Wait for the worker's process id, read under the lock. Never 0, which would signal this whole process group."""
 
     def pid():
         with worker._queue.changed:
@@ -97,7 +97,7 @@ def pid_when_ready(worker):
 
 
 def freeze(worker):
-    """The worker holds what it has and hears nothing."""
+    """Stop the worker: it keeps its snapshots and reads no messages."""
     os.kill(pid_when_ready(worker), signal.SIGSTOP)
 
 
@@ -108,26 +108,26 @@ def thaw(worker):
 
 
 def kill(worker, number=signal.SIGKILL):
-    """Kill the worker as soon as it is ready; returns when that has been noticed."""
+    """Kill the worker as soon as it is ready; returns once the supervisor has noticed."""
     restarts, pid = worker.stats.restarts, pid_when_ready(worker)
     os.kill(pid, number)
     wait_until(lambda: worker.stats.restarts > restarts)
 
 
 def assert_balanced(stats):
-    """The ledger: every snapshot that was submitted is somewhere, once."""
+    """Assert that the ledger accounts for every submitted snapshot exactly once."""
     assert stats.submitted == stats.logged + stats.dropped + stats.spooled + stats.failed, stats
 
 
 def epochs(tracking):
-    """Epochs of which the run has every picture that it has of any. No card may be there twice."""
+    """Complete epochs of the run, which have every picture that any epoch has. Asserts that no card is duplicated."""
     cards = tracking.cards()
     assert len(cards) == len(set(cards))
     return whole_epochs(tracking.files())
 
 
 def whole_epochs(names):
-    """Of artifact paths: the epochs that have every picture which any of them has."""
+    """Complete epochs among artifact paths, which have every picture that any epoch has."""
     pictures = {}
     for name in names:
         epoch, _, picture = name.partition("/")
@@ -139,12 +139,12 @@ def whole_epochs(names):
 
 
 def sync(spool):
-    """What a user does when told so; returns its exit code."""
+    """Run `recon-worker sync` unless the spool is empty; returns the exit code."""
     return recon_worker(["sync", str(spool)]) if any(spool.iterdir()) else 0
 
 
 def python(code, **more):
-    """Run a program in a process of its own, in a session of its own; returns the finished process."""
+    """Start a program in a separate process and session; returns the running process."""
     path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
         [sys.executable, "-c", code],

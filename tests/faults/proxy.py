@@ -1,4 +1,4 @@
-"""A proxy in front of a tracking server that misbehaves as a test says."""
+"""A proxy in front of a tracking server, with faults chosen by a test."""
 
 import base64
 import contextlib
@@ -16,27 +16,27 @@ from tests.faults.servers import reserved_port
 
 @dataclass
 class Fault:
-    """What the proxy does with a request instead of, or beside, passing it on."""
+    """How the proxy treats a request."""
 
     status: int = 0
-    """Answer this; 0: pass the request on."""
+    """Answer with this status; 0: forward the request."""
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b"no"
     delay_s: float = 0.0
     hang: bool = False
-    """Answer only when the proxy is closed."""
+    """Never answer; break the connection when the proxy is closed."""
     reset: bool = False
     """Break the connection."""
     lose_answer: bool = False
-    """Pass the request on, then break the connection."""
+    """Forward the request, then break the connection."""
 
 
 Rule = Callable[[str, str], Fault | None]
-"""(method, path) -> what goes wrong."""
+"""(method, path) -> fault, or None."""
 
 
 class FaultyProxy:
-    """Passes requests on to `upstream`, except where `rule` says otherwise.
+    """Forwards requests to `upstream`, unless `rule` returns a fault.
 
     Args:
         upstream: Port of the real server on loopback.
@@ -46,14 +46,14 @@ class FaultyProxy:
         self.upstream = upstream
         self.rule: Rule = lambda method, path: None
         self.seen: list[tuple[float, str, str, bool]] = []
-        """(time, method, path, whether something went wrong) of each request."""
+        """(time, method, path, whether there was a fault) of each request."""
         self.most_uploads = 0
-        """That were under way at once."""
+        """Maximum number of simultaneous uploads."""
         self._uploads, self._counting = 0, threading.Lock()
         self.tokens: dict[str, str] = {}
-        """Bearer token -> `user:password` of the server behind, as a single sign-on in front of it holds them.
+        """Bearer token -> `user:password` of the upstream server, as in a single sign-on proxy.
 
-        Other tokens are answered with 401.
+        Other tokens get a 401.
         """
         self.closing = threading.Event()
         self._place = reserved_port()
@@ -63,7 +63,7 @@ class FaultyProxy:
         self.listen()
 
     def listen(self):
-        """Take connections (again)."""
+        """Accept connections (again)."""
         proxy = self
 
         class Handler(_Handler):
@@ -73,7 +73,7 @@ class FaultyProxy:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), name="faulty-proxy", daemon=True).start()
 
     def refuse(self):
-        """Take no connections until `listen`: as if the server were down."""
+        """Refuse connections until `listen`, like a server that is down."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -99,11 +99,11 @@ class FaultyProxy:
             self.most_uploads = max(self.most_uploads, self._uploads)
 
     def failing(self):
-        """How many requests have gone wrong."""
+        """Number of requests with a fault."""
         return sum(failed for *_, failed in self.seen)
 
     def is_put(self, path_part):
-        """A rule's condition: an upload whose path holds `path_part`."""
+        """Condition of a rule: an upload whose path contains `path_part`."""
         return lambda method, path: method == "PUT" and path_part in path
 
 
@@ -113,7 +113,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def handle_error(self, request, client_address):
-        """A client that went away, as a killed worker does, is nothing to report."""
+        """Ignore clients that disconnect, such as killed workers."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -181,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def first(n, fault, applies=lambda method, path: True):
-    """A rule: the first `n` requests that it applies to go wrong, the others do not."""
+    """A rule: a fault for the first `n` requests that it applies to."""
     lock, left = threading.Lock(), [n]
 
     def rule(method, path):
@@ -195,5 +195,5 @@ def first(n, fault, applies=lambda method, path: True):
 
 
 def always(fault, applies=lambda method, path: True):
-    """A rule: whatever it applies to goes wrong."""
+    """A rule: a fault for every request that it applies to."""
     return lambda method, path: fault if applies(method, path) else None

@@ -1,4 +1,4 @@
-"""A real `mlflow server` on loopback, and what it keeps."""
+"""A real `mlflow server` on loopback, and its artifacts."""
 
 import os
 import signal
@@ -21,13 +21,13 @@ _NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEM
 
 
 def free_port():
-    """A port that nobody uses now."""
+    """A currently unused port."""
     with reserved_port() as place:
         return place.getsockname()[1]
 
 
 def reserved_port():
-    """A socket at a free port that nobody else is given while it is open; a server can listen there all the same."""
+    """A socket that reserves a free port while it is open; a server can still listen on it."""
     place = socket.socket()
     place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     place.bind(("127.0.0.1", 0))
@@ -35,10 +35,10 @@ def reserved_port():
 
 
 class MlflowServer:
-    """`mlflow server` in a process group of its own; may be killed and started again.
+    """`mlflow server` in a separate process group; may be killed and restarted.
 
     Args:
-        folder: Where the server keeps everything. An `mlflow.db` that lies there is used.
+        folder: Folder of all data of the server. An existing `mlflow.db` is used.
     """
 
     options: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ class MlflowServer:
         return 0 if self._process is None else self._process.pid
 
     def freeze(self):
-        """It takes connections and says nothing, until `thaw`."""
+        """Stop the server: connections are accepted but not answered until `thaw`."""
         os.killpg(self.pid, signal.SIGSTOP)
 
     def thaw(self):
@@ -94,22 +94,22 @@ class MlflowServer:
             self._process = None
 
     def close(self):
-        """Kill it, and give its port away."""
+        """Kill the server and release its port."""
         self.kill()
         self._place.close()
 
 
 def _unmarked(environment):
-    """Without the mark of a test: a server that a test starts again goes on for others."""
+    """The environment without the mark of a test: a server that one test restarts serves later tests too."""
     return {name: value for name, value in environment.items() if name != MARK}
 
 
 class AuthServer(MlflowServer):
-    """With MLflow's own basic-auth app: whoever has no account reads and writes nothing.
+    """`mlflow server` with the basic-auth app: only accounts can read or write.
 
     Args:
-        folder: Where the server keeps everything.
-        password: Of the user `admin`.
+        folder: Folder of all data of the server.
+        password: Password of the user `admin`.
     """
 
     options = ("--app-name", "basic-auth")
@@ -129,11 +129,11 @@ class AuthServer(MlflowServer):
         }
 
     def add_user(self, name, password):
-        """As the user `admin`, whose credentials must be in the environment. May read everything."""
+        """Add a user with read access, as `admin`, whose credentials must be in the environment."""
         self._tell("POST", "create", username=name, password=password)
 
     def change_password(self, name, password):
-        """Likewise."""
+        """Change the password of a user, as `admin`, like `add_user`."""
         self._tell("PATCH", "update-password", username=name, password=password)
 
     def _tell(self, method, what, **user):
@@ -144,12 +144,12 @@ class AuthServer(MlflowServer):
 
 
 def new_run(uri, name):
-    """A run in an experiment of its own; its artifacts go through the server."""
+    """Create a run in a new experiment; its artifacts go through the server."""
     client = mlflow.MlflowClient(uri)
     return RunTarget(run_id=client.create_run(client.create_experiment(name)).info.run_id, tracking_uri=uri)
 
 
 def artifact_names(server, run_id):
-    """Paths of a run's artifacts on the server's disk; image cards, whose names are random, as images/<key>/<step>."""
-    roots = server.artifacts.glob(f"*/{run_id}/artifacts")  # none before the first is there
+    """Paths of a run's artifacts on the server's disk, image cards included."""
+    roots = server.artifacts.glob(f"*/{run_id}/artifacts")  # none before the first artifact
     return [name for root in roots for name in artifacts_below(root)]

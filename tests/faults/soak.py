@@ -2,11 +2,11 @@
 
     python -m tests.faults.soak [--seconds 600] [--seed 1]
 
-Each round is a training of a few epochs whose queue, flush timeout and tracking server are drawn by chance, while
-a thread kills, crashes, stops and wakes the worker at random; where the tracking server is a real `mlflow server`, it
-breaks, hangs, refuses and answers again too. After each round: the ledger is balanced, nothing was given up that need
-not be, the losses and weights are those without logging, the end took no longer than the flush timeout and 5 s, and a
-sync brings what is in the spool into MLflow. Prints the tally; exit code 1 if anything was violated.
+Each round is a training of a few epochs with random queue, flush timeout and tracking server. A thread kills, crashes,
+stops and wakes the worker at random times; a real `mlflow server` also breaks, hangs, refuses and recovers. After each
+round the ledger is balanced, no snapshot was given up without need, losses and weights equal those without logging,
+closing took at most the flush timeout plus 5 s, and a sync uploads the content of the spool. Prints the tally; the exit
+code is 1 if a claim was violated.
 """
 
 import argparse
@@ -51,7 +51,7 @@ _SERVER_FAULTS = {
     "answer again": None,
 }
 _OVERFLOWS = ("spill", "drop-oldest", "block")
-_FLUSH_S, _FLUSH_TO_SERVER_S = (1.0, 4.0, 12.0), (1.0, 4.0)  # a server that hangs costs all of it
+_FLUSH_S, _FLUSH_TO_SERVER_S = (1.0, 4.0, 12.0), (1.0, 4.0)  # a hanging server takes all of it
 
 
 class _Module(ForeignModule):
@@ -61,7 +61,7 @@ class _Module(ForeignModule):
 
 
 class Faults(threading.Thread):
-    """Strikes the worker of a callback, and the server if there is one, at random moments, until told to end."""
+    """Injects faults into the worker of a callback, and into the server if given, at random times until `end`."""
 
     def __init__(self, chance, callback, tally, proxy):
         super().__init__(daemon=True)
@@ -72,7 +72,7 @@ class Faults(threading.Thread):
         rate = 1.0 if self._proxy is None else 2.0
         while not self._over.wait(self._random.expovariate(rate)):
             backend = self._callback._backend
-            if backend is None or not backend.stats.submitted:  # before the training an error should be seen
+            if backend is None or not backend.stats.submitted:  # errors before training must be visible
                 continue
             if self._proxy is not None and self._random.random() < 0.5:
                 self._strike_server(self._random.choice(list(_SERVER_FAULTS)))
@@ -80,7 +80,7 @@ class Faults(threading.Thread):
                 self._strike_worker(backend.pid, self._random.choice(list(_STRIKES)))
 
     def _strike_worker(self, pid, name):
-        if pid:  # 0 would be this process and its whole group
+        if pid:  # 0 would signal this whole process group
             try:
                 os.kill(pid, _STRIKES[name])
             except ProcessLookupError:
@@ -97,7 +97,7 @@ class Faults(threading.Thread):
 
 
 class _Watch(Callback):
-    """Keeps the backend, whose ledger is wanted after the end, and when the training was over."""
+    """Keeps the backend, for its ledger after the end, and the time when training was over."""
 
     def __init__(self, logging_callback):
         self.logging_callback, self.backend, self.over_s = logging_callback, None, 0.0
@@ -110,7 +110,7 @@ class _Watch(Callback):
 
 
 def train(folder, logger=False, callbacks=()):
-    """Losses and weights of the training that every round repeats."""
+    """Run the training that every round repeats; returns losses and weights."""
     torch.manual_seed(0)
     module = _Module(returns_predictions=True)
     trainer = Trainer(
@@ -129,12 +129,12 @@ def train(folder, logger=False, callbacks=()):
 
 
 class Soak:
-    """Rounds of trainings under fire.
+    """Rounds of trainings under random faults.
 
     Args:
-        folder: For everything that is written.
-        seed: Of all that is drawn.
-        server: Some rounds log to it, through a proxy that breaks; without one, all log to a database.
+        folder: Folder of all output.
+        seed: Seed of all random choices.
+        server: Some rounds log to it, through a faulty proxy; without one, all log to a database.
     """
 
     def __init__(self, folder, seed, server=None):
@@ -143,7 +143,7 @@ class Soak:
         self._server, self._reference = server, train(folder)
 
     def round(self):
-        """One training, and what must hold after it."""
+        """Run one training and check the claims."""
         number = next(self._numbers)
         if self._server is None or self._chance.random() < 0.5:
             uri, artifacts = f"sqlite:///{self._folder}/mlflow.db", self._folder / f"mlruns_{number}"
@@ -181,7 +181,7 @@ class Soak:
         self._check(number, result, took_s, watch.backend.stats, settings, tracking)
 
     def _check(self, number, result, took_s, stats, settings, tracking):
-        """A snapshot over which three workers died is set aside, as it may have been its fault: then it is kept."""
+        """Check the claims. A snapshot over which three workers died is set aside, as it may be the cause, and kept."""
         damaged = sum(len(outbox.damaged()) for outbox in _outboxes(settings.spool_dir))
         synced = recon_worker(["sync", str(settings.spool_dir)]) if any(settings.spool_dir.iterdir()) else 0
         arrived = sorted(epochs(tracking))
@@ -205,12 +205,12 @@ def _outboxes(spool):
 
 
 def _left(spool):
-    """How much a sync has left: snapshots, damaged ones too, and artifacts."""
+    """Number of snapshots (damaged ones too) and artifacts that a sync has left."""
     return sum(len([*one.raw(), *one.damaged(), *one.artifacts()]) for one in _outboxes(spool))
 
 
 def soak(seconds, seed, folder, server=None):
-    """Rounds until the time is over; returns the tally and what was violated."""
+    """Run rounds until the time is over; returns the tally and the violations."""
     with mock.patch.dict(os.environ, for_training(os.environ)):
         one, deadline = Soak(folder, seed, server), time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""The tracker fails for good when the training has begun, and the training ends: in time, and nothing is lost."""
+"""The tracker fails permanently after training has started: the training ends in time, and nothing is lost."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ CELLS = [
 
 @pytest.fixture
 def train_against(proxy, train, request, tmp_path):
-    """Starts a training whose uploads fail from the start, and all else once its first snapshot is handed over."""
+    """Starts a training whose uploads fail from the start, and all other requests after its first snapshot."""
 
     def start(fails, **options):
         proxy.rule = always(fails, lambda method, path: method == "PUT")
@@ -69,14 +69,14 @@ def test_the_process_ends_within_the_flush_timeout_and_5_s_and_everything_is_kep
 def test_what_a_killed_training_had_in_memory_in_the_outbox_and_in_the_spool_is_brought_by_sync(
     server, proxy, train_against
 ):
-    """The worker is stopped meanwhile, so that all three fill: it can only write to disk what lies in memory."""
+    """The worker is stopped meanwhile, so that all three fill. Resumed, it can only save the queue to disk."""
     training = train_against(Fault(reset=True))
     outbox = wait_until(lambda: outbox_of(training))
     wait_until(lambda: list(outbox.artifacts()))
     (worker,) = training.workers()
     os.kill(worker, signal.SIGSTOP)
     rendered = len(training.submitted)
-    while not outbox.raw():  # spilled, as all places in memory are taken
+    while not outbox.raw():  # spilled, as all slots in memory are taken
         training.read_until(rendered)
         rendered += 1
     os.kill(training.process.pid, signal.SIGKILL)
@@ -91,7 +91,7 @@ def test_what_a_killed_training_had_in_memory_in_the_outbox_and_in_the_spool_is_
 
 
 def outbox_of(training):
-    """What the only run of a training keeps in the spool; None before it has begun."""
+    """Outbox of the only run of a training; None before the run has started."""
     folders = list(training.spool.iterdir()) if training.spool.exists() else []
     return Outbox(folders[0], create=False) if folders else None
 

@@ -1,4 +1,4 @@
-"""Several trainings by one callback, or in one run: each keeps what is its own."""
+"""Several trainings with one callback or in one run keep their artifacts apart."""
 
 # ruff: noqa: F811
 import pytest
@@ -108,7 +108,7 @@ def test_a_training_that_is_resumed_goes_on_in_the_folder_of_its_own_fit(trackin
         logger=logger,
         callbacks=[logging_callback(None)],
         accelerator="cpu",
-        enable_checkpointing=False,  # which would write into the working directory
+        enable_checkpointing=False,  # checkpoints would go to the working directory
     )
     data = loader(ForeignDataset(20)), loader(ForeignDataset(12))
     resumed.fit(module, *data, ckpt_path=tmp_path / "first.ckpt", weights_only=False)

@@ -1,6 +1,6 @@
-"""Data that is wrong or strange where logging meets it: a named skip or a right picture, and the training goes on.
+"""Wrong or unusual data in logging leads to a reported skip or a correct picture; the training continues.
 
-What files may hold is tested in tests/ptycho_torch.
+tests/ptycho_torch covers the content of files.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A whole training, in a process of its own, whose real MLflow server is away for a minute and comes back."""
+"""A whole training in a separate process, whose real MLflow server is down for a minute."""
 
 import re
 import threading
@@ -41,7 +41,7 @@ def test_a_training_whose_server_is_away_for_60_s_has_everything_in_mlflow_in_th
 
 
 def assert_complete(server, experiment):
-    """Every epoch has the same pictures, each card and number is there once, and the run is finished."""
+    """Assert that all epochs have the same pictures, cards and metrics exist once, and the run is finished."""
     client = mlflow.MlflowClient(server.uri)
     (run,) = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
     names = artifact_names(server, run.info.run_id)

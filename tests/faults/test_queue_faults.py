@@ -1,4 +1,4 @@
-"""The queue: full under each policy, closed by others, raced, forked."""
+"""The queue: a waiting producer, close from threads and signal handlers, races, forks."""
 
 import itertools
 import os
@@ -44,7 +44,7 @@ def scan():
 
 @pytest.fixture
 def blocked(tracking, settings, scan):
-    """A worker that hears nothing, and a producer that waits for a slot."""
+    """A stopped worker, and a producer that waits for a slot."""
     worker = started(replace(settings, overflow="block"), make_run(tracking), scan)
     freeze(worker)
     log_epoch(worker, layout_of(scan), 1)
@@ -144,7 +144,7 @@ def test_close_from_a_signal_handler_in_the_middle_of_submit_neither_hangs_nor_l
         log_epoch(worker, layout_of(scan), 1)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Outbox, "put_raw", interrupted)
-            log_epoch(worker, layout_of(scan), 2)  # spills, in the middle of which the signal comes
+            log_epoch(worker, layout_of(scan), 2)  # the signal arrives in the middle of this spill
     finally:
         signal.signal(signal.SIGUSR1, before)
 
@@ -155,7 +155,7 @@ def test_close_from_a_signal_handler_in_the_middle_of_submit_neither_hangs_nor_l
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_call_of_close_leaves_nothing_behind(tracking, settings, scan, number):
-    """The signal comes at the first, tenth, ... call of a function within close."""
+    """The signal arrives at an early, a later and a late function call within `close`."""
     arrived = []
     before = signal.signal(number, lambda *_: arrived.append(number))
     target = make_run(tracking)
@@ -198,7 +198,7 @@ class _Numbers(Dataset):
 
 @pytest.mark.slow
 def test_forked_loader_workers_that_live_on_hold_nothing_up(tracking, settings, scan):
-    """Persistent workers are forked after the start, and again after a restart; the reconstruction worker dies."""
+    """Persistent loader workers, forked once the reconstruction worker runs, outlive three of its deaths."""
     worker = started(settings, make_run(tracking), scan)
     wait_until(lambda: worker.is_ready)
     loader = DataLoader(_Numbers(), num_workers=2, persistent_workers=True, multiprocessing_context="fork")
@@ -258,7 +258,7 @@ def test_a_killed_training_is_noticed_though_a_forked_child_keeps_its_pipe(track
 
 @pytest.mark.slow
 def test_a_folder_that_another_process_uses_is_not_removed(tracking, settings, scan):
-    """As when a requeued training goes on in the run whose worker of before is still uploading."""
+    """As when a requeued training continues in a run to which its previous worker is still uploading."""
     target = make_run(tracking)
     first, second = started(settings, target, scan), started(settings, target, scan)
     log_epoch(first, layout_of(scan), 1)

@@ -1,4 +1,4 @@
-"""A tracking server as in a laboratory: far away, with accounts, and with artifacts that go through it."""
+"""A tracking server as in a laboratory: distant, with accounts, and serving the artifacts itself."""
 
 import mlflow
 import pytest
@@ -45,8 +45,8 @@ def proxy(auth_server):
 
 
 def sign_in(monkeypatch, **credentials):
-    """These credentials, and no others, in the environment."""
-    monkeypatch.setenv("HOME", "/nonexistent")  # else ~/.mlflow/credentials counts too
+    """Set these credentials, and no others, in the environment."""
+    monkeypatch.setenv("HOME", "/nonexistent")  # otherwise ~/.mlflow/credentials counts too
     for name in ("username", "password", "token"):
         monkeypatch.delenv(f"MLFLOW_TRACKING_{name.upper()}", raising=False)
     for name, value in credentials.items():
@@ -84,7 +84,7 @@ def train(raw_scan, tmp_path, proxy):
 
 
 def expected_files():
-    """What the README lists."""
+    """The files that the README lists."""
     names = {"config.yaml", "recon_log/gallery.html", "recon_log/evolution.gif", "recon_log/scales.json"}
     names.add("recon_log/events.csv")
     for epoch in ("epoch_00", "epoch_01"):
@@ -146,7 +146,7 @@ def test_a_user_who_may_only_read_is_told_so_before_training(train, auth_server,
 
 
 def started(tmp_path, target):
-    """A worker that logs to the run with the credentials of now."""
+    """Start a worker with the current credentials, and wait until it has logged epoch 1."""
     worker = ReconWorker(WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=FLUSH_S, depth=4))
     worker.start(target, SCAN, layout_of(SCAN))
     log_epoch(worker, layout_of(SCAN), 1)

@@ -1,4 +1,4 @@
-"""Full or read-only disks, few descriptors, a small /dev/shm: the training goes on, and all is accounted for."""
+"""Full or read-only disks, few descriptors, a small /dev/shm: training continues, every snapshot is accounted for."""
 
 import os
 import re
@@ -66,7 +66,7 @@ def fill(disk):
 
 
 def make_read_only(disk):
-    """Where files are open for writing, as the lock is, the kernel refuses that: one more is mounted above."""
+    """Remount read-only. The kernel refuses this while files such as the lock are open: mount over their folders."""
     in_use = [place for place in disk.glob("spool/*/*") if place.is_dir()]
     for place in in_use:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", place], check=True)

@@ -1,4 +1,4 @@
-"""A training that goes on from a checkpoint, into the same MLflow run: nothing is overwritten by what is older."""
+"""A training resumed from a checkpoint in the same MLflow run: older files never overwrite newer ones."""
 
 import json
 import time
@@ -23,7 +23,7 @@ PICTURE = "stitched/amp_pred.png"
 
 @pytest.fixture
 def train(raw_scan, tmp_path, mlflow_database):
-    """Trains to an epoch; returns the run's id."""
+    """Trains up to an epoch; returns the run's id."""
 
     def _train(nepochs, **more):
         settings = {
@@ -111,7 +111,7 @@ def test_a_server_that_is_not_there_is_named_before_training(train, monkeypatch)
 
 @pytest.fixture
 def resumed(tracking, tmp_path):
-    """A run that was resumed from epoch 5 just now, and shows epochs 5 and 7 taken since."""
+    """A run that was resumed from epoch 5 just now, and has a picture of epoch 7 since."""
     target = make_run(tracking)
     now = time.time()
     newer = replace(target, earlier_run_id=target.run_id, earlier_epoch=5, started_unix_s=now)

@@ -1,4 +1,4 @@
-"""No pickle is loaded, no credentials are written down, and nothing is written where it does not belong."""
+"""No pickle is loaded, no credentials are stored, and no file is written outside its folder."""
 
 import ast
 import contextlib
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(400)
 CANARY = "canary7291"
 SOURCES = sorted(p for room in ("recon_worker", "ptycho_torch", "scripts") for p in (REPOSITORY / room).rglob("*.py"))
 UNPICKLES_ONE_TEXT = REPOSITORY / "ptycho_torch" / "files" / "archive.py"
-"""Under a flag, through an unpickler that takes arrays of text only; tests/ptycho_torch/test_archive.py."""
+"""Only with a flag, through an unpickler restricted to text arrays; see tests/ptycho_torch/test_archive.py."""
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda p: str(p.relative_to(REPOSITORY)))
@@ -34,7 +34,7 @@ def test_no_source_can_unpickle(source):
     calls = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
     assert source == UNPICKLES_ONE_TEXT or not imported & {"pickle", "dill", "cloudpickle", "joblib", "shelve"}
-    assert not [c for c in calls if ".recv(" in c]  # of a multiprocessing pipe: it unpickles
+    assert not [c for c in calls if ".recv(" in c]  # a multiprocessing pipe unpickles
     assert not [c for c in calls if "_object" in c.split("(")[0] and c.startswith("dist.")]  # so do these
     assert all("allow_pickle=False" in c for c in calls if c.startswith("np.load("))
     loads = [c for c in calls if c.startswith("torch.load(") or (c.startswith("trainer.fit(") and "ckpt_path" in c)]
@@ -42,7 +42,7 @@ def test_no_source_can_unpickle(source):
 
 
 class _Bomb:
-    """Writes a file when it is unpickled."""
+    """Creates a file when unpickled."""
 
     def __init__(self, place):
         self.place = place
@@ -111,7 +111,7 @@ def test_whatever_the_umask_a_spool_is_for_its_owner_only(tmp_path):
 
 @pytest.fixture(scope="module")
 def hostile_scan(raw_scan, tmp_path_factory):
-    """A raw scan whose metadata and member names try to lead elsewhere."""
+    """A raw scan with path traversals in its metadata."""
     from ptycho_torch.files.archive import save_npz
 
     path = tmp_path_factory.mktemp("hostile") / "scan.npz"
@@ -126,7 +126,7 @@ def hostile_scan(raw_scan, tmp_path_factory):
 
 @contextlib.contextmanager
 def watched_titles():
-    """Collects what other users of the machine can see of processes meanwhile."""
+    """Collects the process titles that other users of the machine can see meanwhile."""
     stop, seen = threading.Event(), set()
     watcher = threading.Thread(target=_watch_titles, args=(stop, seen))
     watcher.start()
@@ -177,5 +177,5 @@ def test_a_password_is_nowhere_and_files_are_only_where_they_belong(server, prox
     assert files_with(CANARY, places["out"], places["home"], server.folder) == []
     assert not [title for title in titles if CANARY.encode() in title]
     elsewhere = [p for n in ("work", "home", "temporary") for p in places[n].rglob("*") if p.is_file()]
-    assert [p for p in elsewhere if p.parent != places["home"] / ".cache/matplotlib"] == []  # its list of fonts
+    assert [p for p in elsewhere if p.parent != places["home"] / ".cache/matplotlib"] == []  # Matplotlib's font list
     assert not list(tmp_path.rglob("*escaped*"))

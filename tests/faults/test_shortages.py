@@ -1,4 +1,4 @@
-"""A machine that is short of memory, disk or descriptors: no snapshot is to blame for it, and none is given up."""
+"""Shortages of memory, disk or descriptors are blamed on no snapshot, and none is given up."""
 
 # ruff: noqa: F811
 import itertools
@@ -35,7 +35,7 @@ CELLS = [
 
 @pytest.fixture
 def log_two(tracking, tmp_path):
-    """Log epochs 1 and 2 with a worker of its own; returns the worker, closed, and its spool."""
+    """Logs epochs 1 and 2 with a new worker; returns the closed worker and its spool."""
 
     def log(**settings):
         spool = tmp_path / "spool"

@@ -43,7 +43,7 @@ def assert_counted(tally):
 
 
 class _UntilKilled(ForeignModule):
-    """Trains until so many workers have been killed."""
+    """Trains until the killer has finished."""
 
     def __init__(self, killer):
         super().__init__(returns_predictions=True)
@@ -77,7 +77,7 @@ class _Killer(threading.Thread):
             self.left -= 1
 
     def let_some_through(self):
-        """An epoch takes as long as two kills do."""
+        """Wait for two kills, so that every epoch spans two."""
         goal = max(0, self.left - 2)
         while self.left > goal:
             time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""A second user, whom the folders above the spool belong to, or the spool itself."""
+"""A second user who owns the spool or the folders above it."""
 
 import os
 import shutil
@@ -25,8 +25,8 @@ SWAP = 'mv "$1" "$1-moved" && ln -s "$2" "$1"'
 
 @pytest.fixture
 def place():
-    """A folder of the stranger's that both can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="recon-log-test-", dir="/tmp"))  # which both can reach
+    """A folder that the stranger owns and both users can access."""
+    folder = Path(tempfile.mkdtemp(prefix="recon-log-test-", dir="/tmp"))  # accessible to both users
     folder.chmod(0o755)
     os.chown(folder, STRANGER, STRANGER)
     yield folder
@@ -58,7 +58,7 @@ def test_the_folder_of_a_strangers_run_is_refused_by_sync_and_status_and_the_oth
 
 @pytest.fixture
 def precious():
-    """A folder of the user's own, where nothing must be written or removed."""
+    """A folder of the user in which nothing may be written or removed."""
     folder = Path(tempfile.mkdtemp(prefix="recon-log-test-", dir="/tmp"))
     yield folder
     shutil.rmtree(folder)

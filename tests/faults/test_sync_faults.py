@@ -1,4 +1,4 @@
-"""`recon-worker sync` renders what may have killed a worker: whatever dies of it, the others go through."""
+"""`recon-worker sync` on snapshots that may have killed a worker: a fatal one does not stop the others."""
 
 import functools
 import os
@@ -94,7 +94,7 @@ def test_a_death_over_what_comes_last_costs_only_that(tracking, outbox, fault, c
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, LEFT)])
 def test_the_process_goes_with_the_sync_that_started_it(tracking, outbox, fault, number, code):
-    """Though it hangs; and the lock is free for the next sync."""
+    """Even if it hangs; the lock is then free for the next sync."""
     committed = fault("stitch", "hang")
     with subprocess.Popen(command("sync", outbox.folder), stderr=subprocess.PIPE) as first:
         try:

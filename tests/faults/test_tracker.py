@@ -1,4 +1,4 @@
-"""What a tracking server can do wrong, and what becomes of the pictures: a real server behind a faulty proxy."""
+"""Faults of a tracking server, and their effect on uploads: a real server behind a faulty proxy."""
 
 import json
 import time
@@ -83,14 +83,14 @@ def test_what_lasts_costs_the_flush_timeout_and_sync_brings_everything_later(
 
 
 def status(spool, capsys):
-    """What `recon-worker status` says of each run."""
+    """Output of `recon-worker status --json`, one entry per run."""
     capsys.readouterr()
     assert main(["status", "--json", str(spool)]) == ALL
     return json.loads(capsys.readouterr().out)
 
 
 def assert_status_is_true(folder, run_id, capsys):
-    """It names the run, and counts the files that lie there."""
+    """Assert that the status names the run and counts its files."""
     snapshots = list(folder.glob("raw/*.snapshot"))
     artifacts = [place for place in (folder / "outbox").rglob("*") if place.is_file()]
     (said,) = status(folder.parent, capsys)
@@ -130,7 +130,7 @@ def test_a_refusal_does_not_delay_the_end_and_sync_brings_everything_later(
 
 
 def test_a_refusal_that_is_over_at_the_end_of_the_training_costs_nothing(server, proxy, target, worker, tmp_path):
-    """As when a token had expired: the next try would come after 30 s, and the flush does not wait for that."""
+    """As with an expired token: the next try would come after 30 s, and the flush does not wait for it."""
     proxy.rule = always(Fault(status=401))
     log(worker)
     wait_until(lambda: worker._queue.refused and worker.to_render == 0)

@@ -1,4 +1,4 @@
-"""A tracking server that stores less than it acknowledges, or takes less than it should."""
+"""A tracking server that stores less than it acknowledges, or does not accept every file."""
 
 import time
 
@@ -19,7 +19,7 @@ def is_put(method, path):
 
 
 def sign_in_page(method, path):
-    """Uploads are redirected to a page that is there."""
+    """Redirect uploads to a page that exists."""
     if path == "/sign-in":
         return Fault(status=200, headers={"Content-Type": "text/html"}, body=b"<html>")
     return Fault(status=302, headers={"Location": "/sign-in"}) if method == "PUT" else None

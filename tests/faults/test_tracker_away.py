@@ -1,4 +1,4 @@
-"""A tracking server, or the run on it, that is gone and comes back."""
+"""A tracking server, or a run on it, that disappears and returns."""
 
 import os
 import subprocess

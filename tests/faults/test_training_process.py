@@ -1,4 +1,4 @@
-"""The training process ends in every way: what was submitted is in MLflow or in the spool, the exit code is its own."""
+"""However the training process ends, submitted snapshots are in MLflow or the spool, and its exit code is unchanged."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ slow = pytest.mark.slow
 
 
 def assert_everything_arrives(training, tracking):
-    """After a sync: all that was submitted, and nothing is left anywhere."""
+    """Assert that MLflow has every submitted snapshot after a sync, and the spool is empty."""
     wait_until(lambda: not training.workers())
     assert sync(training.spool) == 0
     assert epochs(tracking) == training.submitted
@@ -53,7 +53,7 @@ def test_an_exception_in_setup_ends_the_worker_at_once(train):
 @pytest.mark.parametrize("to_group", [False, True])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
 def test_a_signal_loses_nothing_that_was_submitted(tracking, train, number, to_group, code):
-    """The exit codes are Lightning's: after SIGTERM it ends the fit in good order and leaves with 0."""
+    """The exit codes are Lightning's: after SIGTERM it ends the fit cleanly and exits with 0."""
     training = train()
     training.read_until(4)
     (os.killpg if to_group else os.kill)(training.process.pid, number)
@@ -68,11 +68,11 @@ def test_a_signal_loses_nothing_that_was_submitted(tracking, train, number, to_g
 @slow
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_the_flush_and_everything_is_kept(tracking, train, second):
-    """The exit code is that of the Ctrl-C: while Lightning stops, it does no more with SIGTERM than note it."""
+    """The exit code is that of Ctrl-C: while stopping, Lightning only records SIGTERM."""
     training = train(fault="freeze", flush_timeout_s=300)
     training.read_until(3)
     os.kill(training.process.pid, signal.SIGINT)
-    training.hear("flushes")  # to a worker that will not hear it
+    training.hear("flushes")  # to a stopped worker
     began = time.monotonic()
     os.kill(training.process.pid, second)
 
@@ -87,7 +87,7 @@ def test_a_second_signal_ends_the_flush_and_everything_is_kept(tracking, train, 
 def test_leaving_the_interpreter_while_another_thread_trains_loses_nothing(tracking, train):
     training = train(fault="shutdown", flush_timeout_s=5)
 
-    # CPython ends a thread that is in C++ code at that moment by an abort, with logging or without.
+    # CPython aborts if a thread is in C++ code at that moment, with or without logging.
     assert training.ended() in (0, -signal.SIGABRT), training.stderr
     assert_everything_arrives(training, tracking)
     assert len(training.submitted) >= 3

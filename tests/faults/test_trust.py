@@ -1,4 +1,4 @@
-"""Where a spool may lead a sync: to the servers of its own user, and to databases of MLflow."""
+"""A spool may direct a sync only to the servers of its own user and to MLflow databases."""
 
 import json
 import os
@@ -20,7 +20,7 @@ DONE, LEFT, ERROR = range(3)
 
 @pytest.fixture
 def stranger():
-    """A port that notices whoever connects."""
+    """A listening socket that shows whether a client has connected."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         yield server
@@ -28,7 +28,7 @@ def stranger():
 
 @pytest.fixture
 def secret_key(monkeypatch, tmp_path):
-    """Where the user's key lies."""
+    """Path of the user's key."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state" / "recon-worker" / "key"
 
@@ -44,13 +44,13 @@ def nobody_came(server):
 
 
 def change(outbox, **values):
-    """What somebody else's run.json would say."""
+    """Edit run.json, as a stranger could."""
     place = outbox.folder / "run.json"
     place.write_text(json.dumps({**json.loads(place.read_text()), **values}))
 
 
 def spool_for(tmp_path, uri):
-    """With one picture that waits."""
+    """Create a spool with one waiting picture."""
     outbox = Outbox(tmp_path / "spool" / "abc")
     outbox.describe(RunTarget(run_id="abc", tracking_uri=uri), make_scan())
     outbox.put(Artifact("epoch_01/summary.png", b"x"))

@@ -1,4 +1,4 @@
-"""The worker fails at every place, in every way: where x how, as in the crash matrix of loky."""
+"""The worker fails at every place in every way: a matrix of where x how, like the crash tests of loky."""
 
 import itertools
 import re
@@ -32,7 +32,7 @@ PLACES = ("start-up", "set-up", "read", "stitch", "render", "outbox", "upload", 
 WAYS = ("raise", "hang", "kill", "segv", "exit")
 IN_EVERY_RUN = {("outbox", "kill")}
 SILENCE_S = 25
-"""For workers that hang: longer than a healthy one takes to start; on a busy machine, so many times longer."""
+"""Silence limit for hanging workers: longer than a healthy start; scaled up on a busy machine."""
 DEATH = {"hang": "it said nothing for", "kill": "killed by SIGKILL", "segv": "killed by SIGSEGV", "exit": "exit code 7"}
 
 
@@ -90,7 +90,7 @@ def test_one_fault_of_the_worker_costs_at_most_the_snapshot_that_raised(
 
 
 def assert_said(text, how, *, died, lost, noticed):
-    """What docs/reliability.md promises that the user sees."""
+    """Assert the messages that docs/reliability.md promises."""
     if died:
         assert f"The reconstruction worker died ({DEATH.get(how, 'exit code 1; it said: ')}" in text
     elif lost:
@@ -153,7 +153,7 @@ def test_a_poisonous_snapshot_is_set_aside_and_named_and_the_others_go_through(
 
 
 def test_a_stopped_worker_never_keeps_the_training_waiting(tracking, settings, scan):
-    """Many large messages to a process that does not read them, of every kind."""
+    """Many messages to a process that does not read them."""
     worker = started(settings, make_run(tracking), scan)
     freeze(worker)
     longest = 0.0
@@ -172,7 +172,7 @@ def test_a_stopped_worker_never_keeps_the_training_waiting(tracking, settings, s
 
 @pytest.mark.slow
 def test_a_worker_that_is_full_to_the_brim_is_replaced_and_the_training_goes_on(tracking, settings, scan):
-    """More to say than a pipe holds, to a worker that stopped before it read any of it."""
+    """More messages than a pipe holds, to a worker that stopped before reading any."""
     worker = started(settings, make_run(tracking), scan)
     freeze(worker)
     with worker._queue.changed:

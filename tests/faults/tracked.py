@@ -1,4 +1,4 @@
-"""Two snapshots of a run on a real server, and whether all of them is there."""
+"""Two snapshots of a run on a real server, and checks that all their artifacts exist."""
 
 import re
 from collections import Counter
@@ -29,7 +29,7 @@ def balanced(stats):
 
 
 def expected_files(epochs=EPOCHS):
-    """What rendering alone, without any server, says there must be."""
+    """Names of the files that rendering yields, without a server."""
     layout, names = layout_of(SCAN), set()
     for epoch in epochs:
         arrays = layout.allocate()
@@ -50,6 +50,6 @@ def assert_all_there_once(server, run_id, epochs=EPOCHS):
 
 
 def spooled(worker, tmp_path, target):
-    """That everything is counted as spooled, and lies there."""
+    """Whether everything is counted as spooled and the outbox holds artifacts."""
     outbox = Outbox(tmp_path / "spool" / target.run_id, create=False)
     return worker.stats.spooled == worker.stats.submitted == len(EPOCHS) and bool(list(outbox.artifacts()))

@@ -1,7 +1,7 @@
-"""A training of its own, for faults that end the process: python -m tests.faults.trainer SETTINGS_JSON
+"""A separate training, for faults that end the process: python -m tests.faults.trainer SETTINGS_JSON
 
-Says on stdout what has happened: `setup`, `submitted EPOCH` once a snapshot is handed over, `raises` before a fault of
-the training, `flushes` when the flush waits (signals are held by then), `end`.
+Prints events to stdout: `setup`, `submitted EPOCH` after each submitted snapshot, `raises` before a fault of the
+training, `flushes` when the flush waits (signals are held by then), `end`.
 """
 
 import json
@@ -31,7 +31,7 @@ def say(words):
 
 
 class Narrator(Callback):
-    """After the logging callback: says what that has done, and fails or freezes the worker when told to."""
+    """Runs after the logging callback: prints its events, and fails or freezes the worker if requested."""
 
     def __init__(self, logging, fault, fault_epoch):
         self.logging, self.fault, self.fault_epoch = logging, fault, fault_epoch
@@ -63,7 +63,7 @@ class Narrator(Callback):
 
     def _tell(self, epoch):
         stats = self.logging._backend.stats
-        if stats.submitted > self.submitted and not stats.failed:  # after the end it is not taken
+        if stats.submitted > self.submitted and not stats.failed:  # not accepted after the end
             self.submitted += 1
             say(f"submitted {epoch}")
 
@@ -74,7 +74,7 @@ class Narrator(Callback):
 
 
 class Module(ForeignModule):
-    """Slow enough to be interrupted in the middle."""
+    """A module slow enough to be interrupted within an epoch."""
 
     def __init__(self, fault, fault_epoch, step_s):
         super().__init__(returns_predictions=True)

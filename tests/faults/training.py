@@ -1,4 +1,4 @@
-"""A training in a process of its own, as a test starts, hears and ends it."""
+"""A training in a separate process, controlled by a test."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ Ledger = namedtuple("Ledger", "submitted logged dropped spooled failed")
 
 
 class Training:
-    """`tests.faults.trainer` in a process and a session of its own."""
+    """`tests.faults.trainer` in a separate process and session."""
 
     def __init__(self, tracking, tmp_path, **options):
         self.spool = tmp_path / "spool"
@@ -40,7 +40,7 @@ class Training:
         self.hear(f"submitted {epoch}")
 
     def hear(self, words):
-        """Wait until it says so."""
+        """Wait until the training prints these words."""
         said = ""
         while said != words:
             line = self.process.stdout.readline()
@@ -53,7 +53,7 @@ class Training:
             self.submitted.add(int(line.split()[1]))
 
     def assert_ledger(self):
-        """The line at its end counts what it has submitted, and is balanced; returns the counts."""
+        """Assert that its final line counts all submitted snapshots and is balanced; returns the counts."""
         (counts,) = re.findall(
             r"(\d+) submitted = (\d+) logged \+ (\d+) dropped \+ (\d+) spooled \+ (\d+) failed", self.stderr
         )
@@ -63,7 +63,7 @@ class Training:
         return Ledger(submitted, *fates)
 
     def ended(self, within_s=150):
-        """Its exit code; what it still says is noted."""
+        """Wait for its end and record its remaining output; returns the exit code."""
         try:
             out, self.stderr = self.process.communicate(timeout=within_s)
         except subprocess.TimeoutExpired:
@@ -74,7 +74,7 @@ class Training:
         return self.process.returncode
 
     def end(self):
-        """Kill what is left of it."""
+        """Kill the training and its workers."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.communicate()

@@ -1,4 +1,4 @@
-"""One of two ranks, for test_ending.py: prints when rank zero validates, while rank one already waits for it."""
+"""One of two ranks, for test_ending.py: prints a line when rank zero validates while rank one already waits for it."""
 
 import sys
 import time

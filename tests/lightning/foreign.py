@@ -1,6 +1,6 @@
-"""A LightningModule and a dataset of another project, which follow the PtychoPINN conventions and nothing else.
+"""A LightningModule and a dataset of another project, which follow only the PtychoPINN conventions.
 
-Dropout is on, items are rank 4 in the probe, `validation_step` returns nothing unless asked to.
+Dropout is on, the probe of an item has rank 4, and `validation_step` returns nothing by default.
 """
 
 import torch

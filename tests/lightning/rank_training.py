@@ -1,6 +1,6 @@
 """A training on as many ranks as torchrun starts: `torchrun --nproc-per-node 2 -m tests.lightning.rank_training FILE`.
 
-FILE: JSON of a list of `Case`s, trained one after the other. Each rank writes `NAME.rank0.json` next to it.
+FILE: JSON of a list of `Case`s, trained one after the other. Each rank R writes `NAME.rankR.json` next to it.
 """
 
 import json
@@ -137,7 +137,7 @@ def train(case: Case, folder: Path) -> None:
 
 
 def _ranks():
-    """Those that torchrun has started; none: this process alone."""
+    """Trainer settings for the ranks that torchrun has started, or for this process alone."""
     if "LOCAL_WORLD_SIZE" not in os.environ:
         return {"devices": 1}
     devices, num_nodes = (int(os.environ[f"{name}_WORLD_SIZE"]) for name in ("LOCAL", "GROUP"))

@@ -150,7 +150,7 @@ def test_a_callback_with_a_running_worker_can_be_pickled(tracking, settings):
 
 
 class _ChangesDirectory(Callback):
-    """As with Hydra and some launchers."""
+    """Changes the working directory, as Hydra and some launchers do."""
 
     def __init__(self, folder):
         self.folder = folder

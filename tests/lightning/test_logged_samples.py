@@ -1,4 +1,4 @@
-"""Which samples are logged, from datasets and loaders of every kind that follows the conventions."""
+"""Logged samples of every kind of dataset and loader that follows the conventions."""
 
 import pytest
 from lightning.pytorch.utilities import CombinedLoader

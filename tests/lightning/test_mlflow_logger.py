@@ -1,4 +1,4 @@
-"""Metrics reach MLflow without the training waiting for it."""
+"""Metrics reach MLflow without delaying the training."""
 
 import contextlib
 import pickle

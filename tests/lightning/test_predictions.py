@@ -1,4 +1,4 @@
-"""Where predictions come from, and that the training does not notice."""
+"""Sources of predictions, and training that stays bit-identical."""
 
 import numpy as np
 import pytest

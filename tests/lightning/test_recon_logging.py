@@ -1,4 +1,4 @@
-"""When the callback logs, under which names, and how failures stay out of the training."""
+"""Schedule of the callback, names of its artifacts, and failures that never reach the training."""
 
 import pickle
 

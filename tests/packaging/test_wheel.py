@@ -1,4 +1,4 @@
-"""The `recon-worker` wheel serves a project that has a `ptycho_torch` package of its own."""
+"""The `recon-worker` wheel serves a project with its own `ptycho_torch` package."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def wheel(tmp_path):
-    """Built from a copy, by way of the sdist, so that nothing left in the working tree can get in."""
+    """The wheel, built from a copy via the sdist, so that no leftovers of the working tree get in."""
     unwanted = shutil.ignore_patterns("__pycache__", "build", "*.egg-info", ".*_cache")
     shutil.copytree(REPOSITORY / "recon_worker", tmp_path / "source", ignore=unwanted)
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist"), "source"]
@@ -57,7 +57,7 @@ def wheel(tmp_path):
 def environment(tmp_path, wheel):
     """A virtual environment with the wheel; its dependencies come from the environment of the tests.
 
-    That environment's own .pth files, which hold the editable installs, have no effect here.
+    The .pth files of that environment, which hold the editable installs, have no effect here.
     """
     folder = tmp_path / "environment"
     venv.create(folder, symlinks=True)

@@ -1,4 +1,4 @@
-"""What the tests of summary and layout share."""
+"""Fixtures shared by the tests of summary and layout."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from recon_worker.pictures.layout import Page
 
 @pytest.fixture
 def written(monkeypatch):
-    """The texts of a sheet, in the order in which they are written."""
+    """The texts of a sheet, in drawing order."""
     texts = []
     write = Page.write
 

@@ -1,4 +1,4 @@
-"""Sheets of small known arrays, for the tests of what is drawn from them."""
+"""Sheets of small known arrays for tests of drawing."""
 
 import io
 import math
@@ -58,7 +58,7 @@ def _patch_panels(seed, index, shape, truth):
 
 
 def sheet(epoch=5, *, shape=(40, 40), truth=True, objects=1, patches=1, patch_shape=(16, 16), **facts):
-    """An epoch; its pictures differ from those of other epochs, the truth does not."""
+    """Figures of an epoch; predictions differ between epochs, the truth does not."""
     seed = 100 * epoch
     names = ["stitched", *(f"stitched_object_{k:02d}" for k in range(1, objects))][:objects]
     return EpochFigures(

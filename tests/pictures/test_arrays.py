@@ -1,4 +1,4 @@
-"""The numbers in NPZ and CXI files are those that went in."""
+"""NPZ and CXI files preserve all values."""
 
 import io
 

@@ -83,7 +83,7 @@ def test_no_value_looks_like_one_of_the_special_colours():
     x = np.linspace(-1, 1, 401)
     values = complex_colours((x[:, None] + 1j * x).astype(np.complex64), (0.0, 1.0)).reshape(-1, 1, 3).astype(float)
 
-    shown = list(RESERVED_COLOURS.values())[1:]  # all but -infinity, which no amplitude is
+    shown = list(RESERVED_COLOURS.values())[1:]  # all but -infinity, which is no amplitude
     distances = np.linalg.norm(values - np.array(shown, float), axis=-1)
     assert distances.min() > 20
 
@@ -98,7 +98,7 @@ def test_one_element_is_one_pixel_of_the_box_that_the_file_names(rng_object):
         size = image.size
 
     np.testing.assert_array_equal(picture, complex_colours(rng_object, (0.1, 2.0), scanned))
-    assert size[0] > box[2]  # the wheel stands beside it
+    assert size[0] > box[2]  # the wheel is beside it
 
 
 def test_the_wheel_shows_each_phase_in_its_direction(rng_object):

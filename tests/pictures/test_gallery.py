@@ -58,7 +58,7 @@ def test_entries_survive_the_file():
 
 
 def _comparable(entry):
-    """NaN is not equal to itself."""
+    """The entry with metrics as text, because NaN does not equal itself."""
     return dataclasses.replace(entry, metrics={name: repr(value) for name, value in entry.metrics.items()})
 
 

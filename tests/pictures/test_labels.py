@@ -1,4 +1,4 @@
-"""Numbers as they stand in pictures."""
+"""Format of numbers in pictures."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Images that are computed some rows at a time have the numbers and pixels that they would have as a whole."""
+"""Images computed in blocks of rows have the same metrics and pixels as whole images."""
 
 import tracemalloc
 
@@ -19,7 +19,7 @@ from recon_worker.snapshot.array_types import ObjectPatches
 from recon_worker.snapshot.geometry import GridGeometry, PositionGeometry
 
 SHAPE = (1201, 1103)
-"""More than one block, and no multiple of anything."""
+"""Several blocks, with odd side lengths."""
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_complex_colours_are_those_of_each_element(truth):
         np.testing.assert_array_equal(colours[row], complex_colours(truth[row : row + 1], (0, 1))[0])
 
 
-# --- patches that are made as they are needed -------------------------------------------------------------------------
+# --- patches that are computed on demand ------------------------------------------------------------------------------
 
 
 def test_tiles_of_a_large_grid_lie_where_they_were_cut(truth):

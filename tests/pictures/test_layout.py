@@ -1,4 +1,4 @@
-"""Colour bars and scale bars say what is drawn; pictures change size by whole factors only."""
+"""Colour bars and scale bars match the picture; pictures are resized by whole factors only."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Metrics, image cards and the description wait under names that say what they are."""
+"""Metrics, image cards and the description have distinct names in the outbox."""
 
 import pytest
 

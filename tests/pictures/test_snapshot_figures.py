@@ -1,4 +1,4 @@
-"""What is shown of a snapshot: raw predictions, aligned errors, ranges that stay."""
+"""Figures of a snapshot: raw predictions, aligned errors, fixed ranges."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ def _made(scan, one, colour_ranges=None):
 
 
 def _raw(scan, one, colour_ranges=None):
-    """The figures of the predictions as they are, by name."""
+    """The figures of the raw predictions, by name."""
     return {made.raw.name: made.raw for made in _made(scan, one, colour_ranges)}
 
 
@@ -36,7 +36,7 @@ def _aligned(scan, one, name):
 
 
 def _perfect(scan, factor):
-    """A snapshot of one patch that covers all, which predicts the truth divided by a factor."""
+    """A snapshot whose fixed patches are the truth divided by a factor."""
     one = _snapshot(scan)
     label = scan.label_amp * np.exp(1j * scan.label_phase) / factor
     one.arrays.fixed_amp[:], one.arrays.fixed_phase[:] = np.abs(label), np.angle(label)

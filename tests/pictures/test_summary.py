@@ -1,4 +1,4 @@
-"""The summary sheet shows every picture exactly, its numbers and its colour bars, and is the same every time."""
+"""The summary sheet shows every picture exactly, with metrics and colour bars, and is reproducible."""
 
 import dataclasses
 import gc
@@ -111,7 +111,7 @@ def test_the_same_sheet_gives_the_same_bytes_whatever_the_user_set_for_matplotli
 
 def test_many_summaries_leave_no_memory_behind_for_the_garbage_collector():
     drawn = sheet()
-    summary_png(drawn)  # fonts and colour maps are kept
+    summary_png(drawn)  # caches fonts and colour maps
     gc.collect()
     gc.disable()
     tracemalloc.start()
@@ -123,7 +123,7 @@ def test_many_summaries_leave_no_memory_behind_for_the_garbage_collector():
         tracemalloc.stop()
         gc.enable()
 
-    assert left_bytes < 500_000  # a page has 5 MB
+    assert left_bytes < 500_000  # a page takes 5 MB
 
 
 def test_a_sheet_without_pictures_is_refused():

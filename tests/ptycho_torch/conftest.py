@@ -45,7 +45,7 @@ def write(tmp_path):
 
 
 def _smooth_pictures():
-    """Detail several pixels wide, which the bilinear stitching keeps: (H, W) twice."""
+    """Two (H, W) pictures with details several pixels wide, which bilinear stitching preserves."""
     y, x = np.mgrid[:64, :64] / 64
     return np.sin(9 * x + 2 * y**2), np.cos(7 * y - 3 * x**2)
 

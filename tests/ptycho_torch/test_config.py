@@ -1,4 +1,4 @@
-"""Settings are checked when they are made; messages name what was found and what is allowed."""
+"""Settings are validated on construction; messages name the value found and the values allowed."""
 
 import pytest
 

@@ -68,7 +68,7 @@ def test_the_ground_truth_of_a_test_file_is_the_files_own(grid_files):
 
 
 def _label_crops(dataset):
-    """(n, C, m, m) labels as the stitching takes them."""
+    """(n, C, m, m) labels, cropped for stitching."""
     m = dataset.scan_geometry.crop_px
     crop = slice(crop_start_px(N, m), crop_start_px(N, m) + m)
     fields = [dataset[i][0] for i in range(len(dataset))]

@@ -1,4 +1,4 @@
-"""Grid-lines trainings start from Python and from the command line, by the names of either."""
+"""Grid-lines trainings start from Python and from the command line, with both sets of names."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def files(tmp_path):
 
 @pytest.fixture
 def printed(capsys, files):
-    """Runs the command line; returns the settings that it understood."""
+    """Runs the command line; returns the resolved settings."""
 
     def run(*argv, train="--train-npz"):
         assert run_command_line([train, str(files["train_npz"]), *argv, "--print-config"]) == 0

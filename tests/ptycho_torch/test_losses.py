@@ -63,7 +63,7 @@ def test_supervised_loss_takes_phases_the_short_way_round():
     loss.backward()
 
     torch.testing.assert_close(loss, torch.tensor(4 * 0.2))
-    assert phase.grad.item() == 4  # less phase, through -pi, is nearer
+    assert phase.grad.item() == 4  # the shorter way leads through -pi
 
 
 def test_deviance_agrees_with_the_log_likelihood_ratio():

@@ -1,4 +1,4 @@
-"""The metadata text: what is read, what is refused, and which defaults are announced."""
+"""The metadata text: values read, values refused, and defaults announced."""
 
 import json
 import warnings

@@ -145,7 +145,7 @@ def test_the_deviance_of_a_prediction_is_logged_and_does_not_depend_on_the_files
 
 
 def _patterns(n_px):
-    """Bright in the centre, as diffraction is, with the mean power that the network gets."""
+    """Patterns with a bright centre, like diffraction, and the mean power of the network's input."""
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, n_px)] * 2, indexing="ij")
     generator = torch.Generator().manual_seed(0)
     patterns = (torch.rand(2, 1, n_px, n_px, generator=generator) + 0.2) * torch.exp(-4 * (x**2 + y**2))
@@ -155,7 +155,7 @@ def _patterns(n_px):
 @pytest.mark.parametrize("n_px", [64, 128, 256])
 @pytest.mark.parametrize("n_filters_scale", [1, 2])
 def test_the_signal_keeps_its_size_through_the_encoder(n_px, n_filters_scale):
-    """It used to shrink three- to fourfold in each block."""
+    """Regression test: it shrank three- to fourfold in each block."""
     torch.manual_seed(0)
     encoder, signal = ObjectNetwork(n_px, 1, n_filters_scale, probe_big=True).encoder, _patterns(n_px)
 

@@ -1,4 +1,4 @@
-"""Patches between pixels keep amplitude and slopes."""
+"""Patches at sub-pixel positions preserve amplitude and slopes."""
 
 import numpy as np
 import pytest

@@ -20,13 +20,13 @@ CPU = torch.device("cpu")
 
 
 def _true_object():
-    """Detail of a few pixels in amplitude and phase."""
+    """An object with details of a few pixels in amplitude and phase."""
     pictures = (gaussian_filter(np.random.default_rng(seed).normal(size=(SIDE, SIDE)), 2) for seed in (0, 1))
     return make_object(*pictures, SIDE)
 
 
 def _island():
-    """The same in the middle, and uniform where the stitched canvas ends, so that nothing is unknown beyond it."""
+    """The same in the middle, uniform at the edge of the stitched canvas, so that everything beyond it is known."""
     inside = np.pad(np.ones((SIDE - 48, SIDE - 48), bool), 24)
     return np.where(inside, _true_object(), np.complex64(0.9 * np.exp(0.75j)))
 
@@ -55,7 +55,7 @@ def island(request, tmp_path_factory):
 
 
 def _start(dataset, blur_px=2.5, factor=1.0, object_=None):
-    """The true object, blurred and of another brightness, as a network predicts it."""
+    """The truth, and a blurred object of another brightness, like a network's prediction."""
     geometry = dataset.scan_geometry
     truth = crop_to_footprint(geometry, _true_object() if object_ is None else object_)
     amp, phase = gaussian_filter(np.abs(truth), blur_px), gaussian_filter(np.angle(truth), blur_px)
@@ -91,7 +91,7 @@ def test_a_wrong_brightness_is_corrected(dataset, factor):
 
 
 def test_the_deviance_of_the_true_object_is_that_of_the_noise(island):
-    """Sub-pixel positions, margins and units, against the simulation: only the noise of the counts is left."""
+    """Sub-pixel positions, margins and units, against the simulation: only counting noise remains."""
     refined = refine(island, _start(island, 0, object_=_island())[1], island.scan_geometry, 15, CPU)
 
     assert 0.3 < refined.deviance_before < 1.2
@@ -99,7 +99,7 @@ def test_the_deviance_of_the_true_object_is_that_of_the_noise(island):
 
 
 def test_what_comes_no_nearer_to_the_patterns_is_no_result(island):
-    """One pass from the true object: the first steps are larger than what there is to gain."""
+    """One pass from the true object: the first steps are larger than the possible gain."""
     with pytest.raises(UnrefinableError, match=r"did not improve .* 0\.\d+ before and is \d"):
         refine(island, _start(island, 0, object_=_island())[1], island.scan_geometry, 1, CPU)
 

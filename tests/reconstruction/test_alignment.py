@@ -1,4 +1,4 @@
-"""What the fit removes, and what it keeps."""
+"""Ambiguities that the fit removes, and structure that it keeps."""
 
 import cmath
 import math
@@ -24,7 +24,7 @@ def _object(seed=0, shape=SHAPE):
 
 
 def _distorted(truth, scale, phase_rad, ramp):
-    """A prediction that needs exactly this scale, phase and ramp, the last about the image's centre."""
+    """A prediction that needs exactly this scale, phase and ramp, the ramp about the image's centre."""
     y, x = (np.arange(n) - (n - 1) / 2 for n in truth.shape)
     angle = phase_rad + ramp[0] * x + ramp[1] * y[:, None]
     return (truth / scale * np.exp(-1j * angle)).astype(np.complex64)
@@ -107,7 +107,7 @@ def test_a_ramp_beyond_the_search_is_named(ramp):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_unrelated_images_have_no_ramp(seed):
-    """Some ramp always brings them more into phase than none."""
+    """Some ramp always improves their agreement a little."""
     noise = np.exp(1j * np.random.default_rng(seed).uniform(-np.pi, np.pi, SHAPE)).astype(np.complex64)
 
     assert fit(noise, _object(), EVERYWHERE, ramp=True).ramp_rad_per_px == (0, 0)

@@ -1,7 +1,7 @@
-"""Each number tells a good training from one that failed and from one that has not begun.
+"""Each metric distinguishes a good training from a failed one and from an untrained network.
 
 good       the true patches, a little blurred and noisy
-failed     one patch for all patterns: the mean of the true ones
+failed     one patch for all patterns: the mean of the true patches
 untrained  an initialised network
 """
 
@@ -30,7 +30,7 @@ N, SIDE = 64, 168
 CENTRE = slice(N // 4, N // 4 + N // 2)
 HIGH = {"phase_correlation": 0.5, "amp_correlation": 0.5, "amp_psnr_db": 10, "phase_psnr_db": 15, "phase_ssim": 0.5}
 HIGH |= {"amp_ssim": 0.15}
-"""By how much a good training is better, at least; large parts of the object have a uniform amplitude."""
+"""Minimum advantage of a good training; large parts of the object have a uniform amplitude."""
 LOW = ("amp_mae", "phase_mae_rad")
 FIXED = (0, 30, 60, 90)
 
@@ -110,7 +110,7 @@ def test_numbers_against_the_truth_tell_it(with_truth, bad):
 
 @pytest.mark.parametrize("bad", ["failed", "untrained"])
 def test_numbers_of_the_diffraction_tell_it_without_any_truth(with_truth, bad):
-    """And the mean pattern is the line between the two."""
+    """The mean pattern separates the two."""
     good, poor = with_truth["good"][1], with_truth[bad][1]
 
     for name in ("r_factor", "deviance"):

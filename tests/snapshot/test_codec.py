@@ -97,7 +97,7 @@ def _read(data):
         return read_snapshot(path)
 
 
-@pytest.mark.usefixtures("plain_sheets")  # which differ where one bit of what they show does
+@pytest.mark.usefixtures("plain_sheets")  # they differ if one bit of their content differs
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cases())
 def test_pictures_are_the_same_bytes_on_both_sides(case):

@@ -1,4 +1,4 @@
-"""How often MLflow's client tries by itself: little in the worker, unless the user says how often."""
+"""Retries of MLflow's own client: few in the worker, unless the user sets their number."""
 
 import os
 import subprocess
@@ -61,7 +61,7 @@ def test_what_the_user_sets_in_a_program_after_the_import_holds(tmp_path):
 
 
 def test_a_process_that_a_training_starts_knows_that_the_user_set_nothing(tmp_path):
-    """Lightning's other processes, and a training in a process of its own, inherit the environment."""
+    """Lightning's other processes, and a training in a separate process, inherit the environment."""
     os.environ.update(for_training(os.environ))
     os.environ.update(for_training(os.environ))
 

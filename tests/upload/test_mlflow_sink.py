@@ -20,7 +20,7 @@ CARD = card_name("epoch_05", "stitched_amp", 165)
 
 
 class _Client(mlflow.MlflowClient):
-    """Fails at the nth file that is uploaded."""
+    """Fails at the nth uploaded file."""
 
     fail_at, files, lists = 0, 0, 0
 
@@ -164,7 +164,7 @@ def test_fits_are_told_apart_in_the_order_in_which_they_come_to_the_run(target, 
         return note_training(client, replace(target, **more), client.get_run(target.run_id).data.tags)
 
     assert part_of(started_unix_s=20.0) == ("", [])
-    assert part_of(started_unix_s=10.0)[0] == "fit_2"  # out of the spool, later
+    assert part_of(started_unix_s=10.0)[0] == "fit_2"  # later, from the spool
     assert part_of(started_unix_s=20.0)[0] == ""
     again = {"earlier_run_id": target.run_id, "earlier_epoch": 3}
     assert part_of(started_unix_s=30.0, earlier_fit_unix_s=10.0, **again) == ("fit_2", [Resume(30.0, 3)])

@@ -1,4 +1,4 @@
-"""When failed requests are repeated: soon and ever more slowly, rarely after a refusal, never after `stop`."""
+"""Failed requests are repeated with increasing waits, rarely after a refusal, never after `stop`."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from recon_worker.upload.retry import Retries, StoppedError, backoff_s
 
 @pytest.fixture
 def waits_s(monkeypatch):
-    """How long each wait is meant to be; none takes any time."""
+    """Requested durations of the waits, which take no time here."""
     waits = []
 
     def wait(self, seconds, round_began, requests=1):

@@ -1,4 +1,4 @@
-"""The uploader: nothing is lost, whatever is replaced, refused, not accepted or not kept meanwhile."""
+"""The uploader loses no file that is replaced, refused, not accepted or not kept meanwhile."""
 
 import queue
 import threading

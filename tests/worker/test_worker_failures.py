@@ -1,4 +1,4 @@
-"""A single exception in the worker costs the artifact that it concerns, and nothing else."""
+"""A single exception in the worker costs only the affected artifact."""
 
 import pytest
 
@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_be
 
 @pytest.fixture
 def log_two(tracking, tmp_path):
-    """Log epochs 1 and 2 with a fresh worker; returns how many failed."""
+    """Logs epochs 1 and 2 with a new worker; returns the number of failed snapshots."""
 
     def log():
         scan = make_scan(n_samples=12, n_fixed=1)

@@ -1,9 +1,9 @@
-"""Python imports this at its start, where the folder is on PYTHONPATH: puts a fault into a process of recon_worker.
+"""Inject a fault into a process of recon_worker. Python imports this file at start-up if it is on PYTHONPATH.
 
-Workers have no PYTHONPATH: tests.faults.harness.interpreter_with makes a program that starts Python with it.
+Workers get no PYTHONPATH: `tests.faults.harness.interpreter_with` writes a launcher that starts Python with it.
 
-RECON_FAULT is JSON: in which program, where in it, how, how often at most (counted in a file, over all processes), and,
-for faults of one snapshot, its epoch.
+RECON_FAULT is JSON: the program, the place in it, the kind, the maximum number of times (counted in a file over all
+processes) and, for faults of one snapshot, its epoch.
 """
 
 import errno
@@ -27,7 +27,7 @@ HOW = {
 
 
 def _before(owner, name, fault):
-    """Have a function of a module or class commit the fault first."""
+    """Make a function of a module or class commit the fault first."""
     whole = getattr(owner, name)
 
     def faulty(*args, **kwargs):
@@ -71,7 +71,7 @@ def _inject(fault):
     _before(*places[fault["where"]], fault)
 
 
-sys.executable = os.environ.get("RECON_INTERPRETER", sys.executable)  # for what this process starts
+sys.executable = os.environ.get("RECON_INTERPRETER", sys.executable)  # for child processes
 FAULT = json.loads(os.environ.get("RECON_FAULT", "null"))
 if FAULT is not None and f"recon_worker.{FAULT['program']}" in sys.orig_argv:
     _inject(FAULT)
