@@ -284,5 +284,5 @@ class Supervisor:
 
 
 def allowed_silence_s(silence_s: float, nbytes: int) -> float:
-    """Return the time after which a silent worker that holds a snapshot of `nbytes` counts as hung."""
+    """Return the time after which a silent worker, starting or with a snapshot of `nbytes`, counts as hung."""
     return silence_s + nbytes / _SLOWEST_BYTES_PER_S

@@ -283,7 +283,7 @@ class PtychoReconLoggingCallback(Callback):
             fill_missing(capture, run.plan, pl_module, run.dataset, trainer.precision_plugin, run.ranks)
         stall_s = self._stall_s + time.perf_counter() - self._hook_started_s
         run.submit(capture, step=trainer.global_step, stall_s=stall_s)
-        self._stall_s = 0.0
+        self._stall_s, self._hook_started_s = 0.0, time.perf_counter()
 
     @_guarded
     def _finish(self) -> None:

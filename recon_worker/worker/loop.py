@@ -4,10 +4,10 @@
           <- ready, reserved, began, alive, rendered, finished, logged, refused, aside, log
 
 Started by `client.process` with the pipe, the shared memory and a socket as inherited descriptors. It ignores SIGINT
-and SIGTERM, which the whole process group receives, and follows the pipe. If the pipe closes without `stop`, the
-training process is dead. The worker then writes the snapshots in shared memory to the spool, renders and uploads what
-it can within the flush timeout, and exits; `Watchdog` ends it if it hangs. All data needed for this is in shared memory
-too, because the training process may die before it has sent anything.
+and SIGTERM, which batch systems send to every process of a job, and obeys the pipe. If the pipe closes without `stop`,
+the training process is dead. The worker then writes the snapshots in shared memory to the spool, renders and uploads
+what it can within the flush timeout, and exits; `Watchdog` ends it if it hangs. All data needed for this is in shared
+memory too, because the training process may die before it has sent anything.
 """
 
 import argparse

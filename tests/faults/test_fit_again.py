@@ -83,7 +83,7 @@ def test_what_a_first_fit_has_left_in_the_spool_and_the_second_fit_are_both_brou
     tracking, tmp_path, inject, monkeypatch
 ):
     logger, spool = tracking.logger(), tmp_path / "spool"
-    inject("upload", "exception", ALWAYS)
+    inject("upload", "raise", ALWAYS)
     for _ in range(2):
         fit(tracking, logging_callback(WorkerSettings(spool_dir=spool, flush_timeout_s=1)), epochs=1, logger=logger)
     assert (len(list(spool.iterdir())), tracking.files()) == (2, set())

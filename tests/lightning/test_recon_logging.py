@@ -1,6 +1,7 @@
 """Schedule of the callback, names of its artifacts, and failures that never reach the training."""
 
 import pickle
+import time
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
+from recon_worker.capture.logged_run import LoggedRun
+from recon_worker.client.inline_backend import InlineBackend
 from tests.lightning.fitting import epochs_logged, fit
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
 
@@ -152,3 +155,24 @@ def test_early_stopping_logs_the_epoch_it_stopped_at(tracking):
     fit(tracking, callback, epochs=20, callbacks=[StopAfterThree()])
 
     assert epochs_logged(tracking) == ["epoch_03"]
+
+
+def test_the_stall_of_an_event_does_not_count_for_the_next_one(tracking, monkeypatch):
+    stalls_s, waits_s = [], iter([0.5])
+    end_capture, submit = LoggedRun.end_capture, InlineBackend.submit
+
+    def slow_once(run):
+        time.sleep(next(waits_s, 0.0))
+        return end_capture(run)
+
+    def recorded(backend, snapshot):
+        stalls_s.append(snapshot.stall_s)
+        submit(backend, snapshot)
+
+    monkeypatch.setattr(LoggedRun, "end_capture", slow_once)
+    monkeypatch.setattr(InlineBackend, "submit", recorded)
+
+    fit(tracking, PtychoReconLoggingCallback(every_n_epochs=1, baseline=False, strict=True))
+
+    assert stalls_s[0] >= 0.5
+    assert stalls_s[1] < 0.5
