@@ -51,6 +51,10 @@ class Tracking:
         """Artifact paths of the only run, without those of MLflow's image cards."""
         return {name for name in self._all_files() if not name.startswith("images/")}
 
+    def epoch_folders(self) -> list[str]:
+        """Folders of the epochs of the only run, sorted."""
+        return sorted({name.split("/")[0] for name in self.files()} - {"recon_log"})
+
     def cards(self) -> list[tuple[str, int]]:
         """Sorted (key, step) of every picture of MLflow's image cards; pictures logged twice appear twice."""
         names = [Path(name).name.split("+") for name in self._all_files() if name.startswith("images/")]

@@ -2,23 +2,21 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from recon_worker.capture.capture import Capture
 from recon_worker.capture.copying import Copier
 from recon_worker.capture.gathering import Destination, Ranks, Rows
 from recon_worker.capture.plan import CapturePlan, Shard
+from recon_worker.client.backend import ReconBackend
 from recon_worker.snapshot.records import Snapshot, SnapshotArrays
-
-if TYPE_CHECKING:  # the client loads the renderer and MLflow, which only the rank with a backend needs
-    from recon_worker.client.backend import ReconBackend
 
 
 @dataclass(kw_only=True)
 class LoggedRun:
     """State of one rank between the start and the end of a logged training."""
 
-    backend: "ReconBackend | None"
+    backend: ReconBackend | None
     """Receives the snapshots on rank zero; None on the other ranks."""
     ranks: Ranks
     plan: CapturePlan
@@ -30,8 +28,8 @@ class LoggedRun:
     may_predict: bool
     """Whether the network can be called outside training and validation."""
     every_n_epochs: int
-    next_due: int
-    """Next epoch to log, unless training ends earlier."""
+    first_epoch: int
+    """Completed epochs at the start; above 0 if the training was resumed."""
     last_logged: int = 0
     epoch: int | None = None
     """Epoch whose predictions are being captured; None if no snapshot is due."""
@@ -46,7 +44,8 @@ class LoggedRun:
 
     def is_due(self, epoch: int, last_epoch: int | None) -> bool:
         """Return whether an epoch is due: every `every_n_epochs`, and the last one."""
-        return epoch > self.last_logged and (epoch >= self.next_due or epoch == last_epoch)
+        next_due = (max(self.first_epoch, self.last_logged) // self.every_n_epochs + 1) * self.every_n_epochs
+        return epoch > self.last_logged and (epoch >= next_due or epoch == last_epoch)
 
     def begin_capture(self, epoch: int) -> None:
         """Acquire arrays for a snapshot, or for this rank's shard of it. `end_capture` raises any error."""
@@ -57,8 +56,7 @@ class LoggedRun:
             else:
                 self.ranks.wait_sent()
                 self.own_arrays = arrays = self.own_arrays or self.shard.layout.allocate()
-                arrays.fixed_filled[:] = False
-                arrays.stitch_filled[:] = False
+                arrays.mark_unfilled()
             if self.backend is not None and not self.backend.reuses_memory:
                 self.capture = Capture(self.shard, arrays, self.copier)
                 return
@@ -83,7 +81,6 @@ class LoggedRun:
         """
         assert self.epoch is not None
         self.last_logged = self.epoch
-        self.next_due = (self.epoch // self.every_n_epochs + 1) * self.every_n_epochs
         capture, self.capture, self.epoch = self.capture, None, None
 
         def captured() -> list[tuple[Destination, Rows]]:

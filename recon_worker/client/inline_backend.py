@@ -43,8 +43,7 @@ class InlineBackend:
         """Return arrays for the next snapshot, the same ones each time."""
         if self._arrays is None or layout != self._layout:
             self._layout, self._arrays = layout, layout.allocate()
-        self._arrays.fixed_filled[:] = False
-        self._arrays.stitch_filled[:] = False
+        self._arrays.mark_unfilled()
         return self._arrays
 
     def submit(self, snapshot: Snapshot) -> None:

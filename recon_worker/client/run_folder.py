@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from recon_worker.spool.lock import SpoolBusyError, is_alone
+from recon_worker.spool.lock import SpoolBusyError
 from recon_worker.spool.outbox import Outbox
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.spool.sync_command import quoted, sync_command
@@ -46,9 +46,7 @@ def open_run_folder(spool_dir: Path, target: RunTarget) -> tuple[Outbox, int]:
 def close_run_folder(outbox: Outbox, lock: int) -> None:
     """Remove the folder if it is empty and no other process uses it; else log how to upload its content."""
     try:
-        if is_alone(lock):  # a worker of an earlier process may use the same folder
-            outbox.sweep()
-            outbox.discard()
+        outbox.discard_if_alone(lock)  # a worker of an earlier process may use the same folder
     except OSError as error:
         _log.warning("%s cannot be removed: %s", outbox.folder, error)
     for message in leftover_messages(outbox):

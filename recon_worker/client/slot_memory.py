@@ -118,8 +118,7 @@ class SlotMemory:
             elif len(self._overflow_buffer) < job.nbytes:
                 self._overflow_buffer = bytearray(job.nbytes)
             arrays = layout.views(self._memory_of(job) if job.file is None else job.file.memory)
-            arrays.fixed_filled[:] = False
-            arrays.stitch_filled[:] = False
+            arrays.mark_unfilled()
         except BaseException:
             self.release(job)
             raise

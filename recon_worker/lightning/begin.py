@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import astuple, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
@@ -12,14 +12,12 @@ from recon_worker.capture.copying import Copier
 from recon_worker.capture.gathering import Ranks
 from recon_worker.capture.logged_run import LoggedRun
 from recon_worker.capture.plan import CapturePlan, ScanOptions, batch_indices, choose_indices
+from recon_worker.client.backend import ReconBackend
 from recon_worker.lightning.dataset import read_scan
 from recon_worker.lightning.extra_pass import random_state_kept
 from recon_worker.lightning.trainer_state import choose_data, logged_loader, set_up_validation_data
 from recon_worker.snapshot.records import SnapshotLayout
 from recon_worker.spool.run_target import RunTarget
-
-if TYPE_CHECKING:  # the client loads the renderer and MLflow, which only the rank with a backend needs
-    from recon_worker.client.backend import ReconBackend
 
 _SHARDING = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
 """Strategies that shard the network: no rank can call it alone."""
@@ -32,7 +30,7 @@ def begin_run(
     options: ScanOptions,
     *,
     every_n_epochs: int,
-    backend: "ReconBackend | None",
+    backend: ReconBackend | None,
     target: Callable[[], RunTarget],
 ) -> LoggedRun:
     """Select the logged samples on rank zero and prepare every rank. All ranks must call this.
@@ -83,13 +81,13 @@ def begin_run(
             from_training_set=from_training_set,
             may_predict=may_predict,
             every_n_epochs=every_n_epochs,
-            next_due=(trainer.current_epoch // every_n_epochs + 1) * every_n_epochs,
+            first_epoch=trainer.current_epoch,
         )
 
 
 def _start_backend(
     trainer: Trainer,
-    backend: "ReconBackend | None",
+    backend: ReconBackend | None,
     target: Callable[[], RunTarget],
     indices: tuple[int, ...],
     options: ScanOptions,

@@ -68,6 +68,11 @@ class SnapshotArrays:
     stitch_filled: Bool
     """(n,) True for rows that hold a prediction."""
 
+    def mark_unfilled(self) -> None:
+        """Mark all fixed patches and rows as without a prediction."""
+        self.fixed_filled[:] = False
+        self.stitch_filled[:] = False
+
     def stitch_object(self) -> ObjectPatches:
         """Return the object patches, (n, C, m, m) complex64, computed on access; unfilled rows are undefined."""
         return ObjectPatches(self.stitch_amp, self.stitch_phase)

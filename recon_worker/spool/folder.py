@@ -113,7 +113,7 @@ class RunFolder:
         """Remove all incomplete files and scratch folders. The caller must hold the spool's lock exclusively."""
         for place in walk(self._place):
             if _TEMPORARY.fullmatch(place.name):
-                shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
+                _remove(place)
 
     @property
     def is_empty(self) -> bool:
@@ -138,7 +138,7 @@ class RunFolder:
                 return
             os.rename(name, doomed, src_dir_fd=parent, dst_dir_fd=parent)
             for place in self._place.iterdir():
-                shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
+                _remove(place)
             os.rmdir(doomed, dir_fd=parent)
         finally:
             os.close(parent)
@@ -154,6 +154,14 @@ class RunFolder:
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
             return os.path.samestat(found, os.fstat(self.descriptor))
         return False
+
+
+def _remove(place: Path) -> None:
+    """Remove a file, a link itself, or a folder with its content."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def run_folders(directory: Path) -> list[Path]:

@@ -25,7 +25,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from recon_worker.snapshot.slots import Slot, read_all
-from recon_worker.spool.lock import is_alone
 from recon_worker.system.handover import HURRY, take_over
 from recon_worker.upload.uploader import MAX_UPLOAD_THREADS
 from recon_worker.worker.channel import Channel
@@ -145,9 +144,7 @@ def _finish_alone(worker: Worker, watchdog: Watchdog, deadline: float) -> None:
     worker.uploader.retry_now()
     while not (worker.uploader.idle or worker.uploader.refused) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
-    if is_alone(worker.lock):  # else a training that was resumed meanwhile uses the same folder
-        worker.outbox.sweep()
-        worker.outbox.discard()
+    worker.outbox.discard_if_alone(worker.lock)  # a training that was resumed meanwhile may use the same folder
 
 
 def _warm_up() -> None:

@@ -27,7 +27,7 @@ def fit(tracking, callback, *, epochs=2, module=None, train=None, val="default",
 
 def epochs_logged(tracking):
     """Return the epoch folders, without that of the untrained network."""
-    return sorted({name.split("/")[0] for name in tracking.files()} - {"epoch_00", "recon_log"})
+    return [folder for folder in tracking.epoch_folders() if folder != "epoch_00"]
 
 
 def patches_logged(tracking):

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from recon_worker.client.job import State
-from recon_worker.settings import WorkerSettings
 from recon_worker.spool.outbox import Outbox
 from tests.faults.harness import (
     FLUSH_S,
@@ -25,23 +24,9 @@ from tests.faults.harness import (
     wait_until,
 )
 from tests.paths import REPOSITORY
-from tests.samples import layout_of, log_epoch, make_run, make_scan, snapshot
+from tests.samples import layout_of, log_epoch, make_run, snapshot
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
-
-
-@pytest.fixture
-def settings(tmp_path):
-    return WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=FLUSH_S)
-
-
-@pytest.fixture
-def scan():
-    return make_scan()
-
-
-def _epochs(tracking):
-    return sorted({name.split("/")[0] for name in tracking.files()} - {"recon_log"})
 
 
 def test_all_snapshots_are_logged_in_the_end(tracking, settings, scan):
@@ -50,7 +35,7 @@ def test_all_snapshots_are_logged_in_the_end(tracking, settings, scan):
             log_epoch(worker, layout_of(scan), epoch)
 
     assert worker.stats.logged == worker.stats.submitted == 5
-    assert _epochs(tracking) == [f"epoch_{e:02d}" for e in range(1, 6)]
+    assert tracking.epoch_folders() == [f"epoch_{e:02d}" for e in range(1, 6)]
     replaced_galleries, numbers = 4, 5
     uploads = len(tracking.files()) + len(tracking.cards()) + replaced_galleries + numbers
     assert worker.stats.artifacts_logged == uploads
@@ -83,7 +68,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(tracking, settings, sca
 
     assert worker.stats.restarts == 3
     assert worker.stats.logged == 3
-    assert _epochs(tracking) == ["epoch_01", "epoch_02", "epoch_03"]
+    assert tracking.epoch_folders() == ["epoch_01", "epoch_02", "epoch_03"]
 
 
 def test_sigint_and_sigterm_do_not_end_the_worker(tracking, settings, scan):
@@ -164,7 +149,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
     pid = int(done.stdout)
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), 60)
-    assert _epochs(tracking) == ["epoch_01", "epoch_02", "epoch_03"]
+    assert tracking.epoch_folders() == ["epoch_01", "epoch_02", "epoch_03"]
     assert list((tmp_path / "spool").iterdir()) == []
 
 

@@ -5,32 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from recon_worker.settings import WorkerSettings
 from recon_worker.spool.outbox import Outbox, total_bytes
 from tests.faults.harness import (
-    FLUSH_S,
     assert_balanced,
     freeze,
     started,
     thaw,
 )
-from tests.samples import layout_of, log_epoch, make_run, make_scan
+from tests.samples import layout_of, log_epoch, make_run
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
-
-
-@pytest.fixture
-def settings(tmp_path):
-    return WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=FLUSH_S)
-
-
-@pytest.fixture
-def scan():
-    return make_scan()
-
-
-def _epochs(tracking):
-    return sorted({name.split("/")[0] for name in tracking.files()} - {"recon_log"})
 
 
 def test_a_full_queue_spills_to_disk_and_all_is_logged(tracking, settings, scan):
@@ -42,7 +26,7 @@ def test_a_full_queue_spills_to_disk_and_all_is_logged(tracking, settings, scan)
         thaw(worker)
 
     assert worker.stats.logged == 5
-    assert _epochs(tracking) == [f"epoch_{e:02d}" for e in range(1, 6)]
+    assert tracking.epoch_folders() == [f"epoch_{e:02d}" for e in range(1, 6)]
 
 
 def test_a_full_queue_drops_the_oldest_and_keeps_the_last(tracking, settings, scan):
@@ -54,7 +38,7 @@ def test_a_full_queue_drops_the_oldest_and_keeps_the_last(tracking, settings, sc
 
     assert worker.stats.dropped == 4
     assert worker.stats.logged == 2
-    assert _epochs(tracking)[-1] == "epoch_06"
+    assert tracking.epoch_folders()[-1] == "epoch_06"
 
 
 def test_a_full_queue_blocks_until_a_slot_is_free(tracking, settings, scan):
@@ -85,7 +69,7 @@ def test_the_spill_is_bounded(tracking, settings, scan):
     assert held <= limit
     assert worker.stats.dropped > 0
     assert_balanced(worker.stats)
-    assert _epochs(tracking)[-1] == "epoch_07"
+    assert tracking.epoch_folders()[-1] == "epoch_07"
 
 
 @pytest.mark.parametrize(
