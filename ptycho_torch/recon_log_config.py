@@ -40,8 +40,9 @@ class ReconLogConfig:
         group=_RECON,
     )
     recon_log_baseline: bool = option(
-        True,
-        "also log the untrained network as epoch 0: one extra pass over the logged samples before the first step",
+        False,
+        "also log the untrained network as epoch 0: one extra pass over the logged samples before the first step; by "
+        "default step 0 of the image cards shows the ground truth or the measured data",
         group=_RECON,
     )
     recon_log_ramp: bool | None = option(

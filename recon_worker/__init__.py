@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 """Replaces `typing.TYPE_CHECKING`: `python -m recon_worker` would import a `typing.py` in the current folder."""
 
 if TYPE_CHECKING:
+    from recon_worker.capture.adapters import Adapter, Predictions, PtychoPinnAdapter, Sample, TupleAdapter
+    from recon_worker.capture.recon_logger import ReconLogger
     from recon_worker.client.recon_worker import ReconWorker
     from recon_worker.pictures.png import DecodedImage, read_png
     from recon_worker.settings import WorkerSettings
@@ -18,20 +20,28 @@ if TYPE_CHECKING:
     from recon_worker.spool.run_target import RunTarget
 
 __all__ = [
+    "Adapter",
     "DecodedImage",
     "GridGeometry",
     "PositionGeometry",
+    "Predictions",
+    "PtychoPinnAdapter",
+    "ReconLogger",
     "ReconWorker",
     "RunTarget",
+    "Sample",
     "Scan",
     "Snapshot",
     "SnapshotArrays",
     "SnapshotLayout",
+    "TupleAdapter",
     "WorkerSettings",
     "read_png",
 ]
 
 _MODULES = {
+    "capture.adapters": ("Adapter", "Predictions", "PtychoPinnAdapter", "Sample", "TupleAdapter"),
+    "capture.recon_logger": ("ReconLogger",),
     "client.recon_worker": ("ReconWorker",),
     "pictures.png": ("DecodedImage", "read_png"),
     "settings": ("WorkerSettings",),

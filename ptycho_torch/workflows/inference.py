@@ -25,12 +25,12 @@ from ptycho_torch.inference_config import InferenceConfig
 from ptycho_torch.workflows.checkpoint import Recipe, Trained, load_trained
 from ptycho_torch.workflows.reconstruction import Reconstruction, write
 from ptycho_torch.workflows.refinement import UnrefinableError, refine
+from recon_worker.capture.adapters import PtychoPinnAdapter
 from recon_worker.capture.capture import Capture
 from recon_worker.capture.copying import Copier
-from recon_worker.capture.gathering import Ranks
-from recon_worker.capture.plan import CapturePlan, ScanOptions, Shard, batch_indices, choose_indices
-from recon_worker.lightning.dataset import read_scan
-from recon_worker.lightning.extra_pass import fill_missing
+from recon_worker.capture.dataset import read_scan
+from recon_worker.capture.plan import CapturePlan, ScanOptions, batch_indices, choose_indices
+from recon_worker.lightning.extra_pass import missing_samples, predict_samples
 from recon_worker.pictures.colour_ranges import ColourRanges
 from recon_worker.pictures.history import History
 from recon_worker.pictures.snapshot_figures import RefinedObject
@@ -155,8 +155,8 @@ def _plan(config: InferenceConfig, recipe: Recipe, dataset: PtychoDataset) -> tu
         indices = choose_indices(len(dataset), options)
     except ValueError as error:
         raise ConfigError(f"{error} Choose others with --fixed_indices, or set --num_patches.") from error
-    scan, layout = read_scan(dataset, indices, options)
-    return scan, CapturePlan(fixed_indices=indices, layout=layout)
+    data = read_scan(dataset, PtychoPinnAdapter(), indices, options)
+    return data.scan, CapturePlan(fixed_indices=indices, layout=data.layout)
 
 
 class _Watched(Dataset[Item]):
@@ -188,7 +188,9 @@ class _TakePredictions(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Copy the predictions of a batch."""
-        self.capture.add_outputs(batch_idx, outputs)
+        predictions = PtychoPinnAdapter().predictions(outputs)
+        assert predictions is not None
+        self.capture.add(self.capture.targets[batch_idx], predictions)
 
 
 def _predict(
@@ -200,13 +202,24 @@ def _predict(
     device, precision = trainer.strategy.root_device, trainer.precision_plugin
     with tqdm(desc="Predicting", total=len(dataset), unit="sample", leave=False, disable=not shows_progress()) as bar:
         loader = DataLoader(_Watched(dataset, bar), batch_size=trained.recipe.batch_size)
-        with _capturing(plan.shard(batch_indices(loader), whole=True), device) as capture:
+        with _capturing(plan, batch_indices(loader), device) as capture:
             if trained.recipe.validated:
                 taking.capture = capture
                 trainer.validate(trained.model, loader, verbose=False)
                 capture.finish()
             else:
-                fill_missing(capture, plan, trained.model.to(device), loader.dataset, precision, Ranks())
+                model = trained.model.to(device)
+                indices = missing_samples(capture, plan)
+                predict_samples(
+                    capture,
+                    plan,
+                    indices,
+                    dataset=loader.dataset,
+                    adapter=PtychoPinnAdapter(),
+                    module=model,
+                    precision=precision,
+                )
+                capture.finish()
     snapshot = Snapshot(
         epoch=trained.epoch,
         step=trained.step,
@@ -235,10 +248,10 @@ def _trainer(config: InferenceConfig, recipe: Recipe, callback: Callback) -> Tra
 
 
 @contextmanager
-def _capturing(shard: Shard, device: torch.device) -> Iterator[Capture]:
-    arrays, copier = shard.layout.allocate(), Copier(device)
+def _capturing(plan: CapturePlan, batches: Sequence[range], device: torch.device) -> Iterator[Capture]:
+    arrays, copier = plan.layout.allocate(), Copier(device)
     try:
-        copier.prepare(arrays, shard.layout.nbytes)
-        yield Capture(shard, arrays, copier)
+        copier.prepare(arrays, plan.layout.nbytes)
+        yield Capture(plan, arrays, copier, tuple(plan.route(batch) for batch in batches))
     finally:
         copier.close()

@@ -1,99 +1,157 @@
 """Copies predictions of a network, batch by batch, into the arrays of a snapshot."""
 
-from collections.abc import Mapping
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor, from_numpy
+import torch
+from torch import Tensor
 
-from recon_worker.capture.copying import Copier, Part
+from recon_worker.capture.adapters import Predictions
+from recon_worker.capture.copying import Copier, Part, RowNumbers
 from recon_worker.capture.gathering import Destination
-from recon_worker.capture.plan import FixedRows, Shard
+from recon_worker.capture.plan import CapturePlan, FixedRows, Route, as_slice
 from recon_worker.reconstruction.stitching import crop_start_px
 from recon_worker.snapshot.records import SnapshotArrays, SnapshotLayout
 
-_Target = tuple[Tensor, Tensor, Part | None, FixedRows, int]
-"""Of one batch: views of its rows in the amplitude and phase stitch arrays, the part of the predictions to copy there
-(None: nothing), its fixed patches, and its minimum number of samples."""
+
+class Target(NamedTuple):
+    """Where to copy a batch's predictions."""
+
+    amp: Tensor
+    """Rows of the amplitude stitch array, as a view; with `rows`, the whole array."""
+    phase: Tensor
+    rows: Tensor | None
+    """Row numbers, if they are not evenly spaced."""
+    part: Part | None
+    """Part of the predictions to copy to `rows`; None: nothing."""
+    fixed: FixedRows
+    size: int
+    """Minimum number of samples of the batch."""
+    filled: RowNumbers
+    """The rows, for marking them as filled."""
 
 
 class Capture:
-    """Fills the arrays of one snapshot, or of one rank's shard of it, batch by batch.
+    """Fills the arrays of one snapshot, batch by batch.
 
     Code between batches runs with cold caches, where every line of Python is expensive: views are created in advance,
     once per memory block. Releasing tensors is expensive too, because other threads may take the GIL meanwhile.
 
     Args:
-        shard: Destinations of the samples.
-        arrays: Arrays with the shard's layout.
+        plan: Destinations of the samples.
+        arrays: Arrays with the plan's layout.
         copier: Copies predictions into the arrays.
+        routes: Destinations of the batches that `targets` prepares.
     """
 
-    def __init__(self, shard: Shard, arrays: SnapshotArrays, copier: Copier) -> None:
-        self.arrays = arrays
+    def __init__(
+        self, plan: CapturePlan, arrays: SnapshotArrays, copier: Copier, routes: tuple[Route, ...] = ()
+    ) -> None:
+        self.plan, self.arrays = plan, arrays
         self.destinations = (
             Destination((arrays.fixed_amp, arrays.fixed_phase), arrays.fixed_filled),
             Destination((arrays.fixed_diffraction,), np.zeros(len(arrays.fixed_filled), bool)),
             Destination((arrays.stitch_amp, arrays.stitch_phase), arrays.stitch_filled),
         )
         """Destinations of the fixed patches' objects, of their diffraction, and of the centre crops."""
-        self._shard, self._copy, self._wait = shard, copier.copy, copier.wait
         self.has_diffraction = self.destinations[1].filled
         """(k,) Whether the diffraction of each fixed patch is predicted; not all networks predict it."""
-        crop = crop_of(shard.layout)
-        self._targets: list[_Target] = [
-            (
-                from_numpy(arrays.stitch_amp[route.rows]),
-                from_numpy(arrays.stitch_phase[route.rows]),
-                (route.samples, *crop) if route.samples.stop else None,
-                route.fixed,
-                route.size,
-            )
-            for route in shard.routes
-        ]
-        self._copied: list[int] = []
+        self._copier, self._tensors = copier, copier.targets(arrays)
+        self._crop = crop_of(plan.layout)
+        self.targets = [self.target(route) for route in routes]
+        """Destination of each batch of `routes`."""
+        self._stitched: list[RowNumbers] = []
+        self._fixed: list[int] = []
+
+    def target(self, route: Route) -> Target:
+        """Prepare the destination of a batch."""
+        amp, phase = self._tensors.stitch_amp, self._tensors.stitch_phase
+        samples = route.samples if isinstance(route.samples, slice) else torch.from_numpy(route.samples)
+        part = (samples, *self._crop) if not isinstance(route.rows, slice) or route.rows.stop else None
+        if isinstance(route.rows, slice):
+            return Target(amp[route.rows], phase[route.rows], None, part, route.fixed, route.size, route.rows)
+        return Target(amp, phase, torch.from_numpy(route.rows), part, route.fixed, route.size, route.rows)
 
     def restart(self) -> None:
         """Start over in the same arrays. Their rows must be marked as not filled."""
         self.has_diffraction[:] = False
-        self._copied.clear()
+        self._stitched.clear()
+        self._fixed.clear()
 
-    def add_outputs(self, batch_idx: int, outputs: object) -> None:
-        """Copy the (B, C, N, N) predictions of a validation step, which returned a mapping with `amp` and `phase`.
+    def add(self, target: Target, predictions: Predictions) -> None:
+        """Copy the predictions of a batch.
 
-        Ignores other outputs, batches beyond the end of the dataset, and batches that lost samples (a collate function
-        may skip bad ones), because their samples cannot be identified.
+        Ignores batches that lost samples (a collate function may skip bad ones), because their samples cannot be
+        identified.
+
+        Raises:
+            ValueError: The predictions have a wrong shape.
         """
-        if not isinstance(outputs, Mapping):
+        amp, phase, diffraction = predictions
+        if min(len(amp), len(phase)) < target.size:
             return
-        amp, phase = outputs.get("amp"), outputs.get("phase")
-        if not isinstance(amp, Tensor) or not isinstance(phase, Tensor):
-            return
-        if batch_idx >= len(self._targets):
-            return
-        amp_rows, phase_rows, part, fixed, size = self._targets[batch_idx]
-        if min(len(amp), len(phase)) < size:
-            return
-        if part is not None:
-            self._copy(amp_rows, amp, part)
-            self._copy(phase_rows, phase, part)
-            self._copied.append(batch_idx)
-        if not fixed:
-            return
-        arrays, diffraction = self.arrays, outputs.get("pred_diffraction")
-        for row, sample in fixed:
-            self._copy(from_numpy(arrays.fixed_amp[row]), amp, (sample, 0))
-            self._copy(from_numpy(arrays.fixed_phase[row]), phase, (sample, 0))
-            if diffraction is not None:
-                self._copy(from_numpy(arrays.fixed_diffraction[row]), diffraction, (sample, 0))
-                self.has_diffraction[row] = True
-            arrays.fixed_filled[row] = True
+        if target.part is not None:
+            self._check(amp, phase)
+            self._put(target.amp, target.rows, amp.detach()[target.part])
+            self._put(target.phase, target.rows, phase.detach()[target.part])
+            self._stitched.append(target.filled)
+        for row, sample in target.fixed:
+            tensors = self._tensors
+            for to, one in zip(tensors[:3], (amp, phase, diffraction), strict=True):
+                if one is None:
+                    continue
+                patch = one.detach()[sample, 0]
+                if patch.shape != to.shape[1:]:
+                    raise _wrong_shape(one, f"patches of {self.plan.layout.patch_px} x {self.plan.layout.patch_px} px")
+                to[row].copy_(patch, non_blocking=True)
+            self.has_diffraction[row] = diffraction is not None
+            self._fixed.append(row)
+
+    def _check(self, amp: Tensor, phase: Tensor) -> None:
+        layout = self.plan.layout
+        expected = (layout.channels, layout.patch_px, layout.patch_px)
+        for one in (amp, phase):
+            if one.shape[1:] != expected:
+                raise _wrong_shape(one, f"(B, {', '.join(map(str, expected))})")
+
+    @staticmethod
+    def _put(target: Tensor, rows: Tensor | None, values: Tensor) -> None:
+        if rows is None:
+            target.copy_(values, non_blocking=True)
+        else:
+            target[rows] = values.to(target.device, target.dtype)
 
     def finish(self) -> None:
         """Wait for all copies, then mark the filled rows."""
-        self._wait()
-        for batch_idx in self._copied:
-            self.arrays.stitch_filled[self._shard.routes[batch_idx].rows] = True
-        self._copied.clear()
+        stitched, fixed = _union(self._stitched), as_slice(np.unique(np.array(self._fixed, np.int64)))
+        self._copier.finish(self.arrays, self._tensors, fixed, stitched)
+        self.arrays.stitch_filled[stitched] = True
+        self.arrays.fixed_filled[fixed] = True
+        self._stitched.clear()
+        self._fixed.clear()
+
+    def take_over(self, other: "Capture") -> None:
+        """Copy what another capture holds, into arrays that are not staged. Arrays of another shape are left out."""
+        other.finish()
+        for to, source in zip(self.destinations, other.destinations, strict=True):
+            pairs = [(to.filled, source.filled), *zip(to.arrays, source.arrays, strict=True)]
+            if all(a.shape == b.shape for a, b in pairs):
+                for a, b in pairs:
+                    a[...] = b
+
+
+def _union(rows: list[RowNumbers]) -> RowNumbers:
+    """Return all rows of a list; as one slice if they are consecutive and in order, as after a whole validation."""
+    slices = [one for one in rows if isinstance(one, slice) and one.step == 1]
+    if slices and len(slices) == len(rows) and all(a.stop == b.start for a, b in pairwise(slices)):
+        return slice(slices[0].start, slices[-1].stop)
+    every = [np.arange(one.start or 0, one.stop, one.step) if isinstance(one, slice) else one for one in rows]
+    return as_slice(np.unique(np.concatenate([np.zeros(0, np.int64), *every])))
+
+
+def _wrong_shape(tensor: Tensor, expected: str) -> ValueError:
+    return ValueError(f"predictions have the shape {tuple(tensor.shape)}; expected: {expected}.")
 
 
 def crop_of(layout: SnapshotLayout) -> tuple[slice, slice, slice]:

@@ -8,6 +8,7 @@ group, separate from that of the training.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import accumulate, chain, pairwise
 from math import prod
 from typing import Any
@@ -22,6 +23,36 @@ _CHUNK_BYTES = 16 << 20
 """Bytes that rank zero receives at a time, from all ranks together."""
 _MAX_DESTINATIONS = 3
 _NOTHING = -1
+
+
+_RENDEZVOUS = timedelta(seconds=60)
+"""Time within which all ranks must join."""
+
+
+def ranks_of_process_group(wanted: bool | None) -> "Ranks":
+    """Return the ranks of torch.distributed. All ranks must call this.
+
+    Args:
+        wanted: Whether to include all ranks, or only this process; None: all if torch.distributed is initialised.
+
+    Raises:
+        RuntimeError: Not all ranks called this within 60 s.
+    """
+    is_running = dist.is_available() and dist.is_initialized()
+    if wanted and not is_running:
+        raise ValueError("distributed is True, but torch.distributed is not initialised: call init_process_group.")
+    if wanted is False or not is_running or dist.get_world_size() == 1:
+        return Ranks()
+    try:
+        meeting = dist.new_group(backend="gloo", timeout=_RENDEZVOUS)
+        dist.barrier(meeting)
+    except Exception as error:
+        raise RuntimeError(
+            f"not all {dist.get_world_size()} ranks created a ReconLogger within {_RENDEZVOUS.seconds} s ({error}). "
+            "Create it on every rank, or pass distributed=False on the only rank that logs."
+        ) from error
+    dist.destroy_process_group(meeting)
+    return Ranks(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
 
 
 class RankFailedError(RuntimeError):
@@ -116,6 +147,13 @@ class Ranks:
         if self.size > 1:
             dist.broadcast(numbers, 0, self._group)
         return numbers.numpy()
+
+    def maximum(self, value: int) -> int:
+        """Return the largest of the values of all ranks."""
+        largest = torch.tensor(value)
+        if self.size > 1:
+            dist.all_reduce(largest, dist.ReduceOp.MAX, self._group)
+        return int(largest)
 
     @contextmanager
     def all_or_none(self) -> Iterator[None]:

@@ -1,15 +1,15 @@
 """Selects the samples to log, and assigns them to the rows of a snapshot."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import chain, pairwise
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, SequentialSampler
 
+from recon_worker.capture.errors import WrongSettingError
 from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
 from recon_worker.snapshot.records import SnapshotLayout
 
@@ -39,6 +39,15 @@ class ScanOptions:
     """File format for logging the stitched object as numeric arrays, or "none"."""
     description: bool = False
     """Whether to show the latest summary in the run's description."""
+    intensity: bool | None = None
+    """Whether diffraction is intensity instead of amplitude; None: as the adapter recognises it."""
+    positions: Any = None
+    """(n, 2) or (n, C, 2) patch centres, (x, y), object pixels, or a function of the dataset that returns them; None:
+    from the dataset."""
+    ground_truth: Any = None
+    """True object, complex (H, W), or the path of an NPZ file that contains it; None: from the dataset."""
+    object_index: Any = None
+    """(n,) object index of each sample, from 0; None: from the dataset, or a single object."""
 
     def __post_init__(self) -> None:
         if self.num_patches < 0:
@@ -57,69 +66,67 @@ class ScanOptions:
             raise ValueError("arrays is 'h5', which needs h5py: pip install h5py. Or choose 'npz'.")
 
 
+@dataclass
+class Interval:
+    """Selects the epochs to log."""
+
+    every_n_epochs: int
+    first_epoch: int = 0
+    """Completed epochs at the start; above 0 if the training was resumed."""
+    last_logged: int = 0
+
+    def __post_init__(self) -> None:
+        if self.every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs is {self.every_n_epochs}; it must be at least 1.")
+
+    def is_due(self, epoch: int, last_epoch: int | None) -> bool:
+        """Return whether an epoch is due: every `every_n_epochs`, and the last one."""
+        next_due = (max(self.first_epoch, self.last_logged) // self.every_n_epochs + 1) * self.every_n_epochs
+        return epoch > self.last_logged and (epoch >= next_due or epoch == last_epoch)
+
+
 @dataclass(frozen=True)
 class Route:
     """Destination of one batch's samples in a snapshot."""
 
-    rows: slice
-    """Rows of the stitch arrays that the batch's first samples fill."""
-    samples: slice
+    rows: slice | NDArray[np.int64]
+    """Rows of the stitch arrays that `samples` fill."""
+    samples: slice | NDArray[np.int64]
     """Samples of the batch that fill `rows`."""
     fixed: FixedRows
     size: int
     """Minimum number of samples of the batch."""
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One rank's part of a snapshot."""
-
-    routes: tuple[Route, ...]
-    """One route for each validation batch of the rank."""
-    numbers: NDArray[np.int64]
-    """Numbers of the rank's stitch rows in the whole snapshot."""
-    layout: SnapshotLayout
-    """Layout of the rank's arrays."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class CapturePlan:
-    """Which samples of the dataset are logged, and their rows in the whole snapshot."""
+    """Which samples of the dataset are logged, and their rows in a snapshot."""
 
     fixed_indices: tuple[int, ...]
     """Dataset indices of the fixed patches, in row order."""
     layout: SnapshotLayout
-    """Layout of the whole snapshot. Row i of the stitch arrays holds sample i of the dataset."""
+    """Layout of the snapshot. Row i of the stitch arrays holds sample i of the dataset."""
 
-    def shard(self, batches: Sequence[range], *, whole: bool) -> Shard:
-        """Return the shard of a rank.
-
-        Args:
-            batches: Dataset indices of each of its batches, ascending and evenly spaced.
-            whole: Whether the arrays hold the rows of all ranks, as on rank zero; else only this rank's, contiguously.
-        """
-        stitched = [range(b.start, min(b.stop, self.layout.n_stitch), b.step) for b in batches]
-        if whole:
-            rows = [slice(one.start, one.stop, one.step) for one in stitched]
-            numbers, layout = np.arange(self.layout.n_stitch), self.layout
-        else:
-            ends = np.cumsum([0, *map(len, stitched)]).tolist()
-            rows = [slice(first, end) for first, end in pairwise(ends)]
-            numbers, layout = np.array([*chain(*stitched)], np.int64), replace(self.layout, n_stitch=ends[-1])
-        routes = [
-            Route(
-                rows=to,
-                samples=slice(len(one)),
-                fixed=tuple((row, batch.index(i)) for row, i in enumerate(self.fixed_indices) if i in batch),
-                size=len(batch),
-            )
-            for batch, one, to in zip(batches, stitched, rows, strict=True)
-        ]
-        return Shard(tuple(routes), numbers, layout)
+    def route(self, indices: Sequence[int] | NDArray[np.int64]) -> Route:
+        """Return the destination of a batch with these dataset indices; of a repeated index the last one counts."""
+        numbers = np.asarray(indices, np.int64)
+        last = len(numbers) - 1 - np.unique(numbers[::-1], return_index=True)[1]
+        single = np.sort(last)
+        samples = single[numbers[single] < self.layout.n_stitch]
+        found = dict(zip(numbers[single].tolist(), single.tolist(), strict=True))
+        fixed = tuple((row, found[i]) for row, i in enumerate(self.fixed_indices) if i in found)
+        return Route(as_slice(numbers[samples]), as_slice(samples), fixed, len(numbers))
 
 
-class WrongSettingError(ValueError):
-    """A setting is invalid for the data. The message states what is allowed."""
+def as_slice(numbers: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """Return evenly spaced ascending numbers as a slice, others unchanged."""
+    if len(numbers) == 0:
+        return slice(0)
+    steps = np.unique(np.diff(numbers))
+    if len(steps) > 1 or (len(steps) == 1 and steps[0] < 1):
+        return numbers
+    step = int(steps[0]) if len(steps) else 1
+    return slice(int(numbers[0]), int(numbers[-1]) + 1, step)
 
 
 def choose_indices(length: int, options: ScanOptions) -> tuple[int, ...]:

@@ -1,38 +1,118 @@
 """Selects what to log at the start of training, on all ranks, and starts the backend on rank zero."""
 
-from collections.abc import Callable
-from dataclasses import astuple, fields
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
 
+from recon_worker.capture.adapters import Adapter, adapter_for, recognised
+from recon_worker.capture.capture import Capture
 from recon_worker.capture.copying import Copier
+from recon_worker.capture.dataset import read_item, read_scan
 from recon_worker.capture.gathering import Ranks
 from recon_worker.capture.logged_run import LoggedRun
-from recon_worker.capture.plan import CapturePlan, ScanOptions, batch_indices, choose_indices
+from recon_worker.capture.plan import CapturePlan, Interval, ScanOptions, batch_indices, choose_indices
 from recon_worker.client.backend import ReconBackend
-from recon_worker.lightning.dataset import read_scan
-from recon_worker.lightning.extra_pass import random_state_kept
+from recon_worker.lightning.extra_pass import predict_samples, random_state_kept
+from recon_worker.lightning.forward_watch import ForwardWatch, predicting_module
 from recon_worker.lightning.trainer_state import choose_data, logged_loader, set_up_validation_data
 from recon_worker.snapshot.records import SnapshotLayout
 from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.messages import message_log
 
+_log = message_log(__name__)
 _SHARDING = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
 """Strategies that shard the network: no rank can call it alone."""
+
+
+@dataclass(kw_only=True)
+class TrainerRun(LoggedRun):
+    """State of one rank of a Trainer between the start and the end of a logged training."""
+
+    dataset: Any
+    """Map-style dataset of the logged samples."""
+    adapter: Adapter
+    module: torch.nn.Module
+    """Network that predicts."""
+    watch: ForwardWatch
+    from_training_set: bool
+    may_predict: bool
+    """Whether the network can be called outside training and validation."""
+    _why_extra_pass: str = ""
+    """Reason why validation's predictions cannot be used; empty: none found."""
+    _explained: bool = False
+
+    def take_batch(self, batch_idx: int, outputs: object) -> None:
+        """Copy the predictions of a validation batch: those that `validation_step` returned, or that it computed.
+
+        Predictions named `amp` and `phase` in the returned mapping are meant for logging and take precedence.
+        """
+        seen, capture = self.watch.take(), self.capture
+        if capture is None or batch_idx >= len(capture.targets):
+            return
+        returned = recognised(self.adapter, outputs)
+        use_returned = returned is not None and (isinstance(outputs, Mapping) or len(seen) != 1)
+        predictions = returned if use_returned else seen[0] if len(seen) == 1 else None
+        if predictions is None:
+            calls = f"calls it {len(seen)} times per batch" if seen else "gets no predictions from a call of it"
+            self._why_extra_pass = (
+                f"validation_step returns no amp and phase of {type(self.module).__name__} and {calls}. Return them, "
+                "or name the submodule that predicts, once per batch (predictions_from)"
+            )
+            return
+        try:
+            capture.add(capture.targets[batch_idx], predictions)
+        except ValueError as error:  # of another shape
+            self._why_extra_pass = str(error).rstrip(".")
+
+    def predict(self, capture: Capture, indices: NDArray[np.int64], precision: Precision) -> None:
+        """Predict samples of the dataset in an extra pass."""
+        predict_samples(
+            capture,
+            self.plan,
+            indices,
+            dataset=self.dataset,
+            adapter=self.adapter,
+            module=self.module,
+            precision=precision,
+        )
+
+    def explain_extra_pass(self) -> None:
+        """Log, once and on rank zero, why validation's predictions are not used."""
+        if self._why_extra_pass and not self._explained and self.ranks.rank == 0:
+            self._explained = True
+            _log.warning("Logged samples are predicted by an extra pass, which costs time: %s.", self._why_extra_pass)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of the callback that define a run."""
+
+    options: ScanOptions
+    every_n_epochs: int
+    adapter: Adapter | None
+    """None: recognised from the dataset's items."""
+    predictions_from: str | None
+    """Name of the submodule that predicts; None: the LightningModule."""
+    reference: bool
+    """Whether to log the reference at step 0, unless the training is resumed."""
 
 
 def begin_run(
     trainer: Trainer,
     module: LightningModule,
     ranks: Ranks,
-    options: ScanOptions,
-    *,
-    every_n_epochs: int,
+    settings: Settings,
     backend: ReconBackend | None,
     target: Callable[[], RunTarget],
-) -> LoggedRun:
+) -> TrainerRun:
     """Select the logged samples on rank zero and prepare every rank. All ranks must call this.
 
     If one rank fails, no rank logs.
@@ -41,13 +121,12 @@ def begin_run(
         trainer: Trainer, at the start of training.
         module: The network.
         ranks: Ranks of the Trainer.
-        options: What to log.
-        every_n_epochs: Logging interval, in epochs.
+        settings: What to log, and how often.
         backend: Receives the snapshots on rank zero; None on the other ranks.
         target: Returns the MLflow run; called on rank zero only.
 
     Raises:
-        WrongSettingError: `fixed_indices` are invalid for the dataset.
+        WrongSettingError: A setting is invalid for the dataset or the module.
         UnusableDataError: The dataset cannot be logged.
         RankFailedError: Another rank failed.
     """
@@ -58,31 +137,44 @@ def begin_run(
             "validation predicts, and neither before training nor from the training set."
         )
     with ranks.all_or_none():
+        predicting = predicting_module(module, settings.predictions_from)
         set_up_validation_data(trainer)
     chosen, length = ranks.broadcast(lambda: choose_data(trainer)).tolist()
     from_training_set = bool(chosen)
-    indices = choose_indices(length, options)
-    numbers = ranks.broadcast(
-        lambda: astuple(_start_backend(trainer, backend, target, indices, options, length, from_training_set))
-    ).tolist()
+    indices = choose_indices(length, settings.options)
+
+    def started() -> list[int]:
+        layout, intensity = _start_backend(trainer, backend, target, indices, settings, length, from_training_set)
+        return [intensity, *astuple(layout)]
+
+    intensity, *numbers = ranks.broadcast(started).tolist()
     layout = SnapshotLayout(**{field.name: n for field, n in zip(fields(SnapshotLayout), numbers, strict=True)})
     plan = CapturePlan(fixed_indices=indices, layout=layout)
 
     with ranks.all_or_none():
-        loader = logged_loader(trainer, from_training_set=from_training_set)
+        loader: Any = logged_loader(trainer, from_training_set=from_training_set)
         batches = [] if from_training_set else batch_indices(loader, ranks.rank, ranks.size)
-        return LoggedRun(
+        adapter = settings.adapter or _recognised(loader.dataset)
+        return TrainerRun(
             backend=backend,
             ranks=ranks,
             plan=plan,
-            shard=plan.shard(batches, whole=ranks.rank == 0),
             copier=Copier(module.device),
-            dataset=loader.dataset,  # type: ignore[attr-defined]
+            interval=Interval(settings.every_n_epochs, trainer.current_epoch),
+            routes=tuple(plan.route(batch) for batch in batches),
+            intensity=bool(intensity),
+            dataset=loader.dataset,
+            adapter=adapter,
+            module=predicting,
+            watch=ForwardWatch(predicting, adapter),
             from_training_set=from_training_set,
             may_predict=may_predict,
-            every_n_epochs=every_n_epochs,
-            first_epoch=trainer.current_epoch,
         )
+
+
+def _recognised(dataset: Any) -> Adapter:  # noqa: ANN401
+    with random_state_kept():
+        return adapter_for(read_item(dataset, 0), type(dataset).__name__)
 
 
 def _start_backend(
@@ -90,13 +182,14 @@ def _start_backend(
     backend: ReconBackend | None,
     target: Callable[[], RunTarget],
     indices: tuple[int, ...],
-    options: ScanOptions,
+    settings: Settings,
     length: int,
     from_training_set: bool,
-) -> SnapshotLayout:
-    """Read the constant data of the run, start the backend with it, and return the layout of its snapshots.
+) -> tuple[SnapshotLayout, bool]:
+    """Read the constant data of the run, and start the backend with it. Random states are restored.
 
-    Random states are restored.
+    Returns:
+        The layout of the run's snapshots, and whether predicted diffraction is intensity.
     """
     if backend is None:
         raise RuntimeError("the backend could not be launched.")
@@ -111,7 +204,9 @@ def _start_backend(
         if limit < in_loader:
             reach = min(length, int(limit) * (getattr(loader, "batch_size", None) or 1) * trainer.world_size)
     digits = max(2, len(str(trainer.max_epochs)))
+    adapter = settings.adapter or _recognised(loader.dataset)
     with random_state_kept():
-        scan, layout = read_scan(loader.dataset, indices, options, reach=reach, epoch_digits=digits)
-    backend.start(target(), scan, layout)
-    return layout
+        data = read_scan(loader.dataset, adapter, indices, settings.options, reach=reach, epoch_digits=digits)
+    scan = replace(data.scan, reference=settings.reference and trainer.global_step == 0)
+    backend.start(target(), scan, data.layout)
+    return data.layout, data.intensity

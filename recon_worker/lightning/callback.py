@@ -1,8 +1,8 @@
-"""`PtychoReconLoggingCallback`: the Lightning hooks, and the handling of logging errors.
+"""`PtychoReconLoggingCallback`: the Lightning hooks, which decide WHEN to log.
 
     setup                     launch the worker, which imports its modules while the data loads
-    on_train_start            pass the constant data (labels, diffraction, positions) on; log the untrained network
-    on_validation_start       if the epoch is due: acquire arrays from the backend
+    on_train_start            pass the constant data (labels, diffraction, positions) on
+    on_validation_start       if the epoch is due: acquire arrays from the backend, watch the module's calls
     on_validation_batch_end   copy the predictions already computed by validation
     on_validation_end         gather the predictions of all ranks, predict missing samples, submit
     on_train_epoch_end        without a usable validation set: log from the training set
@@ -14,22 +14,21 @@ epochs, hence the same collectives, even if logging has failed on one of them. L
 `fit` unless `strict` is set; invalid settings raise before the first step.
 """
 
-import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from recon_worker.capture.logged_run import LoggedRun
-from recon_worker.capture.plan import ScanOptions, WrongSettingError
+from recon_worker.capture.adapters import Adapter
+from recon_worker.capture.errors import Guard
+from recon_worker.capture.plan import Interval, ScanOptions
 from recon_worker.client.backend import ReconBackend
 from recon_worker.client.inline_backend import InlineBackend
 from recon_worker.client.recon_worker import ReconWorker
-from recon_worker.lightning.begin import begin_run
-from recon_worker.lightning.dataset import UnusableDataError
+from recon_worker.lightning.begin import Settings, TrainerRun, begin_run
 from recon_worker.lightning.extra_pass import fill_missing
 from recon_worker.lightning.trainer_state import mlflow_logger, ranks_of
 from recon_worker.settings import WorkerSettings
@@ -39,38 +38,7 @@ from recon_worker.system.databases import as_opened_by
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
-
-P = ParamSpec("P")
-
-
-def _guarded(
-    hook: Callable[Concatenate["PtychoReconLoggingCallback", P], None],
-) -> Callable[Concatenate["PtychoReconLoggingCallback", P], None]:
-    """Catch logging errors, count them and warn once, unless `strict` is set. Measures the stall."""
-
-    @functools.wraps(hook)
-    def wrapper(self: "PtychoReconLoggingCallback", *args: P.args, **kwargs: P.kwargs) -> None:
-        self._hook_started_s = time.perf_counter()
-        try:
-            hook(self, *args, **kwargs)
-        except WrongSettingError:
-            raise
-        except Exception as error:  # logging failures must not stop the training
-            if self.strict:
-                raise
-            self.errors += 1
-            if self.errors > 1:
-                return
-            cost = "No reconstructions are logged" if self._run is None else "A reconstruction is not logged"
-            if isinstance(error, UnusableDataError):
-                _log.warning("%s: %s The training goes on.", cost, error)
-            else:
-                name = getattr(hook, "__name__", "a hook")
-                _log.warning("Reconstruction logging failed in %s; training goes on.", name, exc_info=error)
-        finally:
-            self._stall_s += time.perf_counter() - self._hook_started_s
-
-    return wrapper  # type: ignore[return-value]  # functools.wraps obscures the hook's signature
+_NOTHING_LOGGED = "No reconstructions are logged"
 
 
 class PtychoReconLoggingCallback(Callback):
@@ -84,7 +52,7 @@ class PtychoReconLoggingCallback(Callback):
         max_stitch_samples: Number of leading samples to stitch; None: all.
         stitch_weight: Average overlapping patches by the probe's intensity ("probe") or equally ("uniform").
         baseline: Also log the untrained network, as epoch 0. This adds one forward pass over the logged samples before
-            the first step. Without a picture at step 0, MLflow's image cards are blank until the slider is moved.
+            the first step. By default step 0 of MLflow's image cards shows the ground truth or the measured data.
         remove_ramp: Remove a linear phase ramp from the stitched object before comparing it with the truth. Use False
             for a supervised network, which learns the true phase.
         pixel_size_m: Side of an object pixel, metres; None: unknown.
@@ -93,9 +61,16 @@ class PtychoReconLoggingCallback(Callback):
         worker: Settings of the worker process that stitches, renders and uploads; None: use the training thread.
         strict: Raise when logging fails. By default the first failure is logged as a warning, all failures are counted
             in `errors`, and training continues.
+        adapter: Translates between the dataset and network, and the logging; None: recognised from the dataset.
+        predictions_from: Name of the submodule whose `forward` predicts, such as "model"; None: the LightningModule.
+        intensity: Whether diffraction is intensity instead of amplitude; None: recognised from the fields.
+        positions: Patch centres of all samples of the logged dataset, (n, 2) or (n, C, 2), (x, y), object pixels, or a
+            function of the dataset that returns them; None: found in the dataset.
+        ground_truth: True object, complex (H, W), or the path of an NPZ file with it; None: found in the dataset.
+        object_index: Object of each sample, (n,), from 0; None: found in the dataset, or a single object.
 
     Raises:
-        ValueError: A setting is out of range or, at the start of `fit`, `fixed_indices` are invalid for the dataset.
+        ValueError: A setting is out of range or, at the start of `fit`, does not match the dataset.
     """
 
     def __init__(
@@ -107,34 +82,46 @@ class PtychoReconLoggingCallback(Callback):
         max_stitch_samples: int | None = None,
         *,
         stitch_weight: StitchWeight = "probe",
-        baseline: bool = True,
+        baseline: bool = False,
         remove_ramp: bool = True,
         pixel_size_m: float | None = None,
         arrays: ArraysFormat = "none",
         description: bool = False,
         worker: WorkerSettings | None = None,
         strict: bool = False,
+        adapter: Adapter | None = None,
+        predictions_from: str | None = None,
+        intensity: bool | None = None,
+        positions: Any = None,  # noqa: ANN401 - array-like or callable
+        ground_truth: Any = None,  # noqa: ANN401 - array-like or path
+        object_index: Any = None,  # noqa: ANN401 - array-like
     ) -> None:
-        if every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs is {every_n_epochs}; it must be at least 1.")
-        self.every_n_epochs = every_n_epochs
+        self.every_n_epochs = Interval(every_n_epochs).every_n_epochs
         self.num_patches, self.fixed_indices = num_patches, fixed_indices
         self.log_stitch, self.max_stitch_samples, self.stitch_weight = log_stitch, max_stitch_samples, stitch_weight
         self.remove_ramp, self.pixel_size_m = remove_ramp, pixel_size_m
-        self.arrays, self.description = arrays, description
+        self.arrays, self.description, self.intensity = arrays, description, intensity
+        self.positions, self.ground_truth, self.object_index = positions, ground_truth, object_index
         self._options()
-        self.baseline = baseline
-        self.worker = worker
-        self.strict = strict
-        self.errors = 0
+        self.baseline, self.worker = baseline, worker
+        self.adapter, self.predictions_from = adapter, predictions_from
+        self._guard = Guard(strict=strict)
         self._backend: ReconBackend | None = None
-        self._run: LoggedRun | None = None
+        self._run: TrainerRun | None = None
         self._run_id: str | None = None
         self._fit_unix_s = 0.0  # when the fit continued here began to log from scratch
         self._earlier_run_id: str | None = None
         self._earlier_fit_unix_s = 0.0
-        self._hook_started_s = 0.0
-        self._stall_s = 0.0  # time spent on the training thread since the last submission
+
+    @property
+    def strict(self) -> bool:
+        """Whether logging errors raise."""
+        return self._guard.strict
+
+    @property
+    def errors(self) -> int:
+        """Number of logging errors so far."""
+        return self._guard.errors
 
     def _options(self) -> ScanOptions:
         """Return the settings that define what to log. Raises ValueError if one is out of range."""
@@ -155,39 +142,40 @@ class PtychoReconLoggingCallback(Callback):
         self._earlier_run_id = run_id if isinstance(run_id, str) else None
         self._earlier_fit_unix_s = fit_unix_s if isinstance(fit_unix_s, float) else 0.0
 
-    @_guarded
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Launch the backend on global rank zero, in the background."""
         if stage != "fit" or not trainer.is_global_zero:
             return
-        self._finish()
-        self._earlier_run_id, self._earlier_fit_unix_s = None, 0.0
-        if mlflow_logger(trainer) is None:
-            _log.warning("No reconstructions are logged: the Trainer has no MLFlowLogger.")
-            return
-        self._backend = InlineBackend() if self.worker is None else ReconWorker(self.worker)
-        self._backend.launch()
+        with self._guard("setup", lost=_NOTHING_LOGGED):
+            self._finish()
+            self._earlier_run_id, self._earlier_fit_unix_s = None, 0.0
+            if mlflow_logger(trainer) is None:
+                _log.warning("No reconstructions are logged: the Trainer has no MLFlowLogger.")
+                return
+            self._backend = InlineBackend() if self.worker is None else ReconWorker(self.worker)
+            self._backend.launch()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Select the samples and start the backend. Invalid indices raise here, before the first step."""
-        self._start(trainer, pl_module)
+        """Select the samples and start the backend. Invalid settings raise here, before the first step."""
+        with self._guard("on_train_start", lost=_NOTHING_LOGGED):
+            self._start(trainer, pl_module)
         if self.baseline and trainer.global_step == 0:
             self._log_by_extra_pass(trainer, pl_module, 0)
 
-    @_guarded
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if mlflow_logger(trainer) is None:
             return
         ranks = ranks_of(trainer)
+        settings = Settings(
+            options=self._options(),
+            every_n_epochs=self.every_n_epochs,
+            adapter=self.adapter,
+            predictions_from=self.predictions_from,
+            reference=not self.baseline,
+        )
         try:
             self._run = begin_run(
-                trainer,
-                pl_module,
-                ranks,
-                self._options(),
-                every_n_epochs=self.every_n_epochs,
-                backend=self._backend,
-                target=lambda: self._target(trainer),
+                trainer, pl_module, ranks, settings, self._backend, target=lambda: self._target(trainer)
             )
         except BaseException:
             ranks.close()
@@ -211,22 +199,35 @@ class PtychoReconLoggingCallback(Callback):
         self._run_id, self._fit_unix_s = target.run_id, target.fit_unix_s
         return target
 
-    @_guarded
     def _log_by_extra_pass(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         run = self._run
         if run is not None and run.may_predict:
-            run.begin_capture(epoch)
-            self._submit(run, trainer, pl_module)
+            with self._guard("the extra pass"):
+                run.begin_capture(epoch)
+                self._submit(run, trainer)
 
-    @_guarded
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Acquire arrays for a snapshot if the epoch is due."""
         run = self._run
         if run is None or run.from_training_set or trainer.sanity_checking:
             return
-        epoch = max(1, trainer.current_epoch + int(trainer.is_last_batch))  # epochs with complete training batches
-        if run.is_due(epoch, trainer.max_epochs):
-            run.begin_capture(epoch)
+        with self._guard("on_validation_start"):
+            epoch = max(1, trainer.current_epoch + int(trainer.is_last_batch))  # epochs with complete training batches
+            if run.interval.is_due(epoch, trainer.max_epochs):
+                run.begin_capture(epoch)
+                run.watch.start()
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Forget the calls of the module between two batches."""
+        if self._run is not None:
+            self._run.watch.take()
 
     def on_validation_batch_end(
         self,
@@ -237,60 +238,65 @@ class PtychoReconLoggingCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Copy the predictions of a batch if `validation_step` returned them. `on_validation_end` raises the errors."""
+        """Copy the predictions of a batch, if validation computed them. `on_validation_end` raises the errors."""
         run = self._run
-        if run is None or run.capture is None or not run.shard.routes or dataloader_idx != 0:
+        if run is None or run.capture is None:
             return
-        start_s = time.perf_counter()
+        began_s = time.perf_counter()
         try:
-            run.capture.add_outputs(batch_idx, outputs)
+            if dataloader_idx == 0:
+                run.take_batch(batch_idx, outputs)
         except Exception as error:
             run.capture, run.failure = None, error
-        self._stall_s += time.perf_counter() - start_s
+        self._guard.add_stall(began_s)
 
-    @_guarded
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete and submit the snapshot."""
         run = self._run
         if run is not None and run.epoch is not None:
-            self._submit(run, trainer, pl_module)
+            with self._guard("on_validation_end"):
+                run.watch.stop()
+                self._submit(run, trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log from the training set if no validation set is usable."""
         run, epoch = self._run, trainer.current_epoch + 1
-        if run is not None and run.from_training_set and run.is_due(epoch, trainer.max_epochs):
+        if run is not None and run.from_training_set and run.interval.is_due(epoch, trainer.max_epochs):
             self._log_by_extra_pass(trainer, pl_module, epoch)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the last epoch if not yet logged, and flush."""
         run, epoch = self._run, trainer.current_epoch
-        if run is not None and epoch > run.last_logged and trainer.global_step > 0:
+        if run is not None and epoch > run.interval.last_logged and trainer.global_step > 0:
             self._log_by_extra_pass(trainer, pl_module, epoch)
-        self._finish()
+        self._flush()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Flush the submitted snapshots."""
-        self._finish()
+        self._flush()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Flush the submitted snapshots."""
         if stage == "fit":
-            self._finish()
+            self._flush()
 
-    def _submit(self, run: LoggedRun, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _submit(self, run: TrainerRun, trainer: Trainer) -> None:
         capture, is_complete = run.end_capture()
         if run.may_predict and not is_complete:
-            fill_missing(capture, run.plan, pl_module, run.dataset, trainer.precision_plugin, run.ranks)
-        stall_s = self._stall_s + time.perf_counter() - self._hook_started_s
-        run.submit(capture, step=trainer.global_step, stall_s=stall_s)
-        self._stall_s, self._hook_started_s = 0.0, time.perf_counter()
+            run.explain_extra_pass()
+            fill_missing(run, capture, lambda rows: run.predict(capture, rows, trainer.precision_plugin))
+        run.submit(capture, step=trainer.global_step, stall_s=self._guard.take_stall_s())
 
-    @_guarded
+    def _flush(self) -> None:
+        with self._guard("the final flush"):
+            self._finish()
+
     def _finish(self) -> None:
         backend, run = self._backend, self._run
         self._backend = self._run = None
         try:
             if run is not None:
+                run.watch.stop()
                 run.copier.close()
                 run.ranks.close()
         finally:

@@ -7,8 +7,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import CombinedLoader
 
+from recon_worker.capture.dataset import dataset_length
+from recon_worker.capture.errors import UnusableDataError
 from recon_worker.capture.gathering import Ranks
-from recon_worker.lightning.dataset import UnusableDataError, dataset_length
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)

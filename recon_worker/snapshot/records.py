@@ -130,8 +130,8 @@ class SnapshotLayout:
         )
 
     def allocate(self) -> SnapshotArrays:
-        """Return new arrays in process memory, zeroed."""
-        return self.views(bytearray(self.nbytes))
+        """Return new arrays in process memory, zeroed; the system provides pages when they are first written."""
+        return self.views(np.zeros(self.nbytes, np.uint8))
 
 
 @dataclass(frozen=True, kw_only=True)

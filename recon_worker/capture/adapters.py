@@ -1,0 +1,276 @@
+"""What an item of a dataset, a call of the network, and its result look like: one protocol for all networks.
+
+    PtychoPinnAdapter   items (fields, probe, scale), forward(...) -> (diffraction, amp, phase)
+    TupleAdapter        items (diffraction, amp, phase) or (diffraction, labels), forward(diffraction) -> object
+
+C is the number of patches of a sample, N the side of a patch in pixels. Networks and datasets are user code: any access
+may raise any exception.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, TypeGuard
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recon_worker.capture.errors import UnusableDataError
+
+Channel = Literal["amp", "phase"]
+
+
+class Predictions(NamedTuple):
+    """Predictions of a network for B samples."""
+
+    amp: Tensor
+    """(B, C, N, N) object amplitude."""
+    phase: Tensor
+    """(B, C, N, N) object phase, radians."""
+    diffraction: Tensor | None = None
+    """(B, C, N, N) diffraction, in the units of `Sample.diffraction`; None if the network predicts none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What the logging reads of one item of a dataset. Tensors may have any floating dtype."""
+
+    diffraction: Tensor | None = None
+    """(C, N, N) measured diffraction, DC in the centre: amplitude or, with `intensity`, intensity. None: unknown."""
+    intensity: bool = False
+    """Whether measured and predicted diffraction are intensities."""
+    photon_scale: float | None = None
+    """Factor from diffraction amplitude to sqrt(photons); None: unknown."""
+    label_amp: Tensor | None = None
+    """(C, N, N) true object amplitude, in the network's units; None or all zero: unknown."""
+    label_phase: Tensor | None = None
+    """(C, N, N) true object phase, radians; None or all zero: unknown."""
+    position_px: Tensor | None = None
+    """(C, 2) absolute patch centres, (x, y), object pixels; None: unknown."""
+    experiment: int = 0
+    """Number of the object to which the sample belongs."""
+    probe: Tensor | None = None
+    """(..., N, N) complex probe, its modes in the leading axes; None: unknown."""
+
+
+class Adapter(Protocol):
+    """Translates between a dataset and network, and the logging. Implement these three methods for your own."""
+
+    def sample(self, item: Any) -> Sample:  # noqa: ANN401
+        """Read one item of the dataset."""
+
+    def arguments(self, items: Sequence[Any]) -> tuple[Tensor, ...]:
+        """Return the positional arguments of `forward` for a batch of items, on the CPU.
+
+        Called only if validation does not predict all logged samples itself.
+        """
+
+    def predictions(self, outputs: Any) -> Predictions | None:  # noqa: ANN401
+        """Read what `forward` or `validation_step` returned; None if these are not predictions."""
+
+
+def adapter_for(item: object, dataset_name: str) -> Adapter:
+    """Recognise the adapter of a dataset from one of its items.
+
+    Raises:
+        UnusableDataError: The item has an unknown form.
+    """
+    if isinstance(item, Sequence) and len(item) >= 2:
+        if hasattr(item[0], "keys"):
+            return PtychoPinnAdapter()
+        if all(isinstance(one, Tensor | np.ndarray) for one in item[:2]):
+            return TupleAdapter()
+    raise UnusableDataError(
+        f"a sample of {dataset_name} is {described(item)}, neither (fields, probe, scale) with named fields nor "
+        f"(diffraction, amp, phase) or (diffraction, labels). Write an adapter and pass it as adapter=, for example\n"
+        f"{_EXAMPLE}\n"
+    )
+
+
+def recognised(adapter: Adapter, outputs: object) -> Predictions | None:
+    """Return the predictions in what a module returned; None if there are none, or if the adapter raises."""
+    try:
+        return None if outputs is None else adapter.predictions(outputs)
+    except Exception:  # user code, which expects another form
+        return None
+
+
+_EXAMPLE = """\
+    class MyAdapter:
+        def sample(self, item):
+            return Sample(diffraction=item["pattern"])
+        def arguments(self, items):
+            return (torch.stack([item["pattern"] for item in items]),)
+        def predictions(self, outputs):
+            amp, phase = outputs
+            return Predictions(amp, phase)"""
+
+
+def described(value: object) -> str:
+    """Describe a value by its type, its length or shape, and the types of its first elements."""
+    name = type(value).__name__
+    if isinstance(value, Tensor | np.ndarray):
+        return f"a {name} of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a {name} with the keys {sorted(map(str, value))[:12]}"
+    if isinstance(value, tuple | list):
+        return f"a {name} of {len(value)}: ({', '.join(described(one) for one in value[:4])})"
+    return f"a {name}"
+
+
+class PtychoPinnAdapter:
+    """The conventions of PtychoPINN: items `(fields, probe, scale)`, `fields` a mapping or TensorDict of tensors.
+
+    In count-intensity data (fields `measured_intensity` and `rms_input_scale`), diffraction is intensity.
+    """
+
+    def sample(self, item: Any) -> Sample:  # noqa: ANN401
+        """Read an item. Raises KeyError if it has no diffraction."""
+        fields = item[0]
+        names = set(fields.keys())
+        intensity = {"measured_intensity", "rms_input_scale"} <= names
+        counted = "measured_intensity" if intensity else "images"
+        observed = _field(fields, "observed_images", counted, "images")
+        position = fields["coords_global"].reshape(-1, 2) if "coords_global" in names else None
+        return Sample(
+            diffraction=observed,
+            intensity=intensity,
+            photon_scale=_photon_scale(fields),
+            label_amp=fields["label_amp"] if "label_amp" in names else None,
+            label_phase=fields["label_phase"] if "label_phase" in names else None,
+            position_px=position,
+            experiment=int(fields["experiment_id"]) if "experiment_id" in names else 0,
+            probe=item[1],
+        )
+
+    def arguments(self, items: Sequence[Any]) -> tuple[Tensor, ...]:
+        """Return images, relative positions, probe (B, C, P, N, N), input and output scale, and experiment ids."""
+        fields = [item[0] for item in items]
+        images = torch.stack([_field(one, "images") for one in fields])
+        scale = torch.stack([_field(one, "rms_scaling_constant", "rms_input_scale").reshape(1, 1, 1) for one in fields])
+        output_scale = scale
+        if "rms_scaling_constant" not in fields[0].keys() and "probe_normalization" in fields[0].keys():  # noqa: SIM118
+            output_scale = 1 / torch.stack([_field(one, "probe_normalization").reshape(1, 1, 1) for one in fields])
+        positions = torch.stack([_field(one, "coords_relative") for one in fields])
+        return (
+            images,
+            positions,
+            torch.stack([_probe(item[1], positions.shape[1]) for item in items]),
+            scale,
+            output_scale,
+            torch.tensor([int(one["experiment_id"]) if "experiment_id" in one.keys() else 0 for one in fields]),  # noqa: SIM118
+        )
+
+    def predictions(self, outputs: Any) -> Predictions | None:  # noqa: ANN401
+        """Read a mapping with `amp`, `phase` and, if predicted, `pred_diffraction`, or (diffraction, amp, phase).
+
+        A supervised network returns its complex object in place of diffraction.
+        """
+        if isinstance(outputs, Mapping):
+            amp, phase, first = outputs.get("amp"), outputs.get("phase"), outputs.get("pred_diffraction")
+        elif isinstance(outputs, tuple | list) and len(outputs) == 3:
+            first, amp, phase = outputs
+        else:
+            return None
+        if not (_is_real(amp) and _is_real(phase)):
+            return None
+        return Predictions(amp, phase, first if _is_real(first) else None)
+
+
+class TupleAdapter:
+    """Items `(diffraction, amp, phase, ...)` or `(diffraction, labels)`; the network takes the diffraction only.
+
+    Labels and predictions of the object may be two tensors, (C, N, N) each or without C; one tensor with `channels`; or
+    one complex tensor. A network may also return (diffraction, amp, phase).
+
+    Args:
+        channels: Order of amplitude and phase, in pairs of tensors and in channels. ("phase",): phase only, the
+            amplitude is 1.
+        intensity: Whether diffraction is intensity instead of amplitude.
+    """
+
+    def __init__(self, channels: Sequence[Channel] = ("amp", "phase"), *, intensity: bool = False) -> None:
+        if not channels or len(set(channels)) != len(channels) or not set(channels) <= {"amp", "phase"}:
+            raise ValueError(
+                f"channels is {tuple(channels)}; allowed: ('amp', 'phase'), ('phase', 'amp') or ('phase',)."
+            )
+        self.channels, self.intensity = tuple(channels), intensity
+
+    def sample(self, item: Any) -> Sample:  # noqa: ANN401
+        """Read an item."""
+        diffraction, *labels = (_tensor(one) for one in item[:3])
+        if len(labels) > 1 and labels[0].shape != labels[1].shape:
+            labels = labels[:1]
+        batch = [one[None] for one in labels]
+        found = self._object(batch[0] if len(batch) == 1 else tuple(batch))
+        diffraction = diffraction if diffraction.ndim == 3 else diffraction[None]
+        if found is None:
+            return Sample(diffraction=diffraction, intensity=self.intensity)
+        return Sample(
+            diffraction=diffraction, intensity=self.intensity, label_amp=found.amp[0], label_phase=found.phase[0]
+        )
+
+    def arguments(self, items: Sequence[Any]) -> tuple[Tensor, ...]:
+        """Return the diffraction, (B, ...)."""
+        return (torch.stack([_tensor(item[0]) for item in items]),)
+
+    def predictions(self, outputs: Any) -> Predictions | None:  # noqa: ANN401
+        """Read any of the forms above, or a mapping with `amp`, `phase` and perhaps `pred_diffraction`."""
+        if isinstance(outputs, Mapping) or (isinstance(outputs, tuple | list) and len(outputs) == 3):
+            return PtychoPinnAdapter().predictions(outputs)
+        return self._object(outputs)
+
+    def _object(self, outputs: object) -> Predictions | None:
+        """Read a batch of objects: a complex tensor, channels of one tensor, or one tensor per channel."""
+        parts: dict[str, Tensor]
+        if isinstance(outputs, Tensor) and outputs.is_complex() and outputs.ndim in (3, 4):
+            parts = {"amp": outputs.abs(), "phase": outputs.angle()}
+        elif isinstance(outputs, Tensor) and outputs.ndim == 4 and outputs.shape[1] == len(self.channels):
+            parts = {name: outputs[:, i : i + 1] for i, name in enumerate(self.channels)}
+        elif isinstance(outputs, tuple | list) and len(outputs) == len(self.channels):
+            parts = dict(zip(self.channels, outputs, strict=True))
+        else:
+            return None
+        phase = parts.get("phase")
+        if not isinstance(phase, Tensor):
+            return None
+        amp = parts["amp"] if "amp" in parts else torch.ones_like(phase)
+        if not (_is_real(amp, 3) and _is_real(phase, 3)):
+            return None
+        return Predictions(*(one if one.ndim == 4 else one[:, None] for one in (amp, phase)))
+
+
+def _is_real(value: object, min_ndim: int = 4) -> TypeGuard[Tensor]:
+    """Return whether a value is a batch of real images."""
+    return isinstance(value, Tensor) and min_ndim <= value.ndim <= 4 and value.is_floating_point()
+
+
+def _tensor(value: Tensor | np.ndarray[Any, Any]) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.from_numpy(value)
+
+
+def _field(fields: Any, *names: str) -> Tensor:  # noqa: ANN401
+    """Return the first of the named fields that exists. Raises KeyError if none does."""
+    for name in names:
+        if name in fields.keys():  # noqa: SIM118 - a TensorDict has no `in`
+            value: Tensor = fields[name]
+            return value
+    raise KeyError(f"the dataset's items have none of the fields {names}; they have {sorted(fields.keys())}.")
+
+
+def _photon_scale(fields: Any) -> float | None:  # noqa: ANN401
+    """Return the factor to sqrt(photons); None if absent or unusable. Count-intensity data are photons."""
+    try:
+        if "physics_scaling_constant" in fields.keys():  # noqa: SIM118
+            return float(fields["physics_scaling_constant"].reshape(-1)[0])
+        counts = fields["measured_intensity"]
+        return 1.0 if bool((counts == counts.round()).all()) else None
+    except Exception:  # user code
+        return None
+
+
+def _probe(probe: Tensor, channels: int) -> Tensor:
+    """Return the probe of an item as (C, P, N, N), from (N, N), (P, N, N) or (C, P, N, N)."""
+    while probe.ndim < 4:
+        probe = probe.unsqueeze(0)
+    return probe.expand(channels, *probe.shape[1:]) if probe.shape[0] == 1 else probe

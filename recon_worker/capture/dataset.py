@@ -1,0 +1,252 @@
+"""Reads the constant data of a run from its dataset: patterns and labels of the fixed patches, positions, true object.
+
+Datasets are user code: any access may raise any exception.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from recon_worker.capture.adapters import Adapter, Sample, described
+from recon_worker.capture.errors import UnusableDataError, reason_of
+from recon_worker.capture.placement import ItemPosition, Placement, place_samples
+from recon_worker.capture.plan import ScanOptions
+from recon_worker.snapshot.array_types import Float32
+from recon_worker.snapshot.geometry import GridGeometry
+from recon_worker.snapshot.records import Scan, SnapshotLayout
+from recon_worker.system.messages import message_log
+
+_log = message_log(__name__)
+
+
+def dataset_length(loader: object) -> int:
+    """Return the number of samples of a loader's dataset.
+
+    Raises:
+        UnusableDataError: The samples have no index, or their number is unknown.
+    """
+    try:
+        dataset: Any = loader.dataset  # type: ignore[attr-defined]
+    except Exception as error:
+        raise UnusableDataError(f"a {type(loader).__name__} has no usable dataset ({reason_of(error)}).") from error
+    if isinstance(dataset, IterableDataset) or not hasattr(type(dataset), "__getitem__"):
+        raise UnusableDataError(f"samples of a {type(dataset).__name__} have no index.")
+    try:
+        return len(dataset)
+    except Exception as error:
+        raise UnusableDataError(f"a {type(dataset).__name__} has no usable length ({reason_of(error)}).") from error
+
+
+def read_item(dataset: Any, index: int) -> Any:  # noqa: ANN401
+    """Return a sample's item. Raises UnusableDataError if it cannot be read."""
+    try:
+        return dataset[index]
+    except Exception as error:
+        raise UnusableDataError(
+            f"sample {index} of {type(dataset).__name__} cannot be read ({reason_of(error)})."
+        ) from error
+
+
+def read_sample(dataset: Any, adapter: Adapter, index: int) -> Sample:  # noqa: ANN401
+    """Return a sample. Raises UnusableDataError if it cannot be read, or is not of the adapter's form."""
+    item = read_item(dataset, index)
+    try:
+        return adapter.sample(item)
+    except Exception as error:
+        raise UnusableDataError(
+            f"{type(adapter).__name__} cannot read sample {index} of {type(dataset).__name__}, which is "
+            f"{described(item)} ({reason_of(error)})."
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """Constant data of a run."""
+
+    scan: Scan
+    layout: SnapshotLayout
+    """Layout of the run's snapshots."""
+    intensity: bool
+    """Whether predicted diffraction is intensity."""
+
+
+def read_scan(
+    dataset: Any,  # noqa: ANN401 - anything with __len__ and __getitem__
+    adapter: Adapter,
+    fixed_indices: tuple[int, ...],
+    options: ScanOptions,
+    *,
+    reach: int | None = None,
+    patch_px: int | None = None,
+    epoch_digits: int = 2,
+) -> RunData:
+    """Read the data that is constant during a run.
+
+    Args:
+        dataset: Map-style dataset.
+        adapter: Reads its items.
+        fixed_indices: Samples whose patches are logged.
+        options: What to log.
+        reach: Largest number of samples to stitch; None: limited by the options only.
+        patch_px: Side of a patch; None: that of the patterns.
+        epoch_digits: Width of the epoch in artifact names.
+
+    Raises:
+        UnusableDataError: The samples cannot be logged.
+        WrongSettingError: Positions or ground truth are given explicitly, but wrong.
+    """
+    samples = [read_sample(dataset, adapter, i) for i in (fixed_indices or (0,))]
+    fixed = samples[: len(fixed_indices)]
+    observed, n_px = _patterns(dataset, samples)
+    n_px = patch_px or n_px
+    if n_px is None:
+        raise UnusableDataError(f"samples of {type(dataset).__name__} have no diffraction: the patch size is unknown.")
+    intensity = samples[0].intensity if options.intensity is None else options.intensity
+    n_stitch = min(n for n in (len(dataset), options.max_stitch_samples, reach) if n is not None)
+    placement = _place(dataset, adapter, samples[0], n_stitch, n_px, options)
+    geometry = placement.geometry if options.log_stitch else None
+    if options.log_stitch and geometry is None:
+        _log.warning("Stitched pictures are skipped: %s. Patch pictures are logged.", placement.skip_reason)
+    label_amp, label_phase = (_labels(fixed, name, n_px) for name in ("label_amp", "label_phase"))
+    if not _any(label_amp) and not _any(label_phase):
+        label_amp, label_phase = _true_patches(placement, fixed_indices, n_px)
+    scan = Scan(
+        fixed_indices=fixed_indices,
+        observed_diffraction=_amplitude(observed[: len(fixed)], intensity=intensity),
+        photon_scale=_photon_scale(fixed),
+        label_amp=label_amp,
+        label_phase=label_phase,
+        geometry=geometry,
+        ground_truth=placement.ground_truth if geometry is not None else (),
+        epoch_digits=epoch_digits,
+        remove_ramp=options.remove_ramp,
+        pixel_size_m=options.pixel_size_m,
+        arrays_format=options.arrays if geometry is not None else "none",
+        description=options.description,
+    )
+    layout = SnapshotLayout(
+        n_fixed=len(fixed_indices),
+        patch_px=n_px,
+        n_stitch=n_stitch if geometry is not None else 0,
+        channels=_channels(placement) if geometry is not None else 1,
+        crop_px=geometry.crop_px if geometry is not None else 0,
+    )
+    return RunData(scan=scan, layout=layout, intensity=intensity)
+
+
+def to_float32(tensor: Tensor) -> Float32:
+    """Return a tensor as a float32 NumPy array."""
+    return tensor.detach().to("cpu", torch.float32).numpy()
+
+
+def _patterns(dataset: object, samples: Sequence[Sample]) -> tuple[Float32 | None, int | None]:
+    """Return channel 0 of the patterns, (k, N, N), and N; None if the samples have none."""
+    if any(one.diffraction is None for one in samples):
+        return None, None
+    try:
+        patterns = np.stack([to_float32(one.diffraction[0]) for one in samples])  # type: ignore[index]
+        _, n_px, width = patterns.shape
+    except Exception as error:
+        raise UnusableDataError(f"patterns of {type(dataset).__name__} cannot be used ({reason_of(error)}).") from error
+    if n_px != width:
+        raise UnusableDataError(f"patterns of {type(dataset).__name__} have {n_px} x {width} px; they must be square.")
+    return patterns, n_px
+
+
+def _amplitude(patterns: Float32 | None, *, intensity: bool) -> Float32 | None:
+    return np.sqrt(np.maximum(patterns, 0)) if intensity and patterns is not None else patterns
+
+
+def _photon_scale(samples: Sequence[Sample]) -> Float32 | None:
+    """Return (k,) factors to sqrt(photons); None unless every sample has a positive one."""
+    scales = np.array([one.photon_scale or 0 for one in samples], np.float32)
+    return scales if scales.size and (np.isfinite(scales) & (scales > 0)).all() else None
+
+
+def _labels(samples: Sequence[Sample], name: str, n_px: int) -> Float32 | None:
+    """Return the (k, N, N) labels; None if absent or, with a warning, if they do not match the patterns."""
+    labels = [getattr(one, name) for one in samples]
+    if not labels or any(one is None for one in labels):
+        return None
+    why: str
+    try:
+        found = np.stack([to_float32(one[0]) for one in labels])
+        if found.shape[1:] == (n_px, n_px):
+            return found
+        why = f"one has {found.shape[1]} x {found.shape[2]} px, a pattern {n_px} x {n_px}"
+    except Exception as error:
+        why = reason_of(error)
+    _log.warning("%s cannot be used (%s): patches are logged without ground truth.", name, why)
+    return None
+
+
+def _any(labels: Float32 | None) -> bool:
+    return labels is not None and bool(labels.any())
+
+
+def _true_patches(placement: Placement, indices: Sequence[int], n_px: int) -> tuple[Float32 | None, Float32 | None]:
+    """Return the true patches cut from the object, (k, N, N) each, zero where unknown; None if all are."""
+    patches = np.zeros((2, len(indices), n_px, n_px), np.float32)
+    for row, index in enumerate(indices):
+        if (patch := placement.true_patch(index)) is not None:
+            patches[:, row] = patch
+    return (patches[0], patches[1]) if patches.any() else (None, None)
+
+
+def _channels(placement: Placement) -> int:
+    """Return the number of patches of a sample, as stitched."""
+    geometry = placement.geometry
+    if not isinstance(geometry, GridGeometry):
+        return 1 if geometry is None else geometry.positions_px.shape[1]
+    return 1 if geometry.coords_relative_px is None else geometry.coords_relative_px.shape[1]
+
+
+def _place(
+    dataset: Any,  # noqa: ANN401
+    adapter: Adapter,
+    first: Sample,
+    n_stitch: int,
+    n_px: int,
+    options: ScanOptions,
+) -> Placement:
+    """Find where the samples lie, and the true object."""
+    item_position: Callable[[int], ItemPosition | None] | None = None
+    if first.position_px is not None:
+        item_position = partial(_item_position, dataset, adapter)
+    return place_samples(
+        dataset,
+        length=len(dataset),
+        count=n_stitch if options.log_stitch else 1,  # reading all positions takes long
+        n_px=n_px,
+        positions=options.positions,
+        ground_truth=options.ground_truth,
+        object_index=options.object_index,
+        item_position=item_position,
+        weight=options.stitch_weight,
+        probe_intensity=_probe_intensity(first, n_px),
+    )
+
+
+def _item_position(dataset: object, adapter: Adapter, index: int) -> ItemPosition | None:
+    sample = read_sample(dataset, adapter, index)
+    if sample.position_px is None:
+        return None
+    position = sample.position_px.detach().to("cpu", torch.float64).numpy().reshape(-1, 2)
+    return ItemPosition(position_px=position, experiment=sample.experiment)
+
+
+def _probe_intensity(sample: Sample, n_px: int) -> Float32 | None:
+    """Return the intensity of the probe, summed over its modes, (N, N); None if unknown."""
+    try:
+        assert sample.probe is not None
+        probe = sample.probe.detach().cpu()
+        modes = probe.reshape(-1, n_px, n_px) if probe.ndim < 4 else probe[0].reshape(-1, n_px, n_px)
+        return to_float32(modes.abs().square().sum(0))
+    except Exception:  # absent or unusable: overlapping patches are averaged equally
+        return None

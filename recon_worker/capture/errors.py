@@ -1,0 +1,78 @@
+"""Errors of the logging, and `Guard`, which keeps them from the training."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from recon_worker.system.messages import message_log
+
+_log = message_log(__name__)
+
+
+class WrongSettingError(ValueError):
+    """A setting is invalid for the data. Raised before the first step, with or without `strict`."""
+
+
+class UnusableDataError(RuntimeError):
+    """A dataset or loader cannot be logged. The message gives the reason and ends with a full stop."""
+
+
+class LeftEpochError(RuntimeError):
+    """A training loop left an epoch with an exception of its own, before all predictions were added."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return the type and message of an error, to be followed by more text."""
+    return f"{type(error).__name__}: {error}".rstrip(".: ")
+
+
+class Guard:
+    """Keeps logging errors from the training, counts them, and measures the time that logging takes from it.
+
+    Args:
+        strict: Raise the errors instead.
+    """
+
+    def __init__(self, *, strict: bool) -> None:
+        self.strict = strict
+        self.errors = 0
+        """Number of errors so far. The first one is logged."""
+        self._stall_s = 0.0
+        self._began_s = 0.0
+
+    @contextmanager
+    def __call__(self, where: str, *, lost: str = "A reconstruction is not logged") -> Iterator[None]:
+        """Catch errors of a block, except `WrongSettingError`. `where` and `lost` appear in the message."""
+        self._began_s = time.perf_counter()
+        try:
+            yield
+        except WrongSettingError:
+            raise
+        except LeftEpochError:  # the training loop's own exception follows
+            pass
+        except Exception as error:  # logging failures must not stop the training
+            if self.strict:
+                raise
+            self.report(error, where, lost)
+        finally:
+            self._stall_s += time.perf_counter() - self._began_s
+
+    def report(self, error: Exception, where: str, lost: str = "A reconstruction is not logged") -> None:
+        """Count an error; log the first one."""
+        self.errors += 1
+        if self.errors > 1:
+            return
+        if isinstance(error, UnusableDataError):
+            _log.warning("%s: %s The training goes on.", lost, error)
+        else:
+            _log.warning("Reconstruction logging failed in %s; training goes on.", where, exc_info=error)
+
+    def add_stall(self, began_s: float) -> None:
+        """Add the time since `began_s` (`time.perf_counter`)."""
+        self._stall_s += time.perf_counter() - began_s
+
+    def take_stall_s(self) -> float:
+        """Return the time taken from the training since the last call, including the current block."""
+        now_s = time.perf_counter()
+        stall_s, self._stall_s, self._began_s = self._stall_s + now_s - self._began_s, 0.0, now_s
+        return stall_s

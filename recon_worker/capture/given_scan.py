@@ -1,0 +1,74 @@
+"""A scan given as arrays, for training loops whose dataset the logging does not read."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recon_worker.capture.adapters import Predictions, Sample
+from recon_worker.capture.errors import WrongSettingError
+
+
+class GivenScan:
+    """Dataset of `Sample`s made from arrays.
+
+    Args:
+        length: Number of samples; None: that of the patterns or the positions.
+        diffraction: (n, N, N) or (n, C, N, N) measured patterns, anything indexable by sample; None: unknown.
+        positions: Positions of the samples, of which only the number counts here; None: unknown.
+        probe: (N, N) or (P, N, N) complex probe; None: unknown.
+
+    Raises:
+        WrongSettingError: The number of samples is unknown, or the arguments disagree about it.
+    """
+
+    def __init__(self, *, length: int | None, diffraction: Any, positions: Any, probe: Any) -> None:  # noqa: ANN401
+        given = {
+            name: len(value)
+            for name, value in (("diffraction", diffraction), ("positions", positions))
+            if hasattr(value, "__len__")
+        }
+        lengths = {**({} if length is None else {"num_samples": length}), **given}
+        if len(set(lengths.values())) != 1 or 0 in lengths.values():
+            raise WrongSettingError(
+                f"the number of samples is unclear: {lengths or 'nothing says it'}. Pass positions, diffraction or "
+                "num_samples, each for all samples of the validation set, at least one."
+            )
+        self._length = next(iter(lengths.values()))
+        self._diffraction = diffraction
+        self._probe = None if probe is None else torch.as_tensor(probe)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Sample:
+        if self._diffraction is None:
+            return Sample(probe=self._probe)
+        pattern = self._diffraction[index]
+        pattern = pattern if isinstance(pattern, Tensor) else torch.from_numpy(np.asarray(pattern, np.float32))
+        return Sample(diffraction=pattern if pattern.ndim == 3 else pattern[None], probe=self._probe)
+
+    @property
+    def patch_px(self) -> int | None:
+        """Side of a pattern, pixels; None if unknown."""
+        diffraction = self[0].diffraction
+        return None if diffraction is None else diffraction.shape[-1]
+
+
+class SampleAdapter:
+    """Adapter of a dataset whose items are `Sample`s. It cannot call a network."""
+
+    def sample(self, item: Any) -> Sample:  # noqa: ANN401
+        """Return the item."""
+        assert isinstance(item, Sample)
+        return item
+
+    def arguments(self, items: Sequence[Any]) -> tuple[Tensor, ...]:
+        """Raise NotImplementedError: a training loop calls its network itself."""
+        raise NotImplementedError
+
+    def predictions(self, outputs: Any) -> Predictions | None:  # noqa: ANN401
+        """Return None."""
+        return None

@@ -1,0 +1,289 @@
+"""`ReconLogger`: logs the reconstructions of a training loop without Lightning."""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import astuple, fields, replace
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+
+from recon_worker.capture.adapters import Adapter, adapter_for
+from recon_worker.capture.copying import Copier
+from recon_worker.capture.dataset import read_item, read_sample, read_scan
+from recon_worker.capture.errors import Guard, WrongSettingError
+from recon_worker.capture.gathering import ranks_of_process_group
+from recon_worker.capture.given_scan import GivenScan, SampleAdapter
+from recon_worker.capture.logged_run import LoggedRun
+from recon_worker.capture.placement import place_samples
+from recon_worker.capture.plan import CapturePlan, Interval, ScanOptions, choose_indices
+from recon_worker.capture.shot import Shot
+from recon_worker.client.backend import ReconBackend
+from recon_worker.client.inline_backend import InlineBackend
+from recon_worker.client.recon_worker import ReconWorker
+from recon_worker.settings import WorkerSettings
+from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
+from recon_worker.snapshot.records import SnapshotLayout
+from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.databases import with_absolute_path
+from recon_worker.system.messages import message_log
+
+_log = message_log(__name__)
+_NOTHING_LOGGED = "No reconstructions are logged"
+
+
+class ReconLogger:
+    """Logs reconstructions to an MLflow run while a training loop runs.
+
+        with ReconLogger(run_id=run_id, positions=positions_px, ground_truth=obj, worker=WorkerSettings(...)) as recon:
+            for epoch in range(epochs):
+                train()
+                with recon.epoch(epoch + 1, step=step) as shot:
+                    for indices, batch in val_loader:
+                        _, amp, phase = model(batch)
+                        shot.add(indices, amp=amp, phase=phase)
+
+    With torch.distributed, create it on every rank, and enter every epoch on every rank: each rank adds the samples
+    that it predicted. Logging errors never propagate into the loop unless `strict` is set; invalid settings raise in
+    the constructor.
+
+    Args:
+        tracking_uri: MLflow server or database; None: MLflow's current one.
+        run_id: MLflow run; None: the active run. Counts on rank zero only.
+        positions: Patch centres, (n, 2) or (n, C, 2), (x, y), object pixels, or a function of `dataset` that returns
+            them; None: found in the dataset, or unknown.
+        ground_truth: True object, complex (H, W), or the path of an NPZ file with it; None: as for positions.
+        object_index: Object of each sample, (n,), from 0; None: as for positions, or a single object.
+        diffraction: Measured patterns, (n, N, N) or (n, C, N, N), amplitudes unless `intensity`; None: unknown.
+        probe: Complex probe, (N, N) or (P, N, N), which weights overlapping patches; None: equal weights.
+        dataset: Map-style dataset of the n samples, from which patterns, labels, positions and truth are read, instead
+            of `diffraction` and `probe`.
+        adapter: Reads the dataset's items; None: recognised.
+        num_samples: Number n of samples, if nothing else tells it.
+        every_n_epochs: Log every N epochs, counted from 1.
+        max_epochs: Last epoch, which is always logged; None: unknown.
+        first_epoch: Completed epochs, if the training is resumed in the same run.
+        worker: Settings of the worker process that stitches, renders and uploads; None: use the training thread.
+        strict: Raise when logging fails. By default the first failure is logged as a warning, all failures are counted
+            in `errors`, and training continues.
+        distributed: Whether all ranks of torch.distributed take part; None: if it is initialised.
+        log_stitch: Whether to stitch and log the whole object; None: if positions or a dataset are given.
+        num_patches, fixed_indices, max_stitch_samples, stitch_weight, remove_ramp, pixel_size_m, arrays, description,
+            intensity: As for `PtychoReconLoggingCallback`.
+
+    Raises:
+        ValueError: A setting is out of range, or does not match the data.
+        RuntimeError: Not all ranks created a logger within 60 s.
+    """
+
+    def __init__(
+        self,
+        *,
+        tracking_uri: str | None = None,
+        run_id: str | None = None,
+        positions: Any = None,  # noqa: ANN401 - array-like or callable
+        ground_truth: Any = None,  # noqa: ANN401 - array-like or path
+        object_index: Any = None,  # noqa: ANN401 - array-like
+        diffraction: Any = None,  # noqa: ANN401 - indexable by sample
+        probe: Any = None,  # noqa: ANN401 - array-like
+        dataset: Any = None,  # noqa: ANN401 - map-style
+        adapter: Adapter | None = None,
+        num_samples: int | None = None,
+        every_n_epochs: int = 5,
+        max_epochs: int | None = None,
+        first_epoch: int = 0,
+        worker: WorkerSettings | None = None,
+        strict: bool = False,
+        distributed: bool | None = None,
+        log_stitch: bool | None = None,
+        num_patches: int = 4,
+        fixed_indices: Sequence[int] | None = None,
+        max_stitch_samples: int | None = None,
+        stitch_weight: StitchWeight | None = None,
+        remove_ramp: bool = True,
+        pixel_size_m: float | None = None,
+        arrays: ArraysFormat = "none",
+        description: bool = False,
+        intensity: bool | None = None,
+    ) -> None:
+        knows_probe = dataset is not None or probe is not None
+        self._options = ScanOptions(
+            num_patches=num_patches,
+            fixed_indices=fixed_indices,
+            log_stitch=log_stitch if log_stitch is not None else positions is not None or dataset is not None,
+            max_stitch_samples=max_stitch_samples,
+            stitch_weight=stitch_weight or ("probe" if knows_probe else "uniform"),
+            remove_ramp=remove_ramp,
+            pixel_size_m=pixel_size_m,
+            arrays=arrays,
+            description=description,
+            intensity=intensity,
+            positions=positions,
+            ground_truth=ground_truth,
+            object_index=object_index,
+        )
+        self._interval, self._max_epochs = Interval(every_n_epochs, first_epoch), max_epochs
+        self._worker, self.guard = worker, Guard(strict=strict)
+        if dataset is None:
+            self._dataset: Any = GivenScan(
+                length=num_samples, diffraction=diffraction, positions=positions, probe=probe
+            )
+            self._adapter: Adapter = SampleAdapter()
+        else:
+            self._dataset = dataset
+            self._adapter = adapter or adapter_for(read_item(dataset, 0), type(dataset).__name__)
+        self.indices = choose_indices(len(self._dataset), self._options)
+        self._check_positions()
+        self._closed = False
+        self._backend: ReconBackend | None = None
+        self.ranks = ranks_of_process_group(distributed)
+        self.run: LoggedRun | None = None
+        """State of this rank; None until the patch size is known."""
+        self.failed = False
+        """Whether the logging could not be started."""
+        self.has_explained = False
+        """Whether a message about missing predictions has been logged."""
+        self._target: RunTarget | None = None
+        try:
+            if self.ranks.rank == 0:
+                self._target = _target(tracking_uri, run_id, first_epoch)
+                self._backend = InlineBackend() if worker is None else ReconWorker(worker)
+                self._backend.launch()
+            with self.guard("the start", lost=_NOTHING_LOGGED):
+                if patch_px := self.ranks.maximum(self._patch_px()):
+                    self.begin(patch_px)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_positions(self) -> None:
+        """Check explicit positions and ground truth before training; the patch size may be unknown yet."""
+        options = self._options
+        if options.positions is not None or options.ground_truth is not None:
+            place_samples(
+                self._dataset,
+                length=len(self._dataset),
+                count=len(self._dataset),
+                n_px=2,
+                positions=options.positions,
+                ground_truth=options.ground_truth,
+                object_index=options.object_index,
+                weight="uniform",
+            )
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples of the scan."""
+        return len(self._dataset)
+
+    def _patch_px(self) -> int:
+        """Return the side of a pattern of the dataset; 0 if unknown."""
+        diffraction = read_sample(self._dataset, self._adapter, 0).diffraction
+        return 0 if diffraction is None else diffraction.shape[-1]
+
+    @property
+    def errors(self) -> int:
+        """Number of logging errors so far."""
+        return self.guard.errors
+
+    def __enter__(self) -> "ReconLogger":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def epoch(self, epoch: int, *, step: int | None = None, due: bool | None = None) -> Shot:
+        """Return a context manager for the predictions of one epoch.
+
+        Args:
+            epoch: Completed epochs, counted from 1; 0 is the untrained network.
+            step: Optimiser steps so far, the step of the logged metrics; None: the epoch.
+            due: Whether to log this epoch; None: as `every_n_epochs` and `max_epochs` say. Equal on all ranks.
+        """
+        if self._closed:
+            _log.warning("Epoch %d is not logged: the ReconLogger is closed.", epoch)
+        is_due = self._interval.is_due(epoch, self._max_epochs) if due is None else due
+        return Shot(self, epoch, epoch if step is None else step, due=is_due and not self._closed and not self.failed)
+
+    def close(self) -> None:
+        """Flush what was logged, and end the worker. May be called twice; runs at exit if forgotten."""
+        if self._closed:
+            return
+        self._closed = True
+        with self.guard("the final flush"):
+            try:
+                if self.run is not None:
+                    self.run.copier.close()
+                self.ranks.close()
+            finally:
+                if self._backend is not None:
+                    self._backend.close(self._worker.flush_timeout_s if self._worker is not None else 0.0)
+                    if self._backend.stats.submitted:
+                        _log.info("%s", self._backend.summary())
+
+    def layout(self, patch_px: int) -> SnapshotLayout:
+        """Return the layout of snapshots with patches of this size, if the positions can be used."""
+        options, n_samples = self._options, len(self._dataset)
+        shape = np.shape(options.positions)
+        return SnapshotLayout(
+            n_fixed=len(self.indices),
+            patch_px=patch_px,
+            n_stitch=min(n_samples, options.max_stitch_samples or n_samples) if options.log_stitch else 0,
+            channels=shape[1] if len(shape) == 3 else 1,
+            crop_px=patch_px // 2 if options.log_stitch else 0,
+        )
+
+    def begin(self, patch_px: int) -> None:
+        """Read the constant data, start the backend, and prepare this rank. All ranks must call this."""
+
+        def started() -> list[int]:
+            assert self._backend is not None
+            assert self._target is not None
+            digits = max(2, len(str(self._max_epochs or 0)))
+            data = read_scan(
+                self._dataset, self._adapter, self.indices, self._options, patch_px=patch_px, epoch_digits=digits
+            )
+            scan = replace(data.scan, reference=self._interval.first_epoch == 0)
+            self._backend.start(self._target, scan, data.layout)
+            return [data.intensity, *astuple(data.layout)]
+
+        self.failed = True  # until the end of this function
+        intensity, *numbers = self.ranks.broadcast(started).tolist()
+        layout = SnapshotLayout(**{field.name: n for field, n in zip(fields(SnapshotLayout), numbers, strict=True)})
+        self.run = LoggedRun(
+            backend=self._backend,
+            ranks=self.ranks,
+            plan=CapturePlan(fixed_indices=self.indices, layout=layout),
+            copier=Copier(torch.device("cpu")),
+            interval=self._interval,
+            intensity=bool(intensity),
+        )
+        self.failed = False
+
+
+def _target(tracking_uri: str | None, run_id: str | None, first_epoch: int) -> RunTarget:
+    """Return the MLflow run to log to. Raises WrongSettingError if none is given or active."""
+    mlflow = sys.modules.get("mlflow")
+    if run_id is None:
+        active = mlflow.active_run() if mlflow is not None else None
+        if active is None:
+            raise WrongSettingError(
+                "run_id is not given, and there is no active MLflow run. Pass run_id=, for example that of "
+                "mlflow.start_run()."
+            )
+        run_id = str(active.info.run_id)
+    if tracking_uri is None:
+        if mlflow is None:
+            raise WrongSettingError("tracking_uri is not given. Pass it: MLflow has not been imported, or set up.")
+        tracking_uri = str(mlflow.get_tracking_uri())
+    return RunTarget(
+        run_id=run_id,
+        tracking_uri=with_absolute_path(tracking_uri),
+        earlier_run_id=run_id if first_epoch else None,
+        earlier_epoch=first_epoch,
+        started_unix_s=time.time(),
+    )

@@ -1,0 +1,160 @@
+"""`Shot`: takes the predictions of one epoch from a training loop."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recon_worker.capture.adapters import Predictions
+from recon_worker.capture.capture import Capture
+from recon_worker.capture.copying import Copier
+from recon_worker.capture.errors import LeftEpochError
+from recon_worker.capture.plan import CapturePlan
+from recon_worker.system.messages import message_log
+
+if TYPE_CHECKING:
+    from recon_worker.capture.recon_logger import ReconLogger
+
+_log = message_log(__name__)
+
+
+class Shot:
+    """Takes the predictions of one epoch. Does nothing unless the epoch is due.
+
+    Args:
+        logger: The logger that made it.
+        epoch: Completed epochs.
+        step: Optimiser steps so far.
+        due: Whether to log the epoch.
+    """
+
+    def __init__(self, logger: "ReconLogger", epoch: int, step: int, *, due: bool) -> None:
+        self.due = due
+        """Whether predictions are wanted: skip computing them if not."""
+        self._logger, self._epoch, self._step = logger, epoch, step
+        self._first: Capture | None = None
+
+    def __enter__(self) -> "Shot":
+        if self.due:
+            with self._logger.guard("the start of an epoch"):
+                if self._logger.run is not None:
+                    self._logger.run.begin_capture(self._epoch)
+        return self
+
+    def add(
+        self,
+        indices: Sequence[int] | NDArray[Any] | Tensor,
+        *,
+        amp: Tensor | NDArray[Any],
+        phase: Tensor | NDArray[Any],
+        diffraction: Tensor | NDArray[Any] | None = None,
+    ) -> None:
+        """Copy the predictions of a batch. Of a sample added twice, the last prediction counts.
+
+        Args:
+            indices: (B,) numbers of the samples in the validation set, from 0.
+            amp: (B, N, N) or (B, C, N, N) object amplitude, on any device.
+            phase: The same shape, radians.
+            diffraction: The same shape, predicted diffraction in the units of the measured one; None: not predicted.
+        """
+        if not self.due:
+            return
+        with self._logger.guard("ReconLogger.add", lost=f"Predictions of epoch {self._epoch} are not logged"):
+            numbers = _numbers(indices, self._logger.num_samples)
+            predicted = None if diffraction is None else _batch(diffraction, len(numbers))
+            predictions = Predictions(_batch(amp, len(numbers)), _batch(phase, len(numbers)), predicted)
+            capture = self._capture(predictions.amp)
+            if capture is not None:
+                capture.add(capture.target(capture.plan.route(numbers)), predictions)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.due:
+            self.due = False
+            with self._logger.guard("the end of an epoch"):
+                self._submit(failed=error is not None)
+
+    def _capture(self, amp: Tensor) -> Capture | None:
+        """Return the current capture; None if it failed."""
+        logger = self._logger
+        if logger.run is not None:
+            logger.run.use_device(amp.device)
+            return logger.run.capture
+        if self._first is None:  # captured in private memory, because the queue is not open yet
+            layout = logger.layout(amp.shape[-1])
+            plan = CapturePlan(fixed_indices=logger.indices, layout=layout)
+            self._first = Capture(plan, layout.allocate(), Copier(amp.device))
+        return self._first
+
+    def _submit(self, *, failed: bool) -> None:
+        """Gather the predictions of all ranks, and submit them. All ranks must call this."""
+        logger, first, self._first = self._logger, self._first, None
+        if logger.run is None:
+            patch_px = logger.ranks.maximum(0 if first is None else first.plan.layout.patch_px)
+            with logger.ranks.all_or_none():
+                if failed:
+                    raise LeftEpochError
+            if patch_px:
+                logger.begin(patch_px)
+        run = logger.run
+        if run is None:
+            _log.warning("Epoch %d is not logged: no predictions were added.", self._epoch)
+            return
+        if run.epoch is None:
+            run.begin_capture(self._epoch)
+            if first is not None and run.capture is not None:
+                run.capture.take_over(first)
+        if failed:
+            run.capture, run.failure = None, LeftEpochError()
+        capture, is_complete = run.end_capture()
+        if logger.ranks.rank == 0 and not is_complete and not self._explain_missing(capture):
+            return
+        run.submit(capture, step=self._step, stall_s=logger.guard.take_stall_s())
+
+    def _explain_missing(self, capture: Capture) -> bool:
+        """Log how many predictions are missing, on rank zero. Returns whether there are any predictions at all."""
+        filled = np.concatenate([capture.arrays.stitch_filled, capture.arrays.fixed_filled])
+        if not filled.any():
+            _log.warning("Epoch %d is not logged: no predictions were added.", self._epoch)
+            return False
+        missing = np.flatnonzero(~capture.arrays.stitch_filled)
+        if missing.size and not self._logger.has_explained:
+            self._logger.has_explained = True
+            _log.warning(
+                "Epoch %d: %d of %d samples have no prediction (first: %d); their part of the object is shown as not "
+                "scanned.",
+                self._epoch, missing.size, len(capture.arrays.stitch_filled), missing[0],
+            )  # fmt: skip
+        return True
+
+
+def _numbers(indices: Sequence[int] | NDArray[Any] | Tensor, num_samples: int) -> NDArray[np.int64]:
+    """Return sample numbers, (B,). Raises ValueError if they are not integers, or out of range."""
+    found = indices.detach().cpu().numpy() if isinstance(indices, Tensor) else np.asarray(indices)
+    if found.size and found.dtype.kind not in "iu":
+        raise ValueError(f"indices have the dtype {found.dtype}; they must be integers, the numbers of the samples.")
+    numbers = found.reshape(-1).astype(np.int64)
+    outside = numbers[(numbers < 0) | (numbers >= num_samples)]
+    if outside.size:
+        raise ValueError(
+            f"indices contain {outside[:5].tolist()}, but there are {num_samples} samples; allowed: 0 to "
+            f"{num_samples - 1}."
+        )
+    return numbers
+
+
+def _batch(values: Tensor | NDArray[Any], length: int) -> Tensor:
+    """Return values as a (B, C, N, N) tensor. Raises ValueError if they have another shape."""
+    tensor = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+    batch = tensor[:, None] if tensor.ndim == 3 else tensor
+    if batch.ndim != 4 or len(batch) != length or batch.is_complex() or batch.shape[-1] != batch.shape[-2]:
+        raise ValueError(
+            f"predictions have the shape {tuple(tensor.shape)} and dtype {tensor.dtype} for {length} indices; "
+            f"expected: real, ({length}, N, N) or ({length}, C, N, N)."
+        )
+    return batch

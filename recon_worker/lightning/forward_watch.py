@@ -1,0 +1,68 @@
+"""Sees the predictions that validation computes, through a forward hook on the module."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from recon_worker.capture.adapters import Adapter, Predictions, recognised
+from recon_worker.capture.errors import WrongSettingError
+
+
+def predicting_module(module: LightningModule, name: str | None) -> nn.Module:
+    """Return the submodule that predicts, by its name; None: the LightningModule itself.
+
+    Raises:
+        WrongSettingError: There is no such submodule.
+    """
+    if name is None:
+        return module
+    try:
+        return module.get_submodule(name)
+    except AttributeError as error:
+        names = [child for child, _ in module.named_children()]
+        raise WrongSettingError(
+            f"predictions_from is {name!r}, but {type(module).__name__} has no such submodule; it has {names}."
+        ) from error
+
+
+class ForwardWatch:
+    """Collects the predictions of one validation batch while a hook is on the module.
+
+    Under DDP, Lightning calls the module once more around `validation_step`; the result of that call is what
+    `on_validation_batch_end` receives, and not a tuple of predictions.
+
+    Args:
+        module: Module whose calls are watched.
+        adapter: Recognises predictions among the results.
+    """
+
+    def __init__(self, module: nn.Module, adapter: Adapter) -> None:
+        self._module, self._adapter = module, adapter
+        self._handle: RemovableHandle | None = None
+        self._seen: list[Predictions] = []
+
+    def start(self) -> None:
+        """Put the hook on the module."""
+        self.stop()
+        self._handle = self._module.register_forward_hook(self._see)
+
+    def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401
+        if (predictions := recognised(self._adapter, output)) is not None:
+            amp, phase, diffraction = predictions
+            self._seen.append(
+                Predictions(amp.detach(), phase.detach(), None if diffraction is None else diffraction.detach())
+            )
+
+    def take(self) -> list[Predictions]:
+        """Return and forget the predictions seen since the last call."""
+        seen, self._seen = self._seen, []
+        return seen
+
+    def stop(self) -> None:
+        """Remove the hook, and forget what it saw."""
+        self._seen = []
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
