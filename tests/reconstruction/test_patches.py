@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from ptycho_torch.data.patches import cut_patch
-from tests.ptycho_torch.scans import N
+from recon_worker.reconstruction.patches import cut_patch
+
+N = 16
 
 
 def test_patches_are_exact_at_whole_positions_and_keep_slopes_between_up_to_the_edge():
