@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.patches import cut_patch
+from recon_worker.reconstruction.patches import cut_patch
 from recon_worker.snapshot.array_types import Complex64, Float32, Float64
 
 Patch = tuple[Float32, Float32]

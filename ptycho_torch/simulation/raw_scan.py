@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.patches import cut_patch
 from ptycho_torch.files.metadata import dump_metadata
+from recon_worker.reconstruction.patches import cut_patch
 from recon_worker.snapshot.array_types import Complex64, Float32, Float64
 
 Arrays = dict[str, NDArray[Any]]

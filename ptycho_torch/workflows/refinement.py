@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptycho_torch.data.dataset import PtychoDataset
-from ptycho_torch.data.patches import NODES, lagrange_weights
 from ptycho_torch.model.losses import normalised, poisson_deviance, poisson_nll
 from ptycho_torch.model.physics import PROBE_SCALE, diffraction_amplitude
+from recon_worker.reconstruction.patches import NODES, lagrange_weights
 from recon_worker.reconstruction.stitching import Stitched, canvas_positions
 from recon_worker.snapshot.array_types import Bool, Complex64, Float64
 from recon_worker.snapshot.geometry import PositionGeometry
@@ -178,7 +178,7 @@ class _Scan:
         return total / self.patterns
 
     def _cut(self, object_: Tensor, batch: NDArray[np.int64]) -> Tensor:
-        """Cut object patches, (B, N, N): a differentiable `data.patches.cut_patch`."""
+        """Cut object patches, (B, N, N): a differentiable `recon_worker.reconstruction.patches.cut_patch`."""
         whole = torch.from_numpy(self._whole[batch]).to(self._device) + NODES[0]
         rows, columns = (whole[:, axis, None] + self._side for axis in (0, 1))
         window = object_[rows[:, :, None], columns[:, None, :]]

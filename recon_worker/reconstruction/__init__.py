@@ -4,6 +4,7 @@ Runs in the worker process, and with the inline backend in the training process.
 inside the functions that need them. Formulas: `docs/formulas.md`.
 
     stitching             patches -> object, on a grid or by position
+    patches               object -> patch, between pixels
     alignment             removes the ambiguities of ptychography before a comparison
     comparison            errors relative to the truth; agreement of two halves of a scan
     metrics               MAE, PSNR, SSIM, correlation, robust value ranges

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ptycho_torch.data.patches import cut_patch
 from ptycho_torch.simulation.raw_scan import simulate_raw_scan
 from ptycho_torch.simulation.specimens import disc_probe
+from recon_worker.reconstruction.patches import cut_patch
 from tests.ptycho_torch.scans import N, grid_module_of, module_of, worst_mismatch
 
 

@@ -1,0 +1,254 @@
+"""Places the samples of a dataset in the object: their geometry, the true object on its canvas, and true patches.
+
+What the user passes wins and, if it is wrong, raises before the first step. What is found in the dataset and is
+unusable costs the pictures that need it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon_worker.capture.ground_truth import (
+    TrueObjects,
+    TruePatches,
+    assign,
+    container_factor,
+    container_truth,
+    explicit_truth,
+    own_truth,
+    place_clipped,
+)
+from recon_worker.capture.nesting import Part, flatten, number_scans
+from recon_worker.capture.plan import WrongSettingError
+from recon_worker.capture.plausibility import check_reach, check_unit
+from recon_worker.capture.position_sources import ReadPosition, find_positions, own_geometry
+from recon_worker.capture.positions import (
+    ItemPosition,
+    Positions,
+    explicit_objects,
+    explicit_positions,
+    with_channels,
+)
+from recon_worker.reconstruction.stitching import crop_start_px, crop_to_footprint
+from recon_worker.snapshot.array_types import Complex64, Float32
+from recon_worker.snapshot.choices import StitchWeight
+from recon_worker.snapshot.geometry import Geometry, PositionGeometry
+from recon_worker.system.messages import message_log
+
+_log = message_log(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where the samples of a dataset lie in the object, and the true object."""
+
+    geometry: Geometry | None
+    """Placement of the stitched samples; None: no stitched pictures."""
+    skip_reason: str = ""
+    """Why there is no geometry."""
+    ground_truth: tuple[Complex64 | None, ...] = ()
+    """Per object: (H, W) true object on the stitched footprint, NaN where unknown; None: unknown."""
+    true_patches: TruePatches | None = None
+    """Cuts the true patches; None: they are unknown."""
+
+    def true_patch(self, index: int) -> tuple[Float32, Float32] | None:
+        """Return the true patch of channel 0 of a sample, cut from the true object; None if it is unknown.
+
+        Args:
+            index: Any sample of the dataset, stitched or not.
+
+        Returns:
+            Amplitude, in the network's units, and phase in radians, each (N, N).
+        """
+        return None if self.true_patches is None else self.true_patches(index)
+
+
+def place_samples(
+    dataset: object | None,
+    *,
+    length: int,
+    count: int,
+    n_px: int,
+    crop_px: int | None = None,
+    channels: int | None = None,
+    positions: Any = None,  # noqa: ANN401
+    ground_truth: Any = None,  # noqa: ANN401
+    object_index: Any = None,  # noqa: ANN401
+    item_position: ReadPosition | None = None,
+    weight: StitchWeight = "probe",
+    probe_intensity: Float32 | None = None,
+) -> Placement:
+    """Find the positions and the true objects of a dataset.
+
+    Args:
+        dataset: Map-style dataset; None: only what is passed here is known.
+        length: Number of samples of the dataset.
+        count: Number of leading samples to stitch.
+        n_px: Side N of a patch.
+        crop_px: Side of the stitched centre crop; None: N / 2.
+        channels: Number of patches that the network predicts per sample; None: not compared with the positions.
+        positions: (length, 2) or (length, C, 2), (x, y), pixels, or a function that returns them for the dataset.
+        ground_truth: (H, W) or (K, H, W) complex, on the pixel grid of the positions, or the path of an NPZ file.
+        object_index: (length,) number of the object that each sample shows.
+        item_position: Reads the position in the item of a sample; None if it has none. It may raise anything.
+        weight: Weight of overlapping patches.
+        probe_intensity: (N, N) summed |probe|^2; None: unknown.
+
+    Raises:
+        WrongSettingError: What was passed cannot be used.
+    """
+    told = None if ground_truth is None else explicit_truth(ground_truth)
+    numbers = None if object_index is None else explicit_objects(object_index, length)
+    parts = () if dataset is None else flatten(dataset, length)
+    try:
+        own = own_geometry(dataset) if positions is None else None
+        if own is not None and own.geometry is not None and told is None and numbers is None:
+            return Placement(geometry=_weighted(own.geometry, weight), ground_truth=own_truth(dataset))
+        if positions is not None:
+            px = with_channels(explicit_positions(positions, dataset, length), parts, channels)
+            scan = number_scans(parts, length)
+            found = Positions(source="positions", px=px, object_id=scan, stack_index=0 * scan, explicit=True)
+        else:
+            found = own or find_positions(parts, count, n_px, channels, item_position)
+        if numbers is not None:
+            mine = numbers[: len(found.px)]
+            found = replace(found, object_id=mine, stack_index=mine, ids_known=True, geometry=None)
+        check_unit(found, channels)
+        objects, scale = _true_objects(parts, found, told)
+        check_reach(found, objects, n_px, explicit_truth=told is not None)
+    except WrongSettingError:
+        raise
+    except ValueError as error:
+        return Placement(geometry=None, skip_reason=str(error).rstrip("."))
+    patches = TruePatches(
+        objects=objects,
+        positions_px=found.px[:, 0],
+        object_id=found.object_id,
+        item_position=_later_items(found, numbers, item_position),
+        n_px=n_px,
+        amplitude_scale=scale or (1.0 if found.geometry is None else found.geometry.amplitude_scale),
+    )
+    try:
+        geometry, ids = _geometry(found, count, n_px, crop_px, scale, probe_intensity)
+    except ValueError as error:
+        text = str(error).rstrip(".")
+        if found.explicit and count:
+            raise WrongSettingError(f"positions cannot be used: {text}.") from error
+        return Placement(geometry=None, skip_reason=text, true_patches=patches)
+    try:
+        truths = own_truth(dataset, geometry) if told is None else ()
+        truths = truths or _on_footprint(geometry, objects, ids)
+    except ValueError as error:
+        if told is not None:
+            raise WrongSettingError(f"ground_truth does not match the grid of the samples: {error}") from error
+        return Placement(geometry=None, skip_reason=str(error).rstrip("."))
+    return Placement(geometry=_weighted(geometry, weight), ground_truth=truths, true_patches=patches)
+
+
+def _true_objects(
+    parts: Sequence[Part], found: Positions, told: TrueObjects | None
+) -> tuple[dict[int, Complex64], float | None]:
+    """Return the whole true objects by object number, and the factor from the network's amplitude to theirs."""
+    if told is not None:
+        try:
+            told = place_clipped(told, found.grid)
+        except ValueError as error:
+            raise WrongSettingError(f"ground_truth cannot be used: {error}.") from error
+        numbers = np.unique(found.object_id).tolist() or range(len(told.objects))
+        known = found.ids_known or len(numbers) > 1
+        return assign(told, [(i, i) for i in numbers], known=known), told.amplitude_scale
+    objects, scales = dict[int, Complex64](), list[float]()
+    keys = dict.fromkeys(part.scan_key for part in parts)
+    for key in keys:
+        mine = [part for part in parts if part.scan_key == key]
+        rows = np.concatenate([part.rows for part in mine])
+        rows = rows[rows < len(found.px)]
+        truth = container_truth(mine[0])
+        try:
+            truth = None if truth is None else place_clipped(truth, found.grid)
+        except ValueError as error:
+            _log.warning("The true object of %s cannot be used: %s.", mine[0].name, error)
+            truth = None
+        if truth is not None:
+            pairs = sorted({*zip(found.object_id[rows].tolist(), found.stack_index[rows].tolist(), strict=True)})
+            if not pairs and len(keys) == 1:
+                pairs = [(i, i) for i in range(len(truth.objects))]
+            objects = assign(truth, pairs, known=found.ids_known) | objects
+        scale = None if truth is None else truth.amplitude_scale
+        if scale is None and truth is None and found.grid is not None:
+            scale = container_factor(mine[0])
+        scales += [] if scale is None else [scale]
+    return objects, scales[0] if scales else None
+
+
+def _later_items(
+    found: Positions, numbers: NDArray[np.int64] | None, item_position: ReadPosition | None
+) -> ReadPosition | None:
+    """Return what reads the positions of samples that are not stitched; None if these are known already."""
+    if found.source != "coords_global" or item_position is None or numbers is None:
+        return item_position if found.source == "coords_global" else None
+
+    def renumbered(index: int) -> ItemPosition | None:
+        one = item_position(index)
+        return None if one is None else replace(one, experiment=int(numbers[index]))
+
+    return renumbered
+
+
+def _geometry(
+    found: Positions, count: int, n_px: int, crop_px: int | None, scale: float | None, probe_intensity: Float32 | None
+) -> tuple[Geometry, list[int]]:
+    """Return the geometry of the first `count` samples, and the number of each of its objects.
+
+    Raises:
+        ValueError: There is none. The message gives the reason.
+    """
+    if found.geometry is not None:
+        geometry = found.geometry if scale is None else replace(found.geometry, amplitude_scale=scale)
+        return geometry, list(range(geometry.n_objects))
+    if not count:
+        raise ValueError("no samples are to be stitched")
+    side = n_px // 2 if crop_px is None else crop_px
+    start = crop_start_px(n_px, side)
+    if probe_intensity is not None and probe_intensity.shape == (n_px, n_px):
+        probe_intensity = probe_intensity[start : start + side, start : start + side]
+    ids, number = np.unique(found.object_id[:count], return_inverse=True)
+    geometry = PositionGeometry(
+        patch_px=n_px,
+        crop_px=side,
+        positions_px=found.px[:count],
+        object_index=number.astype(np.int64),
+        probe_intensity=probe_intensity,
+        amplitude_scale=scale or 1.0,
+    )
+    for i in range(len(ids)):
+        geometry.footprint(i)  # raises ValueError for positions in a wrong unit
+    return geometry, ids.tolist()
+
+
+def _on_footprint(
+    geometry: Geometry, objects: Mapping[int, Complex64], ids: Sequence[int]
+) -> tuple[Complex64 | None, ...]:
+    """Crop the true objects to the stitched footprint.
+
+    Raises:
+        ValueError: One does not match the grid.
+    """
+    cropped = (
+        crop_to_footprint(geometry, objects[number], i) if number in objects else None for i, number in enumerate(ids)
+    )
+    return tuple(cropped) if objects else ()
+
+
+def _weighted(geometry: Geometry, weight: StitchWeight) -> Geometry:
+    """Return the geometry with a weight; with a warning, and equal weights, if the probe is unknown."""
+    if not isinstance(geometry, PositionGeometry):
+        return geometry
+    try:
+        return replace(geometry, weight=weight)
+    except ValueError as error:
+        _log.warning("Overlapping patches are averaged equally: %s", error)
+        return replace(geometry, weight="uniform")

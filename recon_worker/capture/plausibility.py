@@ -1,0 +1,81 @@
+"""Plausibility of positions: unit, number of patches per sample, axis order and reach within the true object."""
+
+import numpy as np
+
+from recon_worker.capture.plan import WrongSettingError
+from recon_worker.capture.positions import Positions
+from recon_worker.snapshot.array_types import Complex64, Float64
+from recon_worker.system.messages import message_log
+
+_log = message_log(__name__)
+
+_MIN_FIELD_PX = 1.0
+"""Minimum extent of distinct positions; a smaller one indicates another unit."""
+_RIM_PX = 2.0
+"""Maximum reach of a patch beyond the true object that is not taken for swapped axes."""
+
+
+def check_unit(found: Positions, channels: int | None) -> None:
+    """Check that positions are plausible in pixels, and that samples have the network's number of patches.
+
+    Raises:
+        ValueError: They are not; a WrongSettingError if the user passed them.
+    """
+    error = WrongSettingError if found.explicit else ValueError
+    per_sample = found.px.shape[1]
+    if channels is not None and per_sample != channels:
+        raise error(
+            f"{found.source} has {per_sample} patches per sample, but the network predicts {channels}; give (n, "
+            f"{channels}, 2) positions."
+        )
+    places = found.px.reshape(-1, 2)
+    if not len(places) or not np.isfinite(places).all():
+        return
+    width, height = np.ptp(places, axis=0)
+    if 0 < max(width, height) < _MIN_FIELD_PX:
+        raise error(
+            f"{found.source} spans {width:.3g} x {height:.3g} (width x height), less than one pixel; allowed: patch "
+            "centres in pixels of the object. If they are in metres, divide them by the pixel size of the object."
+        )
+
+
+def check_reach(found: Positions, objects: dict[int, Complex64], n_px: int, *, explicit_truth: bool) -> None:
+    """Check that patches lie in their true objects; removes, with a warning, an object that belongs to other positions.
+
+    Raises:
+        ValueError: The axes are swapped, or an explicit truth belongs to other positions; a WrongSettingError if the
+            user passed positions or truth.
+    """
+    error = WrongSettingError if found.explicit or explicit_truth else ValueError
+    for number, true_object in list(objects.items()):
+        centres = found.px[found.object_id == number].reshape(-1, 2)
+        if not len(centres) or not np.isfinite(centres).all():
+            continue
+        size = np.array(true_object.shape[::-1], np.float64)
+        field = "{:.4g} ... {:.4g} and {:.4g} ... {:.4g}".format(*np.stack([centres.min(0), centres.max(0)], 1).flat)
+        where = f"{found.source} has (x, y) = {field} px, the true object (width x height) {size[0]:g} x {size[1]:g} px"
+        given, swapped = _reach(centres, size, n_px), _reach(centres[:, ::-1], size, n_px)
+        if given > _RIM_PX >= swapped:
+            raise error(
+                f"{where}: patches of {n_px} px leave it by {given:.4g} px, but fit with x and y swapped; allowed: (x, "
+                "y), x is the column and y the row. Swap them: positions[..., ::-1]."
+            )
+        outside = (np.maximum(-centres, centres - size) > n_px).any(axis=1)
+        if not outside.any():
+            continue
+        x, y = centres[outside][0]
+        text = (
+            f"{where}: {outside.sum()} of {len(centres)} patches lie more than a patch outside, the first at ({x:g}, "
+            f"{y:g}); allowed: pixels from the corner of the true object. Check unit and origin of the positions, or "
+            "leave out a truth of another scan."
+        )
+        if explicit_truth:
+            raise WrongSettingError(text)
+        _log.warning("The true object is not used: %s", text)
+        del objects[number]
+
+
+def _reach(centres: Float64, size: Float64, n_px: int) -> float:
+    """Return how far patches extend beyond an object of a size, (x, y); negative inside."""
+    corners = centres - n_px // 2
+    return float(np.maximum(-corners, corners + n_px - size).max())
