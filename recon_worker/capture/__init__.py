@@ -2,15 +2,16 @@
 
 Requires torch but not Lightning: any training loop can use it, with a backend from `client`.
 
-    plan              which samples are logged, and in which rows of a snapshot
-    placement         where the samples lie in the object, and the true object: what the callers use of the next five
-    positions         records of positions; checks of what the user passes
-    position_sources  positions in metadata, items and containers
-    ground_truth      true objects, passed or found, and patches cut from them
-    plausibility      unit, axis order and reach of positions
-    nesting           looks through Subset, ConcatDataset and wrappers
-    capture           fills the arrays of one snapshot, or of one rank's shard, batch by batch
-    copying           copies from the network's device into these arrays
-    gathering         sends the ranks' rows to rank zero
-    logged_run        state of one rank during a logged run: interval and current capture
+    recon_logger  `ReconLogger`, for training loops without Lightning
+    shot          takes the predictions of one epoch from a training loop
+    given_scan    a scan given as arrays
+    dataset       reads the constant data of a run from its dataset
+    adapters      form of a dataset's items, of a network's call and of its result
+    placement     where the samples lie in the object, and the true object
+    plan          which samples are logged, when, and in which rows of a snapshot
+    capture       fills the arrays of one snapshot, batch by batch
+    copying       copies from the network's device into these arrays
+    gathering     sends the ranks' rows to rank zero
+    logged_run    state of one rank during a logged run: interval and current capture
+    errors        errors of the logging, and the guard that keeps them from the training
 """

@@ -15,7 +15,8 @@ from torch.utils.data import IterableDataset
 
 from recon_worker.capture.adapters import Adapter, Sample, described
 from recon_worker.capture.errors import UnusableDataError, reason_of
-from recon_worker.capture.placement import ItemPosition, Placement, place_samples
+from recon_worker.capture.placement.positions import ItemPosition
+from recon_worker.capture.placement.samples import Placement, place_samples
 from recon_worker.capture.plan import ScanOptions
 from recon_worker.snapshot.array_types import Float32
 from recon_worker.snapshot.geometry import GridGeometry

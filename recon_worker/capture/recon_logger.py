@@ -17,7 +17,7 @@ from recon_worker.capture.errors import Guard, WrongSettingError
 from recon_worker.capture.gathering import ranks_of_process_group
 from recon_worker.capture.given_scan import GivenScan, SampleAdapter
 from recon_worker.capture.logged_run import LoggedRun
-from recon_worker.capture.placement import place_samples
+from recon_worker.capture.placement.samples import place_samples
 from recon_worker.capture.plan import CapturePlan, Interval, ScanOptions, choose_indices
 from recon_worker.capture.shot import Shot
 from recon_worker.client.backend import ReconBackend

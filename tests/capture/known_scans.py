@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from recon_worker.capture.placement import ItemPosition, place_samples
+from recon_worker.capture.placement.samples import ItemPosition, place_samples
 from recon_worker.reconstruction.stitching import crop_start_px, stitch
 from tests.reconstruction.known_objects import correlation, cut_patches, smooth_object
 

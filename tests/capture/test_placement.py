@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import ConcatDataset, Subset
 
 from recon_worker.capture import position_sources
-from recon_worker.capture.placement import ItemPosition, place_samples
+from recon_worker.capture.placement.samples import ItemPosition, place_samples
 from recon_worker.snapshot.geometry import GridGeometry, PositionGeometry
 from tests.capture.known_scans import (
     CONTAINERS,

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recon_worker.capture.nesting import Part, member, reason, to_array
-from recon_worker.capture.plan import WrongSettingError
-from recon_worker.capture.positions import ItemPosition
+from recon_worker.capture.errors import WrongSettingError
+from recon_worker.capture.placement.nesting import Part, member, reason, to_array
+from recon_worker.capture.placement.positions import ItemPosition
 from recon_worker.reconstruction.patches import cut_patch
 from recon_worker.reconstruction.stitching import crop_to_footprint
 from recon_worker.snapshot.array_types import Complex64, Float32, Float64

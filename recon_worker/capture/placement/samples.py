@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recon_worker.capture.ground_truth import (
+from recon_worker.capture.errors import WrongSettingError
+from recon_worker.capture.placement.ground_truth import (
     TrueObjects,
     TruePatches,
     assign,
@@ -21,17 +22,16 @@ from recon_worker.capture.ground_truth import (
     own_truth,
     place_clipped,
 )
-from recon_worker.capture.nesting import Part, flatten, number_scans
-from recon_worker.capture.plan import WrongSettingError
-from recon_worker.capture.plausibility import check_reach, check_unit
-from recon_worker.capture.position_sources import ReadPosition, find_positions, own_geometry
-from recon_worker.capture.positions import (
+from recon_worker.capture.placement.nesting import Part, flatten, number_scans
+from recon_worker.capture.placement.plausibility import check_reach, check_unit
+from recon_worker.capture.placement.positions import (
     ItemPosition,
     Positions,
     explicit_objects,
     explicit_positions,
     with_channels,
 )
+from recon_worker.capture.placement.sources import ReadPosition, find_positions, own_geometry
 from recon_worker.reconstruction.stitching import crop_start_px, crop_to_footprint
 from recon_worker.snapshot.array_types import Complex64, Float32
 from recon_worker.snapshot.choices import StitchWeight

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from recon_worker.capture.nesting import Part, in_rows, reason, scan_numbers, to_array
-from recon_worker.capture.positions import ItemPosition, Positions, as_points, relative_positions
+from recon_worker.capture.placement.nesting import Part, in_rows, reason, scan_numbers, to_array
+from recon_worker.capture.placement.positions import ItemPosition, Positions, as_points, relative_positions
 from recon_worker.reconstruction.stitching import canvas_positions
 from recon_worker.snapshot.array_types import Float64
 from recon_worker.snapshot.geometry import Geometry, GridGeometry

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from recon_worker.capture.plan import WrongSettingError
-from recon_worker.capture.positions import Positions
+from recon_worker.capture.errors import WrongSettingError
+from recon_worker.capture.placement.positions import Positions
 from recon_worker.snapshot.array_types import Complex64, Float64
 from recon_worker.system.messages import message_log
 
