@@ -71,8 +71,11 @@ class Guard:
         """Add the time since `began_s` (`time.perf_counter`)."""
         self._stall_s += time.perf_counter() - began_s
 
-    def take_stall_s(self) -> float:
-        """Return the time taken from the training since the last call, including the current block."""
-        now_s = time.perf_counter()
-        stall_s, self._stall_s, self._began_s = self._stall_s + now_s - self._began_s, 0.0, now_s
-        return stall_s
+    @property
+    def stall_s(self) -> float:
+        """Time taken from the training since the last `restart`, within a block, seconds."""
+        return self._stall_s + time.perf_counter() - self._began_s
+
+    def restart(self) -> None:
+        """Measure `stall_s` from now on."""
+        self._stall_s, self._began_s = 0.0, time.perf_counter()

@@ -114,7 +114,8 @@ class Shot:
         capture, is_complete = run.end_capture()
         if logger.ranks.rank == 0 and not is_complete and not self._explain_missing(capture):
             return
-        run.submit(capture, step=self._step, stall_s=logger.guard.take_stall_s())
+        run.submit(capture, step=self._step, stall_s=logger.guard.stall_s)
+        logger.guard.restart()
 
     def _explain_missing(self, capture: Capture) -> bool:
         """Log how many predictions are missing, on rank zero. Returns whether there are any predictions at all."""

@@ -285,7 +285,8 @@ class PtychoReconLoggingCallback(Callback):
         if run.may_predict and not is_complete:
             run.explain_extra_pass()
             fill_missing(run, capture, lambda rows: run.predict(capture, rows, trainer.precision_plugin))
-        run.submit(capture, step=trainer.global_step, stall_s=self._guard.take_stall_s())
+        run.submit(capture, step=trainer.global_step, stall_s=self._guard.stall_s)
+        self._guard.restart()
 
     def _flush(self) -> None:
         with self._guard("the final flush"):

@@ -1,25 +1,22 @@
-"""Copies from a GPU run in order, on a separate stream. Fake streams record the calls."""
+"""Copies from a device, directly or through staging tensors, and page-locked memory."""
 
-import contextlib
-
+import numpy as np
 import pytest
 import torch
 
+from recon_worker.capture.adapters import Predictions
+from recon_worker.capture.capture import Capture
 from recon_worker.capture.copying import Copier
+from recon_worker.capture.plan import CapturePlan
 from recon_worker.snapshot.records import SnapshotLayout
 
-LAYOUT = SnapshotLayout(n_fixed=1, patch_px=8, n_stitch=2, crop_px=4)
-
-
-class FakeStream:
-    def __init__(self, name, calls):
-        self.name, self._calls = name, calls
-
-    def wait_stream(self, other):
-        self._calls.append(f"{self.name} waits for {other.name}")
-
-    def synchronize(self):
-        self._calls.append(f"wait for {self.name}")
+LAYOUT = SnapshotLayout(n_fixed=2, patch_px=8, n_stitch=6, channels=2, crop_px=4)
+PLAN = CapturePlan(fixed_indices=(4, 1), layout=LAYOUT)
+BATCHES = {
+    "in order": [[0, 1, 2, 3], [4, 5, 6]],
+    "every other": [[0, 2, 4], [1, 3, 5]],
+    "shuffled": [[3, 0, 5], [4, 1, 2]],
+}
 
 
 class FakeCuda:
@@ -27,19 +24,12 @@ class FakeCuda:
 
     def __init__(self, refuse=0):
         self.calls, self._refuse = [], refuse
-        self._current = FakeStream("computing", self.calls)
-
-    def Stream(self, device):  # noqa: N802 - the name in torch.cuda
-        return FakeStream("side", self.calls)
 
     def current_stream(self, device):
-        return self._current
+        return self
 
-    @contextlib.contextmanager
-    def stream(self, stream):
-        self.calls.append(f"on {stream.name}")
-        yield
-        self.calls.append("leave")
+    def synchronize(self):
+        self.calls.append("wait")
 
     def cudart(self):
         return self
@@ -52,26 +42,69 @@ class FakeCuda:
         self.calls.append(("unlock", address))
 
 
-class FakeGpuTensor(torch.Tensor):
-    """A CPU tensor that records the streams for which its memory is kept."""
-
-    kept_for = ()
-
-    def record_stream(self, stream):
-        FakeGpuTensor.kept_for = (*FakeGpuTensor.kept_for, stream.name)
+def _predictions(indices):
+    """Return predictions that differ for each sample."""
+    numbers = torch.tensor(indices)[:, None, None, None]
+    pixels = torch.arange(128.0).view(1, 2, 8, 8)
+    return Predictions(1000.0 * numbers + pixels, -1000.0 * numbers - pixels, 7 + 1000.0 * numbers + pixels)
 
 
-def test_a_copy_waits_for_the_computing_and_runs_beside_it():
-    cuda, target = FakeCuda(), torch.zeros(2)
-    copier = Copier(torch.device("cuda"), cuda)
-    source = torch.arange(3, dtype=torch.float16).as_subclass(FakeGpuTensor)
+@pytest.mark.parametrize("order", BATCHES)
+@pytest.mark.parametrize("staged", [False, True], ids=["direct", "staged"])
+@pytest.mark.parametrize("known", [False, True], ids=["routed when added", "routed before"])
+def test_every_value_arrives_in_its_row(order, staged, known):
+    arrays, batches = LAYOUT.allocate(), BATCHES[order]
+    routes = tuple(PLAN.route(batch) for batch in batches)
+    capture = Capture(PLAN, arrays, Copier(torch.device("cpu"), staged=staged), routes if known else ())
 
-    copier.copy(target, source, (slice(1, 3),))
-    copier.wait()
+    for number, batch in enumerate(batches):
+        target = capture.targets[number] if known else capture.target(routes[number])
+        capture.add(target, _predictions(batch))
+    capture.finish()
 
-    assert cuda.calls == ["side waits for computing", "on side", "leave", "wait for side"]
-    assert target.tolist() == [1, 2]
-    assert FakeGpuTensor.kept_for == ("side",)
+    expected = _predictions(range(6))
+    np.testing.assert_array_equal(arrays.stitch_amp, expected.amp[:, :, 2:6, 2:6])
+    np.testing.assert_array_equal(arrays.stitch_phase, expected.phase[:, :, 2:6, 2:6])
+    for name, values in expected._asdict().items():
+        np.testing.assert_array_equal(getattr(arrays, f"fixed_{name}"), values[[4, 1], 0])
+    assert arrays.stitch_filled.all()
+    assert arrays.fixed_filled.all()
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_rows_of_other_ranks_survive_a_second_finish(staged):
+    arrays = LAYOUT.allocate()
+    capture = Capture(PLAN, arrays, Copier(torch.device("cpu"), staged=staged))
+    capture.add(capture.target(PLAN.route([0, 2])), _predictions([0, 2]))
+    capture.finish()
+    arrays.stitch_amp[1] = 5  # gathered from another rank
+
+    capture.add(capture.target(PLAN.route([3])), _predictions([3]))
+    capture.finish()
+
+    assert (arrays.stitch_amp[1] == 5).all()
+    np.testing.assert_array_equal(arrays.stitch_filled, [True, False, True, True, False, False])
+
+
+def test_of_a_sample_given_twice_the_last_prediction_counts():
+    arrays = LAYOUT.allocate()
+    capture = Capture(PLAN, arrays, Copier(torch.device("cpu")))
+    predictions = _predictions([1, 1])
+    predictions.amp[1] = 9
+
+    capture.add(capture.target(PLAN.route([1, 1])), predictions)
+    capture.finish()
+
+    assert (arrays.stitch_amp[1] == 9).all()
+    assert (arrays.fixed_amp[1] == 9).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 8, 8), (3, 2, 16, 16), (3, 2, 8, 1)])
+def test_predictions_of_another_shape_are_refused(shape):
+    capture = Capture(PLAN, LAYOUT.allocate(), Copier(torch.device("cpu")))
+
+    with pytest.raises(ValueError, match=r"predictions have the shape \(3, .* expected: \(B, 2, 8, 8\)"):
+        capture.add(capture.target(PLAN.route([0, 2, 3])), Predictions(torch.ones(shape), torch.ones(shape)))
 
 
 def test_the_memory_of_a_slot_is_locked_once_and_unlocked_at_the_end():
@@ -102,11 +135,11 @@ def test_memory_that_cannot_be_locked_is_used_as_it_is(caplog):
 def test_on_a_real_gpu_the_values_arrive():
     device, arrays = torch.device("cuda"), LAYOUT.allocate()
     copier = Copier(device)
-    source = torch.rand(2, 1, 8, 8, device=device)
-
     copier.prepare(arrays, LAYOUT.nbytes)
-    copier.copy(torch.from_numpy(arrays.stitch_amp), source, (slice(None), slice(None), slice(2, 6), slice(2, 6)))
-    copier.wait()
+    capture = Capture(PLAN, arrays, copier)
 
-    assert torch.equal(torch.from_numpy(arrays.stitch_amp), source[:, :, 2:6, 2:6].cpu())
+    capture.add(capture.target(PLAN.route(range(6))), Predictions(*(one.to(device) for one in _predictions(range(6)))))
+    capture.finish()
     copier.close()
+
+    np.testing.assert_array_equal(arrays.stitch_amp, _predictions(range(6)).amp[:, :, 2:6, 2:6])

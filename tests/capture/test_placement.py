@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, Subset
 
-from recon_worker.capture import position_sources
+from recon_worker.capture.placement import sources
 from recon_worker.capture.placement.samples import ItemPosition, place_samples
 from recon_worker.snapshot.geometry import GridGeometry, PositionGeometry
 from tests.capture.known_scans import (
@@ -200,7 +200,7 @@ def test_items_come_before_the_container_and_are_read_once_for_each_stitched_sam
 
 
 def test_items_that_take_too_long_are_replaced_by_the_container(monkeypatch):
-    monkeypatch.setattr(position_sources, "_POSITIONS_S", -1.0)
+    monkeypatch.setattr(sources, "_POSITIONS_S", -1.0)
     scan = Scan()
 
     slow = place(scan, item_position=scan.item_position)

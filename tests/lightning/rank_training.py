@@ -86,7 +86,7 @@ class Dies(Callback):
 class BrokenCopier(Copier):
     """Fails to copy."""
 
-    def copy(self, target, source, part):
+    def finish(self, arrays, targets, fixed, stitched):
         raise MemoryError("nothing can be copied")
 
 

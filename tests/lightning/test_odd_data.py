@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from recon_worker.lightning import dataset
+from recon_worker.capture.errors import UnusableDataError
+from recon_worker.capture.placement import sources
 from recon_worker.lightning.callback import PtychoReconLoggingCallback
-from recon_worker.lightning.dataset import UnusableDataError
 from recon_worker.snapshot.geometry import PositionGeometry
 from tests.lightning.fitting import epochs_logged, fit, weights
 from tests.lightning.foreign import ForeignDataset, ForeignModule, Stream, collate, loader
@@ -122,7 +122,7 @@ FROM_TRAINING_SET = {
 }
 NO_PICTURES = {
     f"{NONE}sample 33 of TooLong cannot be read (IndexError": lambda: _sampled(TooLong(12)),
-    f"{NONE}a sample of OtherItems is a dict, not (fields, probe": lambda: _sampled(OtherItems(12)),
+    f"{NONE}a sample of OtherItems is a dict with the keys": lambda: _sampled(OtherItems(12)),
     f"{NONE}patterns of OtherPatterns cannot be used (ValueError": lambda: _sampled(OtherPatterns(12)),
 }
 NO_STITCHED_PICTURES = {
@@ -176,7 +176,7 @@ def test_samples_that_cannot_be_used_cost_the_pictures(tracking, caplog, said):
 
 @pytest.mark.parametrize("said", NO_STITCHED_PICTURES)
 def test_positions_that_cannot_be_had_cost_the_stitched_pictures(tracking, caplog, monkeypatch, said):
-    monkeypatch.setattr(dataset, "_POSITIONS_S", 0.2)
+    monkeypatch.setattr(sources, "_POSITIONS_S", 0.2)
 
     callback = assert_unharmed(tracking, NO_STITCHED_PICTURES[said])
 

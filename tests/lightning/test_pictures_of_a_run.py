@@ -27,7 +27,8 @@ def worker(request, tmp_path, plain_sheets):
 
 
 def _callback(worker, **more):
-    return PtychoReconLoggingCallback(1, num_patches=1, log_stitch=True, worker=worker, strict=True, **more)
+    settings = {"baseline": True, "worker": worker, "strict": True, **more}
+    return PtychoReconLoggingCallback(1, num_patches=1, log_stitch=True, **settings)
 
 
 def test_every_card_has_a_picture_at_step_0_and_one_at_each_epoch(tracking, worker):

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
+from recon_worker.capture.adapters import PtychoPinnAdapter
 from recon_worker.capture.logged_run import LoggedRun
 from recon_worker.client.inline_backend import InlineBackend
 from tests.lightning.fitting import epochs_logged, fit
@@ -94,25 +95,29 @@ def test_mlflow_need_not_be_the_first_logger(tracking, tmp_path):
     assert epochs_logged(tracking) == ["epoch_02"]
 
 
-class _BrokenModule(ForeignModule):
-    def forward_predict(self, *args):
+class _BrokenAdapter(PtychoPinnAdapter):
+    def arguments(self, items):
         raise RuntimeError("no prediction today")
 
 
 def test_an_exception_in_the_callback_costs_one_warning_and_not_the_training(tracking, caplog):
-    callback = PtychoReconLoggingCallback(1, log_stitch=True)
+    callback = PtychoReconLoggingCallback(1, log_stitch=True, adapter=_BrokenAdapter())
 
-    module, trainer = fit(tracking, callback, epochs=3, module=_BrokenModule())
+    module, trainer = fit(tracking, callback, epochs=3, val=loader(ForeignDataset(12), shuffle=True))
 
     assert trainer.current_epoch == 3
-    assert callback.errors == 1 + 3  # the untrained network, three epochs
+    assert callback.errors == 3
     assert sum("training goes on" in record.message for record in caplog.records) == 1
     assert len(module.losses) == 12
 
 
 def test_strict_logging_stops_the_training(tracking):
     with pytest.raises(RuntimeError, match="no prediction today"):
-        fit(tracking, PtychoReconLoggingCallback(1, log_stitch=True, strict=True), module=_BrokenModule())
+        fit(
+            tracking,
+            PtychoReconLoggingCallback(1, log_stitch=True, strict=True, adapter=_BrokenAdapter()),
+            val=loader(ForeignDataset(12), shuffle=True),
+        )
 
 
 def test_the_callback_can_be_used_for_two_fits_and_pickled_between(tracking, new_tracking):

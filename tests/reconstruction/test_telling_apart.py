@@ -20,8 +20,9 @@ from ptycho_torch.model.physics import PROBE_SCALE, diffraction_amplitude
 from ptycho_torch.simulation.raw_scan import simulate_raw_scan
 from ptycho_torch.simulation.scan_patterns import scan_positions
 from ptycho_torch.simulation.specimens import default_pictures, disc_probe, make_object
+from recon_worker.capture.adapters import PtychoPinnAdapter
+from recon_worker.capture.dataset import read_scan
 from recon_worker.capture.plan import ScanOptions
-from recon_worker.lightning.dataset import read_scan
 from recon_worker.pictures.colour_ranges import ColourRanges
 from recon_worker.pictures.snapshot_figures import SnapshotFigures
 from recon_worker.snapshot.records import Snapshot
@@ -73,7 +74,8 @@ def _diffraction(amp, phase, batch):
 
 
 def _numbers(dataset, kind, truth=True):
-    scan, layout = read_scan(dataset, FIXED, ScanOptions(log_stitch=True))
+    data = read_scan(dataset, PtychoPinnAdapter(), FIXED, ScanOptions(log_stitch=True))
+    scan, layout = data.scan, data.layout
     batch = torch.utils.data.default_collate([dataset[i] for i in range(len(dataset))])
     amp, phase = _predictions(kind, batch)
     diffraction, arrays = _diffraction(amp, phase, batch), layout.allocate()
