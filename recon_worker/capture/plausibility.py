@@ -4,6 +4,7 @@ import numpy as np
 
 from recon_worker.capture.plan import WrongSettingError
 from recon_worker.capture.positions import Positions
+from recon_worker.reconstruction.stitching import crop_to_footprint
 from recon_worker.snapshot.array_types import Complex64, Float64
 from recon_worker.system.messages import message_log
 
@@ -43,9 +44,18 @@ def check_reach(found: Positions, objects: dict[int, Complex64], n_px: int, *, e
     """Check that patches lie in their true objects; removes, with a warning, an object that belongs to other positions.
 
     Raises:
-        ValueError: The axes are swapped, or an explicit truth belongs to other positions; a WrongSettingError if the
-            user passed positions or truth.
+        ValueError: The axes are swapped, the object does not have the size of the grid, or an explicit truth belongs
+            to other positions; a WrongSettingError if the user passed positions or truth.
     """
+    if found.grid is not None:
+        try:
+            for true_object in objects.values():
+                crop_to_footprint(found.grid, true_object)
+        except ValueError as problem:
+            if explicit_truth:
+                raise WrongSettingError(f"ground_truth does not match the grid of the samples: {problem}") from problem
+            raise
+        return
     error = WrongSettingError if found.explicit or explicit_truth else ValueError
     for number, true_object in list(objects.items()):
         centres = found.px[found.object_id == number].reshape(-1, 2)
