@@ -23,7 +23,7 @@ from recon_worker.capture.ground_truth import (
 )
 from recon_worker.capture.nesting import Part, flatten, number_scans
 from recon_worker.capture.plan import WrongSettingError
-from recon_worker.capture.plausibility import check_reach, check_unit
+from recon_worker.capture.plausibility import check_order, check_reach, check_unit
 from recon_worker.capture.position_sources import ReadPosition, find_positions, own_geometry
 from recon_worker.capture.positions import (
     ItemPosition,
@@ -119,6 +119,7 @@ def place_samples(
         check_unit(found, channels)
         objects, scale = _true_objects(parts, found, told)
         check_reach(found, objects, n_px, explicit_truth=told is not None)
+        check_order(found, objects, parts, n_px)
     except WrongSettingError:
         raise
     except ValueError as error:

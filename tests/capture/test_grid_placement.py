@@ -123,6 +123,20 @@ def test_a_training_split_with_the_same_metadata_is_not_stitched(sign):
     assert placement.true_patch(0) is None
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_split_without_metadata_is_stitched_unless_its_patches_are_elsewhere(shuffled):
+    scan = GridScan(objects=OBJECTS[:1])
+    del scan.metadata
+    order = np.random.default_rng(0).permutation(81) if shuffled else np.arange(81)
+    _stride_in_positions(scan)
+    scan.container["Y_phi"] = np.moveaxis(np.angle(scan.patches[order]), 1, -1)
+
+    placement = place(scan)
+
+    assert (placement.geometry is None) == shuffled
+    assert ("the phases in Y_phi are not those of the true object" in placement.skip_reason) == shuffled
+
+
 def test_measured_positions_off_the_grid_win_over_metadata_of_a_grid():
     raw = Scan(n=81)
     raw.metadata = GridScan().metadata | {"nimgs_test": 1}
