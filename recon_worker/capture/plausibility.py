@@ -44,8 +44,8 @@ def check_unit(found: Positions, channels: int | None) -> None:
     width, height = np.ptp(places, axis=0)
     if np.abs(places).max() > _MAX_PX:
         raise error(
-            f"{found.source} reaches {np.abs(places).max():.3g}, beyond any object in pixels; allowed: patch centres in "
-            "pixels of the object. Check their unit, and look for outliers."
+            f"{found.source} reaches {np.abs(places).max():.3g}, beyond any object; allowed: patch centres in pixels "
+            "of the object. Check their unit, and look for outliers."
         )
     if 0 < max(width, height) < _MIN_FIELD_PX:
         raise error(
@@ -120,7 +120,12 @@ def check_order(found: Positions, objects: dict[int, Complex64], parts: Sequence
                     correlations.append(_correlation(np.exp(1j * np.angle(patch)), np.exp(1j * phase)))
         except Exception:  # user code; without a true object, or phases of its patches, nothing can be compared
             continue
-    if correlations and np.median(correlations) < _SAME:
+    if not correlations:
+        _log.warning(
+            "Patches are placed at the coords_offsets of the dataset, which do not match them in the training split of "
+            "a grid-lines file. Check that it is not one, or give the callback the positions."
+        )
+    elif np.median(correlations) < _SAME:
         raise ValueError(
             f"the phases in Y_phi are not those of the true object at coords_offsets (correlation "
             f"{np.median(correlations):.2f}): in a training split, which is shuffled, they belong to other samples"

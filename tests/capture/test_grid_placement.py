@@ -137,6 +137,16 @@ def test_a_split_without_metadata_is_stitched_unless_its_patches_are_elsewhere(s
     assert ("the phases in Y_phi are not those of the true object" in placement.skip_reason) == shuffled
 
 
+def test_positions_that_would_be_wrong_in_a_training_split_are_pointed_out(caplog):
+    scan = GridScan(objects=OBJECTS[:1])
+    del scan.metadata
+    _stride_in_positions(scan)
+
+    assert place(scan).geometry is not None
+
+    assert [record.message for record in caplog.records if "training split of a grid-lines file" in record.message]
+
+
 def test_measured_positions_off_the_grid_win_over_metadata_of_a_grid():
     raw = Scan(n=81)
     raw.metadata = GridScan().metadata | {"nimgs_test": 1}

@@ -48,12 +48,12 @@ ODD = {
     "nothing": np.empty((0, 2)),
     "ragged": [[1, 2], [3]],
     "objects": np.array([None, {}], object),
-    "not finite": np.full((120, 1, 2, 1), np.inf),
-    "huge": np.full((120, 1, 2, 1), 1e300),
-    "complex": np.full((120, 1, 2, 1), 1j),
-    "meta tensor": torch.empty(120, 1, 2, 1, device="meta"),
+    "not finite": np.full((30, 1, 2, 1), np.inf),
+    "huge": np.full((30, 1, 2, 1), 1e300),
+    "complex": np.full((30, 1, 2, 1), 1j),
+    "meta tensor": torch.empty(30, 1, 2, 1, device="meta"),
     "sparse tensor": torch.eye(120).to_sparse(),
-    "bfloat16 tensor": torch.ones(120, 2, dtype=torch.bfloat16),
+    "bfloat16 tensor": torch.ones(30, 2, dtype=torch.bfloat16),
     "raising": Raising(),
     "class": Raising,
     "mapping": {"outer_offset_test": Raising(), "nimgs_test": np.ones(3)},
@@ -63,31 +63,31 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("value", ODD)
-def test_odd_entries_of_a_container_never_raise(name, value):
-    scan = global_offsets(Scan(120))
-    setattr(scan.container, name, ODD[value])
-    if name == "coords_offsets":
-        del scan.container.global_offsets
+def test_odd_entries_of_a_container_never_raise(name):
+    for value in ODD.values():
+        scan = global_offsets(Scan(30))
+        setattr(scan.container, name, value)
+        if name == "coords_offsets":
+            del scan.container.global_offsets
 
-    placement = place(Subset(scan, range(100)))
+        placement = place(Subset(scan, range(20)))
 
-    assert (placement.geometry is None) == (placement.skip_reason != "")
-    placement.true_patch(99)
+        assert (placement.geometry is None) == (placement.skip_reason != "")
+        placement.true_patch(19)
 
 
-@pytest.mark.parametrize("value", ODD)
 @pytest.mark.parametrize(
     "name", ["container", "metadata", "dataset", "indices", "ground_truth", "geometry_skip_reason"]
 )
-def test_odd_attributes_of_a_dataset_never_raise(name, value):
-    scan = Scan(120)
-    setattr(scan, name, ODD[value])
+def test_odd_attributes_of_a_dataset_never_raise(name):
+    for value in ODD.values():
+        scan = Scan(30)
+        setattr(scan, name, value)
 
-    placement = place(scan)
+        placement = place(scan)
 
-    assert placement.geometry is None
-    assert placement.skip_reason
+        assert placement.geometry is None
+        assert placement.skip_reason
 
 
 @pytest.mark.parametrize("item", [lambda i: 1 / 0, lambda i: None if i else Scan(1).item_position(0), lambda i: "here"])
