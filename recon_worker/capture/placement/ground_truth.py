@@ -7,6 +7,7 @@ the first object of a grid), and `norm_Y_I`, the factor from the network's ampli
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,14 +125,14 @@ def explicit_truth(ground_truth: Any) -> TrueObjects:  # noqa: ANN401
             found = f"ground_truth {ground_truth}"
             truth = _read_file(ground_truth)
         else:
-            truth = TrueObjects(source=found, objects=object_stack(ground_truth))
+            truth = TrueObjects(source="", objects=object_stack(ground_truth))
         if not truth.objects:
             raise ValueError("is zero everywhere")
     except ValueError as error:
         raise WrongSettingError(f"{found} {error}; {_ALLOWED}") from error
     except Exception as error:
         raise WrongSettingError(f"{found} cannot be used ({reason(error)}); {_ALLOWED}") from error
-    return replace(truth, source=found, explicit=True)
+    return replace(truth, source=f"{found} ({truth.source})" if truth.source else found, explicit=True)
 
 
 def container_truth(part: Part) -> TrueObjects | None:
@@ -271,10 +272,10 @@ def _read_truth(read: Callable[[str], Any]) -> TrueObjects | None:
 
 def _read_file(path: "str | PathLike[str]") -> TrueObjects:
     """Read an NPY file, or an NPZ file with one of the known keys or a single array. Pickles are refused."""
-    loaded = np.load(path, allow_pickle=False)
-    if not isinstance(loaded, np.lib.npyio.NpzFile):
-        return TrueObjects(source="", objects=object_stack(loaded))
-    with loaded as archive:
+    with Path(path).open("rb") as file:  # np.load leaves a damaged file open
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            return TrueObjects(source="", objects=object_stack(archive))
         keys = list(archive)
         found = _read_truth(lambda name: archive[name] if name in keys else None)
         if found is None and len(keys) == 1:

@@ -1,9 +1,16 @@
-"""Plausibility of positions: unit, number of patches per sample, axis order and reach within the true object."""
+"""Plausibility of positions: unit, patches per sample, order of axes and of samples, reach within the true object."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recon_worker.capture.errors import WrongSettingError
+from recon_worker.capture.placement.nesting import Part, to_array
 from recon_worker.capture.placement.positions import Positions
+from recon_worker.reconstruction.patches import cut_patch
+from recon_worker.reconstruction.stitching import crop_to_footprint
 from recon_worker.snapshot.array_types import Complex64, Float64
 from recon_worker.system.messages import message_log
 
@@ -11,8 +18,11 @@ _log = message_log(__name__)
 
 _MIN_FIELD_PX = 1.0
 """Minimum extent of distinct positions; a smaller one indicates another unit."""
+_MAX_PX = 2.0**31
 _RIM_PX = 2.0
 """Maximum reach of a patch beyond the true object that is not taken for swapped axes."""
+_COMPARED, _SAME = 16, 0.5
+"""Number of stored patches that are compared with the true object, and their minimum median correlation."""
 
 
 def check_unit(found: Positions, channels: int | None) -> None:
@@ -32,6 +42,11 @@ def check_unit(found: Positions, channels: int | None) -> None:
     if not len(places) or not np.isfinite(places).all():
         return
     width, height = np.ptp(places, axis=0)
+    if np.abs(places).max() > _MAX_PX:
+        raise error(
+            f"{found.source} reaches {np.abs(places).max():.3g}, beyond any object; allowed: patch centres in pixels "
+            "of the object. Check their unit, and look for outliers."
+        )
     if 0 < max(width, height) < _MIN_FIELD_PX:
         raise error(
             f"{found.source} spans {width:.3g} x {height:.3g} (width x height), less than one pixel; allowed: patch "
@@ -43,9 +58,18 @@ def check_reach(found: Positions, objects: dict[int, Complex64], n_px: int, *, e
     """Check that patches lie in their true objects; removes, with a warning, an object that belongs to other positions.
 
     Raises:
-        ValueError: The axes are swapped, or an explicit truth belongs to other positions; a WrongSettingError if the
-            user passed positions or truth.
+        ValueError: The axes are swapped, the object does not have the size of the grid, or an explicit truth belongs
+            to other positions; a WrongSettingError if the user passed positions or truth.
     """
+    if found.grid is not None:
+        try:
+            for true_object in objects.values():
+                crop_to_footprint(found.grid, true_object)
+        except ValueError as problem:
+            if explicit_truth:
+                raise WrongSettingError(f"ground_truth does not match the grid of the samples: {problem}") from problem
+            raise
+        return
     error = WrongSettingError if found.explicit or explicit_truth else ValueError
     for number, true_object in list(objects.items()):
         centres = found.px[found.object_id == number].reshape(-1, 2)
@@ -73,6 +97,46 @@ def check_reach(found: Positions, objects: dict[int, Complex64], n_px: int, *, e
             raise WrongSettingError(text)
         _log.warning("The true object is not used: %s", text)
         del objects[number]
+
+
+def check_order(found: Positions, objects: dict[int, Complex64], parts: Sequence[Part], n_px: int) -> None:
+    """Compare the phases that a grid-lines container stores (`Y_phi`) with the true object at its `coords_offsets`.
+
+    A training split is shuffled, unlike its `coords_offsets`, and looks like a test split otherwise.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if found.source != "container.coords_offsets":
+        return
+    correlations = []
+    for part in parts:
+        try:
+            stored = part.read_container("Y_phi")
+            for k in np.linspace(0, len(part.rows) - 1, 0 if stored is None else _COMPARED).astype(int):
+                row, phase = part.rows[k], to_array(stored[part.indices[k]]).reshape(n_px, n_px, -1)[..., 0]
+                patch = cut_patch(objects[int(found.object_id[row])], found.px[row, 0], n_px)
+                if patch is not None and np.isfinite(patch).all():
+                    correlations.append(_correlation(np.exp(1j * np.angle(patch)), np.exp(1j * phase)))
+        except Exception:  # user code; without a true object, or phases of its patches, nothing can be compared
+            continue
+    if not correlations:
+        _log.warning(
+            "Patches are placed at the coords_offsets of the dataset, which do not match them in the training split of "
+            "a grid-lines file. Check that it is not one, or give the callback the positions."
+        )
+    elif np.median(correlations) < _SAME:
+        raise ValueError(
+            f"the phases in Y_phi are not those of the true object at coords_offsets (correlation "
+            f"{np.median(correlations):.2f}): in a training split, which is shuffled, they belong to other samples"
+        )
+
+
+def _correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Return |correlation| of two images; 1 if one is uniform."""
+    a, b = a - a.mean(), b - b.mean()
+    power = float(np.vdot(a, a).real * np.vdot(b, b).real)
+    return float(np.abs(np.vdot(a, b)) / np.sqrt(power)) if power > 0 else 1.0
 
 
 def _reach(centres: Float64, size: Float64, n_px: int) -> float:

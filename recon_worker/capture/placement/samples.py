@@ -23,7 +23,7 @@ from recon_worker.capture.placement.ground_truth import (
     place_clipped,
 )
 from recon_worker.capture.placement.nesting import Part, flatten, number_scans
-from recon_worker.capture.placement.plausibility import check_reach, check_unit
+from recon_worker.capture.placement.plausibility import check_order, check_reach, check_unit
 from recon_worker.capture.placement.positions import (
     ItemPosition,
     Positions,
@@ -119,6 +119,7 @@ def place_samples(
         check_unit(found, channels)
         objects, scale = _true_objects(parts, found, told)
         check_reach(found, objects, n_px, explicit_truth=told is not None)
+        check_order(found, objects, parts, n_px)
     except WrongSettingError:
         raise
     except ValueError as error:
@@ -138,13 +139,8 @@ def place_samples(
         if found.explicit and count:
             raise WrongSettingError(f"positions cannot be used: {text}.") from error
         return Placement(geometry=None, skip_reason=text, true_patches=patches)
-    try:
-        truths = own_truth(dataset, geometry) if told is None else ()
-        truths = truths or _on_footprint(geometry, objects, ids)
-    except ValueError as error:
-        if told is not None:
-            raise WrongSettingError(f"ground_truth does not match the grid of the samples: {error}") from error
-        return Placement(geometry=None, skip_reason=str(error).rstrip("."))
+    truths = own_truth(dataset, geometry) if told is None else ()
+    truths = truths or _on_footprint(geometry, objects, ids)
     return Placement(geometry=_weighted(geometry, weight), ground_truth=truths, true_patches=patches)
 
 
@@ -156,7 +152,7 @@ def _true_objects(
         try:
             told = place_clipped(told, found.grid)
         except ValueError as error:
-            raise WrongSettingError(f"ground_truth cannot be used: {error}.") from error
+            raise WrongSettingError(f"{error}.") from error
         numbers = np.unique(found.object_id).tolist() or range(len(told.objects))
         known = found.ids_known or len(numbers) > 1
         return assign(told, [(i, i) for i in numbers], known=known), told.amplitude_scale
@@ -170,7 +166,7 @@ def _true_objects(
         try:
             truth = None if truth is None else place_clipped(truth, found.grid)
         except ValueError as error:
-            _log.warning("The true object of %s cannot be used: %s.", mine[0].name, error)
+            _log.warning("The true object of %s is not used: %s.", mine[0].name, error)
             truth = None
         if truth is not None:
             pairs = sorted({*zip(found.object_id[rows].tolist(), found.stack_index[rows].tolist(), strict=True)})
@@ -232,11 +228,7 @@ def _geometry(
 def _on_footprint(
     geometry: Geometry, objects: Mapping[int, Complex64], ids: Sequence[int]
 ) -> tuple[Complex64 | None, ...]:
-    """Crop the true objects to the stitched footprint.
-
-    Raises:
-        ValueError: One does not match the grid.
-    """
+    """Crop the true objects to the stitched footprint."""
     cropped = (
         crop_to_footprint(geometry, objects[number], i) if number in objects else None for i, number in enumerate(ids)
     )

@@ -256,6 +256,9 @@ def _number(metadata: Any, name: str) -> int | None:  # noqa: ANN401
     groups = ("additional_parameters", "physics_parameters", "training_parameters")
     for group in (metadata, *(metadata.get(one) for one in groups)):
         value = group.get(name) if isinstance(group, Mapping) else None
-        if value is not None and (array := to_array(value)).size == 1 and float(array.item()).is_integer():
+        if value is None or isinstance(value, str):
+            continue
+        array = to_array(value)
+        if array.size == 1 and float(array.item()).is_integer():
             return int(array.item())
     return None
