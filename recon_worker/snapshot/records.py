@@ -47,6 +47,10 @@ class Scan:
     """File format of the stitched objects as arrays."""
     description: bool = False
     """Whether to show the latest summary in the run's description in MLflow."""
+    reference: bool = False
+    """Whether to log what is known before training (ground truth, measured diffraction) as the image cards of step 0.
+    For a fresh run that does not log the untrained network: its cards have the same step, and the first ones logged
+    are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
