@@ -10,8 +10,9 @@
 `reference` makes image cards of step 0 from what is known before training: MLflow's step slider starts there, and
 without them every card would be blank until the slider is moved.
 
-The `{amp,phase}_gt` and `{amp,phase}_error` pictures require a ground truth, `diff_pred` and `diff_error` a network
-that predicts diffraction. Metrics, image cards and, if enabled, the run description are `records` for MLflow.
+The `{amp,phase}_gt` and `{amp,phase}_error` pictures require a ground truth, `diff_obs` measured diffraction,
+`diff_pred` a network that predicts diffraction, `diff_error` both. Metrics, image cards and, if enabled, the run
+description are `records` for MLflow.
 """
 
 import io

@@ -137,8 +137,7 @@ class SnapshotFigures:
         if truth is not None:
             result = compare(predicted, truth, centre, ramp=False)
         metrics = {} if result is None else result.errors
-        if self.snapshot.has_diffraction:
-            metrics |= self._diffraction_metrics(row)
+        metrics |= self._diffraction_metrics(row)
         metrics["finite_share"] = finite_share(predicted, centre > 0)
         diffraction = self._diffraction_panels(row)
         raw, aligned = (
@@ -163,26 +162,39 @@ class SnapshotFigures:
         )
 
     def _diffraction_panels(self, row: int) -> Panels:
-        every, ranges = self.scan.observed_diffraction, self.colour_ranges
-        low, high = ranges.range_of("patch/diff", lambda: shared_range(log_intensity(every)))
-        observed = log_intensity(every[row])
-        panels: dict[Kind, Panel] = {"diff_obs_logI": _pattern_panel(observed, (low, high))}
+        every, predicted, panels = self.scan.observed_diffraction, None, dict[Kind, Panel]()
+        if every is not None:
+            panels["diff_obs_logI"] = _pattern_panel(log_intensity(every[row]), self._pattern_range)
         if self.snapshot.has_diffraction:
             predicted = log_intensity(self.snapshot.arrays.fixed_diffraction[row])
+            panels["diff_pred_logI"] = _pattern_panel(predicted, self._pattern_range)
+        if every is not None and predicted is not None:
+            low, high = self._pattern_range
             largest_error = max(_DIFFRACTION_ERROR_SHARE * (high - low), LEAST_ERROR)
-            panels["diff_pred_logI"] = _pattern_panel(predicted, (low, high))
             panels["diff_error_logI"] = Panel(
-                values=np.abs(predicted - observed),
-                value_range=ranges.range_of("patch/diff_error", lambda: (0.0, largest_error)),
+                values=np.abs(predicted - panels["diff_obs_logI"].values),
+                value_range=self.colour_ranges.range_of("patch/diff_error", lambda: (0.0, largest_error)),
                 colormap="inferno",
                 quantity="diffraction error |pred - obs|",
                 unit=_LOG_UNIT,
             )
         return panels
 
+    @functools.cached_property
+    def _pattern_range(self) -> Range:
+        """Range of the measured patterns; without them, of those that the trained network first predicts."""
+        observed, arrays = self.scan.observed_diffraction, self.snapshot.arrays
+        if observed is not None:
+            return self.colour_ranges.range_of("patch/diff", lambda: shared_range(log_intensity(observed)))
+        ranges = self.colour_ranges if self.snapshot.epoch > 0 else ColourRanges(dict(self.colour_ranges.ranges))
+        predicted = arrays.fixed_diffraction[arrays.fixed_filled]
+        return ranges.range_of("patch/diff", lambda: shared_range(log_intensity(predicted)))
+
     def _diffraction_metrics(self, row: int) -> dict[str, float]:
-        """Compare predicted and, as a baseline, mean diffraction with the measured pattern."""
+        """Compare predicted and, as a baseline, mean diffraction with the measured pattern; empty if one is missing."""
         scan = self.scan
+        if scan.observed_diffraction is None or not self.snapshot.has_diffraction:
+            return {}
         observed, mean = scan.observed_diffraction[row], self._mean_pattern
         patterns = {"": self.snapshot.arrays.fixed_diffraction[row]} | ({} if mean is None else {"mean_pattern_": mean})
         metrics = {}
@@ -194,7 +206,8 @@ class SnapshotFigures:
 
     @functools.cached_property
     def _mean_pattern(self) -> Float32 | None:
-        return mean_pattern(self.scan.observed_diffraction)
+        observed = self.scan.observed_diffraction
+        return None if observed is None else mean_pattern(observed)
 
 
 def reference_figures(scan: Scan) -> EpochFigures:
@@ -208,10 +221,10 @@ def reference_figures(scan: Scan) -> EpochFigures:
     labels = [_true_patch(scan, row) for row in rows]
     inside = next((_centre(label.shape) > 0 for label in labels if label is not None), slice(None))
     patches = _truth_panels(labels, inside)
-    every = log_intensity(scan.observed_diffraction)
-    pattern = functools.partial(_pattern_panel, value_range=shared_range(every))
-    for row in rows:
-        patches[row] |= {"diff_obs_logI": pattern(every[row])}
+    if scan.observed_diffraction is not None:
+        every = log_intensity(scan.observed_diffraction)
+        for row in rows:
+            patches[row]["diff_obs_logI"] = _pattern_panel(every[row], shared_range(every))
     names = _patch_names(scan)
     return EpochFigures(
         epoch=0,
