@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from recon_worker.cli.console import log_on_stderr
 from recon_worker.cli.render import render_file
 from recon_worker.client.process import end_process
-from recon_worker.pictures.artifacts import finish
+from recon_worker.pictures.artifacts import finish, reference
 from recon_worker.pictures.history import History
 from recon_worker.snapshot.artifact import Artifact, Failure
 from recon_worker.snapshot.records import Scan
@@ -64,13 +64,22 @@ class SpoolRenderer:
     def render(self, raw: Path | None, taken_unix_s: float) -> list[Failure]:
         """Render a snapshot file, or (None) the artifacts of the whole run, into the outbox; returns the failures.
 
-        `taken_unix_s` is the time at which the snapshot, or the last one, was taken.
+        `taken_unix_s` is the time at which the snapshot, or the last one, was taken. Raises as `render_reference`.
+        """
+        return self._ask({"raw": raw and str(raw), "taken_unix_s": taken_unix_s})
+
+    def render_reference(self) -> list[Failure]:
+        """Render the reference pictures, unless they have been made, into the outbox; returns the failures.
 
         Raises:
             CrashError: The process died while rendering.
             ShortageError: The machine lacks a resource for it now.
             SpoolError: Nothing in this spool can be rendered now.
         """
+        return self._ask({"reference": True})
+
+    def _ask(self, message: Message) -> list[Failure]:
+        """Exchange a message with the process, started if necessary. Raises as `render_reference`."""
         if self._process is None:
             self._process = subprocess.Popen(
                 child_command("recon_worker.cli.spool_renderer"),
@@ -86,7 +95,7 @@ class SpoolRenderer:
             except (CrashError, ShortageError) as error:  # no snapshot is the cause
                 folder = self._spool["folder"]
                 raise SpoolError(f"{folder}: the process that renders cannot start ({error}).") from error
-        return self._exchange(self._process, {"raw": raw and str(raw), "taken_unix_s": taken_unix_s})
+        return self._exchange(self._process, message)
 
     def _exchange(self, process: "subprocess.Popen[bytes]", message: Message) -> list[Failure]:
         assert process.stdin is not None
@@ -154,6 +163,8 @@ def _open(message: Message) -> tuple[Outbox, Scan, History]:
 
 
 def _render(outbox: Outbox, scan: Scan, history: History, message: Message) -> list[Failure]:
+    if "reference" in message:
+        return _render_reference(outbox, scan)
     raw = message["raw"]
     made = list(finish(history)) if raw is None else render_file(scan, outbox.held(Path(raw)), history)
     try:
@@ -164,6 +175,15 @@ def _render(outbox: Outbox, scan: Scan, history: History, message: Message) -> l
         history.publish_again()
         raise
     outbox.keep_history(history.files())
+    return [one for one in made if isinstance(one, Failure)]
+
+
+def _render_reference(outbox: Outbox, scan: Scan) -> list[Failure]:
+    made = list(reference(scan)) if outbox.begin_reference() else []
+    for one in made:
+        if isinstance(one, Artifact):
+            outbox.put(one)
+    outbox.end_reference()
     return [one for one in made if isinstance(one, Failure)]
 
 

@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +40,7 @@ _ATTEMPTS = 2
 """Number of processes that may crash on one snapshot."""
 _WAITS_S = (0.0, 1.0, 4.0)
 """Delay before each round over the snapshots; another round follows only if the machine lacked a resource."""
-_OF_RUN = "the pictures of the whole run"
+_OF_RUN, _REFERENCE = "the pictures of the whole run", "the reference pictures"
 
 
 @dataclass
@@ -133,10 +133,11 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool
     """
     raw, rendered, short = outbox.raw(), 0, False
     waiting = [*map(outbox.held, raw), *map(outbox.local_path, outbox.artifacts())]
-    if not raw and not (waiting and outbox.history()):
+    if not raw and not (waiting and (outbox.history() or outbox.awaits_reference)):
         return 0, False
     taken_unix_s = max(one.stat().st_mtime for one in waiting)
     with closing(SpoolRenderer(outbox, target, lock)) as renderer:
+        failed = _render_for_run(renderer.render_reference, _REFERENCE) if outbox.awaits_reference else []
         for one in tqdm(raw, "render", unit="snapshot", disable=not shows_progress()):
             try:
                 failures = _render(renderer, one, outbox.held(one).stat().st_mtime)
@@ -152,15 +153,20 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool
             else:
                 outbox.held(one).unlink()
                 rendered += 1
-        try:
-            failures = renderer.render(None, taken_unix_s)
-        except CrashError as error:
-            failures = [Failure(_OF_RUN, f"the process that rendered them died ({error})")]
-        except ShortageError as error:
-            failures = [Failure(_OF_RUN, str(error))]
-    for failure in failures:
+        failed += _render_for_run(lambda: renderer.render(None, taken_unix_s), _OF_RUN)
+    for failure in failed:
         _log.error("%s cannot be rendered: %s", failure.path, failure.reason)
     return rendered, short
+
+
+def _render_for_run(render: Callable[[], list[Failure]], what: str) -> list[Failure]:
+    """Render pictures that belong to no snapshot; returns the failures."""
+    try:
+        return render()
+    except CrashError as error:
+        return [Failure(what, f"the process that rendered them died ({error})")]
+    except ShortageError as error:
+        return [Failure(what, str(error))]
 
 
 def _render(renderer: SpoolRenderer, raw: Path, taken_unix_s: float) -> list[Failure]:

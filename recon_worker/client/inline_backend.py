@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from recon_worker.client.ledger import Ledger
-from recon_worker.pictures.artifacts import finish, render
+from recon_worker.pictures.artifacts import finish, reference, render
 from recon_worker.pictures.history import History
 from recon_worker.snapshot.artifact import Artifact, Failure
 from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
@@ -35,9 +35,11 @@ class InlineBackend:
         """Do nothing: this backend needs no initialisation."""
 
     def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
-        """Set the run, and read the history of the run that it continues, if any."""
+        """Set the run, read the history of the run that it continues, if any, and log the reference if requested."""
         self._sink, self._scan = MlflowSink(target), scan
         self._history = earlier_history(target)
+        if scan.reference:
+            self._log_for_run(reference(scan))
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
         """Return arrays for the next snapshot, the same ones each time."""
@@ -64,6 +66,11 @@ class InlineBackend:
             )  # fmt: skip
         else:
             self.stats.logged += 1
+
+    def _log_for_run(self, artifacts: Iterator[Artifact | Failure]) -> None:
+        """Upload artifacts that belong to no snapshot."""
+        for failure in self._log_all(artifacts):
+            _log.warning("%s could not be logged: %s", failure.path, failure.reason)
 
     def _log_all(self, artifacts: Iterator[Artifact | Failure]) -> list[Failure]:
         """Upload artifacts until the first tracker error: each further attempt could block for minutes."""
@@ -109,8 +116,7 @@ class InlineBackend:
     def close(self, timeout_s: float) -> None:
         """Log the artifacts of the whole run, such as the animation, and release the arrays."""
         if self._scan is not None:
-            for failure in self._log_all(finish(self._history)):
-                _log.warning("%s could not be logged: %s", failure.path, failure.reason)
+            self._log_for_run(finish(self._history))
         self._arrays = self._layout = self._scan = None
 
     def summary(self) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from recon_worker.spool.snapshot_file import RawFile
 
-EVENTS = 0
-"""Generation number of the table of events, which belongs to no snapshot."""
+EVENTS, REFERENCE = 0, -2
+"""Generation numbers of the table of events and of the reference cards, which belong to no snapshot."""
 
 
 class State(Enum):

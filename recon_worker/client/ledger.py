@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from recon_worker.client.job import EVENTS, Job
+from recon_worker.client.job import EVENTS, REFERENCE, Job
 
 
 @dataclass(kw_only=True)
@@ -46,7 +46,7 @@ class Ledger:
         """Count a rendered snapshot whose artifacts are all in MLflow (`uploaded`) or still in the outbox."""
         self.artifacts_logged += job.artifacts if uploaded else 0
         self.artifacts_failed += job.failures
-        if job.generation == EVENTS:
+        if job.generation in (EVENTS, REFERENCE):
             return
         if job.failures:
             self.failed += 1

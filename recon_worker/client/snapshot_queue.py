@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from recon_worker.client.job import EVENTS, TO_RENDER, Job, State
+from recon_worker.client.job import TO_RENDER, Job, State
 from recon_worker.client.ledger import Ledger
 from recon_worker.client.slot_memory import SlotMemory
 from recon_worker.settings import WorkerSettings
@@ -279,12 +279,12 @@ class SnapshotQueue:
             job.logged = time.time()
             self.stats.count_rendered(job, uploaded=True)
 
-    def expect_events(self) -> None:
-        """Track the table of events, already in the outbox, like a snapshot."""
-        self._jobs[EVENTS] = Job(generation=EVENTS, artifacts=1, state=State.UPLOADING)
+    def expect(self, generation: int, artifacts: int = 0) -> None:
+        """Wait for artifacts that belong to no snapshot as for a snapshot; `artifacts` are already in the outbox."""
+        self._jobs[generation] = Job(generation=generation, artifacts=artifacts, state=State.UPLOADING)
 
-    def finished(self, artifacts: int, failures: int) -> None:
-        """Count the artifacts that the worker makes at the end of the run, in addition to the table of events."""
-        if (events := self._jobs.get(EVENTS)) is not None:
-            events.artifacts += artifacts
-            events.failures += failures
+    def finished(self, generation: int, artifacts: int, failures: int) -> None:
+        """Count artifacts that the worker has made for no snapshot."""
+        if (job := self._jobs.get(generation)) is not None:
+            job.artifacts += artifacts
+            job.failures += failures

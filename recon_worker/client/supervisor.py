@@ -16,7 +16,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from recon_worker.client.job import EVENTS, State
+from recon_worker.client.job import EVENTS, REFERENCE, State
 from recon_worker.client.process import WorkerProcess
 from recon_worker.client.snapshot_queue import SnapshotQueue
 from recon_worker.snapshot.codec import dump_brief
@@ -87,6 +87,8 @@ class Supervisor:
             if self.process is not None:
                 self.process.hand_over(lock, outbox.descriptor)
                 note_worker(lock, self.process.pid)
+            if scan.reference:
+                self._queue.expect(REFERENCE)
             write_all(self._brief, brief)
             if self.is_ready:
                 self._send_setup()
@@ -100,7 +102,7 @@ class Supervisor:
     def finish(self, events_name: str) -> None:
         """Have the worker, or its successor, make the final artifacts and upload them with the table of events."""
         with self._queue.changed:
-            self._queue.expect_events()
+            self._queue.expect(EVENTS, artifacts=1)
             self._finish = {"do": "finish", "generation": EVENTS, "names": [events_name]}
             if self.is_ready:
                 self._to_send.append(self._finish)
@@ -217,7 +219,7 @@ class Supervisor:
             elif kind == "rendered":
                 queue.rendered(message)
             elif kind == "finished":
-                queue.finished(message["artifacts"], message["failures"])
+                queue.finished(message["generation"], message["artifacts"], message["failures"])
             elif kind == "refused":
                 queue.refused = message["refused"]
             elif kind == "aside":
@@ -238,7 +240,11 @@ class Supervisor:
         """Describe the run to a worker, with the snapshots that its predecessor rendered but did not upload."""
         assert self._spool is not None
         queue, memory = self._queue, self._queue.memory
-        unlogged = {f"{j.epoch}": j.generation for j in queue.in_state(State.UPLOADING) if j.generation != EVENTS}
+        unlogged = {
+            "reference" if job.generation == REFERENCE else f"{job.epoch}": job.generation
+            for job in queue.in_state(State.UPLOADING)
+            if job.generation != EVENTS
+        }
         n_shared, outbox = len(memory.shared_slots), self._spool[0]
         files = [str(outbox.capture_file(slot)) for slot in range(n_shared, memory.depth)]
         self._to_send += [

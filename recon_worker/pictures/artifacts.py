@@ -7,8 +7,12 @@
     recon_log/gallery.html  scales.json      of all epochs so far; replaced when they change
     recon_log/evolution.gif                  at the end
 
-The `{amp,phase}_gt` and `{amp,phase}_error` pictures require a ground truth, `diff_pred` and `diff_error` a network
-that predicts diffraction. Metrics, image cards and, if enabled, the run description are `records` for MLflow.
+`reference` makes image cards of step 0 from what is known before training: MLflow's step slider starts there, and
+without them every card would be blank until the slider is moved.
+
+The `{amp,phase}_gt` and `{amp,phase}_error` pictures require a ground truth, `diff_obs` measured diffraction,
+`diff_pred` a network that predicts diffraction, `diff_error` both. Metrics, image cards and, if enabled, the run
+description are `records` for MLflow.
 """
 
 import io
@@ -18,19 +22,19 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from recon_worker.pictures.arrays import ENCODERS, ObjectArrays
-from recon_worker.pictures.complex_png import encode_complex_png
+from recon_worker.pictures.complex_png import encode_complex_png, load_font
 from recon_worker.pictures.figures import EpochFigures, Figure
 from recon_worker.pictures.gallery.evolution import evolution_gif
 from recon_worker.pictures.history import History
 from recon_worker.pictures.labels import METRICS, epoch_label, metric_label, metric_value
 from recon_worker.pictures.layout import downsampled
 from recon_worker.pictures.png import Panel, encode_png
-from recon_worker.pictures.records import DESCRIPTION_NAME, Description, Metrics, card_name, metrics_name
-from recon_worker.pictures.snapshot_figures import Reconstruction, RefinedObject, SnapshotFigures
-from recon_worker.pictures.summary import summary_png
+from recon_worker.pictures.records import DESCRIPTION_NAME, REFERENCE, Description, Metrics, card_name, metrics_name
+from recon_worker.pictures.snapshot_figures import Reconstruction, RefinedObject, SnapshotFigures, reference_figures
+from recon_worker.pictures.summary import reference_png, summary_png
 from recon_worker.reconstruction.stitching import canvas_positions
 from recon_worker.snapshot.artifact import GALLERY, SCALES, Artifact, Failure
 from recon_worker.snapshot.records import Scan, Snapshot
@@ -39,6 +43,8 @@ from recon_worker.system.errors import is_shortage
 _T = TypeVar("_T")
 _CARD_PX, _LARGEST_CARD_PX = 256, 1024
 """Bounds of an image card's longer side: MLflow does not enlarge small pictures and shrinks large ones."""
+_NARROW = 4
+"""Ratio of height and width of a card beyond which its caption runs downwards."""
 _DIFFRACTION = ("r_factor", "mean_pattern_r_factor", "deviance", "mean_pattern_deviance")
 _DESCRIBED = (
     *("phase_correlation", "amp_correlation", "frc_cutoff_half", "frc_resolution_half_nm"),
@@ -86,6 +92,19 @@ def render(
     scales = history.unpublished_scales()
     if scales is not None:
         yield Artifact(f"recon_log/{SCALES}", scales)
+
+
+def reference(scan: Scan) -> Iterator[Artifact | Failure]:
+    """Yield the image cards of step 0, from what is known before training; none if nothing is. Raises as `render`."""
+    figures = _attempt(f"cards/{REFERENCE}", partial(reference_figures, scan))
+    if isinstance(figures, Failure):
+        yield figures
+    elif figures.figures():
+        yield _made(card_name(REFERENCE, "summary", 0), partial(reference_png, figures))
+        for figure in figures.objects:
+            for name, panel in (("amp", figure.panels["amp_gt"]), ("phase", figure.panels["phase_gt"])):
+                encode = partial(_card, panel, "ground truth")
+                yield _made(card_name(REFERENCE, f"{figure.name}_{name}", 0), encode)
 
 
 def finish(history: History) -> Iterator[Artifact | Failure]:
@@ -188,12 +207,33 @@ def _epoch_artifacts(scan: Scan, snapshot: Snapshot, figures: EpochFigures) -> I
         yield Artifact(DESCRIPTION_NAME, Description(title=title, summary=summary.path, values=described).to_json())
 
 
-def _card(panel: Panel) -> bytes:
-    """Encode a panel, enlarged by a whole factor to at least 256 px or averaged over squares to at most 1024 px."""
+def _card(panel: Panel, caption: str = "") -> bytes:
+    """Encode a panel, enlarged by a whole factor to at least 256 px or averaged over squares to at most 1024 px.
+
+    A caption is written into the picture, so that it cannot get lost.
+    """
     small = downsampled(panel, math.ceil(max(panel.values.shape) / _LARGEST_CARD_PX))
     with Image.open(io.BytesIO(encode_png(small))) as image:
         factor = -(-_CARD_PX // max(image.size))
         enlarged = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    if caption:
+        enlarged = _captioned(enlarged, caption)
     stream = io.BytesIO()
     enlarged.save(stream, "PNG", compress_level=1)
     return stream.getvalue()
+
+
+def _captioned(image: Image.Image, caption: str) -> Image.Image:
+    """Write a caption in white on black into the upper left corner, along the longer side of a narrow picture."""
+    if image.height > _NARROW * image.width:
+        turned = _captioned(image.transpose(Image.Transpose.ROTATE_90), caption)
+        return turned.transpose(Image.Transpose.ROTATE_270)
+    image = image.convert("RGB")
+    draw, pad_px = ImageDraw.Draw(image), 3
+    font_px = min(max(12, min(image.size) // 16), image.height - 3 * pad_px)
+    length = draw.textlength(caption, load_font(font_px)) + 2 * pad_px
+    font = load_font(int(font_px * min(1.0, image.width / length)))
+    box = draw.textbbox((pad_px, pad_px), caption, font)
+    draw.rectangle((0, 0, box[2] + pad_px, box[3] + pad_px), fill="black")
+    draw.text((pad_px, pad_px), caption, "white", font)
+    return image

@@ -95,7 +95,7 @@ def object_ranges(
     missing = [name for name in names if f"{group}/{name}" not in colour_ranges.ranges]
     measured: dict[str, Range] = {}
     if known and missing:
-        measured = _true_ranges(np.concatenate([truth[~np.isnan(truth)] for truth in known]))
+        measured = true_ranges(known)
     if "amp" in missing:
         low, high = robust_range(np.concatenate(amplitudes()), PREDICTION_MARGIN, floor=0)
         if not all(np.isnan(truth).all() for truth in known):
@@ -107,8 +107,13 @@ def object_ranges(
     return {name: colour_ranges.ranges.get(f"{group}/{name}") or measured[name] for name in names}
 
 
-def _true_ranges(truth: Complex64) -> dict[str, Range]:
-    """Measure the ranges that depend on the truth alone; `truth`: (n,) complex64."""
+def true_ranges(truths: Sequence[Complex64]) -> dict[str, Range]:
+    """Measure the ranges of `object_ranges` that depend on the truth alone.
+
+    Args:
+        truths: At least one ground truth, any shape, complex64, NaN where unknown.
+    """
+    truth = np.concatenate([one[~np.isnan(one)] for one in truths])
     amp = np.abs(truth)
     # Centre on the mean phase to avoid the branch cut, so that a weak phase uses the whole colour map.
     mean = float(np.angle(truth[np.isfinite(truth)].sum()))

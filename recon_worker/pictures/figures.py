@@ -9,15 +9,19 @@ Summary, image cards and gallery are drawn from the same `EpochFigures`, so they
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from recon_worker.pictures.colour_ranges import PHASE_RANGE_RAD, Range
 from recon_worker.pictures.labels import Kind
 from recon_worker.pictures.png import Panel
+from recon_worker.reconstruction.comparison import Comparison
+from recon_worker.reconstruction.stitching import Stitched
 from recon_worker.snapshot.array_types import Bool, Complex64
 
 PHASE_PERIOD = 2 * math.pi
+Panels: TypeAlias = Mapping[Kind, Panel]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,8 +30,8 @@ class Figure:
 
     name: str
     """Folder within the epoch's folder: "stitched", "stitched_object_01", "patch_272", ..."""
-    panels: Mapping[Kind, Panel]
-    """Panels in display order: always "amp_pred" and "phase_pred"; for a patch also "diff_obs_logI"."""
+    panels: Panels
+    """Panels in display order: always "amp_pred" and "phase_pred", except of the reference, which predicts nothing."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Values by name, NaN where undefined. Names outside `labels.METRICS` label themselves."""
     index: int | None = None
@@ -76,4 +80,44 @@ def phase_panel(object_: Complex64, scanned: Bool, value_range: Range = PHASE_RA
         unit="rad",
         scanned=scanned,
         period=PHASE_PERIOD if full_turn else None,
+    )
+
+
+def object_panels(
+    image: Stitched, truth: Complex64 | None, result: Comparison | None, ranges: Mapping[str, Range]
+) -> tuple[Panels, Panels]:
+    """Return the panels of an object's raw and aligned figures; identical without a truth."""
+    scanned = image.scanned
+    amp, phase = amplitude_panel(image.object, scanned, ranges["amp"]), phase_panel(image.object, scanned)
+    if truth is None or result is None:
+        raw: Panels = {"amp_pred": amp, "phase_pred": phase}
+        return raw, raw
+    known, amp_range, phase_range = ~np.isnan(truth), ranges["amp_aligned"], ranges["phase_aligned"]
+    raw = {
+        "amp_pred": amp,
+        "amp_gt": amplitude_panel(truth, known, ranges["amp"]),
+        "amp_error": _error_panel("amplitude", result, ranges["amp_error"]),
+        "phase_pred": phase,
+        "phase_gt": phase_panel(truth, known),
+        "phase_error": _error_panel("phase", result, ranges["phase_error"]),
+    }
+    aligned: Panels = {
+        "amp_pred": amplitude_panel(result.aligned, scanned, amp_range, ", aligned"),
+        "amp_gt": amplitude_panel(truth, known, amp_range),
+        "phase_pred": phase_panel(result.aligned, scanned, phase_range, ", aligned"),
+        "phase_gt": phase_panel(truth, known, phase_range),
+    }
+    return raw, {**raw, **aligned}  # in the order of `raw`
+
+
+def _error_panel(part: Literal["amplitude", "phase"], result: Comparison, value_range: Range) -> Panel:
+    values, unit = (result.amp_error, "1") if part == "amplitude" else (result.phase_error_rad, "rad")
+    quantity = f"object {part} error |pred - gt|, aligned"
+    return Panel(
+        values=values,
+        value_range=value_range,
+        colormap="inferno",
+        quantity=quantity,
+        unit=unit,
+        scanned=result.compared,
     )

@@ -4,6 +4,7 @@ Each waits in the outbox as a file whose name encodes its kind, so that it is ke
 
     metrics/epoch_05.json                         -> log_batch
     cards/epoch_05/stitched_amp.step_165.png      -> log_image(key="recon/stitched_amp", step=165)
+    cards/reference/stitched_amp.step_0.png       -> log_image(key="recon/stitched_amp", step=0)
     description/run.json                          -> the tag that MLflow shows as the run's description
 
 Logging a record is idempotent.
@@ -17,8 +18,10 @@ from pathlib import PurePosixPath
 from typing import Self, TypeAlias
 from urllib.parse import quote
 
-_CARD = re.compile(r"cards/epoch_\d+/(?P<name>[A-Za-z0-9_]+)\.step_(?P<step>\d+)\.png")
+_CARD = re.compile(r"cards/(?:epoch_\d+|reference)/(?P<name>[A-Za-z0-9_]+)\.step_(?P<step>\d+)\.png")
 _METRICS = re.compile(r"metrics/epoch_\d+\.json")
+REFERENCE = "reference"
+"""In place of the epoch's folder in the names of the reference cards, which belong to no epoch."""
 DESCRIPTION_NAME = "description/run.json"
 """Outbox name of the latest description."""
 _BEGIN, _END = "<!-- recon-log: written by the training; text outside is kept -->", "<!-- recon-log end -->"
@@ -74,7 +77,7 @@ def metrics_name(folder: str) -> str:
 
 
 def card_name(folder: str, name: str, step: int) -> str:
-    """Return the outbox name of an image card."""
+    """Return the outbox name of an image card; `folder` is the epoch's, or `REFERENCE`."""
     return f"cards/{folder}/{name}.step_{step}.png"
 
 

@@ -1,5 +1,7 @@
 """Computes the figures and metrics of a snapshot: stitching, comparison with the ground truth, panels.
 
+`reference_figures` makes those of the reference: what is known before training.
+
 Each object and patch has two figures. The raw figure, for the picture files, shows the unaligned prediction. The
 aligned figure, for summary, image cards and gallery, shows the prediction aligned with the ground truth, in the truth's
 colour range. Errors are computed after alignment in both. Colour ranges are fixed per run (`colour_ranges`).
@@ -8,7 +10,6 @@ colour range. Errors are computed after alignment in both. Colour ranges are fix
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -19,21 +20,28 @@ from recon_worker.pictures.colour_ranges import (
     log_intensity,
     object_ranges,
     shared_range,
+    true_ranges,
 )
-from recon_worker.pictures.figures import Figure, amplitude_panel, phase_panel
+from recon_worker.pictures.figures import (
+    EpochFigures,
+    Figure,
+    Panels,
+    amplitude_panel,
+    object_panels,
+    phase_panel,
+)
 from recon_worker.pictures.labels import Kind
 from recon_worker.pictures.png import Panel
-from recon_worker.reconstruction.comparison import Comparison, agreement_of_halves, compare, quality
+from recon_worker.reconstruction.comparison import agreement_of_halves, compare, quality
 from recon_worker.reconstruction.diffraction_metrics import mean_pattern, poisson_deviance, r_factor
 from recon_worker.reconstruction.metrics import finite_share
 from recon_worker.reconstruction.stitching import Stitched, stitch
-from recon_worker.snapshot.array_types import Complex64, Float32
+from recon_worker.snapshot.array_types import Bool, Complex64, Float32
 from recon_worker.snapshot.records import Scan, Snapshot
 
 _DIFFRACTION_ERROR_SHARE = 0.25
 """Upper end of the range of diffraction errors, as a fraction of the span of the measured patterns."""
 _PATTERN, _LOG_UNIT = "diffraction log(1 + intensity)", "log(1 + data amplitude squared)"
-_Panels = Mapping[Kind, Panel]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,10 +89,8 @@ class SnapshotFigures:
         if self.refined:
             images, metrics = [one.image for one in self.refined], [one.metrics for one in self.refined]
             yield "refined", functools.partial(self._objects, "refined", images, metrics)
-        digits = max(2, len(str(max(self.scan.fixed_indices, default=0))))
-        for row, index in enumerate(self.scan.fixed_indices):
+        for row, (index, name) in enumerate(_patch_names(self.scan)):
             if self.snapshot.arrays.fixed_filled[row]:
-                name = f"patch_{index:0{digits}d}"
                 yield name, functools.partial(self._patch, row, index, name)
 
     def _stitched_objects(self) -> list[Reconstruction]:
@@ -118,9 +124,8 @@ class SnapshotFigures:
                 numbers |= result.errors | quality(result, truth, self.scan.pixel_size_m)
             numbers["finite_share"] = finite_share(image.object, image.scanned)
             numbers["coverage"] = float(image.scanned.mean())
-            panels = _object_panels(image, truth, result, ranges)
-            name = kind if number == 0 else f"{kind}_object_{number:02d}"
-            raw, aligned = (Figure(name=name, metrics=numbers, panels=one) for one in panels)
+            panels = object_panels(image, truth, result, ranges)
+            raw, aligned = (Figure(name=_object_name(kind, number), metrics=numbers, panels=one) for one in panels)
             made.append(Reconstruction(raw=raw, aligned=aligned, image=image, number=number, truth=truth))
         return made
 
@@ -128,17 +133,16 @@ class SnapshotFigures:
         arrays = self.snapshot.arrays
         predicted = (arrays.fixed_amp[row] * np.exp(1j * arrays.fixed_phase[row])).astype(np.complex64)
         image = Stitched(object=predicted, coverage=np.ones(predicted.shape, np.float32))
-        truth, result, centre = self._label(row), None, _centre(predicted.shape)
+        truth, result, centre = _true_patch(self.scan, row), None, _centre(predicted.shape)
         if truth is not None:
             result = compare(predicted, truth, centre, ramp=False)
         metrics = {} if result is None else result.errors
-        if self.snapshot.has_diffraction:
-            metrics |= self._diffraction_metrics(row)
+        metrics |= self._diffraction_metrics(row)
         metrics["finite_share"] = finite_share(predicted, centre > 0)
         diffraction = self._diffraction_panels(row)
         raw, aligned = (
             Figure(name=name, index=index, metrics=metrics, panels={**panels, **diffraction})
-            for panels in _object_panels(image, truth, result, self._patch_ranges)
+            for panels in object_panels(image, truth, result, self._patch_ranges)
         )
         return [Reconstruction(raw=raw, aligned=aligned, image=image, truth=truth)]
 
@@ -146,7 +150,7 @@ class SnapshotFigures:
     def _patch_ranges(self) -> dict[str, Range]:
         """Ranges measured on the central half: the rim, barely illuminated but bright, would darken the rest."""
         arrays = self.snapshot.arrays
-        labels = [self._label(row) for row in range(len(self.scan.fixed_indices))]
+        labels = [_true_patch(self.scan, row) for row in range(len(self.scan.fixed_indices))]
         inside = _centre(arrays.fixed_amp.shape[1:]) > 0
         amplitudes = arrays.fixed_amp[arrays.fixed_filled][:, inside]
         return object_ranges(
@@ -157,35 +161,40 @@ class SnapshotFigures:
             trained=self.snapshot.epoch > 0,
         )
 
-    def _label(self, row: int) -> Complex64 | None:
-        scan = self.scan
-        if scan.label_amp is None or scan.label_phase is None or not scan.label_amp[row].any():
-            return None
-        label: Complex64 = (scan.label_amp[row] * np.exp(1j * scan.label_phase[row])).astype(np.complex64)
-        return label
-
-    def _diffraction_panels(self, row: int) -> _Panels:
-        every, ranges = self.scan.observed_diffraction, self.colour_ranges
-        low, high = ranges.range_of("patch/diff", lambda: shared_range(log_intensity(every)))
-        observed = log_intensity(every[row])
-        pattern = functools.partial(Panel, value_range=(low, high), colormap="magma", quantity=_PATTERN, unit=_LOG_UNIT)
-        panels: dict[Kind, Panel] = {"diff_obs_logI": pattern(values=observed)}
+    def _diffraction_panels(self, row: int) -> Panels:
+        every, predicted, panels = self.scan.observed_diffraction, None, dict[Kind, Panel]()
+        if every is not None:
+            panels["diff_obs_logI"] = _pattern_panel(log_intensity(every[row]), self._pattern_range)
         if self.snapshot.has_diffraction:
             predicted = log_intensity(self.snapshot.arrays.fixed_diffraction[row])
+            panels["diff_pred_logI"] = _pattern_panel(predicted, self._pattern_range)
+        if every is not None and predicted is not None:
+            low, high = self._pattern_range
             largest_error = max(_DIFFRACTION_ERROR_SHARE * (high - low), LEAST_ERROR)
-            panels["diff_pred_logI"] = pattern(values=predicted)
             panels["diff_error_logI"] = Panel(
-                values=np.abs(predicted - observed),
-                value_range=ranges.range_of("patch/diff_error", lambda: (0.0, largest_error)),
+                values=np.abs(predicted - panels["diff_obs_logI"].values),
+                value_range=self.colour_ranges.range_of("patch/diff_error", lambda: (0.0, largest_error)),
                 colormap="inferno",
                 quantity="diffraction error |pred - obs|",
                 unit=_LOG_UNIT,
             )
         return panels
 
+    @functools.cached_property
+    def _pattern_range(self) -> Range:
+        """Range of the measured patterns; without them, of those that the trained network first predicts."""
+        observed, arrays = self.scan.observed_diffraction, self.snapshot.arrays
+        if observed is not None:
+            return self.colour_ranges.range_of("patch/diff", lambda: shared_range(log_intensity(observed)))
+        ranges = self.colour_ranges if self.snapshot.epoch > 0 else ColourRanges(dict(self.colour_ranges.ranges))
+        predicted = arrays.fixed_diffraction[arrays.fixed_filled]
+        return ranges.range_of("patch/diff", lambda: shared_range(log_intensity(predicted)))
+
     def _diffraction_metrics(self, row: int) -> dict[str, float]:
-        """Compare predicted and, as a baseline, mean diffraction with the measured pattern."""
+        """Compare predicted and, as a baseline, mean diffraction with the measured pattern; empty if one is missing."""
         scan = self.scan
+        if scan.observed_diffraction is None or not self.snapshot.has_diffraction:
+            return {}
         observed, mean = scan.observed_diffraction[row], self._mean_pattern
         patterns = {"": self.snapshot.arrays.fixed_diffraction[row]} | ({} if mean is None else {"mean_pattern_": mean})
         metrics = {}
@@ -197,47 +206,72 @@ class SnapshotFigures:
 
     @functools.cached_property
     def _mean_pattern(self) -> Float32 | None:
-        return mean_pattern(self.scan.observed_diffraction)
+        observed = self.scan.observed_diffraction
+        return None if observed is None else mean_pattern(observed)
 
 
-def _object_panels(
-    image: Stitched, truth: Complex64 | None, result: Comparison | None, ranges: Mapping[str, Range]
-) -> tuple[_Panels, _Panels]:
-    """Return the panels of an object's raw and aligned figures; identical without a truth."""
-    scanned = image.scanned
-    amp, phase = amplitude_panel(image.object, scanned, ranges["amp"]), phase_panel(image.object, scanned)
-    if truth is None or result is None:
-        raw: _Panels = {"amp_pred": amp, "phase_pred": phase}
-        return raw, raw
-    known, amp_range, phase_range = ~np.isnan(truth), ranges["amp_aligned"], ranges["phase_aligned"]
-    raw = {
-        "amp_pred": amp,
-        "amp_gt": amplitude_panel(truth, known, ranges["amp"]),
-        "amp_error": _error_panel("amplitude", result, ranges["amp_error"]),
-        "phase_pred": phase,
-        "phase_gt": phase_panel(truth, known),
-        "phase_error": _error_panel("phase", result, ranges["phase_error"]),
-    }
-    aligned: _Panels = {
-        "amp_pred": amplitude_panel(result.aligned, scanned, amp_range, ", aligned"),
-        "amp_gt": amplitude_panel(truth, known, amp_range),
-        "phase_pred": phase_panel(result.aligned, scanned, phase_range, ", aligned"),
-        "phase_gt": phase_panel(truth, known, phase_range),
-    }
-    return raw, {**raw, **aligned}  # in the order of `raw`
+def reference_figures(scan: Scan) -> EpochFigures:
+    """Return what is known before training, in the colour ranges of the later aligned figures; it may be nothing.
 
-
-def _error_panel(part: Literal["amplitude", "phase"], result: Comparison, value_range: Range) -> Panel:
-    values, unit = (result.amp_error, "1") if part == "amplitude" else (result.phase_error_rad, "rad")
-    quantity = f"object {part} error |pred - gt|, aligned"
-    return Panel(
-        values=values,
-        value_range=value_range,
-        colormap="inferno",
-        quantity=quantity,
-        unit=unit,
-        scanned=result.compared,
+    Objects and patches have "amp_gt" and "phase_gt" if they have a ground truth, patches also "diff_obs_logI".
+    """
+    truths = [] if scan.geometry is None else list(scan.ground_truth)
+    objects = _truth_panels(truths, slice(None))
+    rows = range(len(scan.fixed_indices))
+    labels = [_true_patch(scan, row) for row in rows]
+    inside = next((_centre(label.shape) > 0 for label in labels if label is not None), slice(None))
+    patches = _truth_panels(labels, inside)
+    if scan.observed_diffraction is not None:
+        every = log_intensity(scan.observed_diffraction)
+        for row in rows:
+            patches[row]["diff_obs_logI"] = _pattern_panel(every[row], shared_range(every))
+    names = _patch_names(scan)
+    return EpochFigures(
+        epoch=0,
+        step=0,
+        folder="",
+        objects=tuple(Figure(name=_object_name("stitched", n), panels=one) for n, one in enumerate(objects) if one),
+        patches=tuple(
+            Figure(name=names[row][1], index=names[row][0], panels=patches[row]) for row in rows if patches[row]
+        ),
+        pixel_size_m=scan.pixel_size_m,
     )
+
+
+def _truth_panels(truths: Sequence[Complex64 | None], measured: Bool | slice) -> list[dict[Kind, Panel]]:
+    """Return the panels of each ground truth, none for None; `measured` selects the pixels that define the ranges."""
+    known = [truth[measured] for truth in truths if truth is not None]
+    ranges = true_ranges(known) if known else {}
+    return [
+        {}
+        if truth is None
+        else {
+            "amp_gt": amplitude_panel(truth, ~np.isnan(truth), ranges["amp_aligned"]),
+            "phase_gt": phase_panel(truth, ~np.isnan(truth), ranges["phase_aligned"]),
+        }
+        for truth in truths
+    ]
+
+
+def _pattern_panel(log_intensities: Float32, value_range: Range) -> Panel:
+    return Panel(values=log_intensities, value_range=value_range, colormap="magma", quantity=_PATTERN, unit=_LOG_UNIT)
+
+
+def _object_name(kind: str, number: int) -> str:
+    return kind if number == 0 else f"{kind}_object_{number:02d}"
+
+
+def _patch_names(scan: Scan) -> list[tuple[int, str]]:
+    """Return (dataset index, name) of each fixed patch."""
+    digits = max(2, len(str(max(scan.fixed_indices, default=0))))
+    return [(index, f"patch_{index:0{digits}d}") for index in scan.fixed_indices]
+
+
+def _true_patch(scan: Scan, row: int) -> Complex64 | None:
+    if scan.label_amp is None or scan.label_phase is None or not scan.label_amp[row].any():
+        return None
+    label: Complex64 = (scan.label_amp[row] * np.exp(1j * scan.label_phase[row])).astype(np.complex64)
+    return label
 
 
 def _centre(shape: tuple[int, ...]) -> Float32:

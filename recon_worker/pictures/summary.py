@@ -1,5 +1,7 @@
 """Summary sheet: one epoch on one page, with large objects, one row per patch, and a colour bar for each picture.
 
+The reference sheet, the summary of step 0, has the same layout without predictions.
+
     epoch, step                                     metrics of the epoch
     object      metrics: errors, SSIM, resolution
                 amplitude: predicted | truth | error
@@ -44,10 +46,22 @@ def summary_png(figures: EpochFigures) -> bytes:
     """
     if not figures.figures():
         raise ValueError(f"{epoch_label(figures.epoch)} has neither objects nor patches; there is nothing to draw.")
+    return _sheet(figures, epoch_label(figures.epoch), f"optimiser step {figures.step}")
+
+
+def reference_png(figures: EpochFigures) -> bytes:
+    """Draw the reference sheet from `reference_figures` with at least one object or patch; returns as `summary_png`."""
+    kinds = {kind for figure in figures.figures() for kind in figure.panels}
+    known = {"ground truth": "amp_gt" in kinds, "measured data": "diff_obs_logI" in kinds}
+    title = "Reference: " + " and ".join(name for name, present in known.items() if present)
+    return _sheet(figures, title, "known before training; nothing here is predicted")
+
+
+def _sheet(figures: EpochFigures, title: str, subtitle: str) -> bytes:
     page = Page()
     y = _MARGIN_PX
-    page.write(_MARGIN_PX, y + 16, epoch_label(figures.epoch), points=17, bold=True)
-    page.write(_MARGIN_PX, y + 38, f"optimiser step {figures.step}", colour=GREY)
+    page.write(_MARGIN_PX, y + 16, title, points=17, bold=True)
+    page.write(_MARGIN_PX, y + 38, subtitle, colour=GREY)
     _draw_metrics(page, figures.metrics, _MARGIN_PX + 2 * _NUMBER_PX, y + 10)
     y += 54 + _GROUP_GAP_PX
     for figure in figures.objects[:MAX_OBJECTS]:
@@ -79,7 +93,7 @@ def _draw_section_title(page: Page, title: str, facts: Sequence[str], y: int) ->
 
 
 def _draw_object(page: Page, figure: Figure, pixel_size_m: float | None, y: int) -> int:
-    height, width = figure.panels["amp_pred"].values.shape
+    height, width = next(iter(figure.panels.values())).values.shape
     facts = [f"{height} \u00d7 {width} px"]
     if pixel_size_m is not None:
         facts.append(f"pixel size {length_text(pixel_size_m)}")
@@ -106,11 +120,11 @@ def _draw_object_row(
     page: Page, object_kind: str, row: Sequence[tuple[Kind, Panel]], pixel_size_m: float | None, y: int
 ) -> int:
     x, bottom = _MARGIN_PX, y
-    for kind, panel in row:
+    for column, (kind, panel) in enumerate(row):
         group, role = kind.split("_")[:2]
         shown = "refined" if (object_kind, role) == ("refined", "pred") else _ROLES[role]
         page.write(x, y + 8, _GROUPS[group] + (" error" if role == "error" else f", {shown}"), bold=True)
-        scale_bar_m = pixel_size_m if kind == "amp_pred" else None
+        scale_bar_m = pixel_size_m if (group, column) == ("amp", 0) else None
         width, height = draw_panel(page, panel, x, y + 16, OBJECT_SIDE_PX, 3, scale_bar_m)
         x, bottom = x + width + _GROUP_GAP_PX, max(bottom, y + 16 + height)
     return bottom + _GAP_PX
@@ -119,7 +133,7 @@ def _draw_object_row(
 def _draw_patches(page: Page, patches: Sequence[Figure], y: int) -> int:
     shown = patches[:MAX_PATCHES]
     facts = [f"{len(shown)} of {len(patches)} shown"] if len(shown) < len(patches) else []
-    if any("amp_gt" in figure.panels for figure in shown):
+    if any("amp_error" in figure.panels for figure in shown):
         facts.append("amplitude scale and global phase fitted per patch")
     y = _draw_section_title(page, "Patches", facts, y)
     columns = _columns(shown)
@@ -152,7 +166,7 @@ def _columns(patches: Sequence[Figure]) -> dict[Kind, int]:
     for group in _GROUPS:
         members = [kind for kind in ordered if kind in present and kind.startswith(f"{group}_")]
         columns |= {kind: x + column * (width + _GAP_PX) for column, kind in enumerate(members)}
-        x += len(members) * (width + _GAP_PX) + _GROUP_GAP_PX - _GAP_PX
+        x += len(members) * (width + _GAP_PX) + _GROUP_GAP_PX - _GAP_PX if members else 0
     return columns
 
 

@@ -25,8 +25,9 @@ class Scan:
 
     fixed_indices: tuple[int, ...]
     """Dataset indices of the k samples whose patches are logged; channel 0 is shown."""
-    observed_diffraction: Float32
-    """(k, N, N) measured diffraction amplitude, DC in the centre, in the units of the data."""
+    observed_diffraction: Float32 | None = None
+    """(k, N, N) measured diffraction amplitude, DC in the centre, in the units of the data. None: not known; predicted
+    diffraction is then shown alone."""
     photon_scale: Float32 | None = None
     """(k,) factor from the amplitude of each pattern to sqrt(photons). None: unknown."""
     label_amp: Float32 | None = None

@@ -19,7 +19,7 @@ from recon_worker.system.folder_owner import why_not_ours
 _PREFIX = ".recon-log-"
 _TEMPORARY = re.compile(rf"{re.escape(_PREFIX)}.+\.\d+")
 """Name of an incomplete file, with the ID of its writing process; nothing else is swept."""
-_DISPENSABLE = re.compile(r"run\.json|scan\.npz|lock")
+_DISPENSABLE = re.compile(r"run\.json|scan\.npz|lock|reference")
 """Files not worth keeping once no data is waiting, like the folder `history`."""
 _PARTS = {"lock", "run.json", "outbox", "raw"}
 """Entries that identify a run's folder, which has some of them from its creation."""

@@ -2,6 +2,7 @@
 
     <spool>/<run id>/run.json              run and server, never credentials; signed (`run_target`)
                     /scan.npz              data common to all snapshots of the run
+                    /reference              exists until the reference pictures are made; counts the attempts
                     /raw/<generation>_epoch_<n>.snapshot        snapshots to render
                     /raw/.recon-log-capture_<slot>.<process>    files that captures write in place
                     /outbox/epoch_05/stitched/amp_pred.png      artifacts to upload
@@ -26,16 +27,22 @@ from recon_worker.snapshot.records import Scan
 from recon_worker.spool.folder import RunFolder, SpoolError, temporary_path, walk, write_whole
 from recon_worker.spool.lock import is_alone, take_lock
 from recon_worker.spool.run_target import RunTarget, dump_target, read_target
+from recon_worker.system.messages import message_log
 
 if TYPE_CHECKING:
     from recon_worker.spool.snapshot_file import RawFile
 
+_log = message_log(__name__)
+
 _ARTIFACT = re.compile(
     r"epoch_\d+/((patch_\d+|stitched(_object_\d+)?)/([A-Za-z0-9_]+\.png|arrays\.(npz|h5))|summary\.png)"
     r"|recon_log/(events\.csv|scales\.json|gallery\.html|evolution\.gif)"
-    r"|cards/epoch_\d+/[A-Za-z0-9_]+\.step_\d+\.png|metrics/epoch_\d+\.json|description/run\.json"
+    r"|cards/(epoch_\d+|reference)/[A-Za-z0-9_]+\.step_\d+\.png|metrics/epoch_\d+\.json|description/run\.json"
 )
 _EPOCH = re.compile(r"(?:^|/)epoch_(\d+)[/.]")
+_REFERENCE_CARDS = "cards/reference/"
+_REFERENCE_ATTEMPTS = 4
+"""Processes that may die over the reference pictures; fewer than the deaths after which no worker is started."""
 _RAW_NAME = "{:08d}_epoch_{}.snapshot"
 _RAW = re.compile(r"\d{8}_epoch_(\d+)\.snapshot")
 _DAMAGED = ".damaged"
@@ -61,6 +68,8 @@ class Outbox(RunFolder):
         """Write run.json and scan.npz for a later `sync`."""
         write_whole(self._place / "run.json", [dump_target(target)])
         write_whole(self._place / "scan.npz", [dump_scan(scan)])
+        if scan.reference:
+            write_whole(self._place / "reference", [b""])
 
     def target_and_owner(self) -> tuple[RunTarget, bool]:
         """Return the spool's run, and whether a training of this user wrote run.json (`trust.is_own`).
@@ -130,6 +139,30 @@ class Outbox(RunFolder):
                 for folder in place.parents[: len(Path(name).parents) - 1]:
                     folder.rmdir()
 
+    # --- reference -------------------------------------------------------------------------------------------------
+
+    @property
+    def awaits_reference(self) -> bool:
+        """Whether the reference pictures are still to be made."""
+        return (self._place / "reference").is_file()
+
+    def begin_reference(self) -> bool:
+        """Return whether to make the reference pictures now. Call `end_reference` once they are in the outbox."""
+        try:
+            attempts = (self._place / "reference").stat().st_size
+            write_whole(self._place / "reference", [b"." * (attempts + 1)])
+        except OSError:  # there are none to make, or the disk is full
+            return False
+        if attempts >= _REFERENCE_ATTEMPTS:
+            self.end_reference()
+            _log.warning("The reference pictures are not made: %d processes died over them.", attempts)
+        return attempts < _REFERENCE_ATTEMPTS
+
+    def end_reference(self) -> None:
+        """Note that the reference pictures are made, or cannot be."""
+        with contextlib.suppress(OSError):
+            (self._place / "reference").unlink()
+
     # --- history ---------------------------------------------------------------------------------------------------
 
     def keep_history(self, files: Mapping[str, bytes]) -> None:
@@ -182,7 +215,8 @@ class Outbox(RunFolder):
 
     def epochs(self) -> set[int]:
         """Return the epochs of waiting snapshots and artifacts."""
-        rendered = {int(epoch) for name in self.artifacts() if (epoch := epoch_of(name)) < math.inf}
+        names = (name for name in self.artifacts() if not is_reference(name))
+        rendered = {int(epoch) for name in names if (epoch := epoch_of(name)) < math.inf}
         return rendered | {int(match[1]) for raw in self.raw() if (match := _RAW.fullmatch(raw.name))}
 
     def set_aside(self, raw: Path) -> Path:
@@ -215,8 +249,15 @@ def is_artifact_name(path: str) -> bool:
     return _ARTIFACT.fullmatch(path) is not None
 
 
+def is_reference(name: str) -> bool:
+    """Return whether an artifact is a reference card, which belongs to no epoch."""
+    return name.startswith(_REFERENCE_CARDS)
+
+
 def epoch_of(name: str) -> float:
-    """Return the epoch of an artifact; infinity for artifacts of the whole run, such as the gallery."""
+    """Return the epoch of an artifact: 0 for a reference card, infinity for artifacts that every epoch replaces."""
+    if is_reference(name):
+        return 0
     found = _EPOCH.search(name)
     return int(found[1]) if found else math.inf
 

@@ -8,6 +8,7 @@ file that the server rejects or loses is set aside until `retry_now` and does no
 """
 
 import functools
+import math
 import queue
 import threading
 from collections import Counter, defaultdict
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
 
-from recon_worker.spool.outbox import Outbox, Version
+from recon_worker.spool.outbox import Outbox, Version, epoch_of
 from recon_worker.system.messages import message_log
 from recon_worker.upload.errors import UnacceptableError
 from recon_worker.upload.retry import RESENDS, Retries, StoppedError, backoff_s
@@ -169,7 +170,7 @@ class Uploader:
 
         Files that every epoch replaces, such as the gallery, are uploaded one at a time: the newest must arrive last.
         """
-        of_epoch = "epoch_" in name
+        of_epoch = epoch_of(name) < math.inf
         if not of_epoch:
             self._note(in_line=1)
             while not self._whole_run.acquire(timeout=_POLL_S):

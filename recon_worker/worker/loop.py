@@ -82,7 +82,7 @@ def _serve(channel: Channel, watchdog: Watchdog, priority: LowPriority, set_up: 
         deadline = watchdog.orphaned()
         priority.restore()
         if worker is None and (worker := set_up()) is not None:
-            worker.upload_again({})
+            worker.begin({})
         if worker is not None:
             _finish_alone(worker, watchdog, deadline)
     finally:

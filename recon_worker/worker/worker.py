@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from recon_worker.pictures.artifacts import finish, render
+from recon_worker.pictures.artifacts import finish, reference, render
 from recon_worker.pictures.history import History
 from recon_worker.pictures.records import Metrics
 from recon_worker.snapshot.artifact import Artifact, Failure
 from recon_worker.snapshot.codec import CodecError, dump_snapshot, load_brief, parse_header, read_snapshot
 from recon_worker.snapshot.records import Snapshot
 from recon_worker.snapshot.slots import Slot
-from recon_worker.spool.outbox import Outbox, epoch_of
+from recon_worker.spool.outbox import Outbox, epoch_of, is_reference
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.spool.snapshot_file import make_ready
 from recon_worker.system.errors import is_shortage
@@ -75,12 +75,20 @@ class Worker:
         self._jobs: dict[int, Message] = {}
         self._numbers: dict[int, Metrics] = {}
 
-    def upload_again(self, unlogged: dict[str, int]) -> None:
-        """Upload the artifacts of an earlier worker; `unlogged`: generations that the training awaits, by epoch."""
+    def begin(self, unlogged: dict[str, int]) -> None:
+        """Make the reference pictures, unless an earlier worker has, and upload what waits in the outbox.
+
+        Args:
+            unlogged: Generations that the training awaits, by epoch, or by "reference".
+        """
+        if self.outbox.begin_reference():
+            self._make_for_run(reference(self._scan), unlogged.get("reference", _NO_SNAPSHOT), "The reference pictures")
+            self.outbox.end_reference()
         names: dict[int, list[str]] = {generation: [] for generation in unlogged.values()}
         last = max(unlogged.values(), default=_NO_SNAPSHOT)
         for name in self.outbox.artifacts():
-            names.setdefault(unlogged.get(str(epoch_of(name)), last), []).append(name)
+            key = "reference" if is_reference(name) else str(epoch_of(name))
+            names.setdefault(unlogged.get(key, last), []).append(name)
         for generation, waiting in names.items():
             self.uploader.add(generation, waiting)
 
@@ -88,7 +96,7 @@ class Worker:
         """Execute a message of the training process."""
         match message["do"]:
             case "setup":
-                self.upload_again(message["unlogged"])
+                self.begin(message["unlogged"])
             case "reserve":
                 self._reserve(message["slots"], [Path(name) for name in message["files"]], message["nbytes"])
             case "finish":
@@ -128,16 +136,22 @@ class Worker:
 
     def finish(self, generation: int = _NO_SNAPSHOT, names: Sequence[str] = ()) -> None:
         """Make the artifacts of the whole run, and upload them together with `names`, already in the outbox."""
+        made = self._make_for_run(finish(self._load_history()), generation, "The artifacts of the whole run")
+        self.uploader.add(generation, [*names, *made])
+
+    def _make_for_run(self, pictures: Iterator[Artifact | Failure], generation: int, what: str) -> list[str]:
+        """Put artifacts that belong to no snapshot into the outbox and report them; returns their names."""
         made, failures = list[str](), list[Failure]()
         try:
-            for one in self._each(finish(self._load_history())):
+            for one in self._each(pictures):
+                self._channel.send("alive")
                 self._put(one, made, failures)
-        except Exception as error:  # a shortage: artifacts of the whole run must not cost a snapshot
-            failures.append(Failure("The artifacts of the whole run", f"{type(error).__name__}: {error}"))
+        except Exception as error:  # a shortage: these artifacts must not cost a snapshot
+            failures.append(Failure(what, f"{type(error).__name__}: {error}"))
         for failure in failures:
             _log.warning("%s could not be made: %s", failure.path, failure.reason)
-        self._channel.send("finished", artifacts=len(made), failures=len(failures))
-        self.uploader.add(generation, [*names, *made])
+        self._channel.send("finished", generation=generation, artifacts=len(made), failures=len(failures))
+        return made
 
     def save_snapshots(self) -> None:
         """Write the snapshots in shared memory to the spool, after the death of the training process."""

@@ -267,6 +267,28 @@ def test_predicted_patterns_are_measured_beside_the_mean_pattern():
     assert not [name for name in without if "deviance" in name]
 
 
+def test_without_measured_diffraction_the_predicted_is_shown_alone():
+    scan = replace(make_scan(), observed_diffraction=None)
+    patch = _raw(scan, _snapshot(scan))["patch_00"]
+
+    assert [kind for kind in patch.panels if kind.startswith("diff")] == ["diff_pred_logI"]
+    assert not [name for name in patch.metrics if "r_factor" in name or "deviance" in name]
+    silent = replace(_snapshot(scan), has_diffraction=False)
+    assert not [kind for kind in _raw(scan, silent)["patch_00"].panels if kind.startswith("diff")]
+
+
+def test_without_measured_diffraction_the_range_is_that_of_the_trained_network():
+    scan, history = replace(make_scan(), observed_diffraction=None), History()
+    ranges = []
+    for epoch, amplitude in ((0, 9), (1, 2), (2, 3)):
+        one = _snapshot(scan, epoch)
+        one.arrays.fixed_diffraction[:] = np.linspace(0, amplitude, N_PX)
+        list(render(scan, one, history))
+        ranges.append(history.colour_ranges.ranges.get("patch/diff"))
+
+    assert ranges == [None, *[(0, pytest.approx(np.log(5)))] * 2]
+
+
 def test_pixels_of_every_picture_map_back_to_values():
     scan = make_scan()
     one = _snapshot(scan)

@@ -1,6 +1,8 @@
 """Scans and snapshots survive the round trip to the worker; damaged bytes are rejected."""
 
 import dataclasses
+import io
+import json
 import tempfile
 from pathlib import Path
 
@@ -62,7 +64,7 @@ def cases(draw):
     )
     scan = Scan(
         fixed_indices=tuple(range(k)),
-        observed_diffraction=_array(rng, (k, n_px, n_px), special),
+        observed_diffraction=_array(rng, (k, n_px, n_px), special) if draw(st.booleans()) else None,
         label_amp=label,
         label_phase=label,
         geometry=geometry,
@@ -71,6 +73,7 @@ def cases(draw):
         pixel_size_m=draw(st.sampled_from([None, 2e-8])),
         arrays_format=draw(st.sampled_from(["none", "npz", "h5"])),
         description=draw(st.booleans()),
+        reference=draw(st.booleans()),
     )
     layout = SnapshotLayout(
         n_fixed=k, patch_px=n_px, n_stitch=n, channels=channels, crop_px=geometry.crop_px if geometry else 0
@@ -121,6 +124,19 @@ def assert_same_pictures(case):
 
     assert first == second
     assert all(isinstance(made, Artifact) for made in first[0])
+
+
+def test_a_scan_of_an_earlier_version_lacks_the_reference_and_is_read():
+    with np.load(io.BytesIO(dump_scan(Scan(fixed_indices=(4,), reference=True)))) as archive:
+        arrays = dict(archive)
+    record = json.loads(str(arrays.pop("_record")))
+    assert record.pop("reference")
+    stream = io.BytesIO()
+    np.savez(stream, _record=np.array(json.dumps(record)), **arrays)
+
+    earlier = load_scan(stream.getvalue())
+
+    assert (earlier.fixed_indices, earlier.reference, earlier.observed_diffraction) == ((4,), False, None)
 
 
 def test_a_scan_arrives_whole():

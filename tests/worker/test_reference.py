@@ -1,0 +1,138 @@
+"""The reference of step 0 is logged once, whatever happens to the worker, and is no snapshot."""
+
+import time
+from dataclasses import replace
+
+import mlflow
+import pytest
+
+from recon_worker.cli.main import main
+from recon_worker.client.inline_backend import InlineBackend
+from recon_worker.pictures.gallery.page import entries_of
+from recon_worker.spool.outbox import Outbox
+from tests.faults.harness import (
+    freeze,
+    inject,  # noqa: F401
+    kill,
+    started,
+    wait_until,
+)
+from tests.samples import layout_of, log_epoch, make_run, make_scan
+
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
+
+KEYS = ("recon/stitched_amp", "recon/stitched_phase", "recon/summary")
+REFERENCE = [(key, 0) for key in KEYS]
+
+
+def cards(*steps):
+    """All cards of these steps, each once."""
+    return [(key, step) for key in KEYS for step in steps]
+
+
+@pytest.fixture
+def scan():
+    return replace(make_scan(), reference=True)
+
+
+def test_the_reference_has_the_cards_of_the_later_epochs_and_is_no_snapshot(tracking, settings, scan):
+    target = make_run(tracking)
+    with started(settings, target, scan) as worker:
+        log_epoch(worker, layout_of(scan), 1)
+
+    metrics = mlflow.MlflowClient(tracking.uri).get_metric_history(target.run_id, "recon/stitched/amp_mae")
+    assert tracking.cards() == cards(0, 10)
+    assert tracking.epoch_folders() == ["epoch_01"]
+    assert [entry.epoch for entry in entries_of(tracking.path("recon_log/gallery.html").read_bytes())] == [1]
+    assert [metric.step for metric in metrics] == [10]
+    assert (worker.stats.submitted, worker.stats.logged) == (1, 1)
+    assert worker.stats.artifacts_logged == len(tracking.files()) + 2 * len(KEYS) + 1  # cards, metrics
+
+
+def test_closing_waits_for_the_reference_of_a_training_without_snapshots(tracking, settings, scan):
+    with started(settings, make_run(tracking), scan) as worker:
+        pass
+
+    assert tracking.cards() == REFERENCE
+    assert (worker.stats.submitted, worker.stats.artifacts_logged) == (0, 3)
+    assert list(settings.spool_dir.iterdir()) == []
+
+
+def test_replaced_workers_log_the_reference_once(tracking, settings, scan):
+    with started(settings, make_run(tracking), scan) as worker:
+        for _ in range(2):
+            kill(worker)
+        log_epoch(worker, layout_of(scan), 1)
+        kill(worker)
+
+    assert worker.stats.restarts == 3
+    assert tracking.cards() == cards(0, 10)
+
+
+@pytest.mark.parametrize(("deaths", "expected"), [(1, cards(0, 10)), (4, cards(10))])
+def test_a_reference_that_kills_workers_costs_no_snapshot(tracking, settings, scan, inject, deaths, expected):  # noqa: F811
+    inject("outbox", "kill", times=deaths)  # the reference is the first to be put there
+    with started(settings, make_run(tracking), scan) as worker:
+        log_epoch(worker, layout_of(scan), 1)
+
+    assert worker.stats.restarts == deaths
+    assert worker.stats.logged == 1
+    assert tracking.cards() == expected
+
+
+def test_a_reference_that_was_not_uploaded_is_synced(tracking, settings, scan, caplog):
+    target = replace(make_run(tracking), tracking_uri="http://127.0.0.1:9")
+    worker = started(settings, target, scan)
+    outbox = Outbox(settings.spool_dir / target.run_id)
+    wait_until(lambda: len(list(outbox.artifacts())) == 3)
+    worker.close(0.5)
+
+    assert "3 artifacts (cards/reference/stitched_amp.step_0.png," in caplog.text
+    assert main(["sync", str(settings.spool_dir), "--tracking-uri", tracking.uri]) == 0
+    assert tracking.cards() == REFERENCE
+    assert list(settings.spool_dir.iterdir()) == []
+
+
+def test_a_reference_that_was_not_rendered_is_synced(tracking, settings, scan, capsys):
+    worker = started(settings, replace(make_run(tracking), tracking_uri="http://127.0.0.1:9"), scan)
+    freeze(worker)
+    log_epoch(worker, layout_of(scan), 1)
+    (outbox,) = settings.spool_dir.iterdir()
+    (outbox / "reference").write_bytes(b"")  # the worker may have been faster
+    worker.close(0.5)
+
+    assert main(["sync", str(settings.spool_dir), "--tracking-uri", tracking.uri]) == 0
+    assert tracking.cards() == cards(0, 10)
+    assert tracking.epoch_folders() == ["epoch_01"]
+    assert "1 snapshots rendered" in capsys.readouterr().out
+
+
+def test_the_backend_without_a_worker_logs_the_same_reference(new_tracking, settings, scan):
+    inline, tracked = new_tracking(), new_tracking()
+    backend = InlineBackend()
+    backend.start(make_run(inline), scan, layout_of(scan))
+    log_epoch(backend, layout_of(scan), 1)
+    backend.close(0)
+    with started(settings, make_run(tracked), scan):
+        pass
+
+    assert inline.cards() == cards(0, 10)
+    assert inline.epoch_folders() == ["epoch_01"]
+    assert (backend.stats.submitted, backend.stats.logged) == (1, 1)
+    assert pictures(inline, step=0) == pictures(tracked, step=0)
+
+
+def test_a_second_training_in_the_same_run_has_its_own_reference(tracking, settings, scan):
+    target = make_run(tracking)
+    for started_unix_s in (time.time(), time.time() + 1):
+        with started(settings, replace(target, started_unix_s=started_unix_s), scan):
+            pass
+
+    assert tracking.cards() == sorted([*REFERENCE, *((f"fit_2/{key}", 0) for key in KEYS)])
+
+
+def pictures(tracking, step):
+    """The cards of a step, by key."""
+    (images,) = tracking.artifacts.glob("*/artifacts/images")
+    found = images.glob(f"*+step+{step}+*.png")
+    return {file.name.split("+")[0]: file.read_bytes() for file in found}
