@@ -119,7 +119,7 @@ def read_scan(
         label_amp, label_phase = _true_patches(placement, fixed_indices, n_px)
     scan = Scan(
         fixed_indices=fixed_indices,
-        observed_diffraction=_amplitude(observed[: len(fixed)], intensity=intensity),
+        observed_diffraction=None if observed is None else _amplitude(observed[: len(fixed)], intensity=intensity),
         photon_scale=_photon_scale(fixed),
         label_amp=label_amp,
         label_phase=label_phase,
@@ -160,8 +160,8 @@ def _patterns(dataset: object, samples: Sequence[Sample]) -> tuple[Float32 | Non
     return patterns, n_px
 
 
-def _amplitude(patterns: Float32 | None, *, intensity: bool) -> Float32 | None:
-    return np.sqrt(np.maximum(patterns, 0)) if intensity and patterns is not None else patterns
+def _amplitude(patterns: Float32, *, intensity: bool) -> Float32:
+    return np.sqrt(np.maximum(patterns, 0)) if intensity else patterns
 
 
 def _photon_scale(samples: Sequence[Sample]) -> Float32 | None:

@@ -166,7 +166,7 @@ class ReconLogger:
                 self._dataset,
                 length=len(self._dataset),
                 count=len(self._dataset),
-                n_px=2,
+                n_px=4,
                 positions=options.positions,
                 ground_truth=options.ground_truth,
                 object_index=options.object_index,
@@ -234,7 +234,7 @@ class ReconLogger:
             patch_px=patch_px,
             n_stitch=min(n_samples, options.max_stitch_samples or n_samples) if options.log_stitch else 0,
             channels=shape[1] if len(shape) == 3 else 1,
-            crop_px=patch_px // 2 if options.log_stitch else 0,
+            crop_px=patch_px // 4 * 2 if options.log_stitch else 0,
         )
 
     def begin(self, patch_px: int) -> None:

@@ -114,11 +114,6 @@ class PtychoReconLoggingCallback(Callback):
         self._earlier_fit_unix_s = 0.0
 
     @property
-    def strict(self) -> bool:
-        """Whether logging errors raise."""
-        return self._guard.strict
-
-    @property
     def errors(self) -> int:
         """Number of logging errors so far."""
         return self._guard.errors
@@ -174,9 +169,7 @@ class PtychoReconLoggingCallback(Callback):
             reference=not self.baseline,
         )
         try:
-            self._run = begin_run(
-                trainer, pl_module, ranks, settings, self._backend, target=lambda: self._target(trainer)
-            )
+            self._run = begin_run(trainer, pl_module, ranks, settings, self._backend, lambda: self._target(trainer))
         except BaseException:
             ranks.close()
             raise

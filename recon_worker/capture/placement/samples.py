@@ -39,6 +39,8 @@ from recon_worker.snapshot.geometry import Geometry, PositionGeometry
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
+_LONGEST = 1 << 28
+"""Number of samples beyond which a dataset is not a scan, and its nesting is not resolved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ def place_samples(
         length: Number of samples of the dataset.
         count: Number of leading samples to stitch.
         n_px: Side N of a patch.
-        crop_px: Side of the stitched centre crop; None: N / 2.
+        crop_px: Side of the stitched centre crop; None: N / 2, rounded down to an even number.
         channels: Number of patches that the network predicts per sample; None: not compared with the positions.
         positions: (length, 2) or (length, C, 2), (x, y), pixels, or a function that returns them for the dataset.
         ground_truth: (H, W) or (K, H, W) complex, on the pixel grid of the positions, or the path of an NPZ file.
@@ -102,7 +104,7 @@ def place_samples(
     """
     told = None if ground_truth is None else explicit_truth(ground_truth)
     numbers = None if object_index is None else explicit_objects(object_index, length)
-    parts = () if dataset is None else flatten(dataset, length)
+    parts = () if dataset is None or length > _LONGEST else flatten(dataset, length)
     try:
         own = own_geometry(dataset) if positions is None else None
         if own is not None and own.geometry is not None and told is None and numbers is None:
@@ -207,7 +209,7 @@ def _geometry(
         return geometry, list(range(geometry.n_objects))
     if not count:
         raise ValueError("no samples are to be stitched")
-    side = n_px // 2 if crop_px is None else crop_px
+    side = n_px // 4 * 2 if crop_px is None else crop_px
     start = crop_start_px(n_px, side)
     if probe_intensity is not None and probe_intensity.shape == (n_px, n_px):
         probe_intensity = probe_intensity[start : start + side, start : start + side]
