@@ -52,6 +52,16 @@ def test_public_names_of_the_training_process_load_neither_torch_nor_mlflow():
     assert loaded & HEAVY == {"numpy"}
 
 
+def test_the_callback_loads_without_mlflow_and_the_logger_on_first_use():
+    loaded = _loaded("import recon_worker.lightning; dir(recon_worker.lightning)")
+    logger = "from recon_worker.lightning import QueuedMLFlowLogger; print(QueuedMLFlowLogger.__module__)"
+
+    assert "mlflow" not in loaded
+    assert {"mlflow", "recon_worker.lightning.mlflow_logger"} <= _loaded(logger)
+    with pytest.raises(AttributeError, match=r"module 'recon_worker.lightning' has no attribute 'Absent'"):
+        _ = import_module("recon_worker.lightning").Absent
+
+
 @pytest.mark.parametrize("name", recon_worker.__all__)
 def test_each_public_name_comes_from_the_module_that_defines_it(name):
     public = getattr(recon_worker, name)

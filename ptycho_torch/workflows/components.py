@@ -30,9 +30,9 @@ from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.model.lightning_module import PtychoLightningModule
 from ptycho_torch.workflows.checkpoint import Recipe, RecipeInCheckpoint, check_resumable
 from ptycho_torch.workflows.ending import EndTogether
-from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.mlflow_run import RunInCheckpoint, chosen_run_id, prepare_run
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
+from recon_worker.lightning.mlflow_logger import QueuedMLFlowLogger
 from recon_worker.settings import WorkerSettings, default_queue_bytes
 from recon_worker.system.uris import without_credentials
 

@@ -235,7 +235,10 @@ def _place(
 
 
 def _item_position(dataset: object, adapter: Adapter, index: int) -> ItemPosition | None:
-    sample = read_sample(dataset, adapter, index)
+    try:
+        sample = read_sample(dataset, adapter, index)
+    except UnusableDataError as error:
+        raise ValueError(str(error).rstrip(".")) from error
     if sample.position_px is None:
         return None
     position = sample.position_px.detach().to("cpu", torch.float64).numpy().reshape(-1, 2)

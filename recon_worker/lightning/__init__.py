@@ -5,8 +5,28 @@ begin           selects what to log at the start of training, on all ranks
 trainer_state   reads loggers, loaders and ranks from the Trainer
 dataset         reads the constant data of a run: patterns, labels, positions
 extra_pass      predicts the samples missing from validation
+mlflow_logger   `QueuedMLFlowLogger`: sends the training's own metrics from a background thread
+
+The logger is imported on first use: it loads MLflow, which takes seconds.
 """
+
+from typing import TYPE_CHECKING
 
 from recon_worker.lightning.callback import PtychoReconLoggingCallback
 
-__all__ = ["PtychoReconLoggingCallback"]
+if TYPE_CHECKING:
+    from recon_worker.lightning.mlflow_logger import QueuedMLFlowLogger
+
+__all__ = ["PtychoReconLoggingCallback", "QueuedMLFlowLogger"]
+
+
+def __getattr__(name: str) -> object:
+    if name != "QueuedMLFlowLogger":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from recon_worker.lightning.mlflow_logger import QueuedMLFlowLogger
+
+    return QueuedMLFlowLogger
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

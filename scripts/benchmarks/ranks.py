@@ -29,8 +29,8 @@ from logging_data import write_data
 from logging_run import RunSettings, make_data, make_module
 from logging_watch import Hooks
 
-from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
+from recon_worker.lightning.mlflow_logger import QueuedMLFlowLogger
 from recon_worker.settings import WorkerSettings
 
 _TIMEOUT_S = 600

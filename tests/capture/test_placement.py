@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, Subset
 
 from recon_worker.capture.placement import sources
 from recon_worker.capture.placement.samples import ItemPosition, place_samples
@@ -15,7 +14,6 @@ from tests.capture.known_scans import (
     TRUTH,
     N,
     Scan,
-    Wrapper,
     assert_true_patches,
     dict_of_tensors,
     global_offsets,
@@ -23,17 +21,6 @@ from tests.capture.known_scans import (
     stitched_correlations,
 )
 from tests.reconstruction.known_objects import smooth_object
-
-ORDER = np.random.default_rng(5).permutation(120)[:90].tolist()
-NESTED = {
-    "subset": lambda scan: Subset(scan, ORDER),
-    "negative indices": lambda scan: Subset(scan, [-1 - i for i in ORDER]),
-    "wrapper": Wrapper,
-    "subset of a wrapper": lambda scan: Subset(Wrapper(scan), ORDER),
-    "wrapped subset of a concatenation": lambda scan: Wrapper(
-        Subset(ConcatDataset([Subset(scan, range(60)), Wrapper(Subset(scan, range(60, 120)))]), ORDER)
-    ),
-}
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -60,29 +47,6 @@ def test_patches_at_the_positions_of_items_stitch_to_the_true_object_of_the_cont
     assert placement.geometry.amplitude_scale == 0.8
     amplitude, _ = placement.true_patch(119)
     np.testing.assert_allclose(0.8 * amplitude, np.abs(scan[119][0]), atol=0.01)
-
-
-@pytest.mark.parametrize("nested", NESTED)
-@pytest.mark.parametrize("container", CONTAINERS)
-def test_nested_datasets_are_looked_through(container, nested):
-    dataset = NESTED[nested](CONTAINERS[container](Scan()))
-
-    placement = place(dataset, count=80)
-
-    assert stitched_correlations(placement, dataset)[0] > 0.99
-    assert_true_patches(placement, dataset, [0, 79, len(dataset) - 1])
-
-
-def test_each_combined_scan_has_its_own_object():
-    other = smooth_object((110, 120), seed=9)
-    scans = [global_offsets(Scan(60)), global_offsets(Scan(60, seed=2, truth=other), truth=other)]
-    dataset = Subset(ConcatDataset(scans), np.random.default_rng(0).permutation(120))
-
-    placement = place(dataset)
-
-    assert placement.geometry.n_objects == 2
-    assert min(stitched_correlations(placement, dataset)) > 0.99
-    assert_true_patches(placement, dataset, range(0, 120, 17))
 
 
 def _swapped(scan):
@@ -175,13 +139,6 @@ def test_a_container_that_raises_is_a_reason():
     placement = place(Broken())
 
     assert "the sample positions of Broken are unknown (OSError: no file)" in placement.skip_reason
-
-
-def test_a_dataset_that_contains_itself_has_no_positions():
-    dataset = Wrapper(Scan())
-    dataset.dataset.dataset = dataset.dataset
-
-    assert place(dataset).geometry is None
 
 
 def test_items_come_before_the_container_and_are_read_once_for_each_stitched_sample():

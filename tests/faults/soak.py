@@ -28,9 +28,9 @@ import mlflow
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.cli.main import main as recon_worker
+from recon_worker.lightning.mlflow_logger import QueuedMLFlowLogger
 from recon_worker.settings import WorkerSettings
 from recon_worker.spool.outbox import Outbox
 from recon_worker.system.mlflow_environment import for_training

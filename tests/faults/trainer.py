@@ -20,8 +20,8 @@ os.environ.update(for_training(os.environ))
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
+from recon_worker.lightning.mlflow_logger import QueuedMLFlowLogger
 from recon_worker.settings import WorkerSettings
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
 

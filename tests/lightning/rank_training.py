@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 
-from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.capture.copying import Copier
+from recon_worker.lightning.mlflow_logger import QueuedMLFlowLogger
 from recon_worker.settings import WorkerSettings
 from tests.lightning.foreign import ForeignDataset, ForeignModule, Stream, loader
 

@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import MLFlowLogger
 
-from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
+from recon_worker.lightning.mlflow_logger import QueuedMLFlowLogger
 from recon_worker.settings import WorkerSettings
 from tests.leaks import child_processes
 from tests.lightning.fitting import epochs_logged, fit, weights

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from ptycho_torch.workflows.mlflow_logger import QueuedMLFlowLogger
+from recon_worker.lightning.mlflow_logger import QueuedMLFlowLogger
 from tests.faults.harness import soon_s, wait_until
 from tests.lightning.fitting import fit
 from tests.lightning.foreign import ForeignModule

@@ -17,16 +17,17 @@ TRAINING = """
 import sys
 from pathlib import Path
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import MLFlowLogger
 import ptycho_torch
 import recon_worker
 from ptycho_torch.network import ForeignDataset, ForeignModule, loader
 from recon_worker import WorkerSettings
-from recon_worker.lightning import PtychoReconLoggingCallback
+from recon_worker.lightning import PtychoReconLoggingCallback, QueuedMLFlowLogger
 
 if __name__ == "__main__":
     uri, experiment, artifacts, spool = sys.argv[1:]
-    logger = MLFlowLogger(experiment, tracking_uri=uri, artifact_location=Path(artifacts).as_uri())
+    logger = QueuedMLFlowLogger(
+        experiment_name=experiment, tracking_uri=uri, artifact_location=Path(artifacts).as_uri()
+    )
     settings = WorkerSettings(spool_dir=Path(spool))
     callback = PtychoReconLoggingCallback(
         every_n_epochs=1, num_patches=1, log_stitch=True, worker=settings, strict=True

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon_worker.capture.errors import WrongSettingError
-from recon_worker.capture.placement.nesting import Part, member, reason, to_array
+from recon_worker.capture.placement.nesting import Part, member, to_array
 from recon_worker.capture.placement.positions import ItemPosition
 from recon_worker.reconstruction.patches import cut_patch
 from recon_worker.reconstruction.stitching import crop_to_footprint
 from recon_worker.snapshot.array_types import Complex64, Float32, Float64
 from recon_worker.snapshot.geometry import Geometry, GridGeometry
+from recon_worker.system.errors import reason
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)

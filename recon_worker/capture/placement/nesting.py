@@ -86,11 +86,6 @@ def to_array(value: Any) -> NDArray[Any]:  # noqa: ANN401
     return array
 
 
-def reason(error: Exception) -> str:
-    """Return the type and text of an exception, for the middle of a sentence."""
-    return f"{type(error).__name__}: {error}".rstrip(".: ")
-
-
 def scan_numbers(parts: Sequence[Part]) -> list[int]:
     """Number the scans of the parts 0, 1, ... in order of appearance."""
     keys = list(dict.fromkeys(part.scan_key for part in parts))
@@ -149,11 +144,17 @@ def _look_inside(
             chosen = np.flatnonzero(number == i)
             found.append((inner, chosen, indices[chosen] - starts[i]))
         return found
-    wrapped: Any = getattr(dataset, "dataset", None)
+    wrapped, picked = _own(dataset, "dataset"), _own(dataset, "indices")
     if wrapped is None:
         return []
-    picked = getattr(dataset, "indices", None)
-    if isinstance(dataset, Subset) or (picked is not None and len(picked) == len(dataset)):
+    is_subset = picked is not None and len(picked) == len(dataset) and _own(dataset, "container") is None
+    if isinstance(dataset, Subset) or is_subset:
         chosen_indices = np.asarray(picked, np.int64)[indices]
         return [(wrapped, slice(None), np.where(chosen_indices < 0, chosen_indices + len(wrapped), chosen_indices))]
     return [(wrapped, slice(None), indices)] if len(wrapped) == len(dataset) else []
+
+
+def _own(dataset: Any, name: str) -> Any:  # noqa: ANN401
+    """Return an attribute that the dataset itself has; None if `__getattr__` would take it from an inner dataset."""
+    is_own = name in getattr(dataset, "__dict__", {}) or hasattr(type(dataset), name)
+    return getattr(dataset, name) if is_own else None

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon_worker.capture.errors import WrongSettingError
-from recon_worker.capture.placement.nesting import Part, in_rows, reason, to_array
+from recon_worker.capture.placement.nesting import Part, in_rows, to_array
 from recon_worker.snapshot.array_types import Float64
 from recon_worker.snapshot.geometry import Geometry, GridGeometry
+from recon_worker.system.errors import reason
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,8 +116,9 @@ def place_samples(
         else:
             found = own or find_positions(parts, count, n_px, channels, item_position)
         if numbers is not None:
-            mine = numbers[: len(found.px)]
-            found = replace(found, object_id=mine, stack_index=mine, ids_known=True, geometry=None)
+            px = found.px[:length]
+            mine = numbers[: len(px)]
+            found = replace(found, px=px, object_id=mine, stack_index=mine, ids_known=True, geometry=None)
         check_unit(found, channels)
         objects, scale = _true_objects(parts, found, told)
         check_reach(found, objects, n_px, explicit_truth=told is not None)

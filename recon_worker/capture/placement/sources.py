@@ -15,17 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from recon_worker.capture.placement.nesting import Part, in_rows, reason, scan_numbers, to_array
+from recon_worker.capture.placement.nesting import Part, in_rows, scan_numbers, to_array
 from recon_worker.capture.placement.positions import ItemPosition, Positions, as_points, relative_positions
 from recon_worker.reconstruction.stitching import canvas_positions
 from recon_worker.snapshot.array_types import Float64
 from recon_worker.snapshot.geometry import Geometry, GridGeometry
+from recon_worker.system.errors import reason
 
 _POSITIONS_S = 120.0
 """Timeout for reading positions from the items; the training waits meanwhile."""
 _UNKNOWN = (
     "the dataset has neither grid metadata nor absolute positions (coords_global in its items, or global_offsets in "
-    "its container)"
+    "its container); pass them as `positions`"
 )
 
 
