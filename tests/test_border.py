@@ -44,12 +44,22 @@ def test_the_package_and_its_command_import_nothing_heavy():
     assert not _loaded("import recon_worker, recon_worker.cli.main; dir(recon_worker)") & HEAVY
 
 
+FOR_TORCH = {"Adapter", "Predictions", "PtychoPinnAdapter", "ReconLogger", "Sample", "TupleAdapter"}
+
+
 def test_public_names_of_the_training_process_load_neither_torch_nor_mlflow():
-    names = set(recon_worker.__all__) - {"read_png", "DecodedImage"}
+    names = set(recon_worker.__all__) - {"read_png", "DecodedImage"} - FOR_TORCH
 
     loaded = _loaded("\n".join(f"from recon_worker import {name}" for name in sorted(names)))
 
     assert loaded & HEAVY == {"numpy"}
+
+
+def test_a_plain_loop_loads_neither_lightning_nor_mlflow():
+    loaded = _loaded("\n".join(f"from recon_worker import {name}" for name in sorted(FOR_TORCH)))
+
+    assert "torch" in loaded
+    assert not loaded & {"lightning", "mlflow", "matplotlib"}
 
 
 def test_the_callback_loads_without_mlflow_and_the_logger_on_first_use():
