@@ -62,6 +62,8 @@ class ReconLogger:
             of `diffraction` and `probe`.
         adapter: Reads the dataset's items; None: recognised.
         num_samples: Number n of samples, if nothing else tells it.
+        patch_px: Side N of a patch, if there are no patterns. Without it, positions are compared with the true object
+            only when the first predictions are added, and the cards of step 0 appear then.
         every_n_epochs: Log every N epochs, counted from 1.
         max_epochs: Last epoch, which is always logged; None: unknown.
         first_epoch: Completed epochs, if the training is resumed in the same run.
@@ -91,6 +93,7 @@ class ReconLogger:
         dataset: Any = None,  # noqa: ANN401 - map-style
         adapter: Adapter | None = None,
         num_samples: int | None = None,
+        patch_px: int | None = None,
         every_n_epochs: int = 5,
         max_epochs: int | None = None,
         first_epoch: int = 0,
@@ -135,6 +138,7 @@ class ReconLogger:
             self._dataset = dataset
             self._adapter = adapter or adapter_for(read_item(dataset, 0), type(dataset).__name__)
         self.indices = choose_indices(len(self._dataset), self._options)
+        self._known_px = patch_px or self._pattern_px()
         self._check_positions()
         self._closed = False
         self._backend: ReconBackend | None = None
@@ -152,8 +156,8 @@ class ReconLogger:
                 self._backend = InlineBackend() if worker is None else ReconWorker(worker)
                 self._backend.launch()
             with self.guard("the start", lost=_NOTHING_LOGGED):
-                if patch_px := self.ranks.maximum(self._patch_px()):
-                    self.begin(patch_px)
+                if known_px := self.ranks.maximum(self._known_px):
+                    self.begin(known_px)
         except BaseException:
             self.close()
             raise
@@ -166,7 +170,7 @@ class ReconLogger:
                 self._dataset,
                 length=len(self._dataset),
                 count=len(self._dataset),
-                n_px=4,
+                n_px=self._known_px or 4,
                 positions=options.positions,
                 ground_truth=options.ground_truth,
                 object_index=options.object_index,
@@ -178,7 +182,7 @@ class ReconLogger:
         """Number of samples of the scan."""
         return len(self._dataset)
 
-    def _patch_px(self) -> int:
+    def _pattern_px(self) -> int:
         """Return the side of a pattern of the dataset; 0 if unknown."""
         diffraction = read_sample(self._dataset, self._adapter, 0).diffraction
         return 0 if diffraction is None else diffraction.shape[-1]

@@ -12,7 +12,7 @@ from torch import Tensor
 from recon_worker.capture.adapters import Predictions
 from recon_worker.capture.capture import Capture
 from recon_worker.capture.copying import Copier
-from recon_worker.capture.errors import LeftEpochError
+from recon_worker.capture.errors import LeftEpochError, UnusableDataError, WrongSettingError
 from recon_worker.capture.plan import CapturePlan
 from recon_worker.system.messages import message_log
 
@@ -100,7 +100,10 @@ class Shot:
                 if failed:
                     raise LeftEpochError
             if patch_px:
-                logger.begin(patch_px)
+                try:
+                    logger.begin(patch_px)
+                except WrongSettingError as error:  # too late to raise: the training runs
+                    raise UnusableDataError(str(error)) from error
         run = logger.run
         if run is None:
             _log.warning("Epoch %d is not logged: no predictions were added.", self._epoch)
