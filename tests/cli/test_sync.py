@@ -56,7 +56,7 @@ def test_sync_of_an_empty_spool_reports_that_nothing_is_left(outbox):
     assert second.stdout == seen.stdout == "nothing is left\n"
 
 
-@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("others", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_complete_sync_may_be_repeated(outbox, capsys, others):
     folder = outbox.folder
     for number in range(others):

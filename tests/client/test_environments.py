@@ -68,7 +68,8 @@ def test_a_module_that_shadows_the_standard_library_does_not_stop_the_worker(tra
     assert epochs(tracking) == {1}
 
 
-@pytest.mark.parametrize("environment", [NOTEBOOK, pytest.param(SHELL, marks=slow)], ids=["notebook", "shell"])
+@slow
+@pytest.mark.parametrize("environment", [NOTEBOOK, SHELL], ids=["notebook", "shell"])
 def test_a_sync_from_a_notebook_or_a_shell_renders_every_snapshot(tracking, tmp_path, environment):
     outbox = make_spool(tmp_path / "spool", make_run(tracking), raw=(1, 2), rendered=())
     environment = {**environment, "PYTHONINSPECT": ""}  # it would open a prompt at the end

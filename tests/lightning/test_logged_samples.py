@@ -8,6 +8,8 @@ from recon_worker.pictures.png import read_png
 from tests.lightning.fitting import epochs_logged, fit, patches_logged
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
 
+pytestmark = pytest.mark.usefixtures("plain_sheets")
+
 
 @pytest.mark.parametrize("as_tensordict", [False, True], ids=["dict", "TensorDict"])
 @pytest.mark.parametrize("supervised", [False, True], ids=["pinn", "supervised"])

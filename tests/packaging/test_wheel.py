@@ -78,6 +78,7 @@ def _foreign_package(folder: Path) -> Path:
     return package
 
 
+@pytest.mark.slow
 def test_the_wheel_trains_beside_a_foreign_ptycho_torch(tmp_path, wheel, environment, tracking, nothing_left_behind):
     project = tmp_path / "project"
     foreign = _foreign_package(project)
