@@ -72,14 +72,8 @@ def test_shared_memory_stays_within_the_budget(tracking, settings, caplog):
     assert caplog.text.count("1 of its 3 slots are in memory, the others are files") == 1
 
 
-@pytest.mark.parametrize(
-    ("overflow", "spilled", "dropped"),
-    [
-        ("drop-oldest", 0, 3),
-        pytest.param("spill", 3, 0, marks=pytest.mark.slow),
-        pytest.param("block", 0, 0, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("overflow", "spilled", "dropped"), [("drop-oldest", 0, 3), ("spill", 3, 0), ("block", 0, 0)])
 def test_the_overflow_policy_holds_for_slots_in_files(tracking, settings, overflow, spilled, dropped):
     with started(replace(settings, overflow=overflow), make_run(tracking), SCAN) as worker:
         freeze(worker)

@@ -130,6 +130,7 @@ def test_one_callback_serves_two_fits(tracking, new_tracking, settings):
     assert epochs_logged(other) == ["epoch_01", "epoch_02"]
 
 
+@pytest.mark.slow
 def test_a_callback_with_a_running_worker_can_be_pickled(tracking, settings):
     copies = []
 

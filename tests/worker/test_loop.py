@@ -42,13 +42,16 @@ def three_logged(mlflow_database, tmp_path_factory):
     folder, scan = tmp_path_factory.mktemp("one_run"), make_scan(n_samples=12, n_fixed=1)
     tracking = Tracking(mlflow_database, str(folder), folder / "mlruns")
     settings = WorkerSettings(spool_dir=folder / "spool", flush_timeout_s=FLUSH_S)
-    with pytest.MonkeyPatch.context() as patch, nothing_left(patch):
-        with started(settings, make_run(tracking), scan) as worker:
-            pid = pid_when_ready(worker)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                os.kill(pid, number)
-            for epoch in (1, 2, 3):
-                log_epoch(worker, layout_of(scan), epoch)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        nothing_left(patch),
+        started(settings, make_run(tracking), scan) as worker,
+    ):
+        pid = pid_when_ready(worker)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(pid, number)
+        for epoch in (1, 2, 3):
+            log_epoch(worker, layout_of(scan), epoch)
     return Logged(worker.stats, tracking, layout_of(scan).nbytes)
 
 
