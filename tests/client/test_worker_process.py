@@ -80,7 +80,7 @@ def test_the_work_has_low_priority_until_the_training_waits_for_it(tracking, tmp
             before = _seconds_by_niceness(worker)
             for epoch in epochs:
                 log_epoch(worker, layout_of(scan), epoch)
-                assert worker.flush(60)
+                assert worker.flush(150)  # a busy machine leaves little to a low priority
             after = _seconds_by_niceness(worker)
             return {niceness: after[niceness] - before[niceness] for niceness in (0, 10)}
 
