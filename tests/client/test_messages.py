@@ -16,7 +16,7 @@ from tests.cli.spools import make_spool
 from tests.faults.harness import epochs
 from tests.samples import make_run
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(200)
 NOTHING_LEFT = "Nothing is left"
 
 
