@@ -7,10 +7,10 @@ DEMO_DIR ?= demo_output
 PORT ?= 5000
 SEED ?= 1
 
-.PHONY: help setup demo ui test test-slow test-browser test-faults soak check wheels format bench bench-large clean
+.PHONY: help setup demo ui test test-slow test-packaging test-browser test-faults soak check wheels format bench bench-large clean
 
 help:  ## show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## create the virtual environment (other targets do so when needed)
 
@@ -32,8 +32,11 @@ ui: $(READY)  ## show the demo in MLflow (PORT=5000)
 test: $(READY)  ## run the tests (a few minutes)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
-test-slow: $(READY)  ## run the long tests
-	$(BIN)/python -m pytest -m slow
+test-slow: $(READY)  ## run the long tests, the slow cells of the fault matrix included (tens of minutes)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m slow
+
+test-packaging: $(READY)  ## build and install the wheel, and train with it beside another ptycho_torch (a minute)
+	$(BIN)/python -m pytest -m slow tests/packaging
 
 test-browser: $(READY)  ## run the tests in Chromium (skipped if it is not installed: .ci/install-browser)
 	$(BIN)/python -m pytest -m browser tests/browser

@@ -7,10 +7,13 @@ Messages to the training process: began, alive, rendered, finished, logged, refu
 
 import contextlib
 import functools
+import gc
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recon_worker.pictures.artifacts import finish, reference, render
 from recon_worker.pictures.history import History
@@ -24,11 +27,15 @@ from recon_worker.spool.run_target import RunTarget
 from recon_worker.spool.snapshot_file import make_ready
 from recon_worker.system.errors import is_shortage
 from recon_worker.system.messages import message_log
+from recon_worker.upload.mlflow_client import connect
 from recon_worker.upload.mlflow_sink import MlflowSink
 from recon_worker.upload.resume import load_history
 from recon_worker.upload.uploader import Uploader, upload_threads
 from recon_worker.worker.channel import Channel, Message
 from recon_worker.worker.priority import LowPriority
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 _log = message_log(__name__)
 
@@ -56,7 +63,7 @@ class Worker:
         self.outbox = Outbox(Path(record["folder"]), descriptor=folder)
         self.lock = self.outbox.take_lock(shared=True)
         self.outbox.take_scratch()
-        self._sink = MlflowSink(self._target, run_request=priority.run)
+        self._sink = MlflowSink(self._target, _connect, run_request=priority.run)
         self.uploader = Uploader(
             self.outbox,
             self._sink,
@@ -276,3 +283,15 @@ class Worker:
             self._sink.log_numbers(self._numbers[generation])
             del self._numbers[generation]
         self._channel.send("logged", generation=generation, retries=retries)
+
+
+def _connect(target: RunTarget) -> "MlflowClient":
+    """Connect to MLflow. Garbage is not collected while it is imported: that takes 0.2 s and finds nothing."""
+    if "mlflow" in sys.modules:
+        return connect(target)
+    gc.disable()
+    try:
+        return connect(target)
+    finally:
+        gc.freeze()  # no later collection visits what was imported
+        gc.enable()

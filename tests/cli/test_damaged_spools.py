@@ -11,7 +11,15 @@ from tests.cli.spools import DONE, ERROR, LEFT, OF_RUN, PER_EPOCH, files, recon_
 pytestmark = pytest.mark.timeout(200)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:40], lambda b: b[:-9] + b"x" + b[-8:], lambda b: b"", lambda b: b * 2])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda b: b[:40], id="torn"),
+        pytest.param(lambda b: b[:-9] + b"x" + b[-8:], id="changed"),
+        pytest.param(lambda b: b"", id="empty", marks=pytest.mark.slow),
+        pytest.param(lambda b: b * 2, id="twice", marks=pytest.mark.slow),
+    ],
+)
 def test_a_damaged_snapshot_is_moved_aside_and_the_rest_goes_on(tracking, outbox, damage, caplog, capsys):
     bad = outbox.raw()[0]
     content = damage(bad.read_bytes())

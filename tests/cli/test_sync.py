@@ -1,4 +1,4 @@
-"""`recon-worker sync`: real subprocesses on spools, with a real MLflow store and dead servers."""
+"""`recon-worker sync` on spools, with a real MLflow store and dead servers."""
 
 import json
 import signal
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(200)
 
 
 def test_sync_renders_and_uploads_everything_and_removes_the_folder(tracking, outbox):
-    done = recon_worker_process("sync", outbox.folder)
+    done = recon_worker("sync", outbox.folder)
 
     assert done.returncode == DONE, done.stderr
     per_epoch = Counter(name.split("/")[0] for name in tracking.files())
@@ -56,7 +56,7 @@ def test_sync_of_an_empty_spool_reports_that_nothing_is_left(outbox):
     assert second.stdout == seen.stdout == "nothing is left\n"
 
 
-@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("others", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_complete_sync_may_be_repeated(outbox, capsys, others):
     folder = outbox.folder
     for number in range(others):

@@ -68,7 +68,8 @@ def test_a_module_that_shadows_the_standard_library_does_not_stop_the_worker(tra
     assert epochs(tracking) == {1}
 
 
-@pytest.mark.parametrize("environment", [NOTEBOOK, pytest.param(SHELL, marks=slow)], ids=["notebook", "shell"])
+@slow
+@pytest.mark.parametrize("environment", [NOTEBOOK, SHELL], ids=["notebook", "shell"])
 def test_a_sync_from_a_notebook_or_a_shell_renders_every_snapshot(tracking, tmp_path, environment):
     outbox = make_spool(tmp_path / "spool", make_run(tracking), raw=(1, 2), rendered=())
     environment = {**environment, "PYTHONINSPECT": ""}  # it would open a prompt at the end
@@ -80,9 +81,12 @@ def test_a_sync_from_a_notebook_or_a_shell_renders_every_snapshot(tracking, tmp_
 
 
 def test_a_sync_in_a_project_that_shadows_the_standard_library_renders_every_snapshot(tracking, tmp_path):
+    """With the variables of a notebook and a shell, too."""
     outbox = make_spool(tmp_path / "spool", make_run(tracking), raw=(1,), rendered=())
+    environment = NOTEBOOK | SHELL | {"PYTHONINSPECT": ""}  # it would open a prompt at the end
+    project = project_of_a_user(tmp_path / "project")
 
-    done = run_python("-m", "recon_worker", "sync", outbox.folder, cwd=project_of_a_user(tmp_path / "project"))
+    done = run_python("-m", "recon_worker", "sync", outbox.folder, cwd=project, **environment)
 
     assert done.returncode == DONE, done.stderr
     assert epochs(tracking) == {1}

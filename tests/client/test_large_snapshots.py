@@ -22,7 +22,7 @@ from tests.samples import fill, layout_of, log_epoch, make_run, make_scan, snaps
 
 pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("nothing_left_behind")]
 FLUSH_S = 60
-SCAN = make_scan()
+SCAN = make_scan(n_samples=12, n_fixed=1)
 LAYOUT = layout_of(SCAN)
 
 
@@ -52,7 +52,7 @@ def test_a_snapshot_captured_in_a_file_gives_the_same_pictures(tracking, setting
     inline.close(FLUSH_S)
 
     assert _pictures(tracking) == _pictures(other)
-    assert len(_pictures(tracking)) == 2 * 28
+    assert len(_pictures(tracking)) == 2 * 18
     assert (worker.stats.logged, worker.stats.spilled) == (2, 0)
     assert not any(settings.spool_dir.iterdir())
 
@@ -72,14 +72,8 @@ def test_shared_memory_stays_within_the_budget(tracking, settings, caplog):
     assert caplog.text.count("1 of its 3 slots are in memory, the others are files") == 1
 
 
-@pytest.mark.parametrize(
-    ("overflow", "spilled", "dropped"),
-    [
-        ("drop-oldest", 0, 3),
-        pytest.param("spill", 3, 0, marks=pytest.mark.slow),
-        pytest.param("block", 0, 0, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("overflow", "spilled", "dropped"), [("drop-oldest", 0, 3), ("spill", 3, 0), ("block", 0, 0)])
 def test_the_overflow_policy_holds_for_slots_in_files(tracking, settings, overflow, spilled, dropped):
     with started(replace(settings, overflow=overflow), make_run(tracking), SCAN) as worker:
         freeze(worker)
@@ -201,13 +195,15 @@ def _mapped(folder):
 
 
 def test_a_capture_file_is_unmapped_when_it_is_submitted(tracking, settings):
-    with started(settings, make_run(tracking), SCAN) as worker:
-        arrays = worker.acquire(LAYOUT)
-        during, worth_locking = _mapped(settings.spool_dir), worker.reuses_memory
-        fill(arrays, 1)
-        worker.submit(snapshot(arrays, 1))
-        del arrays
-        after = _mapped(settings.spool_dir)
+    worker = started(settings, make_run(tracking), SCAN)
+    freeze(worker)
+    arrays = worker.acquire(LAYOUT)
+    during, worth_locking = _mapped(settings.spool_dir), worker.reuses_memory
+    fill(arrays, 1)
+    worker.submit(snapshot(arrays, 1))
+    del arrays
+    after = _mapped(settings.spool_dir)
+    worker.close(0.1)
 
     assert (len(during), after) == (1, [])
     assert not worth_locking

@@ -80,14 +80,14 @@ def test_the_work_has_low_priority_until_the_training_waits_for_it(tracking, tmp
             before = _seconds_by_niceness(worker)
             for epoch in epochs:
                 log_epoch(worker, layout_of(scan), epoch)
-                assert worker.flush(60)
+                assert worker.flush(150)  # a busy machine leaves little to a low priority
             after = _seconds_by_niceness(worker)
             return {niceness: after[niceness] - before[niceness] for niceness in (0, 10)}
 
-        while_training = log(range(1, 5))
+        while_training = log(range(1, 4))
         worker._supervisor.hurry()
-        log([5])  # the priority changes during this one
-        at_the_end = log(range(6, 10))
+        log([4])  # the priority changes during this one
+        at_the_end = log(range(5, 8))
 
     assert while_training[10] > 3 * while_training[0]
     assert at_the_end[0] > 3 * at_the_end[10]

@@ -1,4 +1,4 @@
-"""Trainings shared by all tests of reconstructions from checkpoints."""
+"""Trainings shared by all tests that inspect their artifacts or continue from their checkpoints."""
 
 from functools import cache
 
@@ -19,7 +19,7 @@ def train(raw_scan, grid_lines, tmp_path_factory, mlflow_database):
             "gridsize 2": ("raw", raw, {"gridsize": 2, "loss": "mae", "recon_log_stitch_weight": "probe"}),
             "grid lines": (
                 *("grid_lines", grid),
-                {"recon_log_arrays": "h5", "recon_log_pixel_size": 1e-8, "batch_size": 32},
+                {"recon_log_arrays": "h5", "recon_log_pixel_size": 1e-8, "batch_size": 32, "recon_log_baseline": True},
             ),
             "supervised": ("raw", raw, {"model_type": "supervised", "precision": "bf16-mixed"}),
             "no test file": ("raw", (raw_scan, None), {"recon_log_async": True}),

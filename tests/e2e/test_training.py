@@ -1,5 +1,6 @@
 """Whole training runs, started as by a user, and their artifacts."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from recon_worker.pictures.colour_ranges import log_intensity
 from recon_worker.pictures.png import read_png
 from tests.e2e.runs import DIFFRACTION, OBJECT, artifacts, assert_shows, run_settings
 from tests.paths import REPOSITORY, read_npz, siemens_star
+
+of_shared_trainings = pytest.mark.xdist_group("inference")
 
 
 def test_the_command_line_leaves_every_artifact_under_mlruns(raw_scan, tmp_path, mlflow_database):
@@ -49,46 +52,40 @@ def test_the_scripts_work_without_standard_streams(raw_scan, tmp_path, mlflow_da
     assert not list(tmp_path.glob("recon_spool/*"))
 
 
-def test_pictures_hold_the_values_that_were_measured_and_predicted(raw_scan, tmp_path, mlflow_database):
-    settings = run_settings(raw_scan, raw_scan, tmp_path, mlflow_database, recon_log_fixed_indices=(3,), nepochs=1)
-    result = run_training(resolve("raw", {**settings, "recon_log_stitch": True}))
-
-    root, _ = artifacts(tmp_path)
-    fields, probe, _ = result.datamodule.test_dataset[3]
-    observed = read_png(root / "epoch_01/patch_03/diff_obs_logI.png")
+@of_shared_trainings
+def test_pictures_hold_the_values_that_were_measured_and_predicted(trained):
+    patch = trained.artifacts / "epoch_02" / "patch_07"
+    fields, probe, _ = trained.result.datamodule.test_dataset[7]
+    observed = read_png(patch / "diff_obs_logI.png")
     assert_shows(observed, log_intensity(fields["images"][0].numpy()))
-    assert_shows(read_png(root / "epoch_01/patch_03/amp_gt.png"), fields["label_amp"][0].numpy())
-    model = result.model.eval()
+    assert_shows(read_png(patch / "amp_gt.png"), fields["label_amp"][0].numpy())
+    model = trained.result.model.eval()
     rms = fields["rms_scaling_constant"][None]
     pred, amp, _ = model(fields["images"][None], fields["coords_relative"][None], probe[None], rms, rms)
-    assert_shows(read_png(root / "epoch_01/patch_03/amp_pred.png"), amp[0, 0].detach().abs().numpy())
-    predicted = read_png(root / "epoch_01/patch_03/diff_pred_logI.png")
+    assert_shows(read_png(patch / "amp_pred.png"), amp[0, 0].detach().abs().numpy())
+    predicted = read_png(patch / "diff_pred_logI.png")
     assert_shows(predicted, log_intensity(pred[0, 0].detach().numpy()))
     assert predicted.value_range == observed.value_range
 
 
-def test_the_stitched_truth_is_the_object_in_the_footprint_of_the_scan(raw_scan, tmp_path, mlflow_database):
-    settings = run_settings(raw_scan, raw_scan, tmp_path, mlflow_database, recon_log_stitch=True, nepochs=1)
-    run_training(resolve("raw", settings))
-
-    root, _ = artifacts(tmp_path)
+@of_shared_trainings
+def test_the_stitched_truth_is_the_object_in_the_footprint_of_the_scan(trained, raw_scan):
     scan = read_npz(raw_scan)
     x, y = (int(np.floor(scan[axis].min() - 16)) for axis in ("xcoords", "ycoords"))
-    shown = read_png(root / "epoch_01/stitched/amp_gt.png")
+    shown = read_png(trained.artifacts / "epoch_01/stitched/amp_gt.png")
     height, width = shown.values.shape
     true = np.abs(scan["objectGuess"])[y : y + height, x : x + width]
     assert shown.scanned.all()
     assert_shows(shown, true)
 
 
-def test_a_grid_lines_run_stitches_the_test_object(grid_lines, tmp_path, mlflow_database):
-    train, test = grid_lines / "train.npz", grid_lines / "test.npz"
-    settings = run_settings(train, test, tmp_path, mlflow_database, recon_log_stitch=True, recon_log_num_patches=2)
+@of_shared_trainings
+def test_a_grid_lines_run_stitches_the_test_object(train):
+    training, test = train("grid lines")
+    root = training.artifacts
 
-    run_training(resolve("grid_lines", {**settings, "nepochs": 1}))
-
-    root, names = artifacts(tmp_path)
-    assert {f"epoch_0{e}/stitched/{kind}.png" for e in (0, 1) for kind in OBJECT} <= names
+    for kind, epoch in itertools.product(OBJECT, ("epoch_00", "epoch_01")):
+        assert (root / epoch / "stitched" / f"{kind}.png").exists()
     truth = read_npz(test)["YY_ground_truth"][..., 0]
     assert_shows(read_png(root / "epoch_01/stitched/amp_gt.png"), np.abs(truth))
     assert read_png(root / "epoch_01/stitched/amp_pred.png").values.shape == truth.shape

@@ -27,7 +27,7 @@ class Training:
             "recon_log_baseline": False,
             "recon_log_strict": True,
         }
-        result = run_training(resolve(kind, {**settings, **more}))
+        self.result = result = run_training(resolve(kind, {**settings, **more}))
         logger = result.trainer.logger
         self._client, self._run_id, self._step = logger.experiment, logger.run_id, result.trainer.global_step
         (self.artifacts,) = (folder / "mlruns").glob("*/artifacts")

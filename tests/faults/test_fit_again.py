@@ -59,7 +59,7 @@ def contents(tracking):
     return {name: tracking.path(name).read_bytes() for name in tracking.files()}
 
 
-@pytest.mark.parametrize("with_worker", [True, pytest.param(False, marks=slow)])
+@pytest.mark.parametrize("with_worker", [False, pytest.param(True, marks=slow)])
 def test_a_second_fit_in_the_same_run_has_a_folder_and_cards_and_metrics_of_its_own(tracking, tmp_path, with_worker):
     logger = tracking.logger()
     worker = WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=60) if with_worker else None

@@ -49,10 +49,11 @@ def artifacts(tmp_path, run_id):
     return {p.relative_to(root).parts[0] for p in root.iterdir()}
 
 
-def test_a_resumed_training_goes_on_in_the_run_of_its_checkpoint(train, tmp_path, mlflow_database):
-    run_id = train(1, recon_log_async=True)
+@pytest.mark.parametrize("by_worker", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_resumed_training_goes_on_in_the_run_of_its_checkpoint(train, tmp_path, mlflow_database, by_worker):
+    run_id = train(1, recon_log_async=by_worker)
 
-    assert train(2, recon_log_async=True, resume="last") == run_id
+    assert train(2, recon_log_async=by_worker, resume="last") == run_id
 
     client = mlflow.MlflowClient(mlflow_database)
     run = client.get_run(run_id)

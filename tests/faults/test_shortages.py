@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left_be
 SCAN = make_scan(6, 1, truth=False)
 IN_FILES = {"queue_bytes": 1}
 CELLS = [
-    pytest.param(where, how, more, marks=() if number in (3, 10) else pytest.mark.slow)
+    pytest.param(where, how, more, marks=() if number == 3 else pytest.mark.slow)
     for number, (where, how, more) in enumerate(
         itertools.product(["read", "stitch", "render", "outbox"], ["memory", "disk", "descriptors"], [{}, IN_FILES])
     )

@@ -92,7 +92,9 @@ def test_a_death_over_what_comes_last_costs_only_that(tracking, outbox, fault, c
     assert epochs(tracking) == {1, 2, 3}
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, LEFT)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), pytest.param(signal.SIGINT, LEFT, marks=slow)]
+)
 def test_the_process_goes_with_the_sync_that_started_it(tracking, outbox, fault, number, code):
     """Even if it hangs; the lock is then free for the next sync."""
     committed = fault("stitch", "hang")

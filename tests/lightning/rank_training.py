@@ -144,9 +144,13 @@ def _ranks():
     return {"devices": devices, "num_nodes": num_nodes, "strategy": "ddp_find_unused_parameters_true"}
 
 
-if __name__ == "__main__":
+def main(plan):
     warnings.simplefilter("ignore")
-    path = Path(sys.argv[1])
+    path = Path(plan)
     for fields in json.loads(path.read_text()):
         train(Case(**fields), path.parent)
     dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

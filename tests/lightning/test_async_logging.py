@@ -33,15 +33,16 @@ def _seeded(**more):
     return ForeignModule(**more)
 
 
-def test_inline_and_async_runs_leave_the_same_bytes(tracking, settings, new_tracking):
+def test_inline_and_async_runs_leave_the_same_bytes_and_nothing_in_the_spool(tracking, settings, new_tracking):
     other = new_tracking()
 
-    fit(tracking, _callback(None, arrays="npz"), epochs=3, module=_seeded(returns_predictions=True))
-    fit(other, _callback(settings, arrays="npz"), epochs=3, module=_seeded(returns_predictions=True))
+    fit(tracking, _callback(None, arrays="npz"), epochs=2, module=_seeded(returns_predictions=True))
+    fit(other, _callback(settings, arrays="npz"), epochs=2, module=_seeded(returns_predictions=True))
 
     assert tracking.files() | {"recon_log/events.csv"} == other.files()
     assert tracking.cards() == other.cards()
     assert all(tracking.path(name).read_bytes() == other.path(name).read_bytes() for name in tracking.files())
+    assert list(settings.spool_dir.iterdir()) == []
 
 
 class _Reusing(ForeignModule):
@@ -67,8 +68,8 @@ def test_memory_that_is_used_again_after_a_batch_changes_no_picture(tracking, se
     torch.manual_seed(3)
     reusing = _Reusing()
 
-    plain, _ = fit(tracking, _callback(None), epochs=2, module=_seeded(returns_predictions=True))
-    fit(other, _callback(settings), epochs=2, module=reusing)
+    plain, _ = fit(tracking, _callback(None), epochs=1, module=_seeded(returns_predictions=True))
+    fit(other, _callback(settings), epochs=1, module=reusing)
 
     assert reusing.losses == plain.losses
     assert all(memory.eq(0).all() for memory in reusing.memory.values())
@@ -85,12 +86,6 @@ def test_training_with_the_worker_is_bit_identical_to_training_without_logging(t
     assert epochs_logged(tracking) == ["epoch_01", "epoch_02", "epoch_03"]
     assert logged.losses == plain.losses
     assert torch.equal(weights(logged), weights(plain))
-
-
-def test_nothing_is_left_in_the_spool_after_a_good_run(tracking, settings):
-    fit(tracking, _callback(settings), epochs=1)
-
-    assert list(settings.spool_dir.iterdir()) == []
 
 
 class _FailAtStep(Callback):
@@ -135,6 +130,7 @@ def test_one_callback_serves_two_fits(tracking, new_tracking, settings):
     assert epochs_logged(other) == ["epoch_01", "epoch_02"]
 
 
+@pytest.mark.slow
 def test_a_callback_with_a_running_worker_can_be_pickled(tracking, settings):
     copies = []
 
@@ -159,7 +155,7 @@ class _ChangesDirectory(Callback):
         os.chdir(self.folder)
 
 
-@pytest.mark.parametrize("make_logger", [MLFlowLogger, QueuedMLFlowLogger])
+@pytest.mark.parametrize("make_logger", [pytest.param(MLFlowLogger, marks=pytest.mark.slow), QueuedMLFlowLogger])
 @pytest.mark.parametrize("inside", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_relative_database_and_spool_are_where_the_logger_was_made(
     tracking, tmp_path, monkeypatch, caplog, make_logger, inside

@@ -85,6 +85,7 @@ def copied(tracking, epochs, labels, worker):
     return spy.copied
 
 
+@pytest.mark.slow
 def test_predictions_of_every_type_and_layout_are_copied_and_drawn_alike_inline_and_by_the_worker(
     new_tracking, tmp_path
 ):

@@ -8,9 +8,18 @@ from recon_worker.pictures.png import read_png
 from tests.lightning.fitting import epochs_logged, fit, patches_logged
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
 
+pytestmark = pytest.mark.usefixtures("plain_sheets")
 
-@pytest.mark.parametrize("as_tensordict", [False, True], ids=["dict", "TensorDict"])
-@pytest.mark.parametrize("supervised", [False, True], ids=["pinn", "supervised"])
+
+@pytest.mark.parametrize(
+    ("supervised", "as_tensordict"),
+    [
+        pytest.param(False, False, id="pinn-dict"),
+        pytest.param(True, True, id="supervised-TensorDict"),
+        pytest.param(False, True, id="pinn-TensorDict", marks=pytest.mark.slow),
+        pytest.param(True, False, id="supervised-dict", marks=pytest.mark.slow),
+    ],
+)
 def test_foreign_items_and_models_are_logged(tracking, as_tensordict, supervised):
     data = ForeignDataset(12, channels=2, as_tensordict=as_tensordict)
     module = ForeignModule(channels=2, supervised=supervised)

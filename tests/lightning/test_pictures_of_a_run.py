@@ -85,6 +85,7 @@ def test_the_description_is_written_if_wanted(tracking, worker):
     assert "path=epoch_02%2Fsummary.png" in tags["mlflow.note.content"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_between_epochs_changes_no_byte(tracking, new_tracking, tmp_path):
     class Kill(Callback):
         def on_train_epoch_end(self, trainer, module):

@@ -10,6 +10,8 @@ from recon_worker.pictures.png import read_png
 from tests.lightning.fitting import epochs_logged, fit, seeded_module, weights
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
 
+pytestmark = pytest.mark.usefixtures("plain_sheets")
+
 
 def test_predictions_of_the_validation_loop_are_used_without_an_extra_pass(tracking):
     module = ForeignModule(returns_predictions=True)
@@ -45,9 +47,16 @@ def test_both_ways_to_get_predictions_give_the_same_pictures(tracking, new_track
         np.testing.assert_allclose(one.values, two.values, atol=1.01 * level)
 
 
-@pytest.mark.parametrize("returns_predictions", [False, True])
-@pytest.mark.parametrize("val", ["default", None], ids=["validation", "training set only"])
-def test_training_with_logging_is_bit_identical_to_training_without(tracking, returns_predictions, val):
+@pytest.mark.parametrize(
+    ("val", "returns_predictions"),
+    [
+        pytest.param("default", True, id="predictions of the validation"),
+        pytest.param("default", False, id="an extra pass"),
+        pytest.param(None, False, id="training set only"),
+        pytest.param(None, True, id="training set only, though validation would predict", marks=pytest.mark.slow),
+    ],
+)
+def test_training_with_logging_is_bit_identical_to_training_without(tracking, val, returns_predictions):
     callback = PtychoReconLoggingCallback(1, num_patches=3, log_stitch=True, strict=True)
     plain, _ = fit(tracking, None, epochs=3, module=seeded_module(returns_predictions), val=val, logger=False)
 

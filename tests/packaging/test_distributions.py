@@ -57,6 +57,7 @@ def test_an_editable_install_is_imported_from_any_folder(tmp_path, package):
     assert done.stdout.strip() == str(REPOSITORY / package / "__init__.py")
 
 
+@pytest.mark.slow
 def test_mypy_reads_the_types_of_an_editable_install(tmp_path):
     (tmp_path / "user.py").write_text(USER)
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "user.py"]

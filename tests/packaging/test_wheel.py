@@ -49,7 +49,7 @@ def wheel(tmp_path):
     unwanted = shutil.ignore_patterns("__pycache__", "build", "*.egg-info", ".*_cache")
     shutil.copytree(REPOSITORY / "recon_worker", tmp_path / "source", ignore=unwanted)
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist"), "source"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=100)
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=200)
     (file,) = (tmp_path / "dist").glob("*.whl")
     return file
 
@@ -63,7 +63,7 @@ def environment(tmp_path, wheel):
     folder = tmp_path / "environment"
     venv.create(folder, symlinks=True)
     pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python")]
-    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True, timeout=100)
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True, timeout=200)
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return folder
@@ -79,6 +79,8 @@ def _foreign_package(folder: Path) -> Path:
     return package
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_wheel_trains_beside_a_foreign_ptycho_torch(tmp_path, wheel, environment, tracking, nothing_left_behind):
     project = tmp_path / "project"
     foreign = _foreign_package(project)
@@ -86,7 +88,7 @@ def test_the_wheel_trains_beside_a_foreign_ptycho_torch(tmp_path, wheel, environ
     command = [environment / "bin" / "python", project / "train.py", tracking.uri, tracking.experiment, *places]
     plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
-    done = subprocess.run(command, cwd=tmp_path, env=plain, check=True, timeout=100, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, cwd=tmp_path, env=plain, check=True, timeout=200, stdout=subprocess.PIPE, text=True)
     version = subprocess.run([environment / "bin" / "recon-worker", "--version"], capture_output=True, text=True)
 
     ours, theirs, modules = done.stdout.splitlines()[-3:]

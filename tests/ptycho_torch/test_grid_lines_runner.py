@@ -89,6 +89,7 @@ def test_an_invalid_value_raises_before_training(files, setting, message):
         TorchRunnerConfig(**files, **setting)
 
 
+@pytest.mark.slow
 def test_the_command_line_trains(grid_lines, tmp_path):
     words = ("--train-npz", grid_lines / "train.npz", "--test-npz", grid_lines / "test.npz", "--output-dir", tmp_path)
     more = ("--epochs", "1", "--torch-logger", "csv", "--accelerator", "cpu")

@@ -9,11 +9,7 @@ import pytest
 from ptycho_torch.files.npz import load_grid_lines, load_raw_scan
 from ptycho_torch.simulation.specimens import diffuser_probe
 from tests.paths import REPOSITORY
-
-
-def _script(*arguments):
-    command = [sys.executable, str(REPOSITORY / "scripts" / "simulate.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
+from tests.scripts import simulate
 
 
 def test_help_does_not_wait_for_heavy_imports():
@@ -29,7 +25,7 @@ def test_help_does_not_wait_for_heavy_imports():
 def test_the_script_writes_what_it_says(tmp_path):
     output = tmp_path / "new" / "scan.npz"
 
-    done = _script("raw", "--N", 16, "--object_size", 40, "--step", 6, "--nphotons", 1e4, "--output", output)
+    done = simulate("raw", "--N", 16, "--object_size", 40, "--step", 6, "--nphotons", 1e4, "--output", output)
 
     scan = load_raw_scan(output)
     assert done.returncode == 0, done.stderr
@@ -44,7 +40,7 @@ def test_the_script_makes_the_probe_and_the_object_that_are_asked_for(tmp_path):
         ("--probe", "diffuser", "--probe_rms", 1.2),
     )
 
-    done = _script("raw", *size, *probe, "--amplitude_range", 0.5, 1, "--output", output)
+    done = simulate("raw", *size, *probe, "--amplitude_range", 0.5, 1, "--output", output)
 
     assert done.returncode == 0, done.stderr
     scan = load_raw_scan(output)
@@ -53,14 +49,14 @@ def test_the_script_makes_the_probe_and_the_object_that_are_asked_for(tmp_path):
 
 
 def test_the_script_takes_one_probe(tmp_path):
-    done = _script("raw", "--probe", "diffuser", "--probe_file", tmp_path / "p.npz", "--output", tmp_path / "scan.npz")
+    done = simulate("raw", "--probe", "diffuser", "--probe_file", tmp_path / "p.npz", "--output", tmp_path / "scan.npz")
 
     assert done.returncode == 2
     assert done.stderr == "error: --probe and --probe_file are both given; give one of them.\n"
 
 
 def test_the_script_writes_both_grid_lines_files_where_they_belong(tmp_path):
-    done = _script("grid-lines", "--N", 16, "--object_size", 40, "--gridsize", 2, "--output", tmp_path)
+    done = simulate("grid-lines", "--N", 16, "--object_size", 40, "--gridsize", 2, "--output", tmp_path)
 
     directory = tmp_path / "datasets" / "N16" / "gs2"
     assert done.returncode == 0, done.stderr
@@ -69,7 +65,7 @@ def test_the_script_writes_both_grid_lines_files_where_they_belong(tmp_path):
 
 
 def test_the_script_refuses_what_does_not_fit_in_one_line(tmp_path):
-    done = _script("raw", "--N", 64, "--object_size", 40, "--output", tmp_path / "scan.npz")
+    done = simulate("raw", "--N", 64, "--object_size", 40, "--output", tmp_path / "scan.npz")
 
     assert done.returncode == 2
     assert done.stderr == "error: the object is (40, 40) px; it must be larger than a patch (64 px) on both axes.\n"

@@ -27,6 +27,7 @@ from recon_worker.pictures.colour_ranges import ColourRanges
 from recon_worker.pictures.snapshot_figures import SnapshotFigures
 from recon_worker.snapshot.records import Snapshot
 
+pytestmark = pytest.mark.xdist_group("telling apart")  # all use one fixture, which takes seconds
 N, SIDE = 64, 168
 CENTRE = slice(N // 4, N // 4 + N // 2)
 HIGH = {"phase_correlation": 0.5, "amp_correlation": 0.5, "amp_psnr_db": 10, "phase_psnr_db": 15, "phase_ssim": 0.5}

@@ -48,7 +48,7 @@ def test_a_process_without_standard_streams_logs_everything(tracking, tmp_path, 
     assert epochs(tracking) == {1}
 
 
-@pytest.mark.parametrize("how", ["none", "raises", *(pytest.param(one, marks=slow) for one in ("closed", "logger"))])
+@pytest.mark.parametrize("how", ["raises", *(pytest.param(one, marks=slow) for one in ("none", "closed", "logger"))])
 def test_a_process_whose_stderr_was_replaced_logs_everything(tracking, tmp_path, how):
     target = make_run(tracking)
     code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
@@ -60,7 +60,7 @@ def test_a_process_whose_stderr_was_replaced_logs_everything(tracking, tmp_path,
 
 
 @pytest.mark.parametrize("streams", [pytest.param(CLOSED[0], marks=slow), CLOSED[2]])
-@pytest.mark.parametrize("command", ["sync", "status"])
+@pytest.mark.parametrize("command", [pytest.param("sync", marks=slow), "status"])
 def test_the_program_works_without_standard_streams(tracking, tmp_path, command, streams):
     outbox = make_spool(tmp_path / "spool", make_run(tracking), raw=(1,), rendered=(2,))
 

@@ -14,4 +14,4 @@ def settings(tmp_path):
 
 @pytest.fixture
 def scan():
-    return make_scan()
+    return make_scan(n_samples=12, n_fixed=1)

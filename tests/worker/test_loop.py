@@ -1,10 +1,12 @@
 """The life of a worker, with real processes, signals and a real MLflow store."""
 
+import csv
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,9 @@ import numpy as np
 import pytest
 
 from recon_worker.client.job import State
+from recon_worker.settings import WorkerSettings
 from recon_worker.spool.outbox import Outbox
+from tests.conftest import Tracking
 from tests.faults.harness import (
     FLUSH_S,
     freeze,
@@ -23,22 +27,60 @@ from tests.faults.harness import (
     thaw,
     wait_until,
 )
+from tests.leaks import nothing_left
 from tests.paths import REPOSITORY
-from tests.samples import layout_of, log_epoch, make_run, snapshot
+from tests.samples import layout_of, log_epoch, make_run, make_scan, snapshot
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
+of_one_run = pytest.mark.xdist_group("worker/one run")
+Logged = namedtuple("Logged", "stats tracking nbytes")
 
 
-def test_all_snapshots_are_logged_in_the_end(tracking, settings, scan):
-    with started(settings, make_run(tracking), scan) as worker:
-        for epoch in range(1, 6):
+@pytest.fixture(scope="module")
+def three_logged(mlflow_database, tmp_path_factory):
+    """What a worker logged that got SIGINT and SIGTERM before three snapshots."""
+    folder, scan = tmp_path_factory.mktemp("one_run"), make_scan(n_samples=12, n_fixed=1)
+    tracking = Tracking(mlflow_database, str(folder), folder / "mlruns")
+    settings = WorkerSettings(spool_dir=folder / "spool", flush_timeout_s=FLUSH_S)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        nothing_left(patch),
+        started(settings, make_run(tracking), scan) as worker,
+    ):
+        pid = pid_when_ready(worker)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(pid, number)
+        for epoch in (1, 2, 3):
             log_epoch(worker, layout_of(scan), epoch)
+    return Logged(worker.stats, tracking, layout_of(scan).nbytes)
 
-    assert worker.stats.logged == worker.stats.submitted == 5
-    assert tracking.epoch_folders() == [f"epoch_{e:02d}" for e in range(1, 6)]
-    replaced_galleries, numbers = 4, 5
+
+@of_one_run
+def test_all_snapshots_are_logged_in_the_end(three_logged):
+    stats, tracking, _ = three_logged
+
+    assert stats.logged == stats.submitted == 3
+    assert tracking.epoch_folders() == ["epoch_01", "epoch_02", "epoch_03"]
+    replaced_galleries, numbers = 2, 3
     uploads = len(tracking.files()) + len(tracking.cards()) + replaced_galleries + numbers
-    assert worker.stats.artifacts_logged == uploads
+    assert stats.artifacts_logged == uploads
+
+
+@of_one_run
+def test_sigint_and_sigterm_do_not_end_the_worker(three_logged):
+    assert three_logged.stats.restarts == 0
+    assert three_logged.stats.logged == 3
+
+
+@of_one_run
+def test_the_table_of_events_has_a_line_for_each_snapshot(three_logged):
+    rows = list(csv.DictReader(three_logged.tracking.path("recon_log/events.csv").read_text().splitlines()))
+
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    for row in rows:
+        times = [float(row[name]) for name in ("acquired", "submitted", "started", "stitched", "rendered", "logged")]
+        assert times == sorted(times)
+        assert int(row["nbytes"]) == three_logged.nbytes
 
 
 def test_the_worker_does_not_import_the_users_main(tmp_path):
@@ -62,24 +104,13 @@ def test_the_worker_does_not_import_the_users_main(tmp_path):
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(tracking, settings, scan):
     with started(replace(settings, depth=4), make_run(tracking), scan) as worker:
-        for epoch in range(1, 4):
+        for epoch in (1, 2):
             log_epoch(worker, layout_of(scan), epoch)
             kill(worker)
 
-    assert worker.stats.restarts == 3
-    assert worker.stats.logged == 3
-    assert tracking.epoch_folders() == ["epoch_01", "epoch_02", "epoch_03"]
-
-
-def test_sigint_and_sigterm_do_not_end_the_worker(tracking, settings, scan):
-    with started(settings, make_run(tracking), scan) as worker:
-        pid = pid_when_ready(worker)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            os.kill(pid, number)
-        log_epoch(worker, layout_of(scan), 1)
-
-    assert worker.stats.restarts == 0
-    assert worker.stats.logged == 1
+    assert worker.stats.restarts == 2
+    assert worker.stats.logged == 2
+    assert tracking.epoch_folders() == ["epoch_01", "epoch_02"]
 
 
 def test_an_unreachable_tracker_costs_the_flush_timeout_and_everything_is_kept(tracking, settings, scan, caplog):
@@ -95,7 +126,7 @@ def test_an_unreachable_tracker_costs_the_flush_timeout_and_everything_is_kept(t
     assert time.monotonic() - began < 2 + soon_s()
     assert worker.stats.spooled == 3
     outbox = Outbox(settings.spool_dir / target.run_id)
-    per_epoch, of_run = 28 + 3 + 1, {"recon_log/events.csv", "recon_log/gallery.html", "recon_log/scales.json"}
+    per_epoch, of_run = 18 + 3 + 1, {"recon_log/events.csv", "recon_log/gallery.html", "recon_log/scales.json"}
     assert len(list(outbox.artifacts())) == 3 * per_epoch + len(of_run)  # files, image cards, numbers
     assert of_run <= set(outbox.artifacts())
     assert "3 reconstructions are not in MLflow yet" in caplog.text
@@ -156,7 +187,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_rendering_failures_are_named_the_rest_goes_on_and_a_snapshot_in_a_file_is_kept(
     tracking, settings, scan, caplog
 ):
-    bad = replace(scan, label_amp=np.ones((2, 3, 3), np.float32))
+    bad = replace(scan, label_amp=np.ones((1, 3, 3), np.float32))
     with started(replace(settings, queue_bytes=1), make_run(tracking), bad) as worker:
         log_epoch(worker, layout_of(scan), 1)
 
@@ -197,18 +228,3 @@ def test_the_queues_numbers_are_mlflow_metrics_at_the_snapshots_step(tracking, s
     assert [(m.step, m.value) for m in history] == [(10, 0.0), (20, 1.0)]
     names = ("depth", "high_water", "stall_ms", "lag_s", "dropped", "failed", "retries", "restarts", "waiting")
     assert {f"recon_log/{name}" for name in names} <= logged.keys()
-
-
-def test_the_table_of_events_has_a_line_for_each_snapshot(tracking, settings, scan):
-    with started(settings, make_run(tracking), scan) as worker:
-        for epoch in (1, 2, 3):
-            log_epoch(worker, layout_of(scan), epoch)
-
-    import csv
-
-    rows = list(csv.DictReader(tracking.path("recon_log/events.csv").read_text().splitlines()))
-    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    for row in rows:
-        times = [float(row[name]) for name in ("acquired", "submitted", "started", "stitched", "rendered", "logged")]
-        assert times == sorted(times)
-        assert int(row["nbytes"]) == layout_of(scan).nbytes

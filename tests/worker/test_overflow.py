@@ -20,13 +20,13 @@ pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_be
 def test_a_full_queue_spills_to_disk_and_all_is_logged(tracking, settings, scan):
     with started(replace(settings, depth=1), make_run(tracking), scan) as worker:
         freeze(worker)
-        for epoch in range(1, 6):
+        for epoch in range(1, 4):
             log_epoch(worker, layout_of(scan), epoch)
-        assert worker.stats.spilled == 4
+        assert worker.stats.spilled == 2
         thaw(worker)
 
-    assert worker.stats.logged == 5
-    assert tracking.epoch_folders() == [f"epoch_{e:02d}" for e in range(1, 6)]
+    assert worker.stats.logged == 3
+    assert tracking.epoch_folders() == [f"epoch_{e:02d}" for e in range(1, 4)]
 
 
 def test_a_full_queue_drops_the_oldest_and_keeps_the_last(tracking, settings, scan):
@@ -41,6 +41,7 @@ def test_a_full_queue_drops_the_oldest_and_keeps_the_last(tracking, settings, sc
     assert tracking.epoch_folders()[-1] == "epoch_06"
 
 
+@pytest.mark.slow  # faults/test_queue_faults.py has the same without the clock
 def test_a_full_queue_blocks_until_a_slot_is_free(tracking, settings, scan):
     import threading
 
@@ -84,10 +85,10 @@ def test_the_advised_depth_avoids_what_a_late_worker_and_a_full_queue_cost(
     tracking, settings, scan, mlflow_database, tmp_path, overflow, depth
 ):
     def burst(tracking, depth, spool):
-        """Five snapshots at once, the first of them before the worker has started."""
+        """Four snapshots at once, the first of them before the worker has started."""
         settings_of_run = replace(settings, depth=depth, overflow=overflow, spool_dir=spool)
         with started(settings_of_run, make_run(tracking), scan) as worker:
-            for epoch in range(1, 6):
+            for epoch in range(1, 5):
                 log_epoch(worker, layout_of(scan), epoch)
         return worker.stats.spilled + worker.stats.dropped + worker.stats.waited, worker.summary()
 

@@ -1,0 +1,40 @@
+"""Ranks of a training, forked from a process that has imported everything: that takes 5 s of processor time."""
+
+import importlib
+import multiprocessing
+import os
+
+from tests.faults.servers import free_port
+
+MODULES = ("tests.lightning.rank_training", "tests.lightning.ending_ranks")
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload([*MODULES])
+
+
+class Rank(_context.Process):
+    """`main(argument)` of one of the modules as one of several ranks, with the environment that torchrun would set."""
+
+    def __init__(self, module, argument, rank, ranks, port, output):
+        super().__init__()
+        self._call, self._output, sizes = (module, str(argument)), str(output), {"WORLD_SIZE", "LOCAL_WORLD_SIZE"}
+        numbers = dict.fromkeys(sizes, ranks) | dict.fromkeys(("RANK", "LOCAL_RANK"), rank)
+        numbers |= {"GROUP_WORLD_SIZE": 1, "GROUP_RANK": 0, "MASTER_PORT": port}
+        environment = {name: str(number) for name, number in numbers.items()}
+        self._environment = {**os.environ, **environment, "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "test"}
+
+    def run(self):
+        os.environ.update(self._environment)
+        output = os.open(self._output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(output, stream)
+        module, argument = self._call
+        importlib.import_module(module).main(argument)
+
+
+def fork_ranks(module, argument, folder, ranks=2):
+    """Start the ranks. Their output goes to `folder/rank0.txt`, and so on."""
+    port = free_port()
+    started = [Rank(module, argument, rank, ranks, port, folder / f"rank{rank}.txt") for rank in range(ranks)]
+    for one in started:
+        one.start()
+    return started
