@@ -48,7 +48,7 @@ _NARROW = 4
 _DIFFRACTION = ("r_factor", "mean_pattern_r_factor", "deviance", "mean_pattern_deviance")
 _DESCRIBED = (
     *("phase_correlation", "amp_correlation", "frc_cutoff_half", "frc_resolution_half_nm"),
-    *("half_data_frc_cutoff", "half_data_frc_resolution_nm", *_DIFFRACTION),
+    *("half_data_frc_cutoff", "half_data_frc_half_period_nm", *_DIFFRACTION),
 )
 """Metrics shown in the run description where available."""
 

@@ -5,10 +5,12 @@ Matplotlib (Agg, without pyplot) sets the text; fonts and sizes do not depend on
 """
 
 import dataclasses
+import functools
 import io
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,9 @@ Align: TypeAlias = Literal["left", "center", "right"]
 INK, GREY, WHITE = "#202020", "#5f5f5f", "#ffffff"
 _DPI = 100
 _BAR_PX, _BAR_GAP_PX, _LABEL_PX = 8, 6, 15
+_TICK_POINTS, _TICK_GAP_PX = 8, 4
+_RIGHT_OF_ANCHOR: Mapping[Align, float] = {"left": 1.0, "center": 0.5, "right": 0.0}
+"""Share of a text's width to the right of its anchor."""
 _LARGEST = 4 / 3
 """Factor by which a picture may exceed its target side before it is downsampled."""
 
@@ -33,7 +38,7 @@ class Page:
     """A white page of pictures and text. Positions are pixels from the top left corner, (x, y)."""
 
     width: int = field(default=0, init=False)
-    """Right edge of the rightmost picture, pixels."""
+    """Right edge of the rightmost picture or text, pixels."""
     _pictures: list[tuple[int, int, NDArray[np.uint8]]] = field(default_factory=list, init=False)
     _texts: list[tuple[float, float, str, float, str, Align, bool]] = field(default_factory=list, init=False)
 
@@ -55,6 +60,8 @@ class Page:
     ) -> None:
         """Place one line of text with its baseline at y; 1 point is 1/72 of 100 px."""
         self._texts.append((x, y, text, points, colour, align, bold))
+        right = x + text_width_px(text, points, bold=bold) * _RIGHT_OF_ANCHOR[align]
+        self.width = max(self.width, math.ceil(right))
 
     def png(self, width: int, height: int) -> bytes:
         """Draw the page as an RGB PNG; content beyond the edges is clipped.
@@ -64,7 +71,6 @@ class Page:
         """
         load_matplotlib()
         from matplotlib.backends.backend_agg import RendererAgg
-        from matplotlib.font_manager import FontProperties
 
         canvas = np.full((height, width, 4), 255, np.uint8)
         for x, y, picture in self._pictures:
@@ -73,18 +79,39 @@ class Page:
         renderer = RendererAgg(width, height, _DPI)  # type: ignore[no-untyped-call]
         renderer.draw_image(renderer.new_gc(), 0, 0, np.ascontiguousarray(canvas[::-1]))
         for anchor, baseline, text, points, colour, align, bold in self._texts:
-            font = FontProperties(family="DejaVu Sans", size=points, weight="bold" if bold else "normal")
             style = renderer.new_gc()
             style.set_foreground(colour)
             left = anchor
             if align != "left":
-                width_px, *_ = renderer.get_text_width_height_descent(text, font, False)  # type: ignore[no-untyped-call]
-                left -= width_px * (0.5 if align == "center" else 1.0)
-            renderer.draw_text(style, left, baseline, text, font, 0)  # type: ignore[no-untyped-call]
+                left -= text_width_px(text, points, bold=bold) * (1 - _RIGHT_OF_ANCHOR[align])
+            renderer.draw_text(style, left, baseline, text, _font(points, bold=bold), 0)  # type: ignore[no-untyped-call]
         stream = io.BytesIO()
         drawn = np.asarray(renderer.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
         Image.fromarray(drawn).save(stream, "PNG", compress_level=1)
         return stream.getvalue()
+
+
+@functools.lru_cache(maxsize=4096)
+def text_width_px(text: str, points: float, *, bold: bool = False) -> float:
+    """Return the width of a line of text, pixels."""
+    width_px, *_ = _measuring_renderer().get_text_width_height_descent(text, _font(points, bold=bold), False)
+    return float(width_px)
+
+
+@functools.cache
+def _measuring_renderer() -> Any:  # noqa: ANN401
+    load_matplotlib()
+    from matplotlib.backends.backend_agg import RendererAgg
+
+    return RendererAgg(1, 1, _DPI)  # type: ignore[no-untyped-call]
+
+
+@functools.cache
+def _font(points: float, *, bold: bool) -> Any:  # noqa: ANN401
+    load_matplotlib()
+    from matplotlib.font_manager import FontProperties
+
+    return FontProperties(family="DejaVu Sans", size=points, weight="bold" if bold else "normal")
 
 
 def draw_panel(
@@ -98,11 +125,11 @@ def draw_panel(
         x: Left edge, pixels.
         y: Top edge, pixels.
         side_px: Target for the longer side, approximated by whole factors.
-        n_ticks: Evenly spaced values below the colour bar; at least 2, its ends.
+        n_ticks: Evenly spaced values below the colour bar; at least 2, its ends. A narrow picture has only these.
         pixel_size_m: Side of a pixel of the panel in metres, for a scale bar; None: no scale bar.
 
     Returns:
-        (width, height) in pixels, including the colour bar and its values.
+        (width, height) in pixels, including the colour bar and its values, which may be wider than the picture.
     """
     (block, factor), colours = drawing_scale(panel.values.shape, side_px), palette(panel.colormap)
     picture = colours[to_indices(downsampled(panel, block))].repeat(factor, axis=0).repeat(factor, axis=1)
@@ -111,13 +138,24 @@ def draw_panel(
     levels = np.linspace(0, LEVELS - 1, width).round().astype(int)
     page.paste(x, y + height + _BAR_GAP_PX, np.tile(colours[levels], (_BAR_PX, 1, 1)))
     baseline = y + height + _BAR_GAP_PX + _BAR_PX + _LABEL_PX
-    for tick, text in enumerate(_tick_labels(panel, n_ticks)):
-        align: Align = "left" if tick == 0 else "right" if tick == n_ticks - 1 else "center"
-        page.write(x + width * tick / (n_ticks - 1), baseline, text, points=8, colour=GREY, align=align)
+    total_width = _draw_ticks(page, _tick_labels(panel, n_ticks), x, baseline, width)
     if pixel_size_m is not None:
         page_px_per_m = factor / block / pixel_size_m
         _draw_scale_bar(page, x, y + height, nice_length(width / page_px_per_m / 4), page_px_per_m)
-    return width, baseline - y + 4
+    return total_width, baseline - y + 4
+
+
+def _draw_ticks(page: Page, labels: Sequence[str], x: int, baseline: float, width: int) -> int:
+    """Write evenly spaced labels below a bar, only the outer ones if they do not all fit; returns their total width."""
+    needed = sum(math.ceil(text_width_px(label, _TICK_POINTS)) + _TICK_GAP_PX for label in labels) - _TICK_GAP_PX
+    if needed > width and len(labels) > 2:
+        return _draw_ticks(page, [labels[0], labels[-1]], x, baseline, width)
+    span = max(width, needed)
+    for tick, text in enumerate(labels):
+        align: Align = "left" if tick == 0 else "right" if tick == len(labels) - 1 else "center"
+        place = x + span * tick / (len(labels) - 1)
+        page.write(place, baseline, text, points=_TICK_POINTS, colour=GREY, align=align)
+    return span
 
 
 def _tick_labels(panel: Panel, count: int) -> list[str]:

@@ -30,7 +30,7 @@ from recon_worker.pictures.figures import (
     object_panels,
     phase_panel,
 )
-from recon_worker.pictures.labels import Kind
+from recon_worker.pictures.labels import HALF_PERIODS, Kind
 from recon_worker.pictures.png import Panel
 from recon_worker.reconstruction.comparison import agreement_of_halves, compare, quality
 from recon_worker.reconstruction.diffraction_metrics import mean_pattern, poisson_deviance, r_factor
@@ -122,6 +122,8 @@ class SnapshotFigures:
             if truth is not None:
                 result = compare(image.object, truth, image.coverage, ramp=self.scan.remove_ramp)
                 numbers |= result.errors | quality(result, truth, self.scan.pixel_size_m)
+            if self.snapshot.epoch == 0 and kind == "stitched":
+                numbers = {name: value for name, value in numbers.items() if name not in HALF_PERIODS}
             numbers["finite_share"] = finite_share(image.object, image.scanned)
             numbers["coverage"] = float(image.scanned.mean())
             panels = object_panels(image, truth, result, ranges)
