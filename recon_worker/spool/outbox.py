@@ -108,8 +108,11 @@ class Outbox(RunFolder):
         if not is_artifact_name(artifact.path):
             raise ValueError(f"{artifact.path!r} is not an artifact name of this program.")
         with self._folders_change:
-            self._make_folders("outbox", *(f"outbox/{one}" for one in reversed(Path(artifact.path).parents[:-1])))
-            write_whole(self.local_path(artifact.path), [artifact.data], taken_unix_s)
+            try:
+                write_whole(self.local_path(artifact.path), [artifact.data], taken_unix_s)
+            except FileNotFoundError:
+                self._make_folders("outbox", *(f"outbox/{one}" for one in reversed(Path(artifact.path).parents[:-1])))
+                write_whole(self.local_path(artifact.path), [artifact.data], taken_unix_s)
 
     def artifacts(self) -> Iterator[str]:
         """Return the names of the waiting artifacts, oldest epoch first, those of the whole run last."""
@@ -137,6 +140,8 @@ class Outbox(RunFolder):
             place.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # not empty
                 for folder in place.parents[: len(Path(name).parents) - 1]:
+                    if any(folder.iterdir()):  # much faster than an attempt to remove it
+                        break
                     folder.rmdir()
 
     # --- reference -------------------------------------------------------------------------------------------------
