@@ -7,6 +7,7 @@ Matplotlib (Agg, without pyplot) sets the text; fonts and sizes do not depend on
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -39,7 +40,7 @@ class Page:
     width: int = field(default=0, init=False)
     """Right edge of the rightmost picture or text, pixels."""
     _pictures: list[tuple[int, int, NDArray[np.uint8]]] = field(default_factory=list, init=False)
-    _texts: list[tuple[float, float, "_Line"]] = field(default_factory=list, init=False)
+    _words: list[tuple[float, float, "_Word"]] = field(default_factory=list, init=False)
 
     def paste(self, x: int, y: int, picture: NDArray[np.uint8]) -> None:
         """Place a picture, (H, W, 3) uint8 RGB, with its top left corner at (x, y)."""
@@ -62,19 +63,23 @@ class Page:
 
         `background` is the uniform colour behind the text.
         """
-        width = text_width_px(text, points, bold=bold)
-        left = x - width * (1 - _RIGHT_OF_ANCHOR[align])
-        self._texts.append((left, y, _Line(text, points, bold, colour, background)))
-        self.width = max(self.width, math.ceil(left + width))
+        left = x
+        if align != "left":
+            left -= text_width_px(text, points, bold=bold) * (1 - _RIGHT_OF_ANCHOR[align])
+        for word in re.findall(r"\s+|\S+", text):
+            if not word.isspace():
+                self._words.append((left, y, _Word(word, points, bold, colour, background)))
+            left += text_width_px(word, points, bold=bold)
+        self.width = max(self.width, math.ceil(left))
 
     def png(self, width: int, height: int) -> bytes:
         """Draw the page as an RGB PNG; content beyond the edges is clipped."""
         canvas = np.full((height, width, 3), 255, np.uint8)
         for x, y, picture in self._pictures:
             _paste(canvas, x, y, picture)
-        for left, baseline, line in self._texts:
+        for left, baseline, word in self._words:
             (x_fraction, column), (y_fraction, row) = math.modf(left), math.modf(baseline)
-            x, y, picture = _drawn(line, x_fraction, y_fraction)
+            x, y, picture = _drawn(word, x_fraction, y_fraction)
             _paste(canvas, int(column) + x, int(row) + y, picture)
         return encode_rgb(canvas)
 
@@ -86,8 +91,8 @@ def _paste(canvas: NDArray[np.uint8], x: int, y: int, picture: NDArray[np.uint8]
     canvas[y + top :, x + left :][: part.shape[0], : part.shape[1]] = part
 
 
-class _Line(NamedTuple):
-    """A line of text and its style."""
+class _Word(NamedTuple):
+    """A word and its style."""
 
     text: str
     points: float
@@ -96,35 +101,35 @@ class _Line(NamedTuple):
     background: str
 
 
-@functools.lru_cache(maxsize=512)
-def _drawn(line: _Line, x_fraction: float, y_fraction: float) -> tuple[int, int, NDArray[np.uint8]]:
-    """Draw a line of text; most lines of a sheet are the same in every epoch.
+@functools.lru_cache(maxsize=1024)
+def _drawn(word: _Word, x_fraction: float, y_fraction: float) -> tuple[int, int, NDArray[np.uint8]]:
+    """Draw a word; all words but numbers are the same in every epoch.
 
     Uses only Matplotlib's renderer: the reference cycles of a Figure and its texts would keep 10 MB per page alive
     until the garbage collector runs.
 
     Args:
-        line: The line.
+        word: The word.
         x_fraction: Fraction of a pixel by which the left end is shifted to the right.
         y_fraction: Fraction of a pixel by which the baseline is shifted downwards.
 
     Returns:
         (x, y, picture): the RGB pixels that differ from the background, and their place relative to the left end of the
-        baseline.
+        baseword.
     """
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.colors import to_rgb
 
-    em_px = math.ceil(line.points * _DPI / 72)
-    width = math.ceil(text_width_px(line.text, line.points, bold=line.bold)) + 2 * em_px
+    em_px = math.ceil(word.points * _DPI / 72)
+    width = math.ceil(text_width_px(word.text, word.points, bold=word.bold)) + 2 * em_px
     renderer = RendererAgg(width, 3 * em_px, _DPI)  # type: ignore[no-untyped-call]
     pixels = np.asarray(renderer.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
-    pixels[:] = background = np.rint(255 * np.array(to_rgb(line.background))).astype(np.uint8)
+    pixels[:] = background = np.rint(255 * np.array(to_rgb(word.background))).astype(np.uint8)
     np.asarray(renderer.buffer_rgba())[..., 3] = 255  # type: ignore[no-untyped-call]
     style = renderer.new_gc()
-    style.set_foreground(line.colour)
-    font = _font(line.points, bold=line.bold)
-    renderer.draw_text(style, em_px + x_fraction, 2 * em_px + y_fraction, line.text, font, 0)  # type: ignore[no-untyped-call]
+    style.set_foreground(word.colour)
+    font = _font(word.points, bold=word.bold)
+    renderer.draw_text(style, em_px + x_fraction, 2 * em_px + y_fraction, word.text, font, 0)  # type: ignore[no-untyped-call]
     inked = (pixels != background).any(axis=-1)
     rows, columns = (np.flatnonzero(inked.any(axis=axis)) for axis in (1, 0))
     if not rows.size:
