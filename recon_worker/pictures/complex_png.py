@@ -128,6 +128,7 @@ def _oklab_to_linear(lightness: Float64, chroma: Float64, hue: Float64) -> Float
     return linear
 
 
+@functools.lru_cache(maxsize=32)
 def _legend(amplitude_range: tuple[float, float], shows_not_scanned: bool) -> Image.Image:
     """Draw the colour wheel: phase counter-clockwise from the right, amplitude from the centre outwards."""
     text_px, row_px = 3 * _FONT_PX, _FONT_PX + 6

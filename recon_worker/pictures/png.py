@@ -180,7 +180,7 @@ def _indices(image: Panel | DecodedImage) -> NDArray[np.uint8]:
 def _block_indices(values: Float64, vmin: float, vmax: float) -> NDArray[np.uint8]:
     """Return the palette entries of a block of rows; overwrites `values`."""
     special = ~np.isfinite(values)
-    kept = values[special]
+    kept = values[special] if special.any() else values[:0]
     with np.errstate(invalid="ignore", over="ignore"):
         values -= vmin
         values /= vmax - vmin
@@ -188,7 +188,8 @@ def _block_indices(values: Float64, vmin: float, vmax: float) -> NDArray[np.uint
         values += 0.5
         np.clip(values, 0, LEVELS - 1, out=values)
         indices = values.astype(np.uint8)
-    indices[special] = np.select([np.isnan(kept), kept > 0], [NOT_A_NUMBER, POSITIVE_INFINITY], NEGATIVE_INFINITY)
+    if kept.size:
+        indices[special] = np.select([np.isnan(kept), kept > 0], [NOT_A_NUMBER, POSITIVE_INFINITY], NEGATIVE_INFINITY)
     return indices
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recon_worker.reconstruction.alignment import Alignment, comparable, fit, steep_ramp, well_covered
-from recon_worker.reconstruction.fourier import HALF, ring_correlation, shift_px
+from recon_worker.reconstruction.fourier import HALF, ring_correlation, shift_and_rings
 from recon_worker.reconstruction.metrics import (
     comparable_phases,
     correlation,
@@ -107,8 +107,7 @@ def quality(result: Comparison, truth: Complex64, pixel_size_m: float | None) ->
         numbers[f"{kind}_correlation"] = correlation(image, true_image, valid)
         numbers[f"{kind}_psnr_db"] = psnr_db(image, true_image, valid)
         numbers[f"{kind}_ssim"] = ssim(image, true_image, valid)
-    numbers["shift_x_px"], numbers["shift_y_px"] = shift_px(aligned, truth, valid)
-    rings = ring_correlation(aligned, truth, valid)
+    (numbers["shift_x_px"], numbers["shift_y_px"]), rings = shift_and_rings(aligned, truth, valid)
     if rings is None:
         return numbers
     cutoff = rings.cutoff(HALF)

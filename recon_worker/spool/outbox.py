@@ -122,7 +122,7 @@ class Outbox(RunFolder):
 
     def local_path(self, name: str) -> Path:
         """Return the path to open for a waiting artifact."""
-        return self._place / "outbox" / name
+        return Path(f"{self._place}/outbox/{name}")
 
     def version(self, name: str) -> Version | None:
         """Return the version of the file of an artifact; None if it does not exist."""

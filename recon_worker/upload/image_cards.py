@@ -71,7 +71,7 @@ class ImageCards:
                 name = files[False].removeprefix("images/").rpartition(".")[0] + match["mark"] + "compressed.webp"
                 with tempfile.TemporaryDirectory(prefix="recon-log-") as folder, Image.open(local) as image:
                     width, height = (max(1, round(side * _THUMBNAIL_PX / max(image.size))) for side in image.size)
-                    _thumbnail(image, (width, height)).save(Path(folder, name))
+                    _thumbnail(image.convert("RGB"), (width, height)).save(Path(folder, name))
                     self._client.log_artifact(self._run_id, str(Path(folder, name)), FOLDER)
             found[card] = _COMPLETE
             self._found = found
@@ -89,7 +89,7 @@ class ImageCards:
 
 def _thumbnail(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Shrink an image, (width, height) in pixels, to one that is quickly saved as WebP."""
-    small = Image.Image.resize(image.convert("RGB"), size, reducing_gap=3.0)
+    small = Image.Image.resize(image, size, reducing_gap=3.0)
     vars(small).update(save=partial(small.save, method=1))
     return small
 
