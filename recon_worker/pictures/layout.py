@@ -28,6 +28,8 @@ _BAR_PX, _BAR_GAP_PX, _LABEL_PX = 8, 6, 15
 _TICK_POINTS, _TICK_GAP_PX = 8, 4
 _RIGHT_OF_ANCHOR: Mapping[Align, float] = {"left": 1.0, "center": 0.5, "right": 0.0}
 """Share of a text's width to the right of its anchor."""
+_NUMBER = re.compile(r"[0-9.\u2212]+")
+"""Words that change from epoch to epoch. Their characters do not touch and have no kerning, so each is drawn alone."""
 _SCALE_BAR_GREY = 40
 _LARGEST = 4 / 3
 """Factor by which a picture may exceed its target side before it is downsampled."""
@@ -67,9 +69,10 @@ class Page:
         if align != "left":
             left -= text_width_px(text, points, bold=bold) * (1 - _RIGHT_OF_ANCHOR[align])
         for word in re.findall(r"\s+|\S+", text):
-            if not word.isspace():
-                self._words.append((left, y, _Word(word, points, bold, colour, background)))
-            left += text_width_px(word, points, bold=bold)
+            for part in word if _NUMBER.fullmatch(word) else (word,):
+                if not part.isspace():
+                    self._words.append((left, y, _Word(part, points, bold, colour, background)))
+                left += text_width_px(part, points, bold=bold)
         self.width = max(self.width, math.ceil(left))
 
     def png(self, width: int, height: int) -> bytes:
@@ -103,7 +106,7 @@ class _Word(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def _drawn(word: _Word, x_fraction: float, y_fraction: float) -> tuple[int, int, NDArray[np.uint8]]:
-    """Draw a word; all words but numbers are the same in every epoch.
+    """Draw a word, or a character of a number, which most sheets of a run have in common.
 
     Uses only Matplotlib's renderer: the reference cycles of a Figure and its texts would keep 10 MB per page alive
     until the garbage collector runs.
@@ -115,7 +118,7 @@ def _drawn(word: _Word, x_fraction: float, y_fraction: float) -> tuple[int, int,
 
     Returns:
         (x, y, picture): the RGB pixels that differ from the background, and their place relative to the left end of the
-        baseword.
+        baseline.
     """
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.colors import to_rgb

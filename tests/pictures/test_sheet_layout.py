@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from recon_worker.pictures.layout import GREY, Page, text_width_px
+from recon_worker.pictures.layout import Page, text_width_px
 from recon_worker.pictures.summary import reference_png, summary_png
 from tests.pictures.sheets import pixels, sheet
 
@@ -24,11 +24,11 @@ def boxes(monkeypatch):
     found = []
     write = Page.write
 
-    def spy(page, x, y, text, *, points=9, colour=GREY, align="left", bold=False):
+    def spy(page, x, y, text, *, points=9, align="left", bold=False, **style):
         width = text_width_px(text, points, bold=bold)
         left = x - SHARES[align] * width
         found.append((text, left, y - points, left + width, y + points / 3))
-        write(page, x, y, text, points=points, colour=colour, align=align, bold=bold)
+        write(page, x, y, text, points=points, align=align, bold=bold, **style)
 
     monkeypatch.setattr(Page, "write", spy)
     return found

@@ -321,3 +321,15 @@ def test_pixels_of_every_picture_map_back_to_values():
 
     step = (shown.value_range[1] - shown.value_range[0]) / 251
     np.testing.assert_allclose(shown.values, one.arrays.fixed_phase[0], atol=0.51 * step)
+
+
+def test_truth_and_measured_patterns_are_drawn_once_per_run_and_scan():
+    scan, history = make_scan(), History()
+    for epoch in (1, 2):
+        list(render(scan, _snapshot(scan, epoch), history))
+    first = dict(history.constant_panels(scan).panels)
+    list(render(scan, _snapshot(scan, 3), history))
+
+    assert len(first) == (1 + 2) * 4 + 2  # raw and aligned amplitude and phase of object and patches; patterns
+    assert history.constant_panels(scan).panels == first
+    assert history.constant_panels(make_scan()).panels == {}
