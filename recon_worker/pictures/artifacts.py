@@ -15,7 +15,6 @@ The `{amp,phase}_gt` and `{amp,phase}_error` pictures require a ground truth, `d
 description are `records` for MLflow.
 """
 
-import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -30,8 +29,8 @@ from recon_worker.pictures.figures import EpochFigures, Figure
 from recon_worker.pictures.gallery.evolution import evolution_gif
 from recon_worker.pictures.history import History
 from recon_worker.pictures.labels import METRICS, epoch_label, metric_label, metric_value
-from recon_worker.pictures.layout import downsampled
-from recon_worker.pictures.png import Panel, encode_png
+from recon_worker.pictures.layout import downsampled, enlarged
+from recon_worker.pictures.png import Panel, encode_png, encode_rgb, palette, to_indices
 from recon_worker.pictures.records import DESCRIPTION_NAME, REFERENCE, Description, Metrics, card_name, metrics_name
 from recon_worker.pictures.snapshot_figures import Reconstruction, RefinedObject, SnapshotFigures, reference_figures
 from recon_worker.pictures.summary import reference_png, summary_png
@@ -48,7 +47,7 @@ _NARROW = 4
 _DIFFRACTION = ("r_factor", "mean_pattern_r_factor", "deviance", "mean_pattern_deviance")
 _DESCRIBED = (
     *("phase_correlation", "amp_correlation", "frc_cutoff_half", "frc_resolution_half_nm"),
-    *("half_data_frc_cutoff", "half_data_frc_resolution_nm", *_DIFFRACTION),
+    *("half_data_frc_cutoff", "half_data_frc_half_period_nm", *_DIFFRACTION),
 )
 """Metrics shown in the run description where available."""
 
@@ -74,7 +73,8 @@ def render(
     """
     folder = f"epoch_{snapshot.epoch:0{scan.epoch_digits}d}"
     shown: list[Figure] = []
-    for name, make in SnapshotFigures(scan, snapshot, history.colour_ranges, refined).picture_groups():
+    drawn = SnapshotFigures(scan, snapshot, history.colour_ranges, refined, history.constant_panels(scan))
+    for name, make in drawn.picture_groups():
         made = _attempt(f"{folder}/{name}", make)
         on_computed(name)
         if isinstance(made, Failure):
@@ -213,14 +213,11 @@ def _card(panel: Panel, caption: str = "") -> bytes:
     A caption is written into the picture, so that it cannot get lost.
     """
     small = downsampled(panel, math.ceil(max(panel.values.shape) / _LARGEST_CARD_PX))
-    with Image.open(io.BytesIO(encode_png(small))) as image:
-        factor = -(-_CARD_PX // max(image.size))
-        enlarged = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    if caption:
-        enlarged = _captioned(enlarged, caption)
-    stream = io.BytesIO()
-    enlarged.save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
+    shown = enlarged(small, -(-_CARD_PX // max(small.values.shape)))
+    if not caption:
+        return encode_png(shown)
+    image = Image.fromarray(palette(shown.colormap)[to_indices(shown)])
+    return encode_rgb(np.asarray(_captioned(image, caption)))
 
 
 def _captioned(image: Image.Image, caption: str) -> Image.Image:
@@ -228,7 +225,6 @@ def _captioned(image: Image.Image, caption: str) -> Image.Image:
     if image.height > _NARROW * image.width:
         turned = _captioned(image.transpose(Image.Transpose.ROTATE_90), caption)
         return turned.transpose(Image.Transpose.ROTATE_270)
-    image = image.convert("RGB")
     draw, pad_px = ImageDraw.Draw(image), 3
     font_px = min(max(12, min(image.size) // 16), image.height - 3 * pad_px)
     length = draw.textlength(caption, load_font(font_px)) + 2 * pad_px

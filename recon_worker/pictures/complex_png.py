@@ -6,16 +6,21 @@ each lightness, chroma is the largest that sRGB can display at every hue.
 """
 
 import functools
-import io
 import math
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
-from recon_worker.pictures.png import NOT_A_NUMBER, NOT_SCANNED, POSITIVE_INFINITY, RESERVED_COLOURS, load_matplotlib
+from recon_worker.pictures.png import (
+    NOT_A_NUMBER,
+    NOT_SCANNED,
+    POSITIVE_INFINITY,
+    RESERVED_COLOURS,
+    encode_rgb,
+    load_matplotlib,
+)
 from recon_worker.reconstruction.slices import row_blocks
 from recon_worker.snapshot.array_types import Bool, Complex64, Float64
 
@@ -57,15 +62,14 @@ def encode_complex_png(
     page = Image.new("RGB", (width + _MARGIN_PX + legend.width, max(height, legend.height)), _PAPER)
     page.paste(Image.fromarray(picture), (0, 0))
     page.paste(legend, (width + _MARGIN_PX, 0))
-    text = PngInfo()
-    text.add_itxt("quantity", "complex object")
-    text.add_itxt("image_box", f"0,0,{width},{height}")
-    text.add_itxt("vmin", repr(float(low)))
-    text.add_itxt("vmax", repr(float(high)))
-    text.add_itxt("encoding", _ENCODING)
-    stream = io.BytesIO()
-    page.save(stream, "PNG", pnginfo=text, compress_level=1)
-    return stream.getvalue()
+    text = {
+        "quantity": "complex object",
+        "image_box": f"0,0,{width},{height}",
+        "vmin": repr(float(low)),
+        "vmax": repr(float(high)),
+        "encoding": _ENCODING,
+    }
+    return encode_rgb(np.asarray(page), text)
 
 
 def complex_colours(
@@ -124,6 +128,7 @@ def _oklab_to_linear(lightness: Float64, chroma: Float64, hue: Float64) -> Float
     return linear
 
 
+@functools.lru_cache(maxsize=32)
 def _legend(amplitude_range: tuple[float, float], shows_not_scanned: bool) -> Image.Image:
     """Draw the colour wheel: phase counter-clockwise from the right, amplitude from the centre outwards."""
     text_px, row_px = 3 * _FONT_PX, _FONT_PX + 6

@@ -9,13 +9,14 @@ Summary, image cards and gallery are drawn from the same `EpochFigures`, so they
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from recon_worker.pictures.colour_ranges import PHASE_RANGE_RAD, Range
 from recon_worker.pictures.labels import Kind
-from recon_worker.pictures.png import Panel
+from recon_worker.pictures.png import ConstantPanels, Panel
 from recon_worker.reconstruction.comparison import Comparison
 from recon_worker.reconstruction.stitching import Stitched
 from recon_worker.snapshot.array_types import Bool, Complex64
@@ -83,29 +84,54 @@ def phase_panel(object_: Complex64, scanned: Bool, value_range: Range = PHASE_RA
     )
 
 
+def true_amplitude_panel(truth: Complex64, value_range: Range) -> Panel:
+    """Return the panel of the amplitude of a ground truth, NaN where unknown."""
+    return amplitude_panel(truth, ~np.isnan(truth), value_range)
+
+
+def true_phase_panel(truth: Complex64, value_range: Range) -> Panel:
+    """Return the panel of the phase of a ground truth, NaN where unknown."""
+    return phase_panel(truth, ~np.isnan(truth), value_range)
+
+
 def object_panels(
-    image: Stitched, truth: Complex64 | None, result: Comparison | None, ranges: Mapping[str, Range]
+    name: str,
+    image: Stitched,
+    truth: Complex64 | None,
+    result: Comparison | None,
+    ranges: Mapping[str, Range],
+    constant: ConstantPanels,
 ) -> tuple[Panels, Panels]:
-    """Return the panels of an object's raw and aligned figures; identical without a truth."""
+    """Return the panels of an object's raw and aligned figures; identical without a truth.
+
+    `constant` keeps the panels of the truth; `name` is that of the object or patch.
+    """
     scanned = image.scanned
     amp, phase = amplitude_panel(image.object, scanned, ranges["amp"]), phase_panel(image.object, scanned)
     if truth is None or result is None:
         raw: Panels = {"amp_pred": amp, "phase_pred": phase}
         return raw, raw
-    known, amp_range, phase_range = ~np.isnan(truth), ranges["amp_aligned"], ranges["phase_aligned"]
+    amp_range, phase_range = ranges["amp_aligned"], ranges["phase_aligned"]
+    (true_amp, true_phase), (aligned_true_amp, aligned_true_phase) = (
+        (
+            constant.panel((name, "amp", amp), partial(true_amplitude_panel, truth, amp)),
+            constant.panel((name, "phase", phase), partial(true_phase_panel, truth, phase)),
+        )
+        for amp, phase in ((ranges["amp"], PHASE_RANGE_RAD), (amp_range, phase_range))
+    )
     raw = {
         "amp_pred": amp,
-        "amp_gt": amplitude_panel(truth, known, ranges["amp"]),
+        "amp_gt": true_amp,
         "amp_error": _error_panel("amplitude", result, ranges["amp_error"]),
         "phase_pred": phase,
-        "phase_gt": phase_panel(truth, known),
+        "phase_gt": true_phase,
         "phase_error": _error_panel("phase", result, ranges["phase_error"]),
     }
     aligned: Panels = {
         "amp_pred": amplitude_panel(result.aligned, scanned, amp_range, ", aligned"),
-        "amp_gt": amplitude_panel(truth, known, amp_range),
+        "amp_gt": aligned_true_amp,
         "phase_pred": phase_panel(result.aligned, scanned, phase_range, ", aligned"),
-        "phase_gt": phase_panel(truth, known, phase_range),
+        "phase_gt": aligned_true_phase,
     }
     return raw, {**raw, **aligned}  # in the order of `raw`
 

@@ -13,8 +13,9 @@ from recon_worker.pictures.figures import EpochFigures
 from recon_worker.pictures.gallery.entry import GalleryEntry, GalleryFigure, Thumbnail
 from recon_worker.pictures.gallery.page import entries_of, gallery_html, thinned
 from recon_worker.pictures.layout import downsampled
-from recon_worker.pictures.png import encode_png
+from recon_worker.pictures.png import ConstantPanels, encode_png
 from recon_worker.snapshot.artifact import GALLERY, SCALES
+from recon_worker.snapshot.records import Scan
 
 THUMBNAIL_PX = 256
 """Longest side of a thumbnail."""
@@ -28,8 +29,15 @@ class History:
     """Ranges fixed so far."""
     entries: list[GalleryEntry] = field(default_factory=list)
     """Gallery entries so far, in order of epochs."""
+    _constant: tuple[Scan, ConstantPanels] | None = field(default=None, init=False)
     _gallery: bytes | None = field(default=None, init=False)
     _published: bytes = field(default=b"", init=False)
+
+    def constant_panels(self, scan: Scan) -> ConstantPanels:
+        """Return the panels of a scan that are the same in every epoch; empty for another scan than the last one."""
+        if self._constant is None or self._constant[0] is not scan:
+            self._constant = scan, ConstantPanels()
+        return self._constant[1]
 
     def unpublished_scales(self) -> bytes | None:
         """Return the content of scales.json if it has changed since the last call, else None."""

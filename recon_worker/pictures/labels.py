@@ -45,8 +45,8 @@ METRICS: Mapping[str, MetricLabel] = {
     "frc_resolution_half_px": MetricLabel("half-period resolution, FRC 0.5", "px", "low"),
     "frc_resolution_half_nm": MetricLabel("half-period resolution, FRC 0.5", "nm", "low"),
     "half_data_frc_cutoff": MetricLabel("half-data FRC cut-off, half-bit", "cycles/px", "high"),
-    "half_data_frc_resolution_px": MetricLabel("half-period resolution, half-data FRC", "px", "low"),
-    "half_data_frc_resolution_nm": MetricLabel("half-period resolution, half-data FRC", "nm", "low"),
+    "half_data_frc_half_period_px": MetricLabel("half-data FRC, half period", "px", "low"),
+    "half_data_frc_half_period_nm": MetricLabel("half-data FRC, half period", "nm", "low"),
     "r_factor": MetricLabel("R-factor", "", "low"),
     "mean_pattern_r_factor": MetricLabel("mean-pattern R-factor"),
     "deviance": MetricLabel("deviance", "", "low"),
@@ -64,6 +64,10 @@ METRICS: Mapping[str, MetricLabel] = {
     "steep_ramp_y_rad_per_px": MetricLabel("phase ramp too steep to remove, y", "rad/px"),
 }
 """Known metrics, in display order."""
+HALF_PERIODS = tuple(
+    f"{name}_{unit}" for name in ("frc_resolution_half", "half_data_frc_half_period") for unit in ("px", "nm")
+)
+"""Metrics that read as the resolution of the object; an untrained network has none."""
 
 
 def epoch_label(epoch: int) -> str:

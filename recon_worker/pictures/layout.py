@@ -5,17 +5,18 @@ Matplotlib (Agg, without pyplot) sets the text; fonts and sizes do not depend on
 """
 
 import dataclasses
-import io
+import functools
 import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from recon_worker.pictures.labels import length_text, nice_length, range_label
-from recon_worker.pictures.png import LEVELS, Panel, load_matplotlib, palette, to_indices
+from recon_worker.pictures.png import LEVELS, Panel, encode_rgb, load_matplotlib, palette, to_indices
 from recon_worker.reconstruction.slices import row_blocks
 from recon_worker.snapshot.array_types import Float64
 
@@ -24,6 +25,12 @@ Align: TypeAlias = Literal["left", "center", "right"]
 INK, GREY, WHITE = "#202020", "#5f5f5f", "#ffffff"
 _DPI = 100
 _BAR_PX, _BAR_GAP_PX, _LABEL_PX = 8, 6, 15
+_TICK_POINTS, _TICK_GAP_PX = 8, 4
+_RIGHT_OF_ANCHOR: Mapping[Align, float] = {"left": 1.0, "center": 0.5, "right": 0.0}
+"""Share of a text's width to the right of its anchor."""
+_NUMBER = re.compile(r"[0-9.\u2212]+")
+"""Words that change from epoch to epoch. Their characters do not touch and have no kerning, so each is drawn alone."""
+_SCALE_BAR_GREY = 40
 _LARGEST = 4 / 3
 """Factor by which a picture may exceed its target side before it is downsampled."""
 
@@ -33,9 +40,9 @@ class Page:
     """A white page of pictures and text. Positions are pixels from the top left corner, (x, y)."""
 
     width: int = field(default=0, init=False)
-    """Right edge of the rightmost picture, pixels."""
+    """Right edge of the rightmost picture or text, pixels."""
     _pictures: list[tuple[int, int, NDArray[np.uint8]]] = field(default_factory=list, init=False)
-    _texts: list[tuple[float, float, str, float, str, Align, bool]] = field(default_factory=list, init=False)
+    _words: list[tuple[float, float, "_Word"]] = field(default_factory=list, init=False)
 
     def paste(self, x: int, y: int, picture: NDArray[np.uint8]) -> None:
         """Place a picture, (H, W, 3) uint8 RGB, with its top left corner at (x, y)."""
@@ -52,39 +59,109 @@ class Page:
         colour: str = INK,
         align: Align = "left",
         bold: bool = False,
+        background: str = WHITE,
     ) -> None:
-        """Place one line of text with its baseline at y; 1 point is 1/72 of 100 px."""
-        self._texts.append((x, y, text, points, colour, align, bold))
+        """Place one line of text with its baseline at y; 1 point is 1/72 of 100 px.
+
+        `background` is the uniform colour behind the text.
+        """
+        left = x
+        if align != "left":
+            left -= text_width_px(text, points, bold=bold) * (1 - _RIGHT_OF_ANCHOR[align])
+        for word in re.findall(r"\s+|\S+", text):
+            for part in word if _NUMBER.fullmatch(word) else (word,):
+                if not part.isspace():
+                    self._words.append((left, y, _Word(part, points, bold, colour, background)))
+                left += text_width_px(part, points, bold=bold)
+        self.width = max(self.width, math.ceil(left))
 
     def png(self, width: int, height: int) -> bytes:
-        """Draw the page as an RGB PNG; content beyond the edges is clipped.
-
-        Uses only Matplotlib's renderer: the reference cycles of a Figure and its texts would keep 10 MB per page alive
-        until the garbage collector runs.
-        """
-        load_matplotlib()
-        from matplotlib.backends.backend_agg import RendererAgg
-        from matplotlib.font_manager import FontProperties
-
-        canvas = np.full((height, width, 4), 255, np.uint8)
+        """Draw the page as an RGB PNG; content beyond the edges is clipped."""
+        canvas = np.full((height, width, 3), 255, np.uint8)
         for x, y, picture in self._pictures:
-            part = picture[: max(0, height - y), : max(0, width - x)]
-            canvas[y : y + part.shape[0], x : x + part.shape[1], :3] = part
-        renderer = RendererAgg(width, height, _DPI)  # type: ignore[no-untyped-call]
-        renderer.draw_image(renderer.new_gc(), 0, 0, np.ascontiguousarray(canvas[::-1]))
-        for anchor, baseline, text, points, colour, align, bold in self._texts:
-            font = FontProperties(family="DejaVu Sans", size=points, weight="bold" if bold else "normal")
-            style = renderer.new_gc()
-            style.set_foreground(colour)
-            left = anchor
-            if align != "left":
-                width_px, *_ = renderer.get_text_width_height_descent(text, font, False)  # type: ignore[no-untyped-call]
-                left -= width_px * (0.5 if align == "center" else 1.0)
-            renderer.draw_text(style, left, baseline, text, font, 0)  # type: ignore[no-untyped-call]
-        stream = io.BytesIO()
-        drawn = np.asarray(renderer.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
-        Image.fromarray(drawn).save(stream, "PNG", compress_level=1)
-        return stream.getvalue()
+            _paste(canvas, x, y, picture)
+        for left, baseline, word in self._words:
+            (x_fraction, column), (y_fraction, row) = math.modf(left), math.modf(baseline)
+            x, y, picture = _drawn(word, x_fraction, y_fraction)
+            _paste(canvas, int(column) + x, int(row) + y, picture)
+        return encode_rgb(canvas)
+
+
+def _paste(canvas: NDArray[np.uint8], x: int, y: int, picture: NDArray[np.uint8]) -> None:
+    """Copy a picture to (x, y), clipped at the edges of the canvas."""
+    top, left = max(0, -y), max(0, -x)
+    part = picture[top : max(0, canvas.shape[0] - y), left : max(0, canvas.shape[1] - x)]
+    canvas[y + top :, x + left :][: part.shape[0], : part.shape[1]] = part
+
+
+class _Word(NamedTuple):
+    """A word and its style."""
+
+    text: str
+    points: float
+    bold: bool
+    colour: str
+    background: str
+
+
+@functools.lru_cache(maxsize=1024)
+def _drawn(word: _Word, x_fraction: float, y_fraction: float) -> tuple[int, int, NDArray[np.uint8]]:
+    """Draw a word, or a character of a number, which most sheets of a run have in common.
+
+    Uses only Matplotlib's renderer: the reference cycles of a Figure and its texts would keep 10 MB per page alive
+    until the garbage collector runs.
+
+    Args:
+        word: The word.
+        x_fraction: Fraction of a pixel by which the left end is shifted to the right.
+        y_fraction: Fraction of a pixel by which the baseline is shifted downwards.
+
+    Returns:
+        (x, y, picture): the RGB pixels that differ from the background, and their place relative to the left end of the
+        baseline.
+    """
+    from matplotlib.backends.backend_agg import RendererAgg
+    from matplotlib.colors import to_rgb
+
+    em_px = math.ceil(word.points * _DPI / 72)
+    width = math.ceil(text_width_px(word.text, word.points, bold=word.bold)) + 2 * em_px
+    renderer = RendererAgg(width, 3 * em_px, _DPI)  # type: ignore[no-untyped-call]
+    pixels = np.asarray(renderer.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
+    pixels[:] = background = np.rint(255 * np.array(to_rgb(word.background))).astype(np.uint8)
+    np.asarray(renderer.buffer_rgba())[..., 3] = 255  # type: ignore[no-untyped-call]
+    style = renderer.new_gc()
+    style.set_foreground(word.colour)
+    font = _font(word.points, bold=word.bold)
+    renderer.draw_text(style, em_px + x_fraction, 2 * em_px + y_fraction, word.text, font, 0)  # type: ignore[no-untyped-call]
+    inked = (pixels != background).any(axis=-1)
+    rows, columns = (np.flatnonzero(inked.any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return 0, 0, pixels[:0, :0].copy()
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return int(columns[0]) - em_px, int(rows[0]) - 2 * em_px, pixels[box].copy()
+
+
+@functools.lru_cache(maxsize=4096)
+def text_width_px(text: str, points: float, *, bold: bool = False) -> float:
+    """Return the width of a line of text, pixels."""
+    width_px, *_ = _measuring_renderer().get_text_width_height_descent(text, _font(points, bold=bold), False)
+    return float(width_px)
+
+
+@functools.cache
+def _measuring_renderer() -> Any:  # noqa: ANN401
+    load_matplotlib()
+    from matplotlib.backends.backend_agg import RendererAgg
+
+    return RendererAgg(1, 1, _DPI)  # type: ignore[no-untyped-call]
+
+
+@functools.cache
+def _font(points: float, *, bold: bool) -> Any:  # noqa: ANN401
+    load_matplotlib()
+    from matplotlib.font_manager import FontProperties
+
+    return FontProperties(family="DejaVu Sans", size=points, weight="bold" if bold else "normal")
 
 
 def draw_panel(
@@ -98,11 +175,11 @@ def draw_panel(
         x: Left edge, pixels.
         y: Top edge, pixels.
         side_px: Target for the longer side, approximated by whole factors.
-        n_ticks: Evenly spaced values below the colour bar; at least 2, its ends.
+        n_ticks: Evenly spaced values below the colour bar; at least 2, its ends. A narrow picture has only these.
         pixel_size_m: Side of a pixel of the panel in metres, for a scale bar; None: no scale bar.
 
     Returns:
-        (width, height) in pixels, including the colour bar and its values.
+        (width, height) in pixels, including the colour bar and its values, which may be wider than the picture.
     """
     (block, factor), colours = drawing_scale(panel.values.shape, side_px), palette(panel.colormap)
     picture = colours[to_indices(downsampled(panel, block))].repeat(factor, axis=0).repeat(factor, axis=1)
@@ -111,13 +188,24 @@ def draw_panel(
     levels = np.linspace(0, LEVELS - 1, width).round().astype(int)
     page.paste(x, y + height + _BAR_GAP_PX, np.tile(colours[levels], (_BAR_PX, 1, 1)))
     baseline = y + height + _BAR_GAP_PX + _BAR_PX + _LABEL_PX
-    for tick, text in enumerate(_tick_labels(panel, n_ticks)):
-        align: Align = "left" if tick == 0 else "right" if tick == n_ticks - 1 else "center"
-        page.write(x + width * tick / (n_ticks - 1), baseline, text, points=8, colour=GREY, align=align)
+    total_width = _draw_ticks(page, _tick_labels(panel, n_ticks), x, baseline, width)
     if pixel_size_m is not None:
         page_px_per_m = factor / block / pixel_size_m
         _draw_scale_bar(page, x, y + height, nice_length(width / page_px_per_m / 4), page_px_per_m)
-    return width, baseline - y + 4
+    return total_width, baseline - y + 4
+
+
+def _draw_ticks(page: Page, labels: Sequence[str], x: int, baseline: float, width: int) -> int:
+    """Write evenly spaced labels below a bar, only the outer ones if they do not all fit; returns their total width."""
+    needed = sum(math.ceil(text_width_px(label, _TICK_POINTS)) + _TICK_GAP_PX for label in labels) - _TICK_GAP_PX
+    if needed > width and len(labels) > 2:
+        return _draw_ticks(page, [labels[0], labels[-1]], x, baseline, width)
+    span = max(width, needed)
+    for tick, text in enumerate(labels):
+        align: Align = "left" if tick == 0 else "right" if tick == len(labels) - 1 else "center"
+        place = x + span * tick / (len(labels) - 1)
+        page.write(place, baseline, text, points=_TICK_POINTS, colour=GREY, align=align)
+    return span
 
 
 def _tick_labels(panel: Panel, count: int) -> list[str]:
@@ -138,11 +226,13 @@ def _tick_labels(panel: Panel, count: int) -> list[str]:
 def _draw_scale_bar(page: Page, left: int, bottom: int, length_m: float, page_px_per_m: float) -> None:
     """Draw a white scale bar and its length in the lower left corner of a picture."""
     bar = np.full((4, max(1, round(length_m * page_px_per_m)), 3), 255, np.uint8)
-    back = np.full((34, bar.shape[1] + 24, 3), 40, np.uint8)
+    back = np.full((34, bar.shape[1] + 24, 3), _SCALE_BAR_GREY, np.uint8)
     page.paste(left + 8, bottom - 8 - back.shape[0], back)
     page.paste(left + 20, bottom - 16, bar)
     centre = left + 20 + bar.shape[1] / 2
-    page.write(centre, bottom - 22, length_text(length_m), points=8, colour=WHITE, align="center")
+    background = "#" + 3 * f"{_SCALE_BAR_GREY:02x}"
+    text = length_text(length_m)
+    page.write(centre, bottom - 22, text, points=8, colour=WHITE, align="center", background=background)
 
 
 def drawing_scale(shape: tuple[int, ...], side_px: int) -> tuple[int, int]:
@@ -161,8 +251,10 @@ def downsampled(panel: Panel, block_px: int) -> Panel:
     square, so that a single faulty pixel stays visible. Cyclic values are averaged as directions:
     period / 2 pi times the angle of sum exp(2 pi i value / period).
     """
-    if block_px == 1:
-        return panel
+    return panel if block_px == 1 else panel.derived(f"downsampled {block_px}", lambda: _block_means(panel, block_px))
+
+
+def _block_means(panel: Panel, block_px: int) -> Panel:
     means, covered = [], []
     for rows in row_blocks(panel.values.shape, multiple=block_px):
         values = np.asarray(panel.values[rows], np.float64)
@@ -179,6 +271,15 @@ def downsampled(panel: Panel, block_px: int) -> Panel:
         covered.append(count > 0)
     mask = None if panel.scanned is None else np.concatenate(covered)
     return dataclasses.replace(panel, values=np.concatenate(means), scanned=mask)
+
+
+def enlarged(panel: Panel, factor: int) -> Panel:
+    """Repeat each pixel of a panel `factor` times along both axes."""
+    if factor == 1:
+        return panel
+    values, scanned = panel.values.repeat(factor, axis=0).repeat(factor, axis=1), panel.scanned
+    mask = None if scanned is None else scanned.repeat(factor, axis=0).repeat(factor, axis=1)
+    return dataclasses.replace(panel, values=values, scanned=mask)
 
 
 def _block_sums(values: Float64, block_px: int) -> Float64:

@@ -9,7 +9,7 @@ colour range. Errors are computed after alignment in both. Colour ranges are fix
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,12 +26,12 @@ from recon_worker.pictures.figures import (
     EpochFigures,
     Figure,
     Panels,
-    amplitude_panel,
     object_panels,
-    phase_panel,
+    true_amplitude_panel,
+    true_phase_panel,
 )
-from recon_worker.pictures.labels import Kind
-from recon_worker.pictures.png import Panel
+from recon_worker.pictures.labels import HALF_PERIODS, Kind
+from recon_worker.pictures.png import ConstantPanels, Panel
 from recon_worker.reconstruction.comparison import agreement_of_halves, compare, quality
 from recon_worker.reconstruction.diffraction_metrics import mean_pattern, poisson_deviance, r_factor
 from recon_worker.reconstruction.metrics import finite_share
@@ -81,6 +81,8 @@ class SnapshotFigures:
     """The run's ranges; new ones are added."""
     refined: Sequence[RefinedObject] = ()
     """Refined objects, shown beside the predicted ones in the same colour ranges."""
+    constant: ConstantPanels = field(default_factory=ConstantPanels)
+    """Panels of this scan that earlier epochs made."""
 
     def picture_groups(self) -> Iterator[tuple[str, Callable[[], Sequence[Reconstruction]]]]:
         """Yield the picture groups of the snapshot in order, as (folder name, factory)."""
@@ -122,10 +124,13 @@ class SnapshotFigures:
             if truth is not None:
                 result = compare(image.object, truth, image.coverage, ramp=self.scan.remove_ramp)
                 numbers |= result.errors | quality(result, truth, self.scan.pixel_size_m)
+            if self.snapshot.epoch == 0 and kind == "stitched":
+                numbers = {name: value for name, value in numbers.items() if name not in HALF_PERIODS}
             numbers["finite_share"] = finite_share(image.object, image.scanned)
             numbers["coverage"] = float(image.scanned.mean())
-            panels = object_panels(image, truth, result, ranges)
-            raw, aligned = (Figure(name=_object_name(kind, number), metrics=numbers, panels=one) for one in panels)
+            name = _object_name(kind, number)
+            panels = object_panels(name, image, truth, result, ranges, self.constant)
+            raw, aligned = (Figure(name=name, metrics=numbers, panels=one) for one in panels)
             made.append(Reconstruction(raw=raw, aligned=aligned, image=image, number=number, truth=truth))
         return made
 
@@ -142,7 +147,7 @@ class SnapshotFigures:
         diffraction = self._diffraction_panels(row)
         raw, aligned = (
             Figure(name=name, index=index, metrics=metrics, panels={**panels, **diffraction})
-            for panels in object_panels(image, truth, result, self._patch_ranges)
+            for panels in object_panels(name, image, truth, result, self._patch_ranges, self.constant)
         )
         return [Reconstruction(raw=raw, aligned=aligned, image=image, truth=truth)]
 
@@ -164,7 +169,10 @@ class SnapshotFigures:
     def _diffraction_panels(self, row: int) -> Panels:
         every, predicted, panels = self.scan.observed_diffraction, None, dict[Kind, Panel]()
         if every is not None:
-            panels["diff_obs_logI"] = _pattern_panel(log_intensity(every[row]), self._pattern_range)
+            value_range, observed = self._pattern_range, every[row]
+            panels["diff_obs_logI"] = self.constant.panel(
+                ("diff_obs", row, value_range), lambda: _pattern_panel(log_intensity(observed), value_range)
+            )
         if self.snapshot.has_diffraction:
             predicted = log_intensity(self.snapshot.arrays.fixed_diffraction[row])
             panels["diff_pred_logI"] = _pattern_panel(predicted, self._pattern_range)
@@ -246,8 +254,8 @@ def _truth_panels(truths: Sequence[Complex64 | None], measured: Bool | slice) ->
         {}
         if truth is None
         else {
-            "amp_gt": amplitude_panel(truth, ~np.isnan(truth), ranges["amp_aligned"]),
-            "phase_gt": phase_panel(truth, ~np.isnan(truth), ranges["phase_aligned"]),
+            "amp_gt": true_amplitude_panel(truth, ranges["amp_aligned"]),
+            "phase_gt": true_phase_panel(truth, ranges["phase_aligned"]),
         }
         for truth in truths
     ]

@@ -3,7 +3,7 @@
 The reference sheet, the summary of step 0, has the same layout without predictions.
 
     epoch, step                                     metrics of the epoch
-    object      metrics: errors, SSIM, resolution
+    object      metrics: errors, SSIM, FRC
                 amplitude: predicted | truth | error
                 phase:     predicted | truth | error
     patches     amplitude: predicted | truth | error      phase: ...      diffraction: observed | predicted | error
@@ -19,7 +19,7 @@ import numpy as np
 
 from recon_worker.pictures.figures import EpochFigures, Figure
 from recon_worker.pictures.labels import METRICS, Kind, epoch_label, length_text, metric_label, metric_value, number
-from recon_worker.pictures.layout import GREY, Page, draw_panel, drawing_scale
+from recon_worker.pictures.layout import GREY, Page, draw_panel, drawing_scale, text_width_px
 from recon_worker.pictures.png import LEVELS, RESERVED_COLOURS, Panel, to_indices
 
 OBJECT_SIDE_PX, PATCH_SIDE_PX = 400, 128
@@ -46,7 +46,7 @@ def summary_png(figures: EpochFigures) -> bytes:
     """
     if not figures.figures():
         raise ValueError(f"{epoch_label(figures.epoch)} has neither objects nor patches; there is nothing to draw.")
-    return _sheet(figures, epoch_label(figures.epoch), f"optimiser step {figures.step}")
+    return _sheet(figures, epoch_label(figures.epoch), f"optimiser step {figures.step}", _LEAST_WIDTH_PX)
 
 
 def reference_png(figures: EpochFigures) -> bytes:
@@ -57,7 +57,7 @@ def reference_png(figures: EpochFigures) -> bytes:
     return _sheet(figures, title, "known before training; nothing here is predicted")
 
 
-def _sheet(figures: EpochFigures, title: str, subtitle: str) -> bytes:
+def _sheet(figures: EpochFigures, title: str, subtitle: str, least_width_px: int = 0) -> bytes:
     page = Page()
     y = _MARGIN_PX
     page.write(_MARGIN_PX, y + 16, title, points=17, bold=True)
@@ -72,7 +72,7 @@ def _sheet(figures: EpochFigures, title: str, subtitle: str) -> bytes:
         page.write(_MARGIN_PX, y, f"{MAX_OBJECTS} of {len(figures.objects)} objects are shown.", colour=GREY)
         y += _LINE_PX
     y = _draw_key(page, (*figures.objects[:MAX_OBJECTS], *figures.patches[:MAX_PATCHES]), y)
-    return page.png(max(_LEAST_WIDTH_PX, page.width + _MARGIN_PX), y + _MARGIN_PX // 2)
+    return page.png(max(least_width_px, page.width + _MARGIN_PX), y + _MARGIN_PX // 2)
 
 
 def _draw_metrics(page: Page, metrics: Mapping[str, float], x: int, y: int) -> int:
@@ -123,9 +123,11 @@ def _draw_object_row(
     for column, (kind, panel) in enumerate(row):
         group, role = kind.split("_")[:2]
         shown = "refined" if (object_kind, role) == ("refined", "pred") else _ROLES[role]
-        page.write(x, y + 8, _GROUPS[group] + (" error" if role == "error" else f", {shown}"), bold=True)
+        heading = _GROUPS[group] + (" error" if role == "error" else f", {shown}")
+        page.write(x, y + 8, heading, bold=True)
         scale_bar_m = pixel_size_m if (group, column) == ("amp", 0) else None
         width, height = draw_panel(page, panel, x, y + 16, OBJECT_SIDE_PX, 3, scale_bar_m)
+        width = max(width, math.ceil(text_width_px(heading, 9, bold=True)))
         x, bottom = x + width + _GROUP_GAP_PX, max(bottom, y + 16 + height)
     return bottom + _GAP_PX
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recon_worker.reconstruction.alignment import Alignment, comparable, fit, steep_ramp, well_covered
-from recon_worker.reconstruction.fourier import HALF, ring_correlation, shift_px
+from recon_worker.reconstruction.fourier import HALF, ring_correlation, shift_and_rings
 from recon_worker.reconstruction.metrics import (
     comparable_phases,
     correlation,
@@ -107,9 +107,11 @@ def quality(result: Comparison, truth: Complex64, pixel_size_m: float | None) ->
         numbers[f"{kind}_correlation"] = correlation(image, true_image, valid)
         numbers[f"{kind}_psnr_db"] = psnr_db(image, true_image, valid)
         numbers[f"{kind}_ssim"] = ssim(image, true_image, valid)
-    numbers["shift_x_px"], numbers["shift_y_px"] = shift_px(aligned, truth, valid)
-    rings = ring_correlation(aligned, truth, valid)
-    return numbers if rings is None else numbers | _resolution("frc", "_half", rings.cutoff(HALF), pixel_size_m)
+    (numbers["shift_x_px"], numbers["shift_y_px"]), rings = shift_and_rings(aligned, truth, valid)
+    if rings is None:
+        return numbers
+    cutoff = rings.cutoff(HALF)
+    return numbers | {"frc_cutoff_half": cutoff} | _half_period("frc_resolution_half", cutoff, pixel_size_m)
 
 
 def agreement_of_halves(
@@ -117,7 +119,8 @@ def agreement_of_halves(
 ) -> tuple[dict[str, float], ...]:
     """Return the half-data Fourier ring correlation between samples of even and odd index, per object.
 
-    NaN if a half is not finite in the compared pixels.
+    It tells how well the halves agree, not how well the object is resolved: one network predicts both. NaN if a half is
+    not finite in the compared pixels.
 
     Args:
         geometry: Placement of the samples; the result is empty for a grid, whose tiles do not overlap.
@@ -138,15 +141,17 @@ def agreement_of_halves(
         aligned = fit(odd.object, even.object, valid, ramp=False).apply(odd.object)
         rings = ring_correlation(aligned, even.object, valid)
         cutoff = None if rings is None else rings.cutoff(rings.half_bit())
-        agreements.append({} if cutoff is None else _resolution("half_data_frc", "", cutoff, pixel_size_m))
+        if cutoff is None:
+            agreements.append({})
+        else:
+            half_period = _half_period("half_data_frc_half_period", cutoff, pixel_size_m)
+            agreements.append({"half_data_frc_cutoff": cutoff} | half_period)
     return tuple(agreements)
 
 
-def _resolution(kind: str, threshold: str, cutoff: float, pixel_size_m: float | None) -> dict[str, float]:
-    """Return the cut-off, cycles per pixel, and the corresponding half-period, pixels and nanometres."""
-    numbers = {f"{kind}_cutoff{threshold}": cutoff}
-    if cutoff > 0:
-        numbers[f"{kind}_resolution{threshold}_px"] = 0.5 / cutoff
-    if cutoff > 0 and pixel_size_m is not None:
-        numbers[f"{kind}_resolution{threshold}_nm"] = 0.5 / cutoff * pixel_size_m * _NM_PER_M
-    return numbers
+def _half_period(name: str, cutoff: float, pixel_size_m: float | None) -> dict[str, float]:
+    """Return half the period of a cut-off, cycles per pixel, in pixels and nanometres; empty if the cut-off is 0."""
+    if cutoff == 0:
+        return {}
+    numbers = {f"{name}_px": 0.5 / cutoff}
+    return numbers if pixel_size_m is None else numbers | {f"{name}_nm": 0.5 / cutoff * pixel_size_m * _NM_PER_M}

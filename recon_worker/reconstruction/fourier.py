@@ -7,12 +7,16 @@ Guizar-Sicairos, Thurman & Fienup, Opt. Lett. 33, 156 (2008). Formulas: `docs/fo
 
 import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recon_worker.reconstruction.slices import central, row_blocks
 from recon_worker.snapshot.array_types import Bool, Complex64, Float64
+
+Complex128: TypeAlias = NDArray[np.complex128]
+Square: TypeAlias = tuple[slice, slice]
 
 HALF = 0.5
 """Threshold of the Fourier ring correlation with a ground truth."""
@@ -35,18 +39,42 @@ def shift_px(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, flo
         truth: (H, W) complex64.
         valid: (H, W) pixels where both are known and finite.
     """
-    from skimage.registration import phase_cross_correlation
+    square = _central_square(largest_square(valid))
+    return (math.nan, math.nan) if square is None else _shift(*_spectra(pred, truth, square))
 
+
+def shift_and_rings(
+    pred: Complex64, truth: Complex64, valid: Bool
+) -> tuple[tuple[float, float], "RingCorrelation | None"]:
+    """Return `shift_px` and `ring_correlation`, which share the Fourier transforms of all but large images."""
     square = largest_square(valid)
+    middle = _central_square(square)
+    if middle is None:
+        return (math.nan, math.nan), None
+    if middle != square:
+        return _shift(*_spectra(pred, truth, middle)), _rings(*_spectra(pred, truth, square))
+    spectra = _spectra(pred, truth, square)
+    return _shift(*spectra), _rings(*spectra)
+
+
+def _central_square(square: Square) -> Square | None:
+    """Return the part of a square in which shifts are measured; None if it is too small."""
     side = square[0].stop - square[0].start
     if side < _SMALLEST_PX:
-        return math.nan, math.nan
+        return None
     middle = central(side, _LARGEST_SHIFTED_PX)
-    images = [_tapered(image[square][middle, middle].astype(np.complex128)) for image in (truth, pred)]
-    if not all(image.any() for image in images):
+    rows, columns = (slice(axis.start + middle.start, axis.start + middle.stop) for axis in square)
+    return rows, columns
+
+
+def _shift(pred: Complex128, truth: Complex128) -> tuple[float, float]:
+    """Measure the shift from the spectra of both images."""
+    from skimage.registration import phase_cross_correlation
+
+    if not (pred.any() and truth.any()):
         return math.nan, math.nan
     found, error, _ = phase_cross_correlation(  # type: ignore[no-untyped-call]
-        *images, upsample_factor=_STEPS_PER_PX, normalization=None
+        truth, pred, upsample_factor=_STEPS_PER_PX, normalization=None, space="fourier"
     )
     if not error**2 <= 1 - LEAST_CORRELATION**2:
         return math.nan, math.nan
@@ -107,15 +135,23 @@ def ring_correlation(a: Complex64, b: Complex64, valid: Bool) -> RingCorrelation
         valid: (H, W) pixels where both are known and finite.
     """
     square = largest_square(valid)
-    n = square[0].stop - square[0].start
-    if n < _SMALLEST_PX:
-        return None
+    return None if square[0].stop - square[0].start < _SMALLEST_PX else _rings(*_spectra(a, b, square))
+
+
+def _spectra(a: Complex64, b: Complex64, square: Square) -> tuple[Complex128, Complex128]:
+    """Return the Fourier transforms of a square of both images, tapered, computed in place, in blocks."""
     fa, fb = (_tapered(image[square].astype(np.complex128)) for image in (a, b))
-    for image in (fa, fb):  # Fourier transform in place, in blocks
+    for image in (fa, fb):
         for rows in row_blocks(image.shape):
             image[rows] = np.fft.fft(image[rows], axis=1)
         for columns in row_blocks(image.shape[::-1]):
             image[:, columns] = np.fft.fft(image[:, columns], axis=0)
+    return fa, fb
+
+
+def _rings(fa: Complex128, fb: Complex128) -> RingCorrelation:
+    """Correlate two spectra ring by ring."""
+    n = len(fa)
     f = np.fft.fftfreq(n, 1 / n)
     sums, pixels = np.zeros((3, n)), np.zeros(n)  # n is more than the number of rings
     for rows in row_blocks(fa.shape):
@@ -131,7 +167,7 @@ def ring_correlation(a: Complex64, b: Complex64, valid: Bool) -> RingCorrelation
     return RingCorrelation(frequency=frequency, correlation=correlation, pixels=pixels[1 : n // 2 + 1])
 
 
-def largest_square(valid: Bool) -> tuple[slice, slice]:
+def largest_square(valid: Bool) -> Square:
     """Return rows and columns of the largest square of odd side that is entirely valid; the first of several."""
     from scipy.ndimage import distance_transform_cdt  # type: ignore[attr-defined]
 
@@ -142,7 +178,7 @@ def largest_square(valid: Bool) -> tuple[slice, slice]:
     return slice(int(row) - reach, int(row) - reach + side), slice(int(column) - reach, int(column) - reach + side)
 
 
-def _tapered(image: NDArray[np.complex128]) -> NDArray[np.complex128]:
+def _tapered(image: Complex128) -> Complex128:
     """Subtract the mean and apply a Hann window on both axes, in place."""
     window = np.hanning(len(image) + 2)[1:-1]
     image -= image.mean()

@@ -15,6 +15,7 @@ File names are not trusted: only artifact names of this program are written, upl
 
 import contextlib
 import math
+import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,6 +54,9 @@ Version = tuple[int, int, int]
 
 class Outbox(RunFolder):
     """Snapshots, artifacts and history of one run. See `RunFolder` for arguments and errors."""
+
+    _last_folder = ""
+    """Folder of the last artifact, which is private."""
 
     def take_lock(self, *, shared: bool = False) -> int:
         """Lock the folder; see `lock.take_lock`. Closing the returned descriptor releases the lock."""
@@ -107,8 +111,11 @@ class Outbox(RunFolder):
         """
         if not is_artifact_name(artifact.path):
             raise ValueError(f"{artifact.path!r} is not an artifact name of this program.")
+        folder, place = artifact.path.rpartition("/")[0], self.local_path(artifact.path)
         with self._folders_change:
-            self._make_folders("outbox", *(f"outbox/{one}" for one in reversed(Path(artifact.path).parents[:-1])))
+            if folder != self._last_folder or not place.parent.is_dir():
+                self._make_folders("outbox", *(f"outbox/{one}" for one in reversed(Path(artifact.path).parents[:-1])))
+                self._last_folder = folder
             write_whole(self.local_path(artifact.path), [artifact.data], taken_unix_s)
 
     def artifacts(self) -> Iterator[str]:
@@ -119,7 +126,7 @@ class Outbox(RunFolder):
 
     def local_path(self, name: str) -> Path:
         """Return the path to open for a waiting artifact."""
-        return self._place / "outbox" / name
+        return Path(f"{self._place}/outbox/{name}")
 
     def version(self, name: str) -> Version | None:
         """Return the version of the file of an artifact; None if it does not exist."""
@@ -137,6 +144,9 @@ class Outbox(RunFolder):
             place.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # not empty
                 for folder in place.parents[: len(Path(name).parents) - 1]:
+                    with os.scandir(folder) as entries:
+                        if next(entries, None) is not None:  # much faster than an attempt to remove the folder
+                            break
                     folder.rmdir()
 
     # --- reference -------------------------------------------------------------------------------------------------

@@ -5,9 +5,11 @@ appear twice. Existing cards of the run are therefore listed once, and again aft
 """
 
 import re
+import shutil
 import tempfile
 import threading
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,13 +63,15 @@ class ImageCards:
             self._found = None  # until the upload has succeeded
             if False not in files:
                 with Image.open(local) as image:
+                    # MLflow would compress the whole picture again, which takes longer than drawing it
+                    vars(image).update(save=partial(shutil.copyfile, local), resize=partial(_thumbnail, image))
                     self._client.log_image(self._run_id, image, key=key, step=step, synchronous=True)
             elif True not in files and (match := _FILE.fullmatch(files[False])) is not None:
                 # `log_image` was interrupted between the two files: upload the second in the same form
                 name = files[False].removeprefix("images/").rpartition(".")[0] + match["mark"] + "compressed.webp"
                 with tempfile.TemporaryDirectory(prefix="recon-log-") as folder, Image.open(local) as image:
                     width, height = (max(1, round(side * _THUMBNAIL_PX / max(image.size))) for side in image.size)
-                    image.convert("RGB").resize((width, height)).save(Path(folder, name))
+                    _thumbnail(image.convert("RGB"), (width, height)).save(Path(folder, name))
                     self._client.log_artifact(self._run_id, str(Path(folder, name)), FOLDER)
             found[card] = _COMPLETE
             self._found = found
@@ -81,6 +85,13 @@ class ImageCards:
                 for card in gone:
                     self._found[card] = found.get(card, {})
         return gone
+
+
+def _thumbnail(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Shrink an image, (width, height) in pixels, to one that is quickly saved as WebP."""
+    small = Image.Image.resize(image, size, reducing_gap=3.0)
+    vars(small).update(save=partial(small.save, method=1))
+    return small
 
 
 def _cards_of(files: Sequence[Any]) -> dict[Card, dict[bool, str]]:

@@ -1,15 +1,18 @@
 """Colour bars and scale bars match the picture; pictures are resized by whole factors only."""
 
 import dataclasses
+import itertools
 
 import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.font_manager import FontProperties
 
 from recon_worker.pictures.figures import PHASE_PERIOD
-from recon_worker.pictures.layout import Page, downsampled, draw_panel, drawing_scale
+from recon_worker.pictures.layout import INK, Page, downsampled, draw_panel, drawing_scale, text_width_px
 from recon_worker.pictures.png import Panel, encode_png
 from tests.pictures.sheets import ERROR, PHASE, panel, pixels
 
@@ -109,3 +112,35 @@ def test_the_scale_bar_is_as_long_as_it_says(written):
     assert (row[8:20] == 40).all()
     assert (row[20:100] == 255).all()  # 200 nm / 10 nm x 4
     assert (row[100:112] == 40).all()
+
+
+@pytest.mark.parametrize("points", [8, 9, 11, 12, 17])
+@pytest.mark.parametrize("x", [20, 20.25, 20.5])
+def test_a_text_drawn_in_parts_looks_as_matplotlib_draws_it_whole(points, x):
+    bold, text = points > 9, "deviance 12.9    0.5 (1.23e\u221207, 9) \u22123.1415926 rad"
+    page, renderer = Page(), RendererAgg(900, 60, 100)
+    page.write(x, 40, text, points=points, bold=bold)
+    whole = np.asarray(renderer.buffer_rgba())
+    whole[:] = 255
+    style, font = renderer.new_gc(), FontProperties(family="DejaVu Sans", size=points, weight=700 if bold else 400)
+    style.set_foreground(INK)
+    renderer.draw_text(style, x, 40, text, font, 0)
+
+    np.testing.assert_array_equal(pixels(page.png(900, 60)), whole[..., :3])
+
+
+def test_the_characters_of_numbers_can_be_drawn_alone_in_any_order():
+    characters = "0123456789.\u2212"
+    for points, bold in ((8, False), (11, True)):
+        width = {one: text_width_px(one, points, bold=bold) for one in characters}
+        for a, b in itertools.product(characters, characters):
+            assert text_width_px(a + b, points, bold=bold) == width[a] + width[b]
+
+
+def test_text_and_pictures_beyond_the_edges_are_clipped():
+    page = Page()
+    page.write(-3, 5, "left")
+    page.write(28, 19, "right")
+    page.paste(25, 15, np.zeros((20, 20, 3), np.uint8))
+
+    assert pixels(page.png(30, 20)).shape == (20, 30, 3)

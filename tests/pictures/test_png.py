@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from recon_worker.pictures.colour_ranges import shared_range
-from recon_worker.pictures.png import Panel, encode_png, read_png
+from recon_worker.pictures.png import ConstantPanels, Panel, encode_png, encode_rgb, read_png, to_indices
 
 MAPS = ("gray", "twilight", "inferno", "magma", "viridis")
 RESERVED = {252: (0, 139, 139), 253: (0, 255, 255), 254: (0, 255, 0), 255: (127, 160, 136)}
@@ -187,3 +187,24 @@ def test_a_constant_image_comes_back_exactly_in_its_shared_range(constant):
     values = np.full((1, 4), constant)
 
     assert read_png(_encode(values, shared_range(values))).values.tolist() == [[constant] * 4]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (40, 7)])
+def test_colours_come_back_exactly_with_their_text(shape):
+    colours = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    with Image.open(io.BytesIO(encode_rgb(colours, {"unit": "\u00b5m", "empty": ""}))) as image:
+        assert image.mode == "RGB"
+        assert image.text == {"unit": "\u00b5m", "empty": ""}
+        np.testing.assert_array_equal(np.asarray(image), colours)
+
+
+@pytest.mark.parametrize(("side", "kept"), [(512, True), (513, False)])
+def test_only_small_panels_keep_what_was_derived_from_them(side, kept):
+    values = np.linspace(0, 1, side * side, dtype=np.float32).reshape(side, side)
+    one = Panel(values=values, value_range=(0, 1), colormap="gray", quantity="", unit="")
+    constant = ConstantPanels()
+
+    assert (encode_png(one) is encode_png(one)) == kept
+    assert (to_indices(one) is to_indices(one)) == kept
+    assert constant.panel("a", lambda: one) is one
+    assert (constant.panels == {"a": one}) == kept

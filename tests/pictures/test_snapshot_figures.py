@@ -8,11 +8,12 @@ import pytest
 from recon_worker.pictures.artifacts import render
 from recon_worker.pictures.colour_ranges import ColourRanges
 from recon_worker.pictures.history import History
+from recon_worker.pictures.labels import HALF_PERIODS, metric_label
 from recon_worker.pictures.png import read_png
 from recon_worker.pictures.snapshot_figures import SnapshotFigures
 from recon_worker.reconstruction.stitching import stitch
 from recon_worker.snapshot.artifact import Artifact
-from tests.samples import N_PX, fill, layout_of, make_scan, snapshot
+from tests.samples import CROP_PX, N_PX, fill, layout_of, make_scan, snapshot
 
 
 def _snapshot(scan, epoch=1, seed=None):
@@ -180,13 +181,36 @@ def test_a_patch_is_judged_by_its_central_half_only():
     assert figure.panels["amp_error"].scanned.sum() == (N_PX // 2) ** 2
 
 
-def test_without_truth_the_resolution_comes_from_the_halves_of_the_scan():
-    scan = make_scan(400, truth=False)
-    figure = _raw(scan, _snapshot(scan))["stitched"]
+def _consistent(scan, epoch):
+    """A snapshot whose patches are cut from one object, so that both halves of the scan agree."""
+    rng, one = np.random.default_rng(1), _snapshot(scan, epoch)
+    amp, phase = rng.uniform(0.5, 1, (56, 56)), rng.uniform(-1, 1, (56, 56))
+    for row, (x, y) in enumerate(scan.geometry.positions_px[:, 0].round().astype(int) - CROP_PX // 2):
+        cut = slice(y, y + CROP_PX), slice(x, x + CROP_PX)
+        one.arrays.stitch_amp[row, 0], one.arrays.stitch_phase[row, 0] = amp[cut], phase[cut]
+    return one
 
-    assert {"half_data_frc_cutoff", "finite_share", "coverage"} == {
-        name for name in figure.metrics if not name.startswith("half_data_frc_resolution")
-    }
+
+def test_without_truth_the_halves_of_the_scan_are_compared_and_no_resolution_is_claimed():
+    scan = replace(make_scan(400, truth=False), pixel_size_m=25e-9)
+    metrics = _raw(scan, _consistent(scan, 1))["stitched"].metrics
+
+    half_data = {name for name in metrics if name.startswith("half_data_frc_")}
+    assert half_data == {f"half_data_frc_{name}" for name in ("cutoff", "half_period_px", "half_period_nm")}
+    assert metrics.keys() - half_data == {"finite_share", "coverage"}
+    for name in half_data:
+        assert "half-data FRC" in metric_label(name).label
+        assert "resolution" not in metric_label(name).label + name
+
+
+@pytest.mark.parametrize("truth", [False, True])
+def test_an_untrained_network_has_no_resolution(truth):
+    scan = replace(make_scan(400, truth=truth), pixel_size_m=25e-9)
+    trained, untrained = (_raw(scan, _consistent(scan, epoch))["stitched"].metrics.keys() for epoch in (1, 0))
+
+    assert untrained >= {"frc_cutoff_half" if truth else "half_data_frc_cutoff"}
+    assert trained - untrained <= set(HALF_PERIODS)
+    assert not untrained & set(HALF_PERIODS)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -297,3 +321,15 @@ def test_pixels_of_every_picture_map_back_to_values():
 
     step = (shown.value_range[1] - shown.value_range[0]) / 251
     np.testing.assert_allclose(shown.values, one.arrays.fixed_phase[0], atol=0.51 * step)
+
+
+def test_truth_and_measured_patterns_are_drawn_once_per_run_and_scan():
+    scan, history = make_scan(), History()
+    for epoch in (1, 2):
+        list(render(scan, _snapshot(scan, epoch), history))
+    first = dict(history.constant_panels(scan).panels)
+    list(render(scan, _snapshot(scan, 3), history))
+
+    assert len(first) == (1 + 2) * 4 + 2  # raw and aligned amplitude and phase of object and patches; patterns
+    assert history.constant_panels(scan).panels == first
+    assert history.constant_panels(make_scan()).panels == {}

@@ -76,6 +76,17 @@ def test_a_card_is_logged_once_per_step_however_often_and_by_whom(tracking, targ
     assert run.data.tags["mlflow.loggedImages"] == "True"
 
 
+@pytest.mark.parametrize(("mode", "size"), [("P", (300, 200)), ("RGB", (900, 1300))])
+def test_a_card_is_uploaded_as_it_is_with_a_small_version(tracking, target, client, tmp_path, mode, size):
+    Image.effect_noise(size, 50).convert(mode).save(tmp_path / "card.png", compress_level=1)
+    MlflowSink(target, lambda _: client).upload(tmp_path / "card.png", CARD)
+
+    small, picture = sorted(tracking.path("images").iterdir(), key=lambda file: file.suffix == ".png")
+    assert picture.read_bytes() == (tmp_path / "card.png").read_bytes()
+    with Image.open(small) as image:
+        assert (image.format, max(image.size)) == ("WEBP", 256)
+
+
 @pytest.mark.parametrize("fail_at", [1, 2], ids=["picture", "small version"])
 def test_a_card_whose_upload_failed_half_way_is_completed(tracking, target, client, card, fail_at):
     sink = MlflowSink(target, lambda _: client)

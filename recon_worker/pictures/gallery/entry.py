@@ -3,7 +3,9 @@
 import base64
 import binascii
 import dataclasses
+import functools
 import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +24,11 @@ class Thumbnail:
     """(H, W) of the full-size picture, pixels."""
     block_px: int
     """Side of the square averaged into one pixel; 1: full size."""
+
+    @functools.cached_property
+    def name(self) -> str:
+        """Name derived from the content, so that equal thumbnails have equal names."""
+        return hashlib.blake2b(self.png, digest_size=9).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +72,24 @@ class GalleryEntry:
         """Return the entry as JSON values that refer to thumbnails by name.
 
         Args:
-            pngs: Receives the PNGs under names derived from their content, so that equal PNGs, such as the ground
-                truth of all epochs, are stored once.
+            pngs: Receives the PNGs by name: equal PNGs, such as the ground truth of all epochs, are stored once.
         """
         views = []
         for figure in self.figures:
             pictures = {}
             for kind, one in figure.thumbnails.items():
-                name = hashlib.blake2b(one.png, digest_size=9).hexdigest()
-                pngs.setdefault(name, one.png)
-                pictures[kind] = {"png": name, "full_size": list(one.full_size), "block_px": one.block_px}
+                pngs.setdefault(one.name, one.png)
+                pictures[kind] = {"png": one.name, "full_size": list(one.full_size), "block_px": one.block_px}
             views.append({"name": figure.name, "metrics": _finite(figure.metrics), "pictures": pictures})
         facts = {"epoch": self.epoch, "step": self.step, "folder": self.folder, "pixel_size_m": self.pixel_size_m}
         return facts | {"metrics": _finite(self.metrics), "views": views}
+
+    @functools.cached_property
+    def sizes(self) -> tuple[int, dict[str, int]]:
+        """Size of the metrics in the gallery and of each thumbnail by name, bytes."""
+        pngs: dict[str, bytes] = {}
+        metrics = len(json.dumps(self.to_dict(pngs)))
+        return metrics, {name: len(name) + 4 * -(-len(png) // 3) + 8 for name, png in pngs.items()}
 
     @classmethod
     def from_dict(cls, entry: Any, pictures: Any) -> "GalleryEntry":  # noqa: ANN401 - JSON values, checked by use

@@ -33,21 +33,12 @@ def thinned(entries: Iterable[GalleryEntry], max_bytes: int = MAX_BYTES) -> list
     replaces an earlier one of the same epoch.
     """
     kept = sorted({entry.epoch: entry for entry in entries}.values(), key=lambda entry: entry.epoch)
-    sizes = [_sizes(entry) for entry in kept]
     while True:
-        pictures = {name: size for _, own in sizes for name, size in own.items()}  # equal pictures count once
-        total = len(_frame()) + sum(metrics for metrics, _ in sizes) + sum(pictures.values())
+        pictures = {name: size for entry in kept for name, size in entry.sizes[1].items()}  # equal ones count once
+        total = len(_frame()) + sum(entry.sizes[0] for entry in kept) + sum(pictures.values())
         if total <= max_bytes or (crowded := _most_crowded(kept)) is None:
             return kept
         kept[crowded] = kept[crowded].without_pictures()
-        sizes[crowded] = _sizes(kept[crowded])
-
-
-def _sizes(entry: GalleryEntry) -> tuple[int, dict[str, int]]:
-    """Return the size of the metrics in the file and of each thumbnail by name, bytes."""
-    pngs: dict[str, bytes] = {}
-    metrics = len(json.dumps(entry.to_dict(pngs)))
-    return metrics, {name: len(name) + 4 * -(-len(png) // 3) + 8 for name, png in pngs.items()}
 
 
 def _most_crowded(entries: list[GalleryEntry]) -> int | None:
