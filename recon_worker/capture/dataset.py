@@ -4,7 +4,7 @@ Datasets are user code: any access may raise any exception.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from recon_worker.capture.placement.positions import ItemPosition
 from recon_worker.capture.placement.samples import Placement, place_samples
 from recon_worker.capture.plan import ScanOptions
 from recon_worker.snapshot.array_types import Float32
-from recon_worker.snapshot.geometry import GridGeometry
+from recon_worker.snapshot.geometry import Geometry, PositionGeometry
 from recon_worker.snapshot.records import Scan, SnapshotLayout
 from recon_worker.system.messages import message_log
 
@@ -114,9 +114,7 @@ def read_scan(
     geometry = placement.geometry if options.log_stitch else None
     if options.log_stitch and geometry is None:
         _log.warning("Stitched pictures are skipped: %s. Patch pictures are logged.", placement.skip_reason)
-    label_amp, label_phase = (_labels(fixed, name, n_px) for name in ("label_amp", "label_phase"))
-    if not _any(label_amp) and not _any(label_phase):
-        label_amp, label_phase = _true_patches(placement, fixed_indices, n_px)
+    label_amp, label_phase = _true_patches(fixed, placement, fixed_indices, n_px)
     scan = Scan(
         fixed_indices=fixed_indices,
         observed_diffraction=None if observed is None else _amplitude(observed[: len(fixed)], intensity=intensity),
@@ -131,13 +129,9 @@ def read_scan(
         arrays_format=options.arrays if geometry is not None else "none",
         description=options.description,
     )
-    layout = SnapshotLayout(
-        n_fixed=len(fixed_indices),
-        patch_px=n_px,
-        n_stitch=n_stitch if geometry is not None else 0,
-        channels=_channels(placement) if geometry is not None else 1,
-        crop_px=geometry.crop_px if geometry is not None else 0,
-    )
+    layout = SnapshotLayout(n_fixed=len(fixed_indices), patch_px=n_px)
+    if geometry is not None:
+        layout = replace(layout, n_stitch=n_stitch, channels=_channels(geometry), crop_px=geometry.crop_px)
     return RunData(scan=scan, layout=layout, intensity=intensity)
 
 
@@ -187,12 +181,16 @@ def _labels(samples: Sequence[Sample], name: str, n_px: int) -> Float32 | None:
     return None
 
 
-def _any(labels: Float32 | None) -> bool:
-    return labels is not None and bool(labels.any())
+def _true_patches(
+    samples: Sequence[Sample], placement: Placement, indices: Sequence[int], n_px: int
+) -> tuple[Float32 | None, Float32 | None]:
+    """Return amplitude and phase of the true patches, (k, N, N) each, zero where unknown; None if all are.
 
-
-def _true_patches(placement: Placement, indices: Sequence[int], n_px: int) -> tuple[Float32 | None, Float32 | None]:
-    """Return the true patches cut from the object, (k, N, N) each, zero where unknown; None if all are."""
+    They are the labels or, if these are absent or zero, cut from the true object.
+    """
+    labels = [_labels(samples, name, n_px) for name in ("label_amp", "label_phase")]
+    if any(one is not None and one.any() for one in labels):
+        return labels[0], labels[1]
     patches = np.zeros((2, len(indices), n_px, n_px), np.float32)
     for row, index in enumerate(indices):
         if (patch := placement.true_patch(index)) is not None:
@@ -200,11 +198,10 @@ def _true_patches(placement: Placement, indices: Sequence[int], n_px: int) -> tu
     return (patches[0], patches[1]) if patches.any() else (None, None)
 
 
-def _channels(placement: Placement) -> int:
+def _channels(geometry: Geometry) -> int:
     """Return the number of patches of a sample, as stitched."""
-    geometry = placement.geometry
-    if not isinstance(geometry, GridGeometry):
-        return 1 if geometry is None else geometry.positions_px.shape[1]
+    if isinstance(geometry, PositionGeometry):
+        return int(geometry.positions_px.shape[1])
     return 1 if geometry.coords_relative_px is None else geometry.coords_relative_px.shape[1]
 
 

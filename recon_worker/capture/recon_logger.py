@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import astuple, fields, replace
 from types import TracebackType
 from typing import Any
@@ -24,7 +23,6 @@ from recon_worker.client.backend import ReconBackend
 from recon_worker.client.inline_backend import InlineBackend
 from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.settings import WorkerSettings
-from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
 from recon_worker.snapshot.records import SnapshotLayout
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.databases import with_absolute_path
@@ -71,11 +69,12 @@ class ReconLogger:
         strict: Raise when logging fails. By default the first failure is logged as a warning, all failures are counted
             in `errors`, and training continues.
         distributed: Whether all ranks of torch.distributed take part; None: if it is initialised.
-        log_stitch: Whether to stitch and log the whole object; None: if positions or a dataset are given.
-        num_patches, fixed_indices, max_stitch_samples, stitch_weight, remove_ramp, pixel_size_m, arrays, description,
-            intensity: As for `PtychoReconLoggingCallback`.
+        **options: What to log, as for `PtychoReconLoggingCallback`: num_patches, fixed_indices, log_stitch (default: if
+            positions or a dataset are given), max_stitch_samples, stitch_weight (default: "probe" if there is one),
+            remove_ramp, pixel_size_m, arrays, description, intensity.
 
     Raises:
+        TypeError: An option is unknown.
         ValueError: A setting is out of range, or does not match the data.
         RuntimeError: Not all ranks created a logger within 60 s.
     """
@@ -100,33 +99,14 @@ class ReconLogger:
         worker: WorkerSettings | None = None,
         strict: bool = False,
         distributed: bool | None = None,
-        log_stitch: bool | None = None,
-        num_patches: int = 4,
-        fixed_indices: Sequence[int] | None = None,
-        max_stitch_samples: int | None = None,
-        stitch_weight: StitchWeight | None = None,
-        remove_ramp: bool = True,
-        pixel_size_m: float | None = None,
-        arrays: ArraysFormat = "none",
-        description: bool = False,
-        intensity: bool | None = None,
+        **options: Any,  # noqa: ANN401 - of several types
     ) -> None:
-        knows_probe = dataset is not None or probe is not None
-        self._options = ScanOptions(
-            num_patches=num_patches,
-            fixed_indices=fixed_indices,
-            log_stitch=log_stitch if log_stitch is not None else positions is not None or dataset is not None,
-            max_stitch_samples=max_stitch_samples,
-            stitch_weight=stitch_weight or ("probe" if knows_probe else "uniform"),
-            remove_ramp=remove_ramp,
-            pixel_size_m=pixel_size_m,
-            arrays=arrays,
-            description=description,
-            intensity=intensity,
-            positions=positions,
-            ground_truth=ground_truth,
-            object_index=object_index,
-        )
+        defaults: dict[str, Any] = {
+            "log_stitch": positions is not None or dataset is not None,
+            "stitch_weight": "uniform" if dataset is None and probe is None else "probe",
+        }
+        told = {"positions": positions, "ground_truth": ground_truth, "object_index": object_index}
+        self._options = ScanOptions(**defaults | told | options)
         self._interval, self._max_epochs = Interval(every_n_epochs, first_epoch), max_epochs
         self._worker, self.guard = worker, Guard(strict=strict)
         if dataset is None:
@@ -151,10 +131,11 @@ class ReconLogger:
         """Whether a message about missing predictions has been logged."""
         self._target: RunTarget | None = None
         try:
-            if self.ranks.rank == 0:
-                self._target = _target(tracking_uri, run_id, first_epoch)
-                self._backend = InlineBackend() if worker is None else ReconWorker(worker)
-                self._backend.launch()
+            with self.ranks.all_or_none():
+                if self.ranks.rank == 0:
+                    self._target = _target(tracking_uri, run_id, first_epoch)
+                    self._backend = InlineBackend() if worker is None else ReconWorker(worker)
+                    self._backend.launch()
             with self.guard("the start", lost=_NOTHING_LOGGED):
                 if known_px := self.ranks.maximum(self._known_px):
                     self.begin(known_px)

@@ -130,12 +130,6 @@ def begin_run(
         UnusableDataError: The dataset cannot be logged.
         RankFailedError: Another rank failed.
     """
-    may_predict = not isinstance(trainer.strategy, _SHARDING)
-    if not may_predict:
-        rank_zero_warn(
-            f"{type(trainer.strategy).__name__} shards the network: reconstructions are logged from what "
-            "validation predicts, and neither before training nor from the training set."
-        )
     with ranks.all_or_none():
         predicting = predicting_module(module, settings.predictions_from)
         set_up_validation_data(trainer)
@@ -168,8 +162,19 @@ def begin_run(
             module=predicting,
             watch=ForwardWatch(predicting, adapter),
             from_training_set=from_training_set,
-            may_predict=may_predict,
+            may_predict=_may_predict(trainer),
         )
+
+
+def _may_predict(trainer: Trainer) -> bool:
+    """Return whether the network can be called outside training and validation; if not, say so."""
+    may_predict = not isinstance(trainer.strategy, _SHARDING)
+    if not may_predict:
+        rank_zero_warn(
+            f"{type(trainer.strategy).__name__} shards the network: reconstructions are logged from what "
+            "validation predicts, and neither before training nor from the training set."
+        )
+    return may_predict
 
 
 def _recognised(dataset: Any) -> Adapter:  # noqa: ANN401
