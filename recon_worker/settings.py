@@ -85,7 +85,8 @@ class WorkerSettings:
     def __post_init__(self) -> None:
         if self.depth is not None and not 1 <= self.depth <= MAX_DEPTH:
             raise ValueError(f"depth is {self.depth}; allowed: 1 to {MAX_DEPTH}, or None to let it adapt.")
-        object.__setattr__(self, "spool_dir", self.spool_dir.absolute())  # the working directory may change
+        # The working directory may change; a string is accepted from users who do not check types.
+        object.__setattr__(self, "spool_dir", Path(self.spool_dir).absolute())
         refusal = why_not_ours(self.spool_dir, shared=True) if self.spool_dir.is_dir() else None
         if refusal:
             raise ValueError(f"spool_dir {self.spool_dir} cannot be used: {refusal}. Choose a folder of your own.")

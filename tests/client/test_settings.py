@@ -83,3 +83,9 @@ def test_limits_of_cgroups_v1_apply(tmp_path):
 def test_a_depth_out_of_range_is_rejected(depth):
     with pytest.raises(ValueError, match=f"depth is {depth}; allowed: 1 to 64, or None"):
         WorkerSettings(spool_dir=Path("spool"), depth=depth)
+
+
+def test_a_spool_directory_may_be_a_string(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert WorkerSettings(spool_dir="spool").spool_dir == tmp_path / "spool"
