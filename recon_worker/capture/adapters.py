@@ -198,12 +198,11 @@ class TupleAdapter:
 
     def sample(self, item: Any) -> Sample:  # noqa: ANN401
         """Read an item."""
-        diffraction, *labels = (_tensor(one) for one in item[:3])
-        if len(labels) > 1 and labels[0].shape != labels[1].shape:
-            labels = labels[:1]
-        batch = [one[None] for one in labels]
-        found = self._object(batch[0] if len(batch) == 1 else tuple(batch))
+        diffraction = _tensor(item[0])
         diffraction = diffraction if diffraction.ndim == 3 else diffraction[None]
+        labels = [_tensor(one)[None] for one in item[1:3] if isinstance(one, Tensor | np.ndarray)]
+        is_pair = len(labels) == len(self.channels) == 2 and labels[0].shape == labels[1].shape
+        found = self._object(tuple(labels) if is_pair else labels[0])
         if found is None:
             return Sample(diffraction=diffraction, intensity=self.intensity)
         return Sample(
@@ -225,6 +224,8 @@ class TupleAdapter:
         parts: dict[str, Tensor]
         if isinstance(outputs, Tensor) and outputs.is_complex() and outputs.ndim in (3, 4):
             parts = {"amp": outputs.abs(), "phase": outputs.angle()}
+        elif isinstance(outputs, Tensor) and len(self.channels) == 1:
+            parts = {"phase": outputs}
         elif isinstance(outputs, Tensor) and outputs.ndim == 4 and outputs.shape[1] == len(self.channels):
             parts = {name: outputs[:, i : i + 1] for i, name in enumerate(self.channels)}
         elif isinstance(outputs, tuple | list) and len(outputs) == len(self.channels):

@@ -226,7 +226,7 @@ def _place(
         ground_truth=options.ground_truth,
         object_index=options.object_index,
         item_position=item_position,
-        weight=options.stitch_weight,
+        weight="uniform" if first.probe is None else options.stitch_weight,
         probe_intensity=_probe_intensity(first, n_px),
     )
 

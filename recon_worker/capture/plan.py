@@ -30,7 +30,7 @@ class ScanOptions:
     max_stitch_samples: int | None = None
     """Number of leading samples to stitch; None: all."""
     stitch_weight: StitchWeight = "probe"
-    """Weighting of overlapping patches when they are averaged."""
+    """Weighting of overlapping patches when they are averaged; "probe" has no effect if the probe is unknown."""
     remove_ramp: bool = True
     """Whether to remove a linear phase ramp from the stitched object before comparing it with the truth."""
     pixel_size_m: float | None = None

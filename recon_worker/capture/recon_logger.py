@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from recon_worker.capture.adapters import Adapter, adapter_for
 from recon_worker.capture.copying import Copier
@@ -70,8 +71,8 @@ class ReconLogger:
             in `errors`, and training continues.
         distributed: Whether all ranks of torch.distributed take part; None: if it is initialised.
         **options: What to log, as for `PtychoReconLoggingCallback`: num_patches, fixed_indices, log_stitch (default: if
-            positions or a dataset are given), max_stitch_samples, stitch_weight (default: "probe" if there is one),
-            remove_ramp, pixel_size_m, arrays, description, intensity.
+            positions or a dataset are given), max_stitch_samples, stitch_weight, remove_ramp,
+            pixel_size_m, arrays, description, intensity.
 
     Raises:
         TypeError: An option is unknown.
@@ -101,10 +102,7 @@ class ReconLogger:
         distributed: bool | None = None,
         **options: Any,  # noqa: ANN401 - of several types
     ) -> None:
-        defaults: dict[str, Any] = {
-            "log_stitch": positions is not None or dataset is not None,
-            "stitch_weight": "uniform" if dataset is None and probe is None else "probe",
-        }
+        defaults = {"log_stitch": positions is not None or dataset is not None}
         told = {"positions": positions, "ground_truth": ground_truth, "object_index": object_index}
         self._options = ScanOptions(**defaults | told | options)
         self._interval, self._max_epochs = Interval(every_n_epochs, first_epoch), max_epochs
@@ -185,7 +183,7 @@ class ReconLogger:
         """Return a context manager for the predictions of one epoch.
 
         Args:
-            epoch: Completed epochs, counted from 1; 0 is the untrained network.
+            epoch: Completed epochs, counted from 1; 0 is the untrained network, logged with `due=True`.
             step: Optimiser steps so far, the step of the logged metrics; None: the epoch.
             due: Whether to log this epoch; None: as `every_n_epochs` and `max_epochs` say. Equal on all ranks.
         """
@@ -208,7 +206,7 @@ class ReconLogger:
                 if self._backend is not None:
                     self._backend.close(self._worker.flush_timeout_s if self._worker is not None else 0.0)
                     if self._backend.stats.submitted:
-                        _log.info("%s", self._backend.summary())
+                        tqdm.write(self._backend.summary(), file=sys.stderr)
 
     def layout(self, patch_px: int) -> SnapshotLayout:
         """Return the layout of snapshots with patches of this size, if the positions can be used."""

@@ -50,7 +50,7 @@ class PtychoReconLoggingCallback(Callback):
         fixed_indices: Dataset indices of the patches, instead of an even spread.
         log_stitch: Also stitch and log the whole object.
         max_stitch_samples: Number of leading samples to stitch; None: all.
-        stitch_weight: Average overlapping patches by the probe's intensity ("probe") or equally ("uniform").
+        stitch_weight: Average overlapping patches by the probe's intensity, if known ("probe"), or equally ("uniform").
         baseline: Also log the untrained network, as epoch 0. This adds one forward pass over the logged samples before
             the first step. By default step 0 of MLflow's image cards shows the ground truth or the measured data.
         remove_ramp: Remove a linear phase ramp from the stitched object before comparing it with the truth. Use False
