@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 from logging_data import PATTERNS, write_data
 from trainings.case import TITLES, CaseSettings
 from trainings.figures import cost_table, make_row, pairs_of, phase_table
-from trainings.runner import Run, in_turns, run_training
+from trainings.runner import Run, run_pairs
 
 
 def main() -> None:
@@ -28,20 +29,22 @@ def main() -> None:
     args = _parser().parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that the temporary directory is removed
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    loads = [os.getloadavg()[0]]
+    loads, last_start_s = [os.getloadavg()[0]], time.monotonic() + args.limit_s
     with tempfile.TemporaryDirectory(prefix="whole-run-") as folder:
         write_data(Path(folder, "data"), "raw", args.train_samples, patterns=args.patterns)
         runs: list[Run] = []
-        for case, logging, repeat in in_turns(args.cases, args.repeats, args.limit_s):
-            runs.append(run_training(_settings(args, folder, case, logging=logging, repeat=repeat)))
+        base = _settings(args, folder)
+        for pair in run_pairs(base, args.cases, args.repeats, last_start_s=last_start_s, together=args.together):
+            runs += pair
             loads.append(os.getloadavg()[0])
-            print(f"  {runs[-1]['settings']['name']}: {runs[-1]['wall_s']:.1f} s, load {loads[-1]:.1f}", flush=True)
+            times = ", ".join(f"{run['settings']['name']} {run['wall_s']:.1f} s" for run in pair)
+            print(f"  {times}; load {loads[-1]:.1f}", flush=True)
             _save(args.output, args.cases, runs, loads)
-    rows = [make_row(case, pairs_of(runs, case)) for case in args.cases]
+    rows = [make_row(case, pairs) for case in args.cases if (pairs := pairs_of(runs, case))]
     print(
-        f"{args.epochs} epochs, logged every {args.every}, {args.patterns} validation patterns, {args.train_samples} "
+        f"{args.epochs} epochs, logged every {args.every}; {args.patterns} validation and {args.train_samples} "
+        f"training patterns; {os.cpu_count()} cores, load {min(loads):.1f} to {max(loads):.1f}\n"
     )
-    print(f"training patterns; {os.cpu_count()} cores, load {min(loads):.1f} to {max(loads):.1f}\n")
     print(f"{cost_table(rows)}\n\n{phase_table(rows)}\n\nWritten: {args.output}")
 
 
@@ -49,8 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=20, help="epochs of each training (default: %(default)s)")
     parser.add_argument("--every", type=int, default=5, help="logging interval, epochs (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="trainings with and without logging, each")
+    parser.add_argument("--repeats", type=int, default=3, help="pairs of trainings (default: %(default)s)")
     parser.add_argument("--limit-s", type=float, default=float("inf"), help="start no further pair after this time")
+    parser.add_argument("--together", action="store_true", help="run both trainings of a pair at the same time")
     parser.add_argument("--cases", nargs="+", choices=[*TITLES], default=[*TITLES], help="trainings (default: all)")
     parser.add_argument("--patterns", type=int, default=PATTERNS, help="validation patterns, a square number")
     parser.add_argument("--train-samples", type=int, default=PATTERNS, help="training patterns")
@@ -61,12 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(args: argparse.Namespace, folder: str, case: str, *, logging: bool, repeat: int) -> CaseSettings:
+def _settings(args: argparse.Namespace, folder: str) -> CaseSettings:
     return CaseSettings(
-        case=case,  # type: ignore[arg-type]
-        logging=logging,
+        case="a",
+        logging=False,
         folder=folder,
-        name=f"{case}-{'on' if logging else 'off'}-{repeat}",
+        name="",
         epochs=args.epochs,
         every=args.every,
         threads=args.threads,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from trainings.case import EXPERIMENT, NUM_PATCHES, SEED, CaseSettings, Moments, Trained
-from trainings.network import make_network
+from trainings.network import make_network, use_deterministic_kernels
 from trainings.scan import ScanData, supervised_loss
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def train(settings: CaseSettings) -> Trained:
     torch.manual_seed(SEED)
     data, test = (ScanData(settings.data / name) for name in ("train.npz", "test.npz"))
     device = torch.device(_DEVICES[settings.accelerator])
+    if device.type == "cuda":
+        use_deterministic_kernels()
     network = make_network(settings.network, settings.n_px).to(device)
     mlflow.set_tracking_uri(settings.tracking_uri)
     experiment_id = mlflow.create_experiment(EXPERIMENT, settings.artifact_location)

@@ -10,7 +10,7 @@ from logging_watch import Hooks
 from torch import Tensor, nn
 
 from trainings.case import EXPERIMENT, NUM_PATCHES, SEED, CaseSettings, Moments, Trained
-from trainings.network import make_network
+from trainings.network import make_network, use_deterministic_kernels
 from trainings.scan import ScanData, supervised_loss
 
 
@@ -46,10 +46,19 @@ class ForeignModule(LightningModule):
 
 
 class MarkMoments(Callback):
-    """Records the start of each epoch and the end of the last one. The first callback: it precedes the flush."""
+    """Records the start of each epoch and the end of the last one. The first callback: it precedes the flush.
 
-    def __init__(self) -> None:
-        self.moments = Moments()
+    Args:
+        deterministic: Whether to use deterministic kernels, so that weights can be compared.
+    """
+
+    def __init__(self, *, deterministic: bool) -> None:
+        self.moments, self._deterministic = Moments(), deterministic
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose deterministic kernels; the Trainer's own setting has been applied before."""
+        if self._deterministic:
+            use_deterministic_kernels()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the start of an epoch."""
@@ -103,7 +112,7 @@ def fit(settings: CaseSettings, callbacks: list[Callback], train: ScanData, test
 def train(settings: CaseSettings) -> Trained:
     """Train, and log if the settings say so."""
     warnings.filterwarnings("ignore", module="lightning|torch|mlflow")
-    marks, hooks = MarkMoments(), Hooks()
+    marks, hooks = MarkMoments(deterministic=settings.accelerator == "gpu"), Hooks()
     data, test = (ScanData(settings.data / name) for name in ("train.npz", "test.npz"))
     callbacks: list[Callback] = [marks]
     if settings.logging:

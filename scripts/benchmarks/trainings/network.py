@@ -1,6 +1,10 @@
 """Networks of the benchmarks: a small one for CPUs, and that of ptycho_torch."""
 
-from torch import Tensor, nn, sigmoid, tanh
+import os
+
+import torch
+import torch.utils.deterministic
+from torch import Tensor, nn
 
 from trainings.case import Network
 
@@ -25,7 +29,7 @@ class SmallNetwork(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return amplitude and phase, (B, 1, N, N) each."""
         out = self.layers(x)
-        return sigmoid(out[:, :1]), tanh(out[:, 1:])
+        return torch.sigmoid(out[:, :1]), torch.tanh(out[:, 1:])
 
 
 def make_network(kind: Network, n_px: int) -> nn.Module:
@@ -35,3 +39,11 @@ def make_network(kind: Network, n_px: int) -> nn.Module:
     from ptycho_torch.model.network import ObjectNetwork
 
     return ObjectNetwork(n_px, 1, 1, probe_big=True)
+
+
+def use_deterministic_kernels() -> None:
+    """Make trainings on a GPU repeatable where torch has deterministic kernels. Call this before the first kernel."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS requires it
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # It would launch extra kernels, which would distort the figures.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

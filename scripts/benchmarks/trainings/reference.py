@@ -18,7 +18,7 @@ from trainings.network import make_network
 def train(settings: CaseSettings) -> Trained:
     """Train, and log if the settings say so."""
     warnings.filterwarnings("ignore", module="lightning|torch|mlflow")
-    marks, hooks = MarkMoments(), Hooks()
+    marks, hooks = MarkMoments(deterministic=settings.accelerator == "gpu"), Hooks()
     make_callbacks, make_model = components._callbacks, components.make_model
 
     def callbacks(config: RunConfig) -> list[Callback]:

@@ -2,12 +2,14 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,41 +25,61 @@ def run_training(settings: CaseSettings) -> Run:
 
     Exits with the end of the training's stderr if it fails.
     """
-    result, load, used_s, began_s = (
-        Path(settings.folder, f"{settings.name}.json"),
-        os.getloadavg()[0],
-        _cpu_s(),
-        time.time(),
-    )
-    done = subprocess.run(
-        [sys.executable, str(_SCRIPT), json.dumps(asdict(settings)), str(result)],
-        timeout=_RUN_TIMEOUT_S,
-        capture_output=True,
-        text=True,
-    )
-    ended_s, used_s = time.time(), _cpu_s() - used_s
-    if done.returncode:
-        sys.exit(f"The training {settings.name} failed with exit code {done.returncode}:\n{done.stderr[-3000:]}")
+    result, load, began_s = Path(settings.folder, f"{settings.name}.json"), os.getloadavg()[0], time.time()
+    stderr = result.with_suffix(".err")
+    command = [sys.executable, str(_SCRIPT), json.dumps(asdict(settings)), str(result)]
+    with stderr.open("wb") as stream:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stream)
+    code, used_s = _end_of(process)
+    ended_s = time.time()
+    if code:
+        sys.exit(f"The training {settings.name} failed with exit code {code}:\n{stderr.read_text()[-3000:]}")
     found: Run = json.loads(result.read_text())
     outside = {"launched": began_s, "ended": ended_s, "wall_s": ended_s - began_s, "cpu_s": used_s}
     return {"settings": asdict(settings), "load": load, **outside, **found}
 
 
-def _cpu_s() -> float:
-    """Return the CPU seconds of all descendants that have ended; a training waits for its worker."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+def _end_of(process: "subprocess.Popen[bytes]") -> tuple[int, float]:
+    """Wait for a process; returns its exit code, and the CPU seconds of it and of all children that it waited for."""
+    timeout = threading.Timer(_RUN_TIMEOUT_S, process.kill)
+    timeout.start()
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        timeout.cancel()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage.ru_utime + usage.ru_stime
 
 
-def in_turns(cases: Sequence[str], repeats: int, limit_s: float) -> Iterator[tuple[str, bool, int]]:
-    """Yield (case, logging, repeat); on and off alternate, and swap their order with each repeat.
+def run_pair(off: CaseSettings, on: CaseSettings, *, on_first: bool, together: bool) -> list[Run]:
+    """Run a training without and one with logging, one after the other or at the same time."""
+    order = [on, off] if on_first else [off, on]
+    if not together:
+        return [run_training(settings) for settings in order]
+    with ThreadPoolExecutor(len(order)) as threads:
+        return list(threads.map(run_training, order))
 
-    The first repeat is always complete; no later pair starts after `limit_s`.
+
+def run_pairs(
+    base: CaseSettings, cases: Sequence[str], repeats: int, *, last_start_s: float, together: bool = False
+) -> Iterator[list[Run]]:
+    """Run pairs of trainings, case by case, and swap their order with each repeat.
+
+    Args:
+        base: Settings of all trainings.
+        cases: Cases to run.
+        repeats: Pairs of each case.
+        last_start_s: After the first pair, none starts later (`time.monotonic`).
+        together: Whether the trainings of a pair run at the same time.
     """
-    began_s = time.monotonic()
-    for repeat in range(repeats):
-        for case in cases:
-            if repeat and time.monotonic() - began_s > limit_s:
-                return
-            for logging in (False, True) if repeat % 2 == 0 else (True, False):
-                yield case, logging, repeat
+    for number, (repeat, case) in enumerate(product(range(repeats), cases)):
+        if number and time.monotonic() > last_start_s:
+            return
+        off, on = (
+            replace(base, case=case, logging=logging, name=f"{case}-{name}-{repeat}")  # type: ignore[arg-type]
+            for logging, name in ((False, "off"), (True, "on"))
+        )
+        yield run_pair(off, on, on_first=repeat % 2 == 1, together=together)
