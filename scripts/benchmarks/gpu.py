@@ -30,7 +30,7 @@ from gpu_parts import Parts
 from gpu_stalls import StallRow, measure_stalls
 from logging_data import PATTERNS, write_data
 from trainings.case import CaseSettings, Network
-from trainings.figures import Row, cost_table, make_row, markdown, pairs_of, phase_table
+from trainings.figures import Row, make_row, markdown, pairs_of, tables
 from trainings.runner import Run, run_pairs
 
 
@@ -90,7 +90,7 @@ def main() -> None:
     print(f"\n{stall_table(stalls)}\n\n{part_table('call, p50, µs', calls, '{:.1f}')}\n")
     print(f"{part_table('transfer of a snapshot, p50, ms', copies, '{:.2f}')}\n", flush=True)
     rows = _whole_runs(plan, args.accelerator, began_s)
-    print(f"{cost_table(rows)}\n\n{phase_table(rows)}\n")
+    print(f"{tables(rows)}\n")
     report = {
         "card": card,
         "torch": torch.__version__,

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from logging_data import PATTERNS, write_data
 from trainings.case import TITLES, CaseSettings
-from trainings.figures import cost_table, make_row, pairs_of, phase_table
+from trainings.figures import make_row, pairs_of, tables
 from trainings.runner import Run, run_pairs
 
 
@@ -45,7 +45,7 @@ def main() -> None:
         f"{args.epochs} epochs, logged every {args.every}; {args.patterns} validation and {args.train_samples} "
         f"training patterns; {os.cpu_count()} cores, load {min(loads):.1f} to {max(loads):.1f}\n"
     )
-    print(f"{cost_table(rows)}\n\n{phase_table(rows)}\n\nWritten: {args.output}")
+    print(f"{tables(rows)}\n\nWritten: {args.output}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -43,16 +43,18 @@ def test_figures_compare_the_fastest_trainings_and_the_pairs():
     assert (row.worker_cpu_s, row.training_cpu_added_s, row.cpu_ratio) == pytest.approx((2.0, 0.0, 5.5 / 3.5))
     assert (row.first_stall_ms, row.stall_p50_ms, row.start_ms) == pytest.approx((5.0, 3.0, 20.0))
     assert row.phases["flush"] == pytest.approx({"off_s": 0.0, "on_s": 1.0, "off_cpu_s": 0.1, "on_cpu_s": 0.1})
+    assert (row.waits_s, row.waits_ratio) == pytest.approx((1.028, 1 + 1.028 * (1 / 9.5 + 1 / 19.5) / 2))
+    assert row.epoch_cpu_s == (1.0, 1.0)
     assert row.same_weights
 
 
 @pytest.mark.usefixtures("on_path")
 def test_figures_report_weights_that_differ():
-    from trainings.figures import cost_table, make_row
+    from trainings.figures import make_row, tables
 
     row = make_row("a", [(_run("a", False, seconds=8.0), _run("a", True, seconds=8.0, weights="others"))])
 
-    assert _cells(cost_table([row]), "training")["weights"] == "DIFFERENT"
+    assert _cells(tables([row]), "training")["weights"] == "DIFFERENT"
 
 
 @pytest.mark.slow
@@ -67,9 +69,10 @@ def test_whole_run_compares_a_training_with_and_without_logging(case, benchmark)
     assert row["ratio"] == pytest.approx(on["wall_s"] / off["wall_s"])
     assert len(on["stalls"]) == len(on["events"]) == 2
     assert 0 < row["worker_cpu_s"] < on["cpu_s"]
-    cost, phases = _cells(text, "training"), _cells(text, "off -> on, s (CPU s)")
+    cost, waits, phases = (_cells(text, first) for first in ("training", "waits", "off -> on, s (CPU s)"))
     assert cost["on / off"] == f"{row['ratio']:.3f}"
     assert cost["weights"] == "identical"
+    assert waits["all, s"] == f"{row['waits_s']:.2f}"
     assert list(phases)[1:] == list(row["phases"]) == ["start-up", "epochs", "flush", "exit"]
 
 

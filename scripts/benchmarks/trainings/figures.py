@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from trainings.case import TITLES
 from trainings.runner import Run
@@ -25,6 +26,12 @@ class Row:
     ratio: float
     """Of the fastest trainings."""
     ratio_of_pairs: list[float]
+    waits_s: float
+    """Start, all stalls and flush: how long logging keeps the training thread; median of the pairs."""
+    waits_ratio: float
+    """1 + waits / duration without logging, both under the same load; median of the pairs."""
+    epoch_cpu_s: tuple[float, float]
+    """Least processor time of an epoch in the training process, without and with logging."""
     off_cpu_s: float
     cpu_ratio: float
     """Of all processes; median of the pairs."""
@@ -58,6 +65,9 @@ def make_row(case: str, pairs: Sequence[Pair]) -> Row:
         on_s=min(run["wall_s"] for run in on),
         ratio=min(run["wall_s"] for run in on) / min(run["wall_s"] for run in off),
         ratio_of_pairs=[b["wall_s"] / a["wall_s"] for a, b in pairs],
+        waits_s=middle(lambda a, b: _waits_s(b)),
+        waits_ratio=middle(lambda a, b: 1 + _waits_s(b) / a["wall_s"]),
+        epoch_cpu_s=(_least_epoch_cpu_s(off), _least_epoch_cpu_s(on)),
         off_cpu_s=middle(lambda a, b: a["cpu_s"]),
         cpu_ratio=middle(lambda a, b: b["cpu_s"] / a["cpu_s"]),
         training_cpu_added_s=middle(lambda a, b: _own_cpu_s(b) - _own_cpu_s(a)),
@@ -85,6 +95,15 @@ def pairs_of(runs: Sequence[Run], case: str) -> list[Pair]:
     of_case = [run for run in runs if run["settings"]["case"] == case]
     off, on = ([run for run in of_case if run["settings"]["logging"] is logging] for logging in (False, True))
     return list(zip(off, on, strict=False))
+
+
+def _waits_s(run: Run) -> float:
+    return float(run["start_s"] + sum(sum(event.values()) for event in run["stalls"]) + run["flush_s"])
+
+
+def _least_epoch_cpu_s(runs: Sequence[Run]) -> float:
+    ends = [[cpu_s for _, cpu_s in (*run["moments"]["epochs"], run["moments"]["trained"])] for run in runs]
+    return float(min(b - a for times in ends for a, b in pairwise(times)))
 
 
 def _own_cpu_s(run: Run) -> float:
@@ -115,38 +134,61 @@ def markdown(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def cost_table(rows: Sequence[Row]) -> str:
-    """Return what logging costs each case."""
+def tables(rows: Sequence[Row]) -> str:
+    """Return the Markdown tables of complete trainings: durations, waits, phases."""
+    return f"{_durations(rows)}\n\n{_waits(rows)}\n\n{_phases(rows)}"
+
+
+def _durations(rows: Sequence[Row]) -> str:
     titles = (
-        "training", "epoch, s", "off, s", "on, s", "on / off", "each pair", "CPU on / off", "training CPU added, s",
-        "worker CPU, s", "stall p50 / max, ms", "first, ms", "start, ms", "flush, s", "weights",
+        "training", "epoch, s", "off, s", "on, s", "on / off", "each pair", "CPU on / off",
+        "least CPU of an epoch off, on, s", "weights",
     )  # fmt: skip
-    return markdown(titles, [_cost(row) for row in rows])
-
-
-def _cost(row: Row) -> list[str]:
-    return [
-        f"({row.case}) {row.title}",
-        f"{row.epoch_s:.1f}",
-        f"{row.off_s:.1f}",
-        f"{row.on_s:.1f}",
-        f"{row.ratio:.3f}",
-        ", ".join(f"{ratio:.3f}" for ratio in row.ratio_of_pairs),
-        f"{row.cpu_ratio:.3f}",
-        f"{row.training_cpu_added_s:+.2f}",
-        f"{row.worker_cpu_s:.2f}",
-        f"{row.stall_p50_ms:.1f} / {row.stall_max_ms:.1f}",
-        f"{row.first_stall_ms:.1f}",
-        f"{row.start_ms:.0f}",
-        f"{row.flush_s:.2f}",
-        "identical" if row.same_weights else "DIFFERENT",
+    cells = [
+        [
+            _name(row),
+            f"{row.epoch_s:.1f}",
+            f"{row.off_s:.1f}",
+            f"{row.on_s:.1f}",
+            f"{row.ratio:.3f}",
+            ", ".join(f"{ratio:.3f}" for ratio in row.ratio_of_pairs),
+            f"{row.cpu_ratio:.3f}",
+            f"{row.epoch_cpu_s[0]:.2f}, {row.epoch_cpu_s[1]:.2f}",
+            "identical" if row.same_weights else "DIFFERENT",
+        ]
+        for row in rows
     ]
+    return markdown(titles, cells)
 
 
-def phase_table(rows: Sequence[Row]) -> str:
-    """Return where the time of each case goes."""
-    cells = [[f"({row.case}) {row.title}", *(_phase(row.phases[phase]) for phase in PHASES)] for row in rows]
+def _waits(rows: Sequence[Row]) -> str:
+    titles = (
+        "waits", "start, ms", "first stall, ms", "stall p50 / max, ms", "flush, s", "all, s", "1 + all / off",
+        "worker CPU, s",
+    )  # fmt: skip
+    cells = [
+        [
+            _name(row),
+            f"{row.start_ms:.0f}",
+            f"{row.first_stall_ms:.1f}",
+            f"{row.stall_p50_ms:.1f} / {row.stall_max_ms:.1f}",
+            f"{row.flush_s:.2f}",
+            f"{row.waits_s:.2f}",
+            f"{row.waits_ratio:.4f}",
+            f"{row.worker_cpu_s:.2f}",
+        ]
+        for row in rows
+    ]
+    return markdown(titles, cells)
+
+
+def _phases(rows: Sequence[Row]) -> str:
+    cells = [[_name(row), *(_phase(row.phases[phase]) for phase in PHASES)] for row in rows]
     return markdown(("off -> on, s (CPU s)", *PHASES), cells)
+
+
+def _name(row: Row) -> str:
+    return f"({row.case}) {row.title}"
 
 
 def _phase(times: Mapping[str, float]) -> str:
