@@ -7,7 +7,7 @@ DEMO_DIR ?= demo_output
 PORT ?= 5000
 SEED ?= 1
 
-.PHONY: help setup demo ui test test-slow test-packaging test-browser test-faults soak check wheels format bench bench-large clean
+.PHONY: help setup demo ui test test-slow test-packaging test-browser test-faults soak check wheels format bench bench-whole bench-gpu bench-large clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -70,6 +70,12 @@ bench: $(READY)  ## measure the cost of logging (a quarter of an hour), stitchin
 	$(BIN)/python scripts/benchmarks/recon_logging.py
 	$(BIN)/python scripts/benchmarks/stitching.py
 	$(BIN)/python scripts/benchmarks/rendering.py
+
+bench-whole: $(READY)  ## measure complete trainings with and without logging (half an hour)
+	$(BIN)/python scripts/benchmarks/whole_run.py
+
+bench-gpu: $(READY)  ## measure a GPU (four minutes)
+	$(BIN)/python scripts/benchmarks/gpu.py
 
 bench-large: $(READY)  ## measure fields of up to 4096 x 4096 px and 40 000 patches (a few minutes, 4 GB of disk)
 	$(BIN)/python scripts/benchmarks/large_field.py

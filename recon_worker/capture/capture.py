@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recon_worker.capture.adapters import Predictions
@@ -13,6 +14,9 @@ from recon_worker.capture.gathering import Destination
 from recon_worker.capture.plan import CapturePlan, FixedRows, Route, as_slice
 from recon_worker.reconstruction.stitching import crop_start_px
 from recon_worker.snapshot.records import SnapshotArrays, SnapshotLayout
+
+_MOST_KNOWN = 4096
+"""Number of batches whose destinations are kept. Shuffled batches do not come again."""
 
 
 class Target(NamedTuple):
@@ -61,8 +65,19 @@ class Capture:
         self._crop = crop_of(plan.layout)
         self.targets = [self.target(route) for route in routes]
         """Destination of each batch of `routes`."""
+        self._known: dict[bytes, Target] = {}
         self._stitched: list[RowNumbers] = []
         self._fixed: list[int] = []
+
+    def target_of(self, indices: NDArray[np.int64]) -> Target:
+        """Return the destination of a batch with these dataset indices; most loops use the same batches each epoch."""
+        key = indices.tobytes()
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            found = self._known[key] = self.target(self.plan.route(indices))
+        return found
 
     def target(self, route: Route) -> Target:
         """Prepare the destination of a batch."""

@@ -20,9 +20,7 @@ from recon_worker.capture.logged_run import LoggedRun
 from recon_worker.capture.placement.samples import place_samples
 from recon_worker.capture.plan import CapturePlan, Interval, ScanOptions, choose_indices
 from recon_worker.capture.shot import Shot
-from recon_worker.client.backend import ReconBackend
-from recon_worker.client.inline_backend import InlineBackend
-from recon_worker.client.recon_worker import ReconWorker
+from recon_worker.client.backend import ReconBackend, make_backend
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.records import SnapshotLayout
 from recon_worker.spool.run_target import RunTarget
@@ -132,7 +130,7 @@ class ReconLogger:
             with self.ranks.all_or_none():
                 if self.ranks.rank == 0:
                     self._target = _target(tracking_uri, run_id, first_epoch)
-                    self._backend = InlineBackend() if worker is None else ReconWorker(worker)
+                    self._backend = make_backend(worker)
                     self._backend.launch()
             with self.guard("the start", lost=_NOTHING_LOGGED):
                 if known_px := self.ranks.maximum(self._known_px):

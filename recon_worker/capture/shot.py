@@ -69,7 +69,7 @@ class Shot:
             predictions = Predictions(_batch(amp, len(numbers)), _batch(phase, len(numbers)), predicted)
             capture = self._capture(predictions.amp)
             if capture is not None:
-                capture.add(capture.target(capture.plan.route(numbers)), predictions)
+                capture.add(capture.target_of(numbers), predictions)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -142,9 +142,9 @@ def _numbers(indices: Sequence[int] | NDArray[Any] | Tensor, num_samples: int) -
     found = indices.detach().cpu().numpy() if isinstance(indices, Tensor) else np.asarray(indices)
     if found.size and found.dtype.kind not in "iu":
         raise ValueError(f"indices have the dtype {found.dtype}; they must be integers, the numbers of the samples.")
-    numbers = found.reshape(-1).astype(np.int64)
-    outside = numbers[(numbers < 0) | (numbers >= num_samples)]
-    if outside.size:
+    numbers = found.reshape(-1).astype(np.int64, copy=False)
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() < num_samples:
+        outside = numbers[(numbers < 0) | (numbers >= num_samples)]
         raise ValueError(
             f"indices contain {outside[:5].tolist()}, but there are {num_samples} samples; allowed: 0 to "
             f"{num_samples - 1}."

@@ -1,8 +1,9 @@
-"""`ReconBackend`: the callback's interface to `ReconWorker` and `InlineBackend`."""
+"""`ReconBackend`: the interface to `ReconWorker` and `InlineBackend` of the code that captures predictions."""
 
 from typing import Protocol
 
 from recon_worker.client.ledger import Ledger
+from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.spool.run_target import RunTarget
 
@@ -39,3 +40,14 @@ class ReconBackend(Protocol):
 
     def summary(self) -> str:
         """Return a one-line summary of snapshot outcomes."""
+
+
+def make_backend(settings: WorkerSettings | None) -> ReconBackend:
+    """Return a backend with a worker process; None: without. Imports only what it needs."""
+    if settings is None:
+        from recon_worker.client.inline_backend import InlineBackend
+
+        return InlineBackend()
+    from recon_worker.client.recon_worker import ReconWorker
+
+    return ReconWorker(settings)

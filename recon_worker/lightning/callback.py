@@ -25,9 +25,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from recon_worker.capture.adapters import Adapter
 from recon_worker.capture.errors import Guard
 from recon_worker.capture.plan import Interval, ScanOptions
-from recon_worker.client.backend import ReconBackend
-from recon_worker.client.inline_backend import InlineBackend
-from recon_worker.client.recon_worker import ReconWorker
+from recon_worker.client.backend import ReconBackend, make_backend
 from recon_worker.lightning.begin import Settings, TrainerRun, begin_run
 from recon_worker.lightning.extra_pass import fill_missing
 from recon_worker.lightning.trainer_state import mlflow_logger, ranks_of
@@ -147,7 +145,7 @@ class PtychoReconLoggingCallback(Callback):
             if mlflow_logger(trainer) is None:
                 _log.warning("No reconstructions are logged: the Trainer has no MLFlowLogger.")
                 return
-            self._backend = InlineBackend() if self.worker is None else ReconWorker(self.worker)
+            self._backend = make_backend(self.worker)
             self._backend.launch()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -68,7 +68,7 @@ def predict_samples(
                     f"{type(module).__name__} returns {described(outputs)}, which {type(adapter).__name__} does not "
                     "read as predictions. Pass an adapter whose `predictions` does (adapter=)."
                 )
-            capture.add(capture.target(plan.route(batch)), predictions)
+            capture.add(capture.target_of(batch), predictions)
 
 
 @contextmanager

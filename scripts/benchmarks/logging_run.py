@@ -5,8 +5,6 @@
 `logging_watch.py` contains the measurements.
 """
 
-import csv
-import hashlib
 import json
 import os
 import socket
@@ -25,7 +23,8 @@ from lightning.pytorch.loggers import MLFlowLogger
 from logging_watch import Hooks, Watch, memcpy_s
 from naive_logger import NaiveLogger
 from processes import process_status
-from torch import Tensor
+from trainings.case import digest, read_events
+from trainings.network import SmallNetwork
 
 from ptycho_torch.data.datamodule import PtychoDataModule
 from ptycho_torch.model.lightning_module import PtychoLightningModule
@@ -64,21 +63,6 @@ class RunSettings:
         return Path(self.folder, self.name)
 
 
-class _TinyNetwork(torch.nn.Module):
-    """A network of negligible cost with the outputs of `ObjectNetwork`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = torch.nn.Sequential(
-            torch.nn.Conv2d(1, 2, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(2, 2, 1)
-        )
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return amplitude and phase, (B, 1, N, N) each."""
-        out = self.layers(x)
-        return torch.sigmoid(out[:, :1]), torch.tanh(out[:, 1:])
-
-
 def make_callback(settings: RunSettings) -> Callback | None:
     """Return the logging callback of a mode; None for off."""
     if settings.mode == "off":
@@ -107,7 +91,7 @@ def make_module(settings: RunSettings) -> PtychoLightningModule:
     """Return the untrained model, with the same weights in every mode."""
     module = PtychoLightningModule(n_px=N_PX, n_filters_scale=settings.n_filters_scale)
     if settings.tiny:
-        module.network = _TinyNetwork()  # type: ignore[assignment]
+        module.network = SmallNetwork(width=2, hidden_layers=0)  # type: ignore[assignment]
     return module
 
 
@@ -160,7 +144,7 @@ def measure(settings: RunSettings) -> dict[str, Any]:
     module = make_module(settings)
     trainer.fit(module, datamodule=make_data(settings))
     artifacts = settings.output / "artifacts" / str(logger.run_id) / "artifacts"
-    return _result(settings, watch, hooks, artifacts) | {"load_before": load, "weights": _digest(module)}
+    return _result(settings, watch, hooks, artifacts) | {"load_before": load, "weights": digest(module)}
 
 
 def _is_busy(callback: Callback | None) -> bool:
@@ -174,17 +158,10 @@ def _snapshot_bytes(settings: RunSettings, callback: Callback | None) -> int:
     return 0 if run is None else run.plan.layout.nbytes
 
 
-def _digest(module: torch.nn.Module) -> str:
-    whole = hashlib.sha256()
-    for value in module.state_dict().values():
-        whole.update(value.cpu().numpy().tobytes())
-    return whole.hexdigest()
-
-
 def _result(settings: RunSettings, watch: Watch, hooks: Hooks, artifacts: Path) -> dict[str, Any]:
     logged = [e for e in range(settings.epochs) if (e + 1) % settings.every == 0 or e + 1 == settings.epochs]
     stalls = hooks.stalls(logged if settings.mode != "off" else [])
-    events = _events(artifacts / "recon_log" / "events.csv")
+    events = read_events(artifacts / "recon_log" / "events.csv")
     nbytes = int(events[-1]["nbytes"]) if events else 0
     return {
         "settings": asdict(settings),
@@ -204,13 +181,6 @@ def _result(settings: RunSettings, watch: Watch, hooks: Hooks, artifacts: Path) 
         "peak_rss_bytes": process_status(os.getpid())["VmHWM"],
         "samples": [asdict(one) for one in watch.samples],
     }
-
-
-def _events(table: Path) -> list[dict[str, float]]:
-    if not table.exists():
-        return []
-    with table.open() as stream:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
 
 
 def main() -> None:

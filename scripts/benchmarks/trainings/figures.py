@@ -1,0 +1,195 @@
+"""Figures of trainings with and without logging, as Markdown tables. docs/benchmarks.md defines them."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from trainings.case import TITLES
+from trainings.runner import Run
+
+Pair = tuple[Run, Run]
+"""Training without and with logging, one after the other."""
+PHASES = ("start-up", "epochs", "flush", "exit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Figures of one case."""
+
+    case: str
+    title: str
+    pairs: int
+    epoch_s: float
+    off_s: float
+    on_s: float
+    ratio: float
+    """Of the fastest trainings."""
+    ratio_of_pairs: list[float]
+    waits_s: float
+    """Start, all stalls and flush: how long logging keeps the training thread; median of the pairs."""
+    waits_ratio: float
+    """1 + waits / duration without logging, both under the same load; median of the pairs."""
+    epoch_cpu_s: tuple[float, float]
+    """Least processor time of an epoch in the training process, without and with logging."""
+    off_cpu_s: float
+    cpu_ratio: float
+    """Of all processes; median of the pairs."""
+    training_cpu_added_s: float
+    worker_cpu_s: float
+    stall_p50_ms: float
+    stall_max_ms: float
+    first_stall_ms: float
+    start_ms: float
+    flush_s: float
+    same_weights: bool
+    phases: dict[str, dict[str, float]]
+    """Per phase: fastest wall time and least CPU time of the training process, without and with logging, s."""
+
+
+def make_row(case: str, pairs: Sequence[Pair]) -> Row:
+    """Return the row of a case."""
+    off, on = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    stalls = [[1e3 * sum(event.values()) for event in run["stalls"]] for run in on]
+    later = [stall for events in stalls for stall in events[1:]] or [events[0] for events in stalls]
+
+    def middle(value: Callable[[Run, Run], float]) -> float:
+        return statistics.median(value(*pair) for pair in pairs)
+
+    return Row(
+        case=case,
+        title=TITLES[case],
+        pairs=len(pairs),
+        epoch_s=min(_walls(run)["epochs"] for run in off) / off[0]["settings"]["epochs"],
+        off_s=min(run["wall_s"] for run in off),
+        on_s=min(run["wall_s"] for run in on),
+        ratio=min(run["wall_s"] for run in on) / min(run["wall_s"] for run in off),
+        ratio_of_pairs=[b["wall_s"] / a["wall_s"] for a, b in pairs],
+        waits_s=middle(lambda a, b: _waits_s(b)),
+        waits_ratio=middle(lambda a, b: 1 + _waits_s(b) / a["wall_s"]),
+        epoch_cpu_s=(_least_epoch_cpu_s(off), _least_epoch_cpu_s(on)),
+        off_cpu_s=middle(lambda a, b: a["cpu_s"]),
+        cpu_ratio=middle(lambda a, b: b["cpu_s"] / a["cpu_s"]),
+        training_cpu_added_s=middle(lambda a, b: _own_cpu_s(b) - _own_cpu_s(a)),
+        worker_cpu_s=middle(lambda a, b: b["children_cpu_s"] - a["children_cpu_s"]),
+        stall_p50_ms=statistics.median(later),
+        stall_max_ms=max(later),
+        first_stall_ms=statistics.median(events[0] for events in stalls),
+        start_ms=1e3 * middle(lambda a, b: b["start_s"]),
+        flush_s=middle(lambda a, b: b["flush_s"]),
+        same_weights=len({run["weights"] for run in (*off, *on)}) == 1,
+        phases={
+            phase: {
+                "off_s": min(_walls(run)[phase] for run in off),
+                "on_s": min(_walls(run)[phase] for run in on),
+                "off_cpu_s": min(_cpus(run)[phase] for run in off),
+                "on_cpu_s": min(_cpus(run)[phase] for run in on),
+            }
+            for phase in PHASES
+        },
+    )
+
+
+def pairs_of(runs: Sequence[Run], case: str) -> list[Pair]:
+    """Return the complete pairs of a case."""
+    of_case = [run for run in runs if run["settings"]["case"] == case]
+    off, on = ([run for run in of_case if run["settings"]["logging"] is logging] for logging in (False, True))
+    return list(zip(off, on, strict=False))
+
+
+def _waits_s(run: Run) -> float:
+    return float(run["start_s"] + sum(sum(event.values()) for event in run["stalls"]) + run["flush_s"])
+
+
+def _least_epoch_cpu_s(runs: Sequence[Run]) -> float:
+    ends = [[cpu_s for _, cpu_s in (*run["moments"]["epochs"], run["moments"]["trained"])] for run in runs]
+    return float(min(b - a for times in ends for a, b in pairwise(times)))
+
+
+def _own_cpu_s(run: Run) -> float:
+    """Return the CPU seconds of the training process, without its worker."""
+    return float(run["cpu_s"] - run["children_cpu_s"])
+
+
+def _walls(run: Run) -> dict[str, float]:
+    """Return the wall time of each phase."""
+    moments = run["moments"]
+    ends = [moments["epochs"][0][0], moments["trained"][0], moments["done"][0], run["ended"]]
+    return _between([run["launched"], *ends])
+
+
+def _cpus(run: Run) -> dict[str, float]:
+    """Return the CPU time of the training process in each phase."""
+    moments = run["moments"]
+    return _between([0.0, moments["epochs"][0][1], moments["trained"][1], moments["done"][1], _own_cpu_s(run)])
+
+
+def _between(times: Sequence[float]) -> dict[str, float]:
+    return {phase: b - a for phase, a, b in zip(PHASES, times[:-1], times[1:], strict=True)}
+
+
+def markdown(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Return the Markdown tables of complete trainings: durations, waits, phases."""
+    return f"{_durations(rows)}\n\n{_waits(rows)}\n\n{_phases(rows)}"
+
+
+def _durations(rows: Sequence[Row]) -> str:
+    titles = (
+        "training", "epoch, s", "off, s", "on, s", "on / off", "each pair", "CPU on / off",
+        "least CPU of an epoch off, on, s", "weights",
+    )  # fmt: skip
+    cells = [
+        [
+            _name(row),
+            f"{row.epoch_s:.1f}",
+            f"{row.off_s:.1f}",
+            f"{row.on_s:.1f}",
+            f"{row.ratio:.3f}",
+            ", ".join(f"{ratio:.3f}" for ratio in row.ratio_of_pairs),
+            f"{row.cpu_ratio:.3f}",
+            f"{row.epoch_cpu_s[0]:.2f}, {row.epoch_cpu_s[1]:.2f}",
+            "identical" if row.same_weights else "DIFFERENT",
+        ]
+        for row in rows
+    ]
+    return markdown(titles, cells)
+
+
+def _waits(rows: Sequence[Row]) -> str:
+    titles = (
+        "waits", "start, ms", "first stall, ms", "stall p50 / max, ms", "flush, s", "all, s", "1 + all / off",
+        "worker CPU, s",
+    )  # fmt: skip
+    cells = [
+        [
+            _name(row),
+            f"{row.start_ms:.0f}",
+            f"{row.first_stall_ms:.1f}",
+            f"{row.stall_p50_ms:.1f} / {row.stall_max_ms:.1f}",
+            f"{row.flush_s:.2f}",
+            f"{row.waits_s:.2f}",
+            f"{row.waits_ratio:.4f}",
+            f"{row.worker_cpu_s:.2f}",
+        ]
+        for row in rows
+    ]
+    return markdown(titles, cells)
+
+
+def _phases(rows: Sequence[Row]) -> str:
+    cells = [[_name(row), *(_phase(row.phases[phase]) for phase in PHASES)] for row in rows]
+    return markdown(("off -> on, s (CPU s)", *PHASES), cells)
+
+
+def _name(row: Row) -> str:
+    return f"({row.case}) {row.title}"
+
+
+def _phase(times: Mapping[str, float]) -> str:
+    return "{off_s:.2f} -> {on_s:.2f} ({off_cpu_s:.2f} -> {on_cpu_s:.2f})".format(**times)
