@@ -30,8 +30,8 @@ def test_the_command_line_leaves_every_artifact_under_mlruns(raw_scan, tmp_path,
     root, names = artifacts(tmp_path)
     patches = {f"epoch_01/patch_{i * (count // 4):02d}/{kind}.png" for i in range(4) for kind in OBJECT | DIFFRACTION}
     assert patches | {f"epoch_01/stitched/{kind}.png" for kind in OBJECT} <= names
-    assert {"epoch_00/summary.png", "epoch_01/summary.png", "epoch_01/stitched/complex.png"} <= names
-    assert {name.split("/")[0] for name in names} == {"epoch_00", "epoch_01", "images"}
+    assert {"epoch_01/summary.png", "epoch_01/stitched/complex.png"} <= names
+    assert {name.split("/")[0] for name in names} == {"epoch_01", "images"}
     assert {p.name for p in (root / "recon_log").iterdir()} == {"gallery.html", "scales.json", "evolution.gif"}
     assert "nepochs: 1" in (root / "config.yaml").read_text()
     assert re.search(r"http://127.0.0.1:5000/#/experiments/\d+/runs/\w{32}\?workflowType=machine_learning", done.stderr)
