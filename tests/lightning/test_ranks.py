@@ -111,8 +111,9 @@ def test_the_artifacts_are_those_of_a_single_process(launcher, ranks, shapes, ru
 
 
 @slow
-def test_training_is_bit_identical_on_every_rank_and_needs_no_extra_pass(launcher):
-    settings = {"learning_rate": 1e-2, "epochs": 3, "baseline": False}
+@pytest.mark.parametrize("returns", [True, False], ids=["returned", "seen by the hook"])
+def test_training_is_bit_identical_on_every_rank_and_needs_no_extra_pass(launcher, returns):
+    settings = {"learning_rate": 1e-2, "epochs": 3, "baseline": False, "returns_predictions": returns}
     cases = [launcher.case("on", worker=True, **settings), launcher.case("off", logs=False, **settings)]
     assert launcher.run(2, *cases) == 0, launcher.output
 
