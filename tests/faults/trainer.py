@@ -101,7 +101,7 @@ def main(options):
     worker = WorkerSettings(
         spool_dir=Path(options["spool"]), depth=3, flush_timeout_s=options["flush_timeout_s"], silence_s=60
     )
-    logging = PtychoReconLoggingCallback(1, num_patches=1, log_stitch=True, worker=worker)
+    logging = PtychoReconLoggingCallback(1, num_patches=1, log_stitch=True, baseline=True, worker=worker)
     logger = QueuedMLFlowLogger(
         experiment_name=options["experiment"],
         tracking_uri=options["uri"],
