@@ -1,6 +1,6 @@
 """The PtychoPINN network: one encoder, an amplitude decoder and a phase decoder.
 
-    diffraction (C, N, N) -> encoder -> (256, 8, 8) -> decoder -> amplitude (C, N, N), sigmoid
+    diffraction (C, N, N) -> encoder -> (128, 8, 8) -> decoder -> amplitude (C, N, N), sigmoid
                                                     -> decoder -> phase (C, N, N), pi tanh
 
 The decoders predict the object on the central N/2 x N/2, which the probe illuminates. The border of N/4 is zero or,
@@ -20,7 +20,7 @@ _BOTTLENECK_PX = 8
 _DEEPEST_FILTERS = 128
 """Filters of the deepest encoder block per unit of n_filters_scale."""
 _ATTENTION_REDUCTION = 16
-_HEAD_GAIN = 0.1
+_HEAD_GAIN = 0.03
 """Gain of the last convolution of a head; small, for a uniform initial object far from phase saturation."""
 _TRANSPARENT_CENTRE, _TRANSPARENT_BORDER = math.log(4), 1.07
 """Arguments at which sigmoid and SiLU are 0.8, the amplitude of a transparent object in the network's units."""
@@ -69,7 +69,7 @@ class SpatialAttention(nn.Module):
 
 
 def _double_conv(inputs: int, outputs: int) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.Conv2d(outputs, outputs, 3, padding=1), nn.ReLU()]
+    return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.SiLU(), nn.Conv2d(outputs, outputs, 3, padding=1), nn.SiLU()]
 
 
 def _encoder(filters: Sequence[int]) -> nn.Sequential:
@@ -77,7 +77,9 @@ def _encoder(filters: Sequence[int]) -> nn.Sequential:
         nn.Sequential(*_double_conv(a, b), ChannelAttention(b), SpatialAttention(), nn.MaxPool2d(2))
         for a, b in pairwise(filters)
     ]
-    return nn.Sequential(*blocks)
+    # Patterns share most of their signal; much of that is the mean of each channel, which instance normalization
+    # (arXiv:1607.08022) removes. It treats each sample alone: predictions do not depend on the rest of a batch.
+    return nn.Sequential(*blocks, nn.InstanceNorm2d(filters[-1], affine=True))
 
 
 class Decoder(nn.Module):
@@ -89,7 +91,7 @@ class Decoder(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.centre = nn.Sequential(
             nn.Conv2d(filters[-1], filters[-1], 3, padding=1),
-            nn.ReLU(),
+            nn.SiLU(),
             nn.Conv2d(filters[-1], channels, 3, padding=1),
             activation,
         )
@@ -146,7 +148,7 @@ class ObjectNetwork(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Initialise as in He et al. 2015 (arXiv:1502.01852), which preserves the signal scale through ReLU layers.
+        """Initialise as in He et al. 2015 (arXiv:1502.01852), with the variance 2 / fan_in derived there for ReLU.
 
         Gates start at 1. The object starts uniform and transparent, so that the first steps need not learn its
         brightness: all patterns share it, and a network that learns it first loses the features that tell them apart.
