@@ -29,7 +29,6 @@ from recon_worker.client.backend import ReconBackend
 from recon_worker.client.inline_backend import InlineBackend
 from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.lightning.begin import Settings, TrainerRun, begin_run
-from recon_worker.lightning.extra_pass import fill_missing
 from recon_worker.lightning.trainer_state import mlflow_logger, ranks_of
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
@@ -276,8 +275,7 @@ class PtychoReconLoggingCallback(Callback):
     def _submit(self, run: TrainerRun, trainer: Trainer) -> None:
         capture, is_complete = run.end_capture()
         if run.may_predict and not is_complete:
-            run.explain_extra_pass()
-            fill_missing(run, capture, lambda rows: run.predict(capture, rows, trainer.precision_plugin))
+            run.predict_missing(capture, trainer.precision_plugin)
         run.submit(capture, step=trainer.global_step, stall_s=self._guard.stall_s)
         self._guard.restart()
 
