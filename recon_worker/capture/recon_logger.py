@@ -1,5 +1,7 @@
 """`ReconLogger`: logs the reconstructions of a training loop without Lightning."""
 
+import atexit
+import os
 import sys
 import time
 from dataclasses import astuple, fields, replace
@@ -118,7 +120,7 @@ class ReconLogger:
         self.indices = choose_indices(len(self._dataset), self._options)
         self._known_px = patch_px or self._pattern_px()
         self._check_positions()
-        self._closed = False
+        self._closed, self._owner = False, os.getpid()
         self._backend: ReconBackend | None = None
         self.ranks = ranks_of_process_group(distributed)
         self.run: LoggedRun | None = None
@@ -140,6 +142,7 @@ class ReconLogger:
         except BaseException:
             self.close()
             raise
+        atexit.register(self.close)
 
     def _check_positions(self) -> None:
         """Check explicit positions and ground truth before training; the patch size may be unknown yet."""
@@ -194,9 +197,10 @@ class ReconLogger:
 
     def close(self) -> None:
         """Flush what was logged, and end the worker. May be called twice; runs at exit if forgotten."""
-        if self._closed:
+        if self._closed or os.getpid() != self._owner:  # a forked child has a copy
             return
         self._closed = True
+        atexit.unregister(self.close)
         with self.guard("the final flush"):
             try:
                 if self.run is not None:

@@ -1,5 +1,8 @@
 """`ReconLogger` used in another way than documented."""
 
+import atexit
+import os
+
 import pytest
 
 from tests.capture.test_recon_logger import AMP, PHASE, add_all, logger_of, run_id
@@ -19,3 +22,29 @@ def test_predictions_added_outside_the_with_block_are_named(logger_of, caplog):
 def test_strict_raises(logger_of):
     with pytest.raises(ValueError, match="allowed: 0 to 59"), logger_of(strict=True) as recon, recon.epoch(1) as shot:
         shot.add([60], amp=AMP[:1], phase=PHASE[:1])
+
+
+def test_a_forgotten_close_ends_with_the_line_that_accounts_for_every_snapshot(logger_of, capsys, monkeypatch):
+    at_exit = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    recon = logger_of()
+    with recon.epoch(1) as shot:
+        add_all(shot)
+
+    at_exit[-1]()
+
+    assert "Reconstructions: 1 submitted = 1 logged" in capsys.readouterr().err
+
+
+def test_a_forked_child_does_not_close_the_logger_of_its_parent(logger_of, monkeypatch, capsys):
+    recon = logger_of()
+    with recon.epoch(1) as shot:
+        add_all(shot)
+
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: -1)
+        recon.close()
+    assert "Reconstructions:" not in capsys.readouterr().err
+
+    recon.close()
+    assert "Reconstructions: 1 submitted" in capsys.readouterr().err
