@@ -36,13 +36,14 @@ def test_a_forgotten_close_ends_with_the_line_that_accounts_for_every_snapshot(l
     assert "Reconstructions: 1 submitted = 1 logged" in capsys.readouterr().err
 
 
-def test_a_forked_child_does_not_close_the_logger_of_its_parent(logger_of, monkeypatch, capsys):
+def test_a_forked_child_neither_uses_nor_closes_the_logger_of_its_parent(logger_of, monkeypatch, capsys):
     recon = logger_of()
     with recon.epoch(1) as shot:
         add_all(shot)
 
     with monkeypatch.context() as child:
         child.setattr(os, "getpid", lambda: -1)
+        assert not recon.epoch(2).due
         recon.close()
     assert "Reconstructions:" not in capsys.readouterr().err
 
