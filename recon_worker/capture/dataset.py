@@ -235,7 +235,7 @@ def _place(
 def _patches_per_sample(sample: Sample) -> int | None:
     """Return the number C of patches that the network predicts for a sample; None if unknown."""
     known = (one for one in (sample.label_amp, sample.diffraction) if one is not None)
-    return next((one.shape[0] for one in known if one.ndim == 3), None)
+    return next((one.shape[0] for one in known if isinstance(one, Tensor) and one.ndim == 3), None)
 
 
 def _item_position(dataset: object, adapter: Adapter, index: int) -> ItemPosition | None:
