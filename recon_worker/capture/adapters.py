@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from recon_worker.capture.errors import UnusableDataError
+from recon_worker.capture.placement.nesting import member
 
 Channel = Literal["amp", "phase"]
 
@@ -82,8 +83,7 @@ def adapter_for(item: object, dataset_name: str) -> Adapter:
             return TupleAdapter()
     raise UnusableDataError(
         f"a sample of {dataset_name} is {described(item)}, neither (fields, probe, scale) with named fields nor "
-        f"(diffraction, amp, phase) or (diffraction, labels). Write an adapter and pass it as adapter=, for example\n"
-        f"{_EXAMPLE}\n"
+        f"(diffraction, amp, phase) or (diffraction, labels). {HOW_TO_ADAPT}"
     )
 
 
@@ -95,7 +95,8 @@ def recognised(adapter: Adapter, outputs: object) -> Predictions | None:
         return None
 
 
-_EXAMPLE = """\
+HOW_TO_ADAPT = """\
+Write an adapter like this one, and pass it as adapter=.
     class MyAdapter:
         def sample(self, item):
             return Sample(diffraction=item["pattern"])
@@ -103,7 +104,9 @@ _EXAMPLE = """\
             return (torch.stack([item["pattern"] for item in items]),)
         def predictions(self, outputs):
             amp, phase = outputs
-            return Predictions(amp, phase)"""
+            return Predictions(amp, phase)
+"""
+"""Ends the message about an unknown form."""
 
 
 def described(value: object) -> str:
@@ -131,6 +134,9 @@ class PtychoPinnAdapter:
         intensity = {"measured_intensity", "rms_input_scale"} <= names
         counted = "measured_intensity" if intensity else "images"
         observed = _field(fields, "observed_images", counted, "images")
+        relative = fields["coords_relative"] if "coords_relative" in names else None
+        if not intensity and "observed_images" not in names and relative is not None and relative.shape[-2:] == (1, 2):
+            observed = observed[: len(relative)]  # conditioned inputs have more channels
         position = fields["coords_global"].reshape(-1, 2) if "coords_global" in names else None
         return Sample(
             diffraction=observed,
@@ -164,17 +170,10 @@ class PtychoPinnAdapter:
     def predictions(self, outputs: Any) -> Predictions | None:  # noqa: ANN401
         """Read a mapping with `amp`, `phase` and, if predicted, `pred_diffraction`, or (diffraction, amp, phase).
 
-        A supervised network returns its complex object in place of diffraction.
+        A named tuple or another object with `amp` and `phase` is read by name, whatever their order. A supervised
+        network returns its complex object in place of diffraction.
         """
-        if isinstance(outputs, Mapping):
-            amp, phase, first = outputs.get("amp"), outputs.get("phase"), outputs.get("pred_diffraction")
-        elif isinstance(outputs, tuple | list) and len(outputs) == 3:
-            first, amp, phase = outputs
-        else:
-            return None
-        if not (_is_real(amp) and _is_real(phase)):
-            return None
-        return Predictions(amp, phase, first if _is_real(first) else None)
+        return _object_and_diffraction(outputs, min_ndim=4)
 
 
 class TupleAdapter:
@@ -214,10 +213,9 @@ class TupleAdapter:
         return (torch.stack([_tensor(item[0]) for item in items]),)
 
     def predictions(self, outputs: Any) -> Predictions | None:  # noqa: ANN401
-        """Read any of the forms above, or a mapping with `amp`, `phase` and perhaps `pred_diffraction`."""
-        if isinstance(outputs, Mapping) or (isinstance(outputs, tuple | list) and len(outputs) == 3):
-            return PtychoPinnAdapter().predictions(outputs)
-        return self._object(outputs)
+        """Read any of the forms above, or named `amp`, `phase` and perhaps `pred_diffraction`."""
+        named = _object_and_diffraction(outputs, min_ndim=3)
+        return self._object(outputs) if named is None else named
 
     def _object(self, outputs: object) -> Predictions | None:
         """Read a batch of objects: a complex tensor, channels of one tensor, or one tensor per channel."""
@@ -238,7 +236,27 @@ class TupleAdapter:
         amp = parts["amp"] if "amp" in parts else torch.ones_like(phase)
         if not (_is_real(amp, 3) and _is_real(phase, 3)):
             return None
-        return Predictions(*(one if one.ndim == 4 else one[:, None] for one in (amp, phase)))
+        return Predictions(_with_channel(amp), _with_channel(phase))
+
+
+def _object_and_diffraction(outputs: Any, *, min_ndim: int) -> Predictions | None:  # noqa: ANN401
+    """Read `amp` and `phase` by name, or (diffraction, amp, phase); None if these are no batches of real images."""
+    amp, phase, first = (member(outputs, name) for name in ("amp", "phase", "pred_diffraction"))
+    if amp is None or phase is None:
+        if not (isinstance(outputs, tuple | list) and len(outputs) == 3):
+            return None
+        first, amp, phase = outputs
+    elif first is None and not hasattr(outputs, "keys"):  # that of a mapping may be measured
+        first = getattr(outputs, "diffraction", None)
+    if not (_is_real(amp, min_ndim) and _is_real(phase, min_ndim)):
+        return None
+    diffraction = _with_channel(first) if _is_real(first, min_ndim) else None
+    return Predictions(_with_channel(amp), _with_channel(phase), diffraction)
+
+
+def _with_channel(images: Tensor) -> Tensor:
+    """Return (B, C, N, N) images from (B, N, N) or (B, C, N, N)."""
+    return images if images.ndim == 4 else images[:, None]
 
 
 def _is_real(value: object, min_ndim: int = 4) -> TypeGuard[Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from recon_worker.capture.adapters import Predictions
 from recon_worker.capture.copying import Copier, Part, RowNumbers
+from recon_worker.capture.errors import UnusablePredictionsError
 from recon_worker.capture.gathering import Destination
 from recon_worker.capture.plan import CapturePlan, FixedRows, Route, as_slice
 from recon_worker.reconstruction.stitching import crop_start_px
@@ -101,7 +102,7 @@ class Capture:
         identified.
 
         Raises:
-            ValueError: The predictions have a wrong shape.
+            UnusablePredictionsError: They have a wrong shape.
         """
         amp, phase, diffraction = predictions
         if min(len(amp), len(phase)) < target.size:
@@ -165,8 +166,8 @@ def _union(rows: list[RowNumbers]) -> RowNumbers:
     return as_slice(np.unique(np.concatenate([np.zeros(0, np.int64), *every])))
 
 
-def _wrong_shape(tensor: Tensor, expected: str) -> ValueError:
-    return ValueError(f"predictions have the shape {tuple(tensor.shape)}; expected: {expected}.")
+def _wrong_shape(tensor: Tensor, expected: str) -> UnusablePredictionsError:
+    return UnusablePredictionsError(f"predictions have the shape {tuple(tensor.shape)}; expected: {expected}.")
 
 
 def crop_of(layout: SnapshotLayout) -> tuple[slice, slice, slice]:

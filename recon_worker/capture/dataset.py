@@ -222,6 +222,7 @@ def _place(
         length=len(dataset),
         count=n_stitch if options.log_stitch else 1,  # reading all positions takes long
         n_px=n_px,
+        channels=_patches_per_sample(first),
         positions=options.positions,
         ground_truth=options.ground_truth,
         object_index=options.object_index,
@@ -229,6 +230,12 @@ def _place(
         weight="uniform" if first.probe is None else options.stitch_weight,
         probe_intensity=_probe_intensity(first, n_px),
     )
+
+
+def _patches_per_sample(sample: Sample) -> int | None:
+    """Return the number C of patches that the network predicts for a sample; None if unknown."""
+    known = (one for one in (sample.label_amp, sample.diffraction) if one is not None)
+    return next((one.shape[0] for one in known if isinstance(one, Tensor) and one.ndim == 3), None)
 
 
 def _item_position(dataset: object, adapter: Adapter, index: int) -> ItemPosition | None:

@@ -14,7 +14,11 @@ class WrongSettingError(ValueError):
 
 
 class UnusableDataError(RuntimeError):
-    """A dataset or loader cannot be logged. The message gives the reason and ends with a full stop."""
+    """Something cannot be logged. The message gives the reason, without a traceback, and ends with a full stop."""
+
+
+class UnusablePredictionsError(UnusableDataError, ValueError):
+    """Predictions, or the numbers of their samples, have a wrong shape, type or range."""
 
 
 class LeftEpochError(RuntimeError):
@@ -63,7 +67,8 @@ class Guard:
         if self.errors > 1:
             return
         if isinstance(error, UnusableDataError):
-            _log.warning("%s: %s The training goes on.", lost, error)
+            line, _, example = str(error).partition("\n")
+            _log.warning("%s: %s The training goes on.%s", lost, line, f"\n{example}" if example else "")
         else:
             _log.warning("Reconstruction logging failed in %s; training goes on.", where, exc_info=error)
 

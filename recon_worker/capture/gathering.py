@@ -19,6 +19,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recon_worker.capture.errors import UnusableDataError
+
 _CHUNK_BYTES = 16 << 20
 """Bytes that rank zero receives at a time, from all ranks together."""
 _MAX_DESTINATIONS = 3
@@ -55,7 +57,7 @@ def ranks_of_process_group(wanted: bool | None) -> "Ranks":
     return Ranks(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
 
 
-class RankFailedError(RuntimeError):
+class RankFailedError(UnusableDataError):
     """Another rank failed to do its part."""
 
 

@@ -1,5 +1,7 @@
 """`ReconLogger`: logs the reconstructions of a training loop without Lightning."""
 
+import atexit
+import os
 import sys
 import time
 from dataclasses import astuple, fields, replace
@@ -116,7 +118,7 @@ class ReconLogger:
         self.indices = choose_indices(len(self._dataset), self._options)
         self._known_px = patch_px or self._pattern_px()
         self._check_positions()
-        self._closed = False
+        self._closed, self._owner = False, os.getpid()
         self._backend: ReconBackend | None = None
         self.ranks = ranks_of_process_group(distributed)
         self.run: LoggedRun | None = None
@@ -138,6 +140,7 @@ class ReconLogger:
         except BaseException:
             self.close()
             raise
+        atexit.register(self.close)
 
     def _check_positions(self) -> None:
         """Check explicit positions and ground truth before training; the patch size may be unknown yet."""
@@ -188,13 +191,15 @@ class ReconLogger:
         if self._closed:
             _log.warning("Epoch %d is not logged: the ReconLogger is closed.", epoch)
         is_due = self._interval.is_due(epoch, self._max_epochs) if due is None else due
-        return Shot(self, epoch, epoch if step is None else step, due=is_due and not self._closed and not self.failed)
+        can_log = not self._closed and not self.failed and os.getpid() == self._owner
+        return Shot(self, epoch, epoch if step is None else step, due=is_due and can_log)
 
     def close(self) -> None:
         """Flush what was logged, and end the worker. May be called twice; runs at exit if forgotten."""
-        if self._closed:
+        if self._closed or os.getpid() != self._owner:  # a forked child has a copy
             return
         self._closed = True
+        atexit.unregister(self.close)
         with self.guard("the final flush"):
             try:
                 if self.run is not None:

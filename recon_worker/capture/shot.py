@@ -12,7 +12,7 @@ from torch import Tensor
 from recon_worker.capture.adapters import Predictions
 from recon_worker.capture.capture import Capture
 from recon_worker.capture.copying import Copier
-from recon_worker.capture.errors import LeftEpochError, UnusableDataError, WrongSettingError
+from recon_worker.capture.errors import LeftEpochError, UnusableDataError, UnusablePredictionsError, WrongSettingError
 from recon_worker.capture.plan import CapturePlan
 from recon_worker.system.messages import message_log
 
@@ -37,8 +37,10 @@ class Shot:
         """Whether predictions are wanted: skip computing them if not."""
         self._logger, self._epoch, self._step = logger, epoch, step
         self._first: Capture | None = None
+        self._entered = False
 
     def __enter__(self) -> "Shot":
+        self._entered = True
         if self.due:
             with self._logger.guard("the start of an epoch"):
                 if self._logger.run is not None:
@@ -64,6 +66,8 @@ class Shot:
         if not self.due:
             return
         with self._logger.guard("ReconLogger.add", lost=f"Predictions of epoch {self._epoch} are not logged"):
+            if not self._entered:
+                raise UnusablePredictionsError("`add` was called outside the `with` block of the epoch.")
             numbers = _numbers(indices, self._logger.num_samples)
             predicted = None if diffraction is None else _batch(diffraction, len(numbers))
             predictions = Predictions(_batch(amp, len(numbers)), _batch(phase, len(numbers)), predicted)
@@ -138,14 +142,16 @@ class Shot:
 
 
 def _numbers(indices: Sequence[int] | NDArray[Any] | Tensor, num_samples: int) -> NDArray[np.int64]:
-    """Return sample numbers, (B,). Raises ValueError if they are not integers, or out of range."""
+    """Return sample numbers, (B,). Raises UnusablePredictionsError if they are not integers, or out of range."""
     found = indices.detach().cpu().numpy() if isinstance(indices, Tensor) else np.asarray(indices)
     if found.size and found.dtype.kind not in "iu":
-        raise ValueError(f"indices have the dtype {found.dtype}; they must be integers, the numbers of the samples.")
+        raise UnusablePredictionsError(
+            f"indices have the dtype {found.dtype}; they must be integers, the numbers of the samples."
+        )
     numbers = found.reshape(-1).astype(np.int64, copy=False)
     if numbers.size and not 0 <= numbers.min() <= numbers.max() < num_samples:
         outside = numbers[(numbers < 0) | (numbers >= num_samples)]
-        raise ValueError(
+        raise UnusablePredictionsError(
             f"indices contain {outside[:5].tolist()}, but there are {num_samples} samples; allowed: 0 to "
             f"{num_samples - 1}."
         )
@@ -153,11 +159,11 @@ def _numbers(indices: Sequence[int] | NDArray[Any] | Tensor, num_samples: int) -
 
 
 def _batch(values: Tensor | NDArray[Any], length: int) -> Tensor:
-    """Return values as a (B, C, N, N) tensor. Raises ValueError if they have another shape."""
+    """Return values as a (B, C, N, N) tensor. Raises UnusablePredictionsError if they have another shape."""
     tensor = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
     batch = tensor[:, None] if tensor.ndim == 3 else tensor
     if batch.ndim != 4 or len(batch) != length or batch.is_complex() or batch.shape[-1] != batch.shape[-2]:
-        raise ValueError(
+        raise UnusablePredictionsError(
             f"predictions have the shape {tuple(tensor.shape)} and dtype {tensor.dtype} for {length} indices; "
             f"expected: real, ({length}, N, N) or ({length}, C, N, N)."
         )

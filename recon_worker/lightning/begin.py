@@ -2,25 +2,25 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, fields, replace
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
-from numpy.typing import NDArray
 
-from recon_worker.capture.adapters import Adapter, adapter_for, recognised
+from recon_worker.capture.adapters import Adapter, adapter_for, described, recognised
 from recon_worker.capture.capture import Capture
 from recon_worker.capture.copying import Copier
 from recon_worker.capture.dataset import read_item, read_scan
+from recon_worker.capture.errors import UnusableDataError, UnusablePredictionsError
 from recon_worker.capture.gathering import Ranks
 from recon_worker.capture.logged_run import LoggedRun
 from recon_worker.capture.plan import CapturePlan, Interval, ScanOptions, batch_indices, choose_indices
 from recon_worker.client.backend import ReconBackend
-from recon_worker.lightning.extra_pass import predict_samples, random_state_kept
+from recon_worker.lightning.extra_pass import fill_missing, predict_samples, random_state_kept
 from recon_worker.lightning.forward_watch import ForwardWatch, predicting_module
 from recon_worker.lightning.trainer_state import choose_data, logged_loader, set_up_validation_data
 from recon_worker.snapshot.records import SnapshotLayout
@@ -54,37 +54,53 @@ class TrainerRun(LoggedRun):
 
         Predictions named `amp` and `phase` in the returned mapping are meant for logging and take precedence.
         """
-        seen, capture = self.watch.take(), self.capture
+        (seen, unread), capture = self.watch.take(), self.capture
         if capture is None or batch_idx >= len(capture.targets):
             return
         returned = recognised(self.adapter, outputs)
         use_returned = returned is not None and (isinstance(outputs, Mapping) or len(seen) != 1)
         predictions = returned if use_returned else seen[0] if len(seen) == 1 else None
         if predictions is None:
-            calls = f"calls it {len(seen)} times per batch" if seen else "gets no predictions from a call of it"
-            self._why_extra_pass = (
-                f"validation_step returns no amp and phase of {type(self.module).__name__} and {calls}. Return them, "
-                "or name the submodule that predicts, once per batch (predictions_from)"
-            )
+            self._why_extra_pass = self._why_none(len(seen), None if unread is outputs else unread)
             return
         try:
             capture.add(capture.targets[batch_idx], predictions)
-        except ValueError as error:  # of another shape
+        except UnusablePredictionsError as error:
             self._why_extra_pass = str(error).rstrip(".")
 
-    def predict(self, capture: Capture, indices: NDArray[np.int64], precision: Precision) -> None:
-        """Predict samples of the dataset in an extra pass."""
-        predict_samples(
+    def _why_none(self, calls: int, unread: object) -> str:
+        """Return why a validation batch gives no predictions."""
+        name = type(self.module).__name__
+        advice = "Return amp and phase in a mapping, or name a submodule called once per batch (predictions_from)"
+        if self.watch.refusal:
+            return f"{name} accepts no hook that sees what validation_step computes ({self.watch.refusal}). {advice}"
+        if calls:
+            return f"validation_step calls {name} {calls} times per batch. {advice}"
+        if unread is not None:
+            return f"{name} returns {described(unread)}, which {type(self.adapter).__name__} does not read"
+        return f"validation_step does not call {name}, or calls only its `forward`, past the hook. {advice}"
+
+    def predict_missing(self, capture: Capture, precision: Precision) -> None:
+        """Predict the samples missing from a capture in an extra pass. All ranks must call this."""
+        predict = partial(
+            predict_samples,
             capture,
             self.plan,
-            indices,
             dataset=self.dataset,
             adapter=self.adapter,
             module=self.module,
             precision=precision,
         )
+        try:
+            fill_missing(self, capture, predict)
+        except UnusableDataError:  # says what was found
+            raise
+        except Exception:
+            self._explain_extra_pass()
+            raise
+        self._explain_extra_pass()
 
-    def explain_extra_pass(self) -> None:
+    def _explain_extra_pass(self) -> None:
         """Log, once and on rank zero, why validation's predictions are not used."""
         if self._why_extra_pass and not self._explained and self.ranks.rank == 0:
             self._explained = True

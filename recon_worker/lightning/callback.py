@@ -27,7 +27,6 @@ from recon_worker.capture.errors import Guard
 from recon_worker.capture.plan import Interval, ScanOptions
 from recon_worker.client.backend import ReconBackend, make_backend
 from recon_worker.lightning.begin import Settings, TrainerRun, begin_run
-from recon_worker.lightning.extra_pass import fill_missing
 from recon_worker.lightning.trainer_state import mlflow_logger, ranks_of
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
@@ -274,8 +273,7 @@ class PtychoReconLoggingCallback(Callback):
     def _submit(self, run: TrainerRun, trainer: Trainer) -> None:
         capture, is_complete = run.end_capture()
         if run.may_predict and not is_complete:
-            run.explain_extra_pass()
-            fill_missing(run, capture, lambda rows: run.predict(capture, rows, trainer.precision_plugin))
+            run.predict_missing(capture, trainer.precision_plugin)
         run.submit(capture, step=trainer.global_step, stall_s=self._guard.stall_s)
         self._guard.restart()
 

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.plugins import Precision
 from numpy.typing import NDArray
 
-from recon_worker.capture.adapters import Adapter, described
+from recon_worker.capture.adapters import HOW_TO_ADAPT, Adapter, described
 from recon_worker.capture.capture import Capture
 from recon_worker.capture.dataset import read_item
 from recon_worker.capture.errors import UnusableDataError
@@ -54,7 +54,7 @@ def predict_samples(
     random states.
 
     Raises:
-        UnusableDataError: The adapter does not recognise what the module returns.
+        UnusableDataError: The adapter does not recognise what the module returns, or it has a wrong shape.
     """
     device = next((one.device for one in module.parameters()), torch.device("cpu"))
     with random_state_kept(), evaluating(module), torch.no_grad(), precision.val_step_context():
@@ -66,7 +66,7 @@ def predict_samples(
             if predictions is None:
                 raise UnusableDataError(
                     f"{type(module).__name__} returns {described(outputs)}, which {type(adapter).__name__} does not "
-                    "read as predictions. Pass an adapter whose `predictions` does (adapter=)."
+                    f"read as predictions. {HOW_TO_ADAPT}"
                 )
             capture.add(capture.target_of(batch), predictions)
 

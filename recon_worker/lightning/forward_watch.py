@@ -42,11 +42,17 @@ class ForwardWatch:
         self._module, self._adapter = module, adapter
         self._handle: RemovableHandle | None = None
         self._seen: list[Predictions] = []
+        self._unread: object = None
+        self.refusal = ""
+        """Why the module accepts no hook; empty: it does."""
 
     def start(self) -> None:
         """Put the hook on the module."""
         self.stop()
-        self._handle = self._module.register_forward_hook(self._see)
+        try:
+            self._handle = self._module.register_forward_hook(self._see)
+        except RuntimeError as error:  # a torch.jit.ScriptModule
+            self.refusal = str(error)
 
     def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401
         if (predictions := recognised(self._adapter, output)) is not None:
@@ -54,15 +60,22 @@ class ForwardWatch:
             self._seen.append(
                 Predictions(amp.detach(), phase.detach(), None if diffraction is None else diffraction.detach())
             )
+        elif self._unread is None:
+            self._unread = output
 
-    def take(self) -> list[Predictions]:
-        """Return and forget the predictions seen since the last call."""
+    def take(self) -> tuple[list[Predictions], object]:
+        """Return and forget what was seen since the last call.
+
+        Returns:
+            The predictions, and the first result that holds none; None: there was no such result.
+        """
         seen, self._seen = self._seen, []
-        return seen
+        unread, self._unread = self._unread, None
+        return seen, unread
 
     def stop(self) -> None:
         """Remove the hook, and forget what it saw."""
-        self._seen = []
+        self._seen, self._unread = [], None
         if self._handle is not None:
             self._handle.remove()
             self._handle = None

@@ -1,5 +1,6 @@
 """Forms of items and results, as the adapters read them."""
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -100,6 +101,35 @@ def test_labels_of_classes_are_no_ground_truth():
     assert TupleAdapter().sample((PATTERN, torch.tensor(3))).label_amp is None
 
 
+class Turned(NamedTuple):
+    phase: torch.Tensor
+    amp: torch.Tensor
+
+
+class Scattered(NamedTuple):
+    amp: torch.Tensor
+    phase: torch.Tensor
+    diffraction: torch.Tensor
+
+
+@pytest.mark.parametrize("adapter", [TupleAdapter(), TupleAdapter(("phase", "amp")), PtychoPinnAdapter()])
+def test_results_with_names_are_read_by_name(adapter):
+    amp, phase, diffraction = (torch.full((2, 1, 8, 8), float(i)) for i in range(3))
+
+    for outputs in (Turned(phase, amp), Scattered(amp, phase, diffraction), SimpleNamespace(phase=phase, amp=amp)):
+        found = adapter.predictions(outputs)
+
+        assert (found.amp is amp, found.phase is phase) == (True, True)
+        assert found.diffraction is getattr(outputs, "diffraction", None)
+
+
+def test_diffraction_amplitude_and_phase_may_lack_the_axis_of_patches():
+    found = TupleAdapter().predictions(tuple(torch.full((2, 8, 8), float(i)) for i in range(3)))
+
+    assert [one.shape for one in found] == 3 * [(2, 1, 8, 8)]
+    assert [one.mean() for one in (found.diffraction, found.amp, found.phase)] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("channels", [(), ("amp", "amp"), ("amplitude", "phase"), ("phase", "amp", "x")])
 def test_wrong_channels_are_refused(channels):
     with pytest.raises(ValueError, match="allowed: "):
@@ -135,3 +165,9 @@ def test_channels_of_a_sample_survive_an_input_with_more():
     assert (scale.flatten().tolist(), output_scale.flatten().tolist()) == ([2, 2], [0.25, 0.25])
     assert ids.tolist() == [0, 0]
     assert PtychoPinnAdapter().sample(item).diffraction.shape == (1, 8, 8)
+
+
+def test_without_observed_images_the_patches_of_a_sample_are_counted_by_their_positions():
+    fields = {"images": torch.rand(3, 8, 8), "coords_relative": torch.zeros(1, 1, 2)}
+
+    assert PtychoPinnAdapter().sample((fields, torch.ones(8, 8), 1.0)).diffraction.shape == (1, 8, 8)

@@ -105,3 +105,23 @@ def test_a_container_that_is_built_at_each_access_is_one_scan():
 
     assert placement.geometry.n_objects == 1
     assert placement.ground_truth[0] is not None
+
+
+@pytest.mark.parametrize(("name", "where"), [("global_offsets", "between samples"), ("coords_relative", "within a")])
+def test_each_part_of_the_positions_in_metres_is_noticed(name, where):
+    scan = global_offsets(Scan(channels=4))
+    setattr(scan.container, name, getattr(scan.container, name) * 1e-8)
+
+    placement = place(scan)
+
+    assert placement.geometry is None
+    assert "less than one pixel" in placement.skip_reason
+    assert where in placement.skip_reason
+
+
+def test_repeated_exposures_of_one_group_are_no_other_unit():
+    scan = global_offsets(Scan(channels=4))
+    scan.container.global_offsets[:] = scan.container.global_offsets[0]
+    scan.container.coords_relative[:] = scan.container.coords_relative[0]
+
+    assert place(scan).geometry is not None

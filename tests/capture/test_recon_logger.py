@@ -1,5 +1,6 @@
 """`ReconLogger` in training loops without Lightning."""
 
+import re
 import subprocess
 import sys
 
@@ -159,17 +160,10 @@ def test_wrong_predictions_cost_themselves_and_one_warning(tracking, run_id, log
                 shot.add(arguments.get("rows", [0, 1]), **wrong)
 
     assert recon.errors == 2
-    (line,) = [record for record in caplog.records if "training goes on" in record.message]
-    assert line.exc_info
-    with pytest.raises(ValueError, match=message):
-        raise line.exc_info[1]
+    (line,) = [record.message for record in caplog.records if "training goes on" in record.message]
+    assert re.search(f"^Predictions of epoch 1 are not logged: .*{message}", line)
     assert min(correlations(tracking, run_id)) > 0.99
     assert tracking.epoch_folders() == ["epoch_01", "epoch_02"]
-
-
-def test_strict_raises(logger_of):
-    with pytest.raises(ValueError, match="allowed: 0 to 59"), logger_of(strict=True) as recon, recon.epoch(1) as shot:
-        shot.add([60], amp=AMP[:1], phase=PHASE[:1])
 
 
 def test_missing_samples_are_not_scanned_and_said_once(tracking, run_id, logger_of, caplog):

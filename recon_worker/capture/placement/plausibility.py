@@ -35,23 +35,35 @@ def check_unit(found: Positions, channels: int | None) -> None:
     per_sample = found.px.shape[1]
     if channels is not None and per_sample != channels:
         raise error(
-            f"{found.source} has {per_sample} patches per sample, but the network predicts {channels}; give (n, "
-            f"{channels}, 2) positions."
+            f"{found.source} has {per_sample} patches per sample, but the network predicts {channels}; allowed: "
+            f"positions (n, {channels}, 2), or (n, 2) with coords_relative in the dataset's container."
         )
     places = found.px.reshape(-1, 2)
     if not len(places) or not np.isfinite(places).all():
         return
-    width, height = np.ptp(places, axis=0)
     if np.abs(places).max() > _MAX_PX:
         raise error(
             f"{found.source} reaches {np.abs(places).max():.3g}, beyond any object; allowed: patch centres in pixels "
             "of the object. Check their unit, and look for outliers."
         )
-    if 0 < max(width, height) < _MIN_FIELD_PX:
-        raise error(
-            f"{found.source} spans {width:.3g} x {height:.3g} (width x height), less than one pixel; allowed: patch "
-            "centres in pixels of the object. If they are in metres, divide them by the pixel size of the object."
-        )
+    for where, (width, height) in _extents(found.px).items():
+        if 0 < max(width, height) < _MIN_FIELD_PX:
+            raise error(
+                f"{found.source} spans {width:.3g} x {height:.3g}{where} (width x height), less than one pixel; "
+                "allowed: patch centres in pixels of the object. If they are in metres, divide them by the pixel size "
+                "of the object."
+            )
+
+
+def _extents(px: Float64) -> dict[str, Float64]:
+    """Return (width, height) of positions, (n, C, 2): of all, and of the two parts that each may have a wrong unit."""
+    extents = {"": np.ptp(px.reshape(-1, 2), axis=0)}
+    if px.shape[1] > 1:
+        rounding = np.spacing(np.abs(px).max()) * px.shape[1]
+        means, within = np.ptp(px.mean(axis=1), axis=0), np.ptp(px, axis=1).max(axis=0)
+        extents[" between samples"] = np.where(means > rounding, means, 0)
+        extents[" within a sample"] = np.where(within > rounding, within, 0)
+    return extents
 
 
 def check_reach(found: Positions, objects: dict[int, Complex64], n_px: int, *, explicit_truth: bool) -> None:
