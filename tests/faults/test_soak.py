@@ -87,7 +87,9 @@ class _Killer(threading.Thread):
 def test_200_random_kills_leave_training_bit_identical_and_every_snapshot_logged(tracking, tmp_path, caplog):
     caplog.set_level(logging.ERROR, "recon_worker")
     settings = WorkerSettings(spool_dir=tmp_path / "spool", depth=4, flush_timeout_s=1200)
-    callback = PtychoReconLoggingCallback(1, num_patches=1, log_stitch=True, worker=settings, strict=True)
+    callback = PtychoReconLoggingCallback(
+        1, num_patches=1, log_stitch=True, baseline=True, worker=settings, strict=True
+    )
     killer = _Killer(callback, 200)
     killer.start()
     torch.manual_seed(3)
