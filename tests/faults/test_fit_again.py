@@ -30,8 +30,8 @@ def test_fit_twice_with_one_callback_logs_both_trainings(tracking, callback, mlf
     fit(tracking, callback, epochs=1)
     fit(other, callback, epochs=2)
 
-    assert epochs(tracking) == {0, 1}
-    assert epochs(other) == {0, 1, 2}
+    assert epochs(tracking) == {1}
+    assert epochs(other) == {1, 2}
     assert list(callback.worker.spool_dir.iterdir()) == []
 
 
@@ -41,7 +41,7 @@ def test_fit_that_goes_on_with_the_same_trainer_goes_on_in_the_same_run(tracking
     trainer.fit_loop.max_epochs = 3
     trainer.fit(module, loader(ForeignDataset(20)), loader(ForeignDataset(12)))
 
-    assert epochs(tracking) == {0, 1, 2, 3}
+    assert epochs(tracking) == {1, 2, 3}
     assert list(callback.worker.spool_dir.iterdir()) == []
 
 
@@ -52,7 +52,7 @@ def test_fit_then_validate_logs_nothing_more(tracking, callback):
     trainer.validate(module, loader(ForeignDataset(12)), verbose=False)
 
     assert tracking.files() == before
-    assert epochs(tracking) == {0, 1, 2}
+    assert epochs(tracking) == {1, 2}
 
 
 def contents(tracking):

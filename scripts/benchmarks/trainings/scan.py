@@ -14,7 +14,7 @@ class ScanData:
     """One file of `logging_data.write_data`."""
 
     def __init__(self, path: Path) -> None:
-        with np.load(path) as file:
+        with np.load(path, allow_pickle=False) as file:
             patterns, self.truth = file["diff3d"], file["objectGuess"].astype(np.complex64)
             self.positions_px: Float64 = np.stack([file["xcoords"], file["ycoords"]], axis=-1)
         n_px = patterns.shape[-1]
