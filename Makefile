@@ -35,8 +35,8 @@ test: $(READY)  ## run the tests (a few minutes)
 test-slow: $(READY)  ## run the long tests, the slow cells of the fault matrix included (tens of minutes)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m slow
 
-test-packaging: $(READY)  ## build and install the wheel, and train with it beside another ptycho_torch (a minute)
-	$(BIN)/python -m pytest -m slow tests/packaging
+test-packaging: $(READY)  ## install the wheel and train with it, run the programs of docs/use (a few minutes)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m slow tests/packaging tests/docs
 
 test-browser: $(READY)  ## run the tests in Chromium (skipped if it is not installed: .ci/install-browser)
 	$(BIN)/python -m pytest -m browser tests/browser

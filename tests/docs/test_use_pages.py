@@ -74,6 +74,7 @@ def assert_logged(folder, output):
     assert list(folder.rglob("recon_spool/*")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT_S + 30)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_program_of_a_page_runs_in_an_empty_folder_and_logs_stitched_pictures(name, run):

@@ -81,7 +81,13 @@ PROGRAMS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+SLOW = {"two tensors", "images", "complex"}
+"""Forms of results that `tests/capture/test_adapters.py` covers too."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.slow) if one in SLOW else one for one in PROGRAMS]
+)
 def test_the_stitched_object_is_the_truth_without_an_extra_pass(tracking, name, caplog):
     make, dataset, settings = PROGRAMS[name]
     module = make()

@@ -30,9 +30,10 @@ from recon_worker.snapshot.records import Snapshot
 pytestmark = pytest.mark.xdist_group("telling apart")  # all use one fixture, which takes seconds
 N, SIDE = 64, 168
 CENTRE = slice(N // 4, N // 4 + N // 2)
-HIGH = {"phase_correlation": 0.5, "amp_correlation": 0.5, "amp_psnr_db": 10, "phase_psnr_db": 15, "phase_ssim": 0.5}
+HIGH = {"phase_correlation": 0.3, "amp_correlation": 0.5, "amp_psnr_db": 10, "phase_psnr_db": 15, "phase_ssim": 0.5}
 HIGH |= {"amp_ssim": 0.15}
-"""Minimum advantage of a good training; large parts of the object have a uniform amplitude."""
+"""Minimum advantage of a good training. Large parts of the object have a uniform amplitude, and patches of an untrained
+network follow the brightness of the patterns: its phase correlates with the truth, here with 0.61."""
 LOW = ("amp_mae", "phase_mae_rad")
 FIXED = (0, 30, 60, 90)
 
