@@ -38,7 +38,8 @@ def test_two_ranks_add_their_parts(tracking, new_tracking, run_id, tmp_path):
     assert pixels(tracking) == pixels(alone)
 
 
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_wrong_batch_on_one_rank_costs_that_batch(tracking, run_id, tmp_path, rank):
     found, _ = launch(tmp_path, uri=tracking.uri, run_id=run_id, folder=None, fails_on_rank=rank)
 

@@ -80,6 +80,7 @@ def test_a_sync_from_a_notebook_or_a_shell_renders_every_snapshot(tracking, tmp_
     assert epochs(tracking) == {1, 2}
 
 
+@pytest.mark.slow
 def test_a_sync_in_a_project_that_shadows_the_standard_library_renders_every_snapshot(tracking, tmp_path):
     """With the variables of a notebook and a shell, too."""
     outbox = make_spool(tmp_path / "spool", make_run(tracking), raw=(1,), rendered=())

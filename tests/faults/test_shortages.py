@@ -74,7 +74,8 @@ def test_a_shortage_that_lasts_leaves_the_snapshots_to_a_sync(tracking, log_two,
     assert epochs(tracking) == {1, 2}
 
 
-@pytest.mark.parametrize(("where", "how"), [("read", "memory"), pytest.param("outbox", "disk", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "how"), [("read", "memory"), ("outbox", "disk")])
 def test_a_sync_on_a_machine_that_is_short_keeps_the_snapshots_as_they_are(
     tracking, log_two, inject, monkeypatch, tmp_path, where, how
 ):

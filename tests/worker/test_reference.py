@@ -69,7 +69,9 @@ def test_replaced_workers_log_the_reference_once(tracking, settings, scan):
     assert tracking.cards() == cards(0, 10)
 
 
-@pytest.mark.parametrize(("deaths", "expected"), [(1, cards(0, 10)), (4, cards(10))])
+@pytest.mark.parametrize(
+    ("deaths", "expected"), [(1, cards(0, 10)), pytest.param(4, cards(10), marks=pytest.mark.slow)]
+)
 def test_a_reference_that_kills_workers_costs_no_snapshot(tracking, settings, scan, inject, deaths, expected):  # noqa: F811
     inject("outbox", "kill", times=deaths)  # the reference is the first to be put there
     with started(settings, make_run(tracking), scan) as worker:
