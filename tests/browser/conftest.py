@@ -39,6 +39,7 @@ def finished_run(tmp_path_factory):
     subprocess.run(simulate, check=True, timeout=60, capture_output=True)
     files = {"train_data_file": scan, "test_data_file": scan, "output_dir": folder / "out"}
     logging = {"recon_log_every_n_epochs": 1, "recon_log_num_patches": 2, "recon_log_stitch": True}
+    logging["recon_log_baseline"] = True
     more = {"nepochs": 2, "n_filters_scale": 1, "mlflow_tracking_uri": database, "recon_log_pixel_size": 28e-9}
     result = run_training(resolve("raw", {**files, **logging, **more, "accelerator": "cpu"}))
     logger = result.trainer.logger
