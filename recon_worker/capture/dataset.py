@@ -4,7 +4,7 @@ Datasets are user code: any access may raise any exception.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -14,13 +14,15 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from recon_worker.capture.adapters import Adapter, Sample, described
-from recon_worker.capture.errors import UnusableDataError, reason_of
+from recon_worker.capture.errors import UnusableDataError
+from recon_worker.capture.gathering import Ranks
 from recon_worker.capture.placement.positions import ItemPosition
 from recon_worker.capture.placement.samples import Placement, place_samples
 from recon_worker.capture.plan import ScanOptions
 from recon_worker.snapshot.array_types import Float32
 from recon_worker.snapshot.geometry import Geometry, PositionGeometry
 from recon_worker.snapshot.records import Scan, SnapshotLayout
+from recon_worker.system.errors import reason
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
@@ -35,13 +37,13 @@ def dataset_length(loader: object) -> int:
     try:
         dataset: Any = loader.dataset  # type: ignore[attr-defined]
     except Exception as error:
-        raise UnusableDataError(f"a {type(loader).__name__} has no usable dataset ({reason_of(error)}).") from error
+        raise UnusableDataError(f"a {type(loader).__name__} has no usable dataset ({reason(error)}).") from error
     if isinstance(dataset, IterableDataset) or not hasattr(type(dataset), "__getitem__"):
         raise UnusableDataError(f"samples of a {type(dataset).__name__} have no index.")
     try:
         return len(dataset)
     except Exception as error:
-        raise UnusableDataError(f"a {type(dataset).__name__} has no usable length ({reason_of(error)}).") from error
+        raise UnusableDataError(f"a {type(dataset).__name__} has no usable length ({reason(error)}).") from error
 
 
 def read_item(dataset: Any, index: int) -> Any:  # noqa: ANN401
@@ -50,7 +52,7 @@ def read_item(dataset: Any, index: int) -> Any:  # noqa: ANN401
         return dataset[index]
     except Exception as error:
         raise UnusableDataError(
-            f"sample {index} of {type(dataset).__name__} cannot be read ({reason_of(error)})."
+            f"sample {index} of {type(dataset).__name__} cannot be read ({reason(error)})."
         ) from error
 
 
@@ -62,7 +64,7 @@ def read_sample(dataset: Any, adapter: Adapter, index: int) -> Sample:  # noqa: 
     except Exception as error:
         raise UnusableDataError(
             f"{type(adapter).__name__} cannot read sample {index} of {type(dataset).__name__}, which is "
-            f"{described(item)} ({reason_of(error)})."
+            f"{described(item)} ({reason(error)})."
         ) from error
 
 
@@ -75,6 +77,21 @@ class RunData:
     """Layout of the run's snapshots."""
     intensity: bool
     """Whether predicted diffraction is intensity."""
+
+
+def start_on_rank_zero(ranks: Ranks, start: Callable[[], RunData]) -> tuple[SnapshotLayout, bool]:
+    """Run `start` on rank zero; return, on all ranks, its layout and whether predicted diffraction is intensity.
+
+    All ranks must call this. Raises as `Ranks.broadcast`.
+    """
+
+    def numbers() -> list[int]:
+        data = start()
+        return [data.intensity, *astuple(data.layout)]
+
+    intensity, *sizes = ranks.broadcast(numbers).tolist()
+    names = (field.name for field in fields(SnapshotLayout))
+    return SnapshotLayout(**dict(zip(names, sizes, strict=True))), bool(intensity)
 
 
 def read_scan(
@@ -148,7 +165,7 @@ def _patterns(dataset: object, samples: Sequence[Sample]) -> tuple[Float32 | Non
         patterns = np.stack([to_float32(one.diffraction[0]) for one in samples])  # type: ignore[index]
         _, n_px, width = patterns.shape
     except Exception as error:
-        raise UnusableDataError(f"patterns of {type(dataset).__name__} cannot be used ({reason_of(error)}).") from error
+        raise UnusableDataError(f"patterns of {type(dataset).__name__} cannot be used ({reason(error)}).") from error
     if n_px != width:
         raise UnusableDataError(f"patterns of {type(dataset).__name__} have {n_px} x {width} px; they must be square.")
     return patterns, n_px
@@ -176,7 +193,7 @@ def _labels(samples: Sequence[Sample], name: str, n_px: int) -> Float32 | None:
             return found
         why = f"one has {found.shape[1]} x {found.shape[2]} px, a pattern {n_px} x {n_px}"
     except Exception as error:
-        why = reason_of(error)
+        why = reason(error)
     _log.warning("%s cannot be used (%s): patches are logged without ground truth.", name, why)
     return None
 

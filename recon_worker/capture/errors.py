@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
+NOTHING_LOGGED = "No reconstructions are logged"
+"""What a failure at the start costs."""
 
 
 class WrongSettingError(ValueError):
@@ -23,11 +25,6 @@ class UnusablePredictionsError(UnusableDataError, ValueError):
 
 class LeftEpochError(RuntimeError):
     """A training loop left an epoch with an exception of its own, before all predictions were added."""
-
-
-def reason_of(error: Exception) -> str:
-    """Return the type and message of an error, to be followed by more text."""
-    return f"{type(error).__name__}: {error}".rstrip(".: ")
 
 
 class Guard:
@@ -57,11 +54,11 @@ class Guard:
         except Exception as error:  # logging failures must not stop the training
             if self.strict:
                 raise
-            self.report(error, where, lost)
+            self._report(error, where, lost)
         finally:
             self._stall_s += time.perf_counter() - self._began_s
 
-    def report(self, error: Exception, where: str, lost: str = "A reconstruction is not logged") -> None:
+    def _report(self, error: Exception, where: str, lost: str) -> None:
         """Count an error; log the first one."""
         self.errors += 1
         if self.errors > 1:

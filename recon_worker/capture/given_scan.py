@@ -50,12 +50,6 @@ class GivenScan:
         pattern = pattern if isinstance(pattern, Tensor) else torch.from_numpy(np.asarray(pattern, np.float32))
         return Sample(diffraction=pattern if pattern.ndim == 3 else pattern[None], probe=self._probe)
 
-    @property
-    def patch_px(self) -> int | None:
-        """Side of a pattern, pixels; None if unknown."""
-        diffraction = self[0].diffraction
-        return None if diffraction is None else diffraction.shape[-1]
-
 
 class SampleAdapter:
     """Adapter of a dataset whose items are `Sample`s. It cannot call a network."""

@@ -4,7 +4,7 @@ import atexit
 import os
 import sys
 import time
-from dataclasses import astuple, fields, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from recon_worker.capture.adapters import Adapter, adapter_for
 from recon_worker.capture.copying import Copier
-from recon_worker.capture.dataset import read_item, read_sample, read_scan
-from recon_worker.capture.errors import Guard, WrongSettingError
+from recon_worker.capture.dataset import RunData, read_item, read_sample, read_scan, start_on_rank_zero
+from recon_worker.capture.errors import NOTHING_LOGGED, Guard, WrongSettingError
 from recon_worker.capture.gathering import ranks_of_process_group
 from recon_worker.capture.given_scan import GivenScan, SampleAdapter
 from recon_worker.capture.logged_run import LoggedRun
@@ -30,7 +30,6 @@ from recon_worker.system.databases import with_absolute_path
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
-_NOTHING_LOGGED = "No reconstructions are logged"
 
 
 class ReconLogger:
@@ -71,8 +70,8 @@ class ReconLogger:
             in `errors`, and training continues.
         distributed: Whether all ranks of torch.distributed take part; None: if it is initialised.
         **options: What to log, as for `PtychoReconLoggingCallback`: num_patches, fixed_indices, log_stitch (default: if
-            positions or a dataset are given), max_stitch_samples, stitch_weight, remove_ramp,
-            pixel_size_m, arrays, description, intensity.
+            positions or a dataset are given), max_stitch_samples, stitch_weight, remove_ramp, pixel_size_m, arrays,
+            description, intensity.
 
     Raises:
         TypeError: An option is unknown.
@@ -134,7 +133,7 @@ class ReconLogger:
                     self._target = _target(tracking_uri, run_id, first_epoch)
                     self._backend = make_backend(worker)
                     self._backend.launch()
-            with self.guard("the start", lost=_NOTHING_LOGGED):
+            with self.guard("the start", lost=NOTHING_LOGGED):
                 if known_px := self.ranks.maximum(self._known_px):
                     self.begin(known_px)
         except BaseException:
@@ -226,7 +225,7 @@ class ReconLogger:
     def begin(self, patch_px: int) -> None:
         """Read the constant data, start the backend, and prepare this rank. All ranks must call this."""
 
-        def started() -> list[int]:
+        def start() -> RunData:
             assert self._backend is not None
             assert self._target is not None
             digits = max(2, len(str(self._max_epochs or 0)))
@@ -235,18 +234,17 @@ class ReconLogger:
             )
             scan = replace(data.scan, reference=self._interval.first_epoch == 0)
             self._backend.start(self._target, scan, data.layout)
-            return [data.intensity, *astuple(data.layout)]
+            return data
 
         self.failed = True  # until the end of this function
-        intensity, *numbers = self.ranks.broadcast(started).tolist()
-        layout = SnapshotLayout(**{field.name: n for field, n in zip(fields(SnapshotLayout), numbers, strict=True)})
+        layout, intensity = start_on_rank_zero(self.ranks, start)
         self.run = LoggedRun(
             backend=self._backend,
             ranks=self.ranks,
             plan=CapturePlan(fixed_indices=self.indices, layout=layout),
             copier=Copier(torch.device("cpu")),
             interval=self._interval,
-            intensity=bool(intensity),
+            intensity=intensity,
         )
         self.failed = False
 

@@ -1,9 +1,9 @@
-"""WHEN to log: Lightning's hooks, and adapters for datasets and modules. Runs in the training process, on every rank.
+"""WHEN to log: Lightning's hooks, and what validation computes. Runs in the training process, on every rank.
 
 callback        `PtychoReconLoggingCallback`: cadence, Lightning's hooks, failures
 begin           selects what to log at the start of training, on all ranks
 trainer_state   reads loggers, loaders and ranks from the Trainer
-dataset         reads the constant data of a run: patterns, labels, positions
+forward_watch   sees the predictions that validation computes
 extra_pass      predicts the samples missing from validation
 mlflow_logger   `QueuedMLFlowLogger`: sends the training's own metrics from a background thread
 

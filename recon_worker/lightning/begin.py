@@ -1,7 +1,7 @@
 """Selects what to log at the start of training, on all ranks, and starts the backend on rank zero."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from recon_worker.capture.adapters import Adapter, adapter_for, described, recognised
 from recon_worker.capture.capture import Capture
 from recon_worker.capture.copying import Copier
-from recon_worker.capture.dataset import read_item, read_scan
+from recon_worker.capture.dataset import RunData, read_item, read_scan, start_on_rank_zero
 from recon_worker.capture.errors import UnusableDataError, UnusablePredictionsError
 from recon_worker.capture.gathering import Ranks
 from recon_worker.capture.logged_run import LoggedRun
@@ -23,7 +23,6 @@ from recon_worker.client.backend import ReconBackend
 from recon_worker.lightning.extra_pass import fill_missing, predict_samples, random_state_kept
 from recon_worker.lightning.forward_watch import ForwardWatch, predicting_module
 from recon_worker.lightning.trainer_state import choose_data, logged_loader, set_up_validation_data
-from recon_worker.snapshot.records import SnapshotLayout
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.messages import message_log
 
@@ -153,18 +152,26 @@ def begin_run(
     from_training_set = bool(chosen)
     indices = choose_indices(length, settings.options)
 
-    def started() -> list[int]:
-        layout, intensity = _start_backend(trainer, backend, target, indices, settings, length, from_training_set)
-        return [intensity, *astuple(layout)]
+    with ranks.all_or_none():
+        loader: Any = logged_loader(trainer, from_training_set=from_training_set)
+        adapter = settings.adapter or _recognised(loader.dataset)
 
-    intensity, *numbers = ranks.broadcast(started).tolist()
-    layout = SnapshotLayout(**{field.name: n for field, n in zip(fields(SnapshotLayout), numbers, strict=True)})
+    def start() -> RunData:
+        if backend is None:
+            raise RuntimeError("the backend could not be launched.")
+        reach = length if from_training_set else _reach(trainer, loader, length)
+        digits = max(2, len(str(trainer.max_epochs)))
+        with random_state_kept():
+            data = read_scan(loader.dataset, adapter, indices, settings.options, reach=reach, epoch_digits=digits)
+        scan = replace(data.scan, reference=settings.reference and trainer.global_step == 0)
+        backend.start(target(), scan, data.layout)
+        return data
+
+    layout, intensity = start_on_rank_zero(ranks, start)
     plan = CapturePlan(fixed_indices=indices, layout=layout)
 
     with ranks.all_or_none():
-        loader: Any = logged_loader(trainer, from_training_set=from_training_set)
         batches = [] if from_training_set else batch_indices(loader, ranks.rank, ranks.size)
-        adapter = settings.adapter or _recognised(loader.dataset)
         return TrainerRun(
             backend=backend,
             ranks=ranks,
@@ -172,7 +179,7 @@ def begin_run(
             copier=Copier(module.device),
             interval=Interval(settings.every_n_epochs, trainer.current_epoch),
             routes=tuple(plan.route(batch) for batch in batches),
-            intensity=bool(intensity),
+            intensity=intensity,
             dataset=loader.dataset,
             adapter=adapter,
             module=predicting,
@@ -198,36 +205,13 @@ def _recognised(dataset: Any) -> Adapter:  # noqa: ANN401
         return adapter_for(read_item(dataset, 0), type(dataset).__name__)
 
 
-def _start_backend(
-    trainer: Trainer,
-    backend: ReconBackend | None,
-    target: Callable[[], RunTarget],
-    indices: tuple[int, ...],
-    settings: Settings,
-    length: int,
-    from_training_set: bool,
-) -> tuple[SnapshotLayout, bool]:
-    """Read the constant data of the run, and start the backend with it. Random states are restored.
-
-    Returns:
-        The layout of the run's snapshots, and whether predicted diffraction is intensity.
-    """
-    if backend is None:
-        raise RuntimeError("the backend could not be launched.")
-    loader: Any = logged_loader(trainer, from_training_set=from_training_set)
-    reach = length
-    if not from_training_set:  # `limit_val_batches` may cut the validation short
-        try:
-            in_loader: float = len(loader)
-        except Exception:  # user code: a loader of unknown length may raise anything
-            in_loader = float("inf")
-        limit = trainer.num_val_batches[0]
-        if limit < in_loader:
-            reach = min(length, int(limit) * (getattr(loader, "batch_size", None) or 1) * trainer.world_size)
-    digits = max(2, len(str(trainer.max_epochs)))
-    adapter = settings.adapter or _recognised(loader.dataset)
-    with random_state_kept():
-        data = read_scan(loader.dataset, adapter, indices, settings.options, reach=reach, epoch_digits=digits)
-    scan = replace(data.scan, reference=settings.reference and trainer.global_step == 0)
-    backend.start(target(), scan, data.layout)
-    return data.layout, data.intensity
+def _reach(trainer: Trainer, loader: Any, length: int) -> int:  # noqa: ANN401
+    """Return how many leading samples a validation reaches, which `limit_val_batches` may cut short."""
+    try:
+        in_loader: float = len(loader)
+    except Exception:  # user code: a loader of unknown length may raise anything
+        in_loader = float("inf")
+    limit = trainer.num_val_batches[0]
+    if limit >= in_loader:
+        return length
+    return min(length, int(limit) * (getattr(loader, "batch_size", None) or 1) * trainer.world_size)

@@ -23,7 +23,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from recon_worker.capture.adapters import Adapter
-from recon_worker.capture.errors import Guard
+from recon_worker.capture.errors import NOTHING_LOGGED, Guard
 from recon_worker.capture.plan import Interval, ScanOptions
 from recon_worker.client.backend import ReconBackend, make_backend
 from recon_worker.lightning.begin import Settings, TrainerRun, begin_run
@@ -35,7 +35,6 @@ from recon_worker.system.databases import as_opened_by
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
-_NOTHING_LOGGED = "No reconstructions are logged"
 
 
 class PtychoReconLoggingCallback(Callback):
@@ -138,7 +137,7 @@ class PtychoReconLoggingCallback(Callback):
         """Launch the backend on global rank zero, in the background."""
         if stage != "fit" or not trainer.is_global_zero:
             return
-        with self._guard("setup", lost=_NOTHING_LOGGED):
+        with self._guard("setup", lost=NOTHING_LOGGED):
             self._finish()
             self._earlier_run_id, self._earlier_fit_unix_s = None, 0.0
             if mlflow_logger(trainer) is None:
@@ -149,7 +148,7 @@ class PtychoReconLoggingCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Select the samples and start the backend. Invalid settings raise here, before the first step."""
-        with self._guard("on_train_start", lost=_NOTHING_LOGGED):
+        with self._guard("on_train_start", lost=NOTHING_LOGGED):
             self._start(trainer, pl_module)
         if self.baseline and trainer.global_step == 0:
             self._log_by_extra_pass(trainer, pl_module, 0)
