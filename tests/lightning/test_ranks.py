@@ -157,7 +157,8 @@ def test_a_validation_set_without_an_index_leaves_all_ranks_with_the_training_se
 def test_predictions_of_another_shape_are_named_and_hang_nobody(launcher):
     assert launcher.run(2, launcher.case("small", small=True, returns_predictions=False)) == 0, launcher.output
 
-    assert "predictions have the shape (2, 1, 8, 8); expected: (B, 1, 16, 16)" in launcher.output
+    for share in (12, 11):  # of the extra pass before training
+        assert f"predictions have the shape ({share}, 1, 8, 8); expected: (B, 1, 16, 16)" in launcher.output
     assert [launcher.found("small", rank)["errors"] for rank in (0, 1)] == [3, 3]
 
 
