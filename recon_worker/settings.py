@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from recon_worker.system.arguments import check_fields
 from recon_worker.system.folder_owner import why_not_ours
 
 MAX_DEPTH = 64
@@ -83,6 +84,7 @@ class WorkerSettings:
     is replaced; extended by one second per 4 MiB of the snapshot."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.depth is not None and not 1 <= self.depth <= MAX_DEPTH:
             raise ValueError(f"depth is {self.depth}; allowed: 1 to {MAX_DEPTH}, or None to let it adapt.")
         # The working directory may change; a string is accepted from users who do not check types.

@@ -111,11 +111,6 @@ class PtychoLightningModule(LightningModule):
             exit_waves = patches[:, :, None] * (probe / PROBE_SCALE)
             return diffraction_amplitude(exit_waves) / output_scale, amp, phase
 
-    def forward_predict(self, x: Tensor, positions: Tensor, probe: Tensor, input_scale: Tensor) -> Tensor:
-        """Predict the object without propagation, (B, C, N, N) complex64; arguments as in `forward`."""
-        amp, phase = self.network(x * input_scale)
-        return _object(amp.float(), phase.float())
-
     def _merged(self, patches: Tensor, positions_px: Tensor, intensity: Tensor) -> Tensor:
         """Average the overlapping patches of each group of neighbours in a batch; the last group may be smaller."""
         size = self.merge_neighbours

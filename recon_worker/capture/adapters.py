@@ -9,7 +9,7 @@ may raise any exception.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeGuard
+from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
@@ -54,6 +54,7 @@ class Sample:
     """(..., N, N) complex probe, its modes in the leading axes; None: unknown."""
 
 
+@runtime_checkable
 class Adapter(Protocol):
     """Translates between a dataset and network, and the logging. Implement these three methods for your own."""
 

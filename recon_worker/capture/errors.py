@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from recon_worker.spool.folder import SpoolError
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
@@ -25,6 +26,15 @@ class UnusablePredictionsError(UnusableDataError, ValueError):
 
 class LeftEpochError(RuntimeError):
     """A training loop left an epoch with an exception of its own, before all predictions were added."""
+
+
+@contextmanager
+def wrong_spool() -> Iterator[None]:
+    """Raise WrongSettingError instead of SpoolError."""
+    try:
+        yield
+    except SpoolError as error:
+        raise WrongSettingError(str(error)) from error
 
 
 class Guard:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recon_worker.capture.adapters import Predictions, Sample
 from recon_worker.capture.errors import WrongSettingError
+from recon_worker.system.errors import reason
 
 
 class GivenScan:
@@ -38,7 +39,12 @@ class GivenScan:
             )
         self._length = next(iter(lengths.values()))
         self._diffraction = diffraction
-        self._probe = None if probe is None else torch.as_tensor(probe)
+        try:
+            self._probe = None if probe is None else torch.as_tensor(probe)
+        except Exception as error:
+            raise WrongSettingError(
+                f"probe cannot be used ({reason(error)}); allowed: a complex array, (N, N) or (P, N, N), or None."
+            ) from error
 
     def __len__(self) -> int:
         return self._length

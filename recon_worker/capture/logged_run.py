@@ -3,16 +3,52 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 
 from recon_worker.capture.capture import Capture
 from recon_worker.capture.copying import Copier
+from recon_worker.capture.errors import WrongSettingError, wrong_spool
 from recon_worker.capture.gathering import Destination, Ranks, Rows
 from recon_worker.capture.plan import CapturePlan, Interval, Route
-from recon_worker.client.backend import ReconBackend
+from recon_worker.client.backend import ReconBackend, make_backend
+from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.records import Snapshot, SnapshotArrays
+from recon_worker.spool.run_target import RunTarget
+
+_logged: "WeakValueDictionary[str, ReconBackend]" = WeakValueDictionary()
+"""The backend that logs to each run, by its ID, in this process."""
+
+
+def launched(worker: WorkerSettings | None) -> ReconBackend:
+    """Return a backend whose initialisation has begun. Raises WrongSettingError if its spool cannot be used."""
+    backend = make_backend(worker)
+    with wrong_spool():
+        backend.launch()
+    return backend
+
+
+def claim(target: RunTarget, backend: ReconBackend) -> None:
+    """Let no other backend of this process log to a run until `release`.
+
+    Raises:
+        WrongSettingError: Another one does: artifacts of the same names would replace each other.
+    """
+    if _logged.setdefault(target.run_id, backend) is not backend:
+        raise WrongSettingError(
+            f"run {target.run_id} is being logged to by another ReconLogger or callback of this process; allowed: one "
+            "at a time, as their pictures have the same names. Close the other one, or log to another run, for example "
+            "mlflow.start_run(nested=True)."
+        )
+
+
+def release(backend: ReconBackend) -> None:
+    """Let other backends log to the run of a closed one."""
+    for run_id, owner in list(_logged.items()):
+        if owner is backend:
+            del _logged[run_id]
 
 
 @dataclass(kw_only=True)

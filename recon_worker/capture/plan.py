@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Seque
 from recon_worker.capture.errors import WrongSettingError
 from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
 from recon_worker.snapshot.records import SnapshotLayout
+from recon_worker.system.arguments import check_fields
 
 FixedRows = tuple[tuple[int, int], ...]
 """(row of the fixed arrays, sample of the batch), for each fixed patch in a batch."""
@@ -50,6 +51,7 @@ class ScanOptions:
     """(n,) object index of each sample, from 0; None: from the dataset, or a single object."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.num_patches < 0:
             raise ValueError(f"num_patches is {self.num_patches}; it must be at least 0.")
         if self.max_stitch_samples is not None and self.max_stitch_samples < 1:
@@ -58,8 +60,6 @@ class ScanOptions:
             )
         if self.pixel_size_m is not None and not 0 < self.pixel_size_m < 1:
             raise ValueError(f"pixel_size_m is {self.pixel_size_m}; it must be above 0 and below 1 metre, or None.")
-        if self.arrays not in get_args(ArraysFormat):
-            raise ValueError(f"arrays is {self.arrays!r}; allowed: {', '.join(get_args(ArraysFormat))}.")
         if self.arrays != "none" and not self.log_stitch:
             raise ValueError(f"arrays is {self.arrays!r}, but no stitched object is logged; add log_stitch=True.")
         if self.arrays == "h5" and find_spec("h5py") is None:
@@ -76,8 +76,10 @@ class Interval:
     last_logged: int = 0
 
     def __post_init__(self) -> None:
-        if self.every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs is {self.every_n_epochs}; it must be at least 1.")
+        check_fields(self)
+        for name, least in (("every_n_epochs", 1), ("first_epoch", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
 
     def is_due(self, epoch: int, last_epoch: int | None) -> bool:
         """Return whether an epoch is due: every `every_n_epochs`, and the last one."""

@@ -4,7 +4,8 @@ import atexit
 import os
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
+from difflib import get_close_matches
 from types import TracebackType
 from typing import Any
 
@@ -15,21 +16,25 @@ from tqdm import tqdm
 from recon_worker.capture.adapters import Adapter, adapter_for
 from recon_worker.capture.copying import Copier
 from recon_worker.capture.dataset import RunData, read_item, read_sample, read_scan, start_on_rank_zero
-from recon_worker.capture.errors import NOTHING_LOGGED, Guard, WrongSettingError
+from recon_worker.capture.errors import NOTHING_LOGGED, Guard, WrongSettingError, wrong_spool
 from recon_worker.capture.gathering import ranks_of_process_group
 from recon_worker.capture.given_scan import GivenScan, SampleAdapter
-from recon_worker.capture.logged_run import LoggedRun
+from recon_worker.capture.logged_run import LoggedRun, claim, launched, release
 from recon_worker.capture.placement.samples import place_samples
 from recon_worker.capture.plan import CapturePlan, Interval, ScanOptions, choose_indices
 from recon_worker.capture.shot import Shot
-from recon_worker.client.backend import ReconBackend, make_backend
+from recon_worker.client.backend import ReconBackend
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.records import SnapshotLayout
 from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.arguments import check_arguments
 from recon_worker.system.databases import with_absolute_path
 from recon_worker.system.messages import message_log
+from recon_worker.upload.mlflow_client import why_no_run
 
 _log = message_log(__name__)
+_SMALLEST_PX = 4
+"""Smallest side of a patch."""
 
 
 class ReconLogger:
@@ -79,6 +84,15 @@ class ReconLogger:
         RuntimeError: Not all ranks created a logger within 60 s.
     """
 
+    run: LoggedRun | None = None
+    """State of this rank; None until the patch size is known."""
+    failed = False
+    """Whether the logging could not be started."""
+    has_explained = False
+    """Whether a message about missing predictions has been logged."""
+    _backend: ReconBackend | None = None
+    _target: RunTarget | None = None
+
     def __init__(
         self,
         *,
@@ -101,38 +115,34 @@ class ReconLogger:
         distributed: bool | None = None,
         **options: Any,  # noqa: ANN401 - of several types
     ) -> None:
+        check_arguments(ReconLogger.__init__, locals())
         defaults = {"log_stitch": positions is not None or dataset is not None}
         told = {"positions": positions, "ground_truth": ground_truth, "object_index": object_index}
-        self._options = ScanOptions(**defaults | told | options)
+        self._options = ScanOptions(**defaults | told | _known(options))
         self._interval, self._max_epochs = Interval(every_n_epochs, first_epoch), max_epochs
         self._worker, self.guard = worker, Guard(strict=strict)
+        self._dataset: Any = dataset
         if dataset is None:
-            self._dataset: Any = GivenScan(
-                length=num_samples, diffraction=diffraction, positions=positions, probe=probe
-            )
-            self._adapter: Adapter = SampleAdapter()
-        else:
-            self._dataset = dataset
-            self._adapter = adapter or adapter_for(read_item(dataset, 0), type(dataset).__name__)
+            self._dataset = GivenScan(length=num_samples, diffraction=diffraction, positions=positions, probe=probe)
+            adapter = SampleAdapter()
+        self._adapter = adapter or adapter_for(read_item(dataset, 0), type(dataset).__name__)
+        if patch_px is not None and patch_px < _SMALLEST_PX:
+            raise WrongSettingError(f"patch_px is {patch_px}; it must be at least {_SMALLEST_PX}, or None.")
         self.indices = choose_indices(len(self._dataset), self._options)
-        self._known_px = patch_px or self._pattern_px()
+        self._known_px = self._pattern_px() if patch_px is None else patch_px
         self._check_positions()
         self._closed, self._owner = False, os.getpid()
-        self._backend: ReconBackend | None = None
         self.ranks = ranks_of_process_group(distributed)
-        self.run: LoggedRun | None = None
-        """State of this rank; None until the patch size is known."""
-        self.failed = False
-        """Whether the logging could not be started."""
-        self.has_explained = False
-        """Whether a message about missing predictions has been logged."""
-        self._target: RunTarget | None = None
+        self._start(tracking_uri, run_id)
+
+    def _start(self, tracking_uri: str | None, run_id: str | None) -> None:
+        """Launch the backend on rank zero; start it if the patch size is known. All ranks must call this."""
         try:
             with self.ranks.all_or_none():
                 if self.ranks.rank == 0:
-                    self._target = _target(tracking_uri, run_id, first_epoch)
-                    self._backend = make_backend(worker)
-                    self._backend.launch()
+                    self._backend = launched(self._worker)
+                    self._target = _target(tracking_uri, run_id, self._interval.first_epoch)
+                    claim(self._target, self._backend)
             with self.guard("the start", lost=NOTHING_LOGGED):
                 if known_px := self.ranks.maximum(self._known_px):
                     self.begin(known_px)
@@ -206,6 +216,7 @@ class ReconLogger:
                 self.ranks.close()
             finally:
                 if self._backend is not None:
+                    release(self._backend)
                     self._backend.close(self._worker.flush_timeout_s if self._worker is not None else 0.0)
                     if self._backend.stats.submitted:
                         tqdm.write(self._backend.summary(), file=sys.stderr)
@@ -233,7 +244,8 @@ class ReconLogger:
                 self._dataset, self._adapter, self.indices, self._options, patch_px=patch_px, epoch_digits=digits
             )
             scan = replace(data.scan, reference=self._interval.first_epoch == 0)
-            self._backend.start(self._target, scan, data.layout)
+            with wrong_spool():
+                self._backend.start(self._target, scan, data.layout)
             return data
 
         self.failed = True  # until the end of this function
@@ -249,9 +261,20 @@ class ReconLogger:
         self.failed = False
 
 
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options. Raises TypeError, which suggests another name, if one is unknown."""
+    arguments = set(ReconLogger.__init__.__kwdefaults__ or {})
+    allowed = {field.name for field in fields(ScanOptions)} - arguments
+    for name in options.keys() - allowed:
+        near = get_close_matches(name, allowed | arguments, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(sorted(allowed | arguments))}."
+        raise TypeError(f"ReconLogger got an unknown option {name!r}; {advice}")
+    return options
+
+
 def _target(tracking_uri: str | None, run_id: str | None, first_epoch: int) -> RunTarget:
-    """Return the MLflow run to log to. Raises WrongSettingError if none is given or active."""
-    mlflow = sys.modules.get("mlflow")
+    """Return the MLflow run to log to. Raises WrongSettingError if none is given or active, or if it does not exist."""
+    mlflow, is_active = sys.modules.get("mlflow"), run_id is tracking_uri is None
     if run_id is None:
         active = mlflow.active_run() if mlflow is not None else None
         if active is None:
@@ -264,10 +287,17 @@ def _target(tracking_uri: str | None, run_id: str | None, first_epoch: int) -> R
         if mlflow is None:
             raise WrongSettingError("tracking_uri is not given. Pass it: MLflow has not been imported, or set up.")
         tracking_uri = str(mlflow.get_tracking_uri())
-    return RunTarget(
+    target = RunTarget(
         run_id=run_id,
         tracking_uri=with_absolute_path(tracking_uri),
         earlier_run_id=run_id if first_epoch else None,
         earlier_epoch=first_epoch,
         started_unix_s=time.time(),
     )
+    refusal = None if is_active else why_no_run(target)
+    if refusal:
+        raise WrongSettingError(
+            f"nothing can be logged to run_id={run_id!r} ({refusal}). Pass the ID of an existing run, for example that "
+            "of mlflow.start_run(), and the tracking_uri of its server."
+        )
+    return target

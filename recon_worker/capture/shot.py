@@ -37,7 +37,7 @@ class Shot:
         """Whether predictions are wanted: skip computing them if not."""
         self._logger, self._epoch, self._step = logger, epoch, step
         self._first: Capture | None = None
-        self._entered = False
+        self._entered = self._was_added = False
 
     def __enter__(self) -> "Shot":
         self._entered = True
@@ -65,6 +65,7 @@ class Shot:
         """
         if not self.due:
             return
+        self._was_added = True
         with self._logger.guard("ReconLogger.add", lost=f"Predictions of epoch {self._epoch} are not logged"):
             if not self._entered:
                 raise UnusablePredictionsError("`add` was called outside the `with` block of the epoch.")
@@ -110,7 +111,7 @@ class Shot:
                     raise UnusableDataError(str(error)) from error
         run = logger.run
         if run is None:
-            _log.warning("Epoch %d is not logged: no predictions were added.", self._epoch)
+            self._warn_of_nothing()
             return
         if run.epoch is None:
             run.begin_capture(self._epoch)
@@ -124,11 +125,15 @@ class Shot:
         run.submit(capture, step=self._step, stall_s=logger.guard.stall_s)
         logger.guard.restart()
 
+    def _warn_of_nothing(self) -> None:
+        why = "all predictions that were added were refused" if self._was_added else "no predictions were added"
+        _log.warning("Epoch %d is not logged: %s.", self._epoch, why)
+
     def _explain_missing(self, capture: Capture) -> bool:
         """Log how many predictions are missing, on rank zero. Returns whether there are any predictions at all."""
         filled = np.concatenate([capture.arrays.stitch_filled, capture.arrays.fixed_filled])
         if not filled.any():
-            _log.warning("Epoch %d is not logged: no predictions were added.", self._epoch)
+            self._warn_of_nothing()
             return False
         missing = np.flatnonzero(~capture.arrays.stitch_filled)
         if missing.size and not self._logger.has_explained:

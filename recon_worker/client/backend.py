@@ -17,7 +17,11 @@ class ReconBackend(Protocol):
     """Whether the arrays acquired last are in memory that later snapshots reuse, and thus worth page-locking."""
 
     def launch(self) -> None:
-        """Begin slow initialisation in the background. Call this as early as possible."""
+        """Begin slow initialisation in the background. Call this as early as possible.
+
+        Raises:
+            SpoolError: The spool directory cannot be used.
+        """
 
     def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
         """Set the run, the data common to its snapshots, and their layout. Call this once."""

@@ -13,6 +13,7 @@ from recon_worker.spool.outbox import Version, version_of
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.errors import reason
 from recon_worker.system.messages import message_log
+from recon_worker.upload.errors import UploadError
 from recon_worker.upload.mlflow_sink import MlflowSink
 from recon_worker.upload.resume import earlier_history
 
@@ -39,7 +40,7 @@ class InlineBackend:
         self._sink, self._scan = MlflowSink(target), scan
         self._history = earlier_history(target)
         if scan.reference:
-            self._log_for_run(reference(scan))
+            self._log_all("Step 0", reference(scan))
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
         """Return arrays for the next snapshot, the same ones each time."""
@@ -57,22 +58,22 @@ class InlineBackend:
         if self._scan is None:
             raise RuntimeError("submit was called before start; start the backend with the run's Scan first.")
         self.stats.submitted += 1
-        failures = self._log_all(render(self._scan, snapshot, self._history))
-        if failures:
-            self.stats.failed += 1
-            _log.warning(
-                "Epoch %d: %d artifacts could not be logged, the first being %s: %s",
-                snapshot.epoch, len(failures), failures[0].path, failures[0].reason,
-            )  # fmt: skip
-        else:
+        if self._log_all(f"Epoch {snapshot.epoch}", render(self._scan, snapshot, self._history)):
             self.stats.logged += 1
+        else:
+            self.stats.failed += 1
 
-    def _log_for_run(self, artifacts: Iterator[Artifact | Failure]) -> None:
-        """Upload artifacts that belong to no snapshot."""
-        for failure in self._log_all(artifacts):
-            _log.warning("%s could not be logged: %s", failure.path, failure.reason)
+    def _log_all(self, what: str, artifacts: Iterator[Artifact | Failure]) -> bool:
+        """Upload artifacts; log a warning, and return False, if some could not be logged."""
+        failures = self._failures(artifacts)
+        if failures:
+            count = f"{len(failures)} artifact{'' if len(failures) == 1 else 's'}"
+            _log.warning(
+                "%s: %s could not be logged, the first being %s: %s", what, count, failures[0].path, failures[0].reason
+            )
+        return not failures
 
-    def _log_all(self, artifacts: Iterator[Artifact | Failure]) -> list[Failure]:
+    def _failures(self, artifacts: Iterator[Artifact | Failure]) -> list[Failure]:
         """Upload artifacts until the first tracker error: each further attempt could block for minutes."""
         assert self._sink is not None
         failures: list[Failure] = []
@@ -105,7 +106,7 @@ class InlineBackend:
                 self._sink.upload(local, artifact.path)
                 sent[artifact.path] = version_of(local)
         except Exception as error:  # tracker errors must not stop the training
-            return reason(error)
+            return str(error) if isinstance(error, UploadError) else reason(error)
         self.stats.artifacts_logged += 1
         return ""
 
@@ -116,7 +117,7 @@ class InlineBackend:
     def close(self, timeout_s: float) -> None:
         """Log the artifacts of the whole run, such as the animation, and release the arrays."""
         if self._scan is not None:
-            self._log_for_run(finish(self._history))
+            self._log_all("The end of the run", finish(self._history))
         self._arrays = self._layout = self._scan = None
 
     def summary(self) -> str:

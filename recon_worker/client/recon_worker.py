@@ -26,6 +26,7 @@ from recon_worker.client.supervisor import Supervisor
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.artifact import Artifact
 from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
+from recon_worker.spool.folder import check_spool
 from recon_worker.spool.outbox import Outbox
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.messages import message_log
@@ -87,9 +88,14 @@ class ReconWorker:
         return len(self._queue.in_state(*TO_RENDER))
 
     def launch(self) -> None:
-        """Start the worker process in the background: it imports its modules while the training loads its data."""
+        """Start the worker process in the background: it imports its modules while the training loads its data.
+
+        Raises:
+            SpoolError: The spool directory cannot be used.
+        """
         if self._launched:
             return
+        check_spool(self.settings.spool_dir)
         self._launched = True
         self._supervisor.launch()
         atexit.register(self.close, self.settings.flush_timeout_s)
@@ -100,6 +106,7 @@ class ReconWorker:
 
         Raises:
             OSError: The spool cannot be written.
+            SpoolError: The run's folder in it cannot be used.
         """
         self.launch()
         self._outbox, self._lock = open_run_folder(self.settings.spool_dir, target)

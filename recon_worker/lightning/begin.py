@@ -15,9 +15,9 @@ from recon_worker.capture.adapters import Adapter, adapter_for, described, recog
 from recon_worker.capture.capture import Capture
 from recon_worker.capture.copying import Copier
 from recon_worker.capture.dataset import RunData, read_item, read_scan, start_on_rank_zero
-from recon_worker.capture.errors import UnusableDataError, UnusablePredictionsError
+from recon_worker.capture.errors import UnusableDataError, UnusablePredictionsError, wrong_spool
 from recon_worker.capture.gathering import Ranks
-from recon_worker.capture.logged_run import LoggedRun
+from recon_worker.capture.logged_run import LoggedRun, claim
 from recon_worker.capture.plan import CapturePlan, Interval, ScanOptions, batch_indices, choose_indices
 from recon_worker.client.backend import ReconBackend
 from recon_worker.lightning.extra_pass import fill_missing, predict_samples, random_state_kept
@@ -53,12 +53,12 @@ class TrainerRun(LoggedRun):
 
         Predictions named `amp` and `phase` in the returned mapping are meant for logging and take precedence.
         """
-        (seen, unread), capture = self.watch.take(), self.capture
+        (seen, unread, changed), capture = self.watch.take(), self.capture
         if capture is None or batch_idx >= len(capture.targets):
             return
         returned = recognised(self.adapter, outputs)
         use_returned = returned is not None and (isinstance(outputs, Mapping) or len(seen) != 1)
-        predictions = returned if use_returned else seen[0] if len(seen) == 1 else None
+        predictions = returned if use_returned else seen[0] if len(seen) == 1 and not changed else None
         if predictions is None:
             self._why_extra_pass = self._why_none(len(seen), None if unread is outputs else unread)
             return
@@ -73,6 +73,8 @@ class TrainerRun(LoggedRun):
         advice = "Return amp and phase in a mapping, or name a submodule called once per batch (predictions_from)"
         if self.watch.refusal:
             return f"{name} accepts no hook that sees what validation_step computes ({self.watch.refusal}). {advice}"
+        if calls == 1:
+            return f"validation_step changes what {name} returned in place. Change a clone. {advice}"
         if calls:
             return f"validation_step calls {name} {calls} times per batch. {advice}"
         if unread is not None:
@@ -80,7 +82,10 @@ class TrainerRun(LoggedRun):
         return f"validation_step does not call {name}, or calls only its `forward`, past the hook. {advice}"
 
     def predict_missing(self, capture: Capture, precision: Precision) -> None:
-        """Predict the samples missing from a capture in an extra pass. All ranks must call this."""
+        """Predict the samples missing from a capture in an extra pass, if possible. All ranks must call this."""
+        if not self.may_predict:
+            self._explain()
+            return
         predict = partial(
             predict_samples,
             capture,
@@ -95,15 +100,16 @@ class TrainerRun(LoggedRun):
         except UnusableDataError:  # says what was found
             raise
         except Exception:
-            self._explain_extra_pass()
+            self._explain()
             raise
-        self._explain_extra_pass()
+        self._explain()
 
-    def _explain_extra_pass(self) -> None:
+    def _explain(self) -> None:
         """Log, once and on rank zero, why validation's predictions are not used."""
         if self._why_extra_pass and not self._explained and self.ranks.rank == 0:
             self._explained = True
-            _log.warning("Logged samples are predicted by an extra pass, which costs time: %s.", self._why_extra_pass)
+            effect = "predicted by an extra pass, which costs time" if self.may_predict else "shown as not predicted"
+            _log.warning("Logged samples are %s: %s.", effect, self._why_extra_pass)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +170,10 @@ def begin_run(
         with random_state_kept():
             data = read_scan(loader.dataset, adapter, indices, settings.options, reach=reach, epoch_digits=digits)
         scan = replace(data.scan, reference=settings.reference and trainer.global_step == 0)
-        backend.start(target(), scan, data.layout)
+        run = target()
+        claim(run, backend)
+        with wrong_spool():
+            backend.start(run, scan, data.layout)
         return data
 
     layout, intensity = start_on_rank_zero(ranks, start)

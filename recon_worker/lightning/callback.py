@@ -15,7 +15,7 @@ epochs, hence the same collectives, even if logging has failed on one of them. L
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -24,13 +24,15 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from recon_worker.capture.adapters import Adapter
 from recon_worker.capture.errors import NOTHING_LOGGED, Guard
+from recon_worker.capture.logged_run import launched, release
 from recon_worker.capture.plan import Interval, ScanOptions
-from recon_worker.client.backend import ReconBackend, make_backend
+from recon_worker.client.backend import ReconBackend
 from recon_worker.lightning.begin import Settings, TrainerRun, begin_run
 from recon_worker.lightning.trainer_state import mlflow_logger, ranks_of
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
 from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.arguments import check_arguments
 from recon_worker.system.databases import as_opened_by
 from recon_worker.system.messages import message_log
 
@@ -73,7 +75,7 @@ class PtychoReconLoggingCallback(Callback):
         self,
         every_n_epochs: int = 5,
         num_patches: int = 4,
-        fixed_indices: tuple[int, ...] | list[int] | None = None,
+        fixed_indices: Sequence[int] | None = None,
         log_stitch: bool = False,
         max_stitch_samples: int | None = None,
         *,
@@ -92,6 +94,7 @@ class PtychoReconLoggingCallback(Callback):
         ground_truth: Any = None,  # noqa: ANN401 - array-like or path
         object_index: Any = None,  # noqa: ANN401 - array-like
     ) -> None:
+        check_arguments(PtychoReconLoggingCallback.__init__, locals())
         self.every_n_epochs = Interval(every_n_epochs).every_n_epochs
         self.num_patches, self.fixed_indices = num_patches, fixed_indices
         self.log_stitch, self.max_stitch_samples, self.stitch_weight = log_stitch, max_stitch_samples, stitch_weight
@@ -143,8 +146,7 @@ class PtychoReconLoggingCallback(Callback):
             if mlflow_logger(trainer) is None:
                 _log.warning("No reconstructions are logged: the Trainer has no MLFlowLogger.")
                 return
-            self._backend = make_backend(self.worker)
-            self._backend.launch()
+            self._backend = launched(self.worker)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Select the samples and start the backend. Invalid settings raise here, before the first step."""
@@ -271,7 +273,7 @@ class PtychoReconLoggingCallback(Callback):
 
     def _submit(self, run: TrainerRun, trainer: Trainer) -> None:
         capture, is_complete = run.end_capture()
-        if run.may_predict and not is_complete:
+        if not is_complete:
             run.predict_missing(capture, trainer.precision_plugin)
         run.submit(capture, step=trainer.global_step, stall_s=self._guard.stall_s)
         self._guard.restart()
@@ -290,6 +292,7 @@ class PtychoReconLoggingCallback(Callback):
                 run.ranks.close()
         finally:
             if backend is not None:
+                release(backend)
                 backend.close(self.worker.flush_timeout_s if self.worker is not None else 0.0)
                 if backend.stats.submitted:
                     rank_zero_info(backend.summary())

@@ -1,6 +1,6 @@
 """Sees the predictions that validation computes, through a forward hook on the module."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule
 from torch import nn
@@ -27,6 +27,16 @@ def predicting_module(module: LightningModule, name: str | None) -> nn.Module:
         ) from error
 
 
+class Seen(NamedTuple):
+    """Results of a module's calls."""
+
+    predictions: list[Predictions]
+    unread: object
+    """The first result that holds no predictions; None: there was no such result."""
+    changed: bool
+    """Whether predictions were changed in place after the call."""
+
+
 class ForwardWatch:
     """Collects the predictions of one validation batch while a hook is on the module.
 
@@ -42,6 +52,7 @@ class ForwardWatch:
         self._module, self._adapter = module, adapter
         self._handle: RemovableHandle | None = None
         self._seen: list[Predictions] = []
+        self._versions: list[list[int]] = []
         self._unread: object = None
         self.refusal = ""
         """Why the module accepts no hook; empty: it does."""
@@ -57,25 +68,27 @@ class ForwardWatch:
     def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401
         if (predictions := recognised(self._adapter, output)) is not None:
             amp, phase, diffraction = predictions
-            self._seen.append(
-                Predictions(amp.detach(), phase.detach(), None if diffraction is None else diffraction.detach())
-            )
+            seen = Predictions(amp.detach(), phase.detach(), None if diffraction is None else diffraction.detach())
+            self._seen.append(seen)
+            self._versions.append(_versions(seen))
         elif self._unread is None:
             self._unread = output
 
-    def take(self) -> tuple[list[Predictions], object]:
-        """Return and forget what was seen since the last call.
-
-        Returns:
-            The predictions, and the first result that holds none; None: there was no such result.
-        """
-        seen, self._seen = self._seen, []
-        unread, self._unread = self._unread, None
-        return seen, unread
+    def take(self) -> Seen:
+        """Return and forget what was seen since the last call."""
+        changed = [_versions(one) for one in self._seen] != self._versions
+        seen = Seen(self._seen, self._unread, changed)
+        self._seen, self._versions, self._unread = [], [], None
+        return seen
 
     def stop(self) -> None:
         """Remove the hook, and forget what it saw."""
-        self._seen, self._unread = [], None
+        self.take()
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
+
+
+def _versions(predictions: Predictions) -> list[int]:
+    """Return torch's counter of in-place changes for each tensor; 0 if it counts none (`torch.inference_mode`)."""
+    return [0 if one is None or one.is_inference() else one._version for one in predictions]

@@ -5,6 +5,7 @@ spool is not trusted: links are never followed.
 """
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from recon_worker.system.errors import is_shortage
 from recon_worker.system.folder_owner import why_not_ours
 
 _PREFIX = ".recon-log-"
@@ -86,7 +88,8 @@ class RunFolder:
         """Create folders of the run, and the run's own folder if it is missing or was removed."""
         if self.descriptor < 0 or not os.fstat(self.descriptor).st_nlink:
             self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.folder.mkdir(mode=0o700, exist_ok=True)
+            with contextlib.suppress(FileExistsError):  # not a folder: `_open` says so
+                self.folder.mkdir(mode=0o700, exist_ok=True)
             self._open()
             found = {place.name for place in self._place.iterdir()}
             if found and not found & _PARTS:  # a run's artifacts may be stored under its ID too
@@ -162,6 +165,24 @@ def _remove(place: Path) -> None:
         shutil.rmtree(place)
     else:
         place.unlink(missing_ok=True)
+
+
+def check_spool(directory: Path) -> None:
+    """Check that folders can be created in a spool directory, which is created if it does not exist.
+
+    Raises:
+        SpoolError: They cannot, for another reason than a shortage that may pass, such as a full disk.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory)).rmdir()
+    except OSError as error:
+        if is_shortage(error) and error.errno != errno.EROFS:
+            return
+        raise SpoolError(
+            f"spool_dir {directory} cannot be used ({error.strerror}); allowed: a folder in which this user can create "
+            "folders, or a path at which one can be created. Choose another one, or correct its permissions."
+        ) from error
 
 
 def run_folders(directory: Path) -> list[Path]:

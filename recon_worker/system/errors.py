@@ -36,8 +36,8 @@ def reason(error: BaseException) -> str:
         context = None if root.__suppress_context__ else root.__context__
         wrapped = (getattr(root, "reason", None), *root.args, root.__cause__, context)
         root = next((one for one in wrapped if isinstance(one, BaseException)), root)
-    (raised, _), (cause, text) = _described(error), _described(root)
-    return raised if text in raised else f"{cause} ({raised})"
+    (raised, whole), (cause, text) = _described(error), _described(root)
+    return raised if text == whole or text in raised else f"{cause} ({raised})"
 
 
 def is_shortage(error: BaseException | None) -> bool:

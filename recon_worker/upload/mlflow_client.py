@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.databases import is_sqlite, why_not_mlflows
+from recon_worker.system.errors import reason
 from recon_worker.upload.errors import RefusedError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _thread = threading.local()
+_PATIENCE_S = 10.0
+_NO_SUCH_RUN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 
 def connect(target: RunTarget) -> "MlflowClient":
@@ -36,6 +39,29 @@ def connect(target: RunTarget) -> "MlflowClient":
         raise RefusedError(refusal)
     _check_upload_answers()
     return mlflow.MlflowClient(target.tracking_uri)
+
+
+def why_no_run(target: RunTarget) -> str | None:
+    """Explain why nothing can be logged to a run; None if it exists, or if the server does not say so in time.
+
+    Asks in a thread of its own: MLflow's client tries for minutes to reach a server.
+    """
+    refusals = list[str]()
+
+    def ask() -> None:
+        try:
+            with without_mlflow_tracebacks():
+                run = connect(target).get_run(target.run_id)
+            if run.info.lifecycle_stage == "deleted":
+                refusals.append(f"run {target.run_id} is deleted")
+        except Exception as error:  # any error of the client
+            if isinstance(error, RefusedError) or getattr(error, "error_code", "") in _NO_SUCH_RUN:
+                refusals.append(reason(error))
+
+    thread = threading.Thread(target=ask, name="run-exists", daemon=True)
+    thread.start()
+    thread.join(_PATIENCE_S)
+    return next(iter(refusals), None)
 
 
 @contextlib.contextmanager

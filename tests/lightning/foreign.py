@@ -95,12 +95,6 @@ class ForeignModule(LightningModule):
             return patches, amp, phase
         return torch.fft.fft2(patches[:, :, None] * probe).sum(2).abs() / N_PX / output_scale, amp, phase
 
-    def forward_predict(self, x, positions, probe, input_scale):
-        assert probe.ndim == 5
-        self.calls.append(("forward_predict", len(x)))
-        amp, phase = self._object(x * input_scale)
-        return torch.polar(amp, phase)
-
     def _step(self, batch):
         fields, probe, _ = batch
         scale = fields["rms_scaling_constant" if "rms_scaling_constant" in fields else "rms_input_scale"]

@@ -70,18 +70,6 @@ def test_predicted_diffraction_agrees_with_the_reference():
     torch.testing.assert_close(pred, ref["pred_diff"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("gridsize", [1, 2])
-def test_forward_predict_returns_the_object_that_forward_propagates(gridsize):
-    module = PtychoLightningModule(n_px=64, gridsize=gridsize, n_filters_scale=1)
-    images, positions, probe, scale = _inputs(channels=gridsize**2)
-
-    pred, amp, phase = module(images, positions, probe, scale, scale)
-    patches = module.forward_predict(images, positions, probe, scale)
-
-    assert pred.shape == amp.shape == phase.shape == patches.shape
-    torch.testing.assert_close(patches, torch.polar(torch.ones_like(amp), phase) * amp)
-
-
 def test_output_scale_undoes_the_input_scale():
     module = PtychoLightningModule(n_px=64, n_filters_scale=1)
     images, positions, probe, scale = _inputs()

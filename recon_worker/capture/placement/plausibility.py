@@ -112,12 +112,13 @@ def check_reach(found: Positions, objects: dict[int, Complex64], n_px: int, *, e
 
 
 def check_order(found: Positions, objects: dict[int, Complex64], parts: Sequence[Part], n_px: int) -> None:
-    """Compare the phases that a grid-lines container stores (`Y_phi`) with the true object at its `coords_offsets`.
+    """Check that the `coords_offsets` of a container are in the order of its samples.
 
-    A training split is shuffled, unlike its `coords_offsets`, and looks like a test split otherwise.
+    A grid-lines training split is shuffled, unlike its `coords_offsets`, and looks like a test split otherwise. Where
+    possible, the phases that it stores (`Y_phi`) are compared with the true object.
 
     Raises:
-        ValueError: They differ.
+        ValueError: They differ, or positions on a grid cannot be checked.
     """
     if found.source != "container.coords_offsets":
         return
@@ -132,16 +133,23 @@ def check_order(found: Positions, objects: dict[int, Complex64], parts: Sequence
                     correlations.append(_correlation(np.exp(1j * np.angle(patch)), np.exp(1j * phase)))
         except Exception:  # user code; without a true object, or phases of its patches, nothing can be compared
             continue
-    if not correlations:
-        _log.warning(
-            "Patches are placed at the coords_offsets of the dataset, which do not match them in the training split of "
-            "a grid-lines file. Check that it is not one, or give the callback the positions."
+    if not correlations and any(_is_grid(found.px[part.rows, 0]) for part in parts):
+        raise ValueError(
+            "coords_offsets lie on a grid, and in a grid-lines training split not in the order of the samples; the "
+            "dataset has neither metadata nor phases (Y_phi) and a true object to tell. If they are in order, pass "
+            "them as `positions`, or give the dataset its `metadata`"
         )
-    elif np.median(correlations) < _SAME:
+    if correlations and np.median(correlations) < _SAME:
         raise ValueError(
             f"the phases in Y_phi are not those of the true object at coords_offsets (correlation "
             f"{np.median(correlations):.2f}): in a training split, which is shuffled, they belong to other samples"
         )
+
+
+def _is_grid(centres: Float64) -> bool:
+    """Return whether positions, (n, 2), fill at least half of a grid of at least 2 x 2 points."""
+    columns, rows = (len(np.unique(one)) for one in centres.T)
+    return min(columns, rows) > 1 and 2 * len(centres) >= columns * rows
 
 
 def _correlation(a: NDArray[Any], b: NDArray[Any]) -> float:

@@ -135,6 +135,9 @@ def place_samples(
         n_px=n_px,
         amplitude_scale=scale or (1.0 if found.geometry is None else found.geometry.amplitude_scale),
     )
+    if n_px % 2:
+        text = f"patches of {n_px} x {n_px} px cannot be stitched, as their side is odd: crop or pad them by one pixel"
+        return Placement(geometry=None, skip_reason=text, true_patches=patches)
     try:
         geometry, ids = _geometry(found, count, n_px, crop_px, scale, probe_intensity)
     except ValueError as error:
