@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 from ptycho_torch.checks import ConfigError
 from ptycho_torch.config import DataConfig, ModelConfig, PyTorchExecutionConfig, RunConfig, ScanKind, TrainingConfig
+from ptycho_torch.quiet import quiet_libraries
 from ptycho_torch.recon_log_config import DEFAULT_EVERY_N_EPOCHS
 
 SECTIONS: dict[str, type] = {
@@ -50,13 +51,15 @@ def main(
         print(config.as_yaml(), end="")
         return 0
     from ptycho_torch.files.npz import DataError
-    from ptycho_torch.workflows.components import describe, run_training
 
     try:
-        if dry_run:
-            print(describe(config))
-        else:
-            run_training(config)
+        with quiet_libraries():
+            from ptycho_torch.workflows.components import describe, run_training
+
+            if dry_run:
+                print(describe(config))
+            else:
+                run_training(config)
     except (ConfigError, DataError) as error:
         arguments.fail(str(error))
     return 0

@@ -1,17 +1,14 @@
 """Command line of the reconstruction from a checkpoint. Free of heavy imports."""
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from ptycho_torch.checks import ConfigError
 from ptycho_torch.cli import Arguments
 from ptycho_torch.inference_config import InferenceConfig
+from ptycho_torch.quiet import quiet_libraries
 
 _INCOMPLETE = 1
 """Exit code if an artifact failed."""
-_ADVICE = (".*srun. command is available", ".*isinstance.treespec, LeafSpec", ".*does not have many workers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,24 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ptycho_torch.workflows.inference import reconstruct
 
     try:
-        with _quiet_lightning():
+        with quiet_libraries():
             made = reconstruct(config)
     except (ConfigError, DataError) as error:
         arguments.fail(str(error))
     print(made.describe())
     return _INCOMPLETE if made.failures else 0
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's hints about training, which would clutter the printed metrics."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for message in _ADVICE:
-                warnings.filterwarnings("ignore", message)
-            yield
-    finally:
-        logger.setLevel(level)

@@ -5,24 +5,21 @@ fail within seconds rather than after loading a large scan.
 """
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from recon_worker.system.mlflow_environment import for_training
 
 os.environ.update(for_training(os.environ))  # before importing mlflow, which starts telemetry threads
-# MLflow would print the run's URI with its password; `_log_settings` prints it without.
+# MLflow would print the run's URI with its password; `announce_run` prints it without.
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
 
 from ptycho_torch.checks import ConfigError, make_directory
 from ptycho_torch.config import RunConfig
@@ -32,11 +29,11 @@ from ptycho_torch.workflows.checkpoint import Recipe, RecipeInCheckpoint, check_
 from ptycho_torch.workflows.ending import EndTogether
 from ptycho_torch.workflows.mlflow_run import RunInCheckpoint, chosen_run_id, prepare_run
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
+from ptycho_torch.workflows.terminal import EpochLines, announce_run, announce_training, conclude
 from recon_worker.lightning.mlflow_logger import QueuedMLFlowLogger
 from recon_worker.settings import WorkerSettings, default_queue_bytes
-from recon_worker.system.uris import without_credentials
-
-_UI_PORT = 5000
+from recon_worker.system.messages import show_messages
+from recon_worker.system.standard_streams import shows_progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +52,7 @@ def run_training(config: RunConfig) -> TrainingResult:
         ConfigError: A setting does not match this machine or the data.
         DataError: A data file is invalid.
     """
+    show_messages("ptycho_torch")
     seed_everything(config.training.seed, workers=True, verbose=False)
     logger = make_logger(config)
     trainer = make_trainer(config, logger)
@@ -64,8 +62,11 @@ def run_training(config: RunConfig) -> TrainingResult:
     model = _checked_model(config)
     if isinstance(logger, MLFlowLogger) and trainer.is_global_zero:
         with _environment_kept("MLFLOW_TRACKING_URI"):
-            _log_settings(logger, config)
+            name = prepare_run(logger, config.as_dict(), config.as_yaml())
+            announce_run(logger, name)
+    announce_training(trainer, model, datamodule, config)
     _train_with_lightning(trainer, model, datamodule, config.training.resume_path)
+    conclude(trainer)
     return TrainingResult(trainer=trainer, model=model, datamodule=datamodule)
 
 
@@ -120,7 +121,8 @@ def make_trainer(config: RunConfig, logger: Logger | None) -> Trainer:
             limit_val_batches=None if config.data.test_data_file is not None else 0,
             logger=logger or False,
             callbacks=_callbacks(config),
-            enable_progress_bar=sys.stdout is not None,
+            enable_progress_bar=shows_progress("stdout"),
+            enable_model_summary=False,
             default_root_dir=training.output_dir.absolute(),
             log_every_n_steps=1,
         )
@@ -141,8 +143,7 @@ def _callbacks(config: RunConfig) -> list[Callback]:
         ModelCheckpoint(config.training.checkpoint_dir, filename="best", monitor=monitored, save_last=True),
         RecipeInCheckpoint(Recipe.of(config)),
     ]
-    if sys.stdout is not None:  # closed by `>&-`: the progress bar would raise
-        callbacks.append(TQDMProgressBar(leave=False))
+    callbacks.append(TQDMProgressBar(leave=False) if shows_progress("stdout") else EpochLines())
     if config.execution.logger == "mlflow":
         callbacks.append(RunInCheckpoint())
     if config.execution.recon_log_enabled:
@@ -232,17 +233,6 @@ def _checked_model(config: RunConfig) -> PtychoLightningModule:
     return model
 
 
-def run_url(logger: MLFlowLogger) -> str:
-    """Return the URL of the run's page; for a database, the URL served by `mlflow ui`."""
-    uri = str(logger._tracking_uri)
-    server = (
-        without_credentials(uri).rstrip("/")
-        if urlsplit(uri).scheme in ("http", "https")
-        else f"http://127.0.0.1:{_UI_PORT}"
-    )
-    return f"{server}/#/experiments/{logger.experiment_id}/runs/{logger.run_id}?workflowType=machine_learning"
-
-
 def _train_with_lightning(
     trainer: Trainer, model: PtychoLightningModule, datamodule: PtychoDataModule, resume_path: Path | None
 ) -> None:
@@ -260,15 +250,6 @@ def _environment_kept(name: str) -> Iterator[None]:
             os.environ.pop(name, None)
         else:
             os.environ[name] = before
-
-
-def _log_settings(logger: MLFlowLogger, config: RunConfig) -> None:
-    """Log the resolved settings to the run and print its URL."""
-    prepare_run(logger, config.as_dict(), config.as_yaml())
-    uri = without_credentials(config.tracking_uri)
-    if urlsplit(uri).scheme not in ("http", "https"):
-        rank_zero_info(f"To view this run, start: mlflow ui --backend-store-uri '{uri}' --port {_UI_PORT}")
-    rank_zero_info(f"MLflow run: {run_url(logger)}")
 
 
 def _check_fixed_indices(config: RunConfig, datamodule: PtychoDataModule) -> None:

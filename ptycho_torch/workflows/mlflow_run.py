@@ -63,8 +63,8 @@ def _named_by(path: Path) -> dict[str, str]:
     return named
 
 
-def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: str) -> None:
-    """Create or reopen the run and log the settings as tags and as config.yaml.
+def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: str) -> str:
+    """Create or reopen the run, log the settings as tags and as config.yaml, and return the run's name.
 
     In a continued run the latest training overwrites the tags and adds a file, `config_2.yaml` etc.
 
@@ -72,13 +72,14 @@ def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: s
         ConfigError: The server is unreachable or rejects the run, or the run is deleted.
     """
     try:
-        continued = logger._run_id is not None
         client, run_id = logger.experiment, str(logger.run_id)
-        if continued and client.get_run(run_id).info.lifecycle_stage == "deleted":
+        info = client.get_run(run_id).info
+        if info.lifecycle_stage == "deleted":
             raise ConfigError(f"MLflow run {run_id} is deleted. Restore it, or start another: --mlflow-run-id new.")
         client.update_run(run_id, status="RUNNING")
         logger.log_hyperparams(settings)
         client.log_text(run_id, settings_text, _free_name([file.path for file in client.list_artifacts(run_id)]))
+        return str(info.run_name)
     except (MlflowException, OSError) as error:
         uri = str(logger._tracking_uri)
         raise ConfigError(

@@ -54,7 +54,7 @@ class Copier:
             return
         error = int(self._cuda.cudart().cudaHostRegister(address, nbytes, 0))
         if error:
-            _log.info("Memory of the queue cannot be page-locked (CUDA error %d): copies take longer.", error)
+            _log.debug("Memory of the queue cannot be page-locked (CUDA error %d): copies take longer.", error)
         else:
             self._locked[address] = arrays  # keeps the memory alive while it is locked
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from recon_worker.capture.adapters import Adapter, adapter_for
+from recon_worker.capture.announcement import announce
 from recon_worker.capture.copying import Copier
 from recon_worker.capture.dataset import RunData, read_item, read_sample, read_scan, start_on_rank_zero
 from recon_worker.capture.errors import NOTHING_LOGGED, Guard, WrongSettingError, wrong_spool
@@ -219,7 +219,7 @@ class ReconLogger:
                     release(self._backend)
                     self._backend.close(self._worker.flush_timeout_s if self._worker is not None else 0.0)
                     if self._backend.stats.submitted:
-                        tqdm.write(self._backend.summary(), file=sys.stderr)
+                        _log.info("%s", self._backend.summary())
 
     def layout(self, patch_px: int) -> SnapshotLayout:
         """Return the layout of snapshots with patches of this size, if the positions can be used."""
@@ -246,6 +246,7 @@ class ReconLogger:
             scan = replace(data.scan, reference=self._interval.first_epoch == 0)
             with wrong_spool():
                 self._backend.start(self._target, scan, data.layout)
+            announce(data, self._target, self._interval, self._max_epochs, self._worker)
             return data
 
         self.failed = True  # until the end of this function

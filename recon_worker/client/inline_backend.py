@@ -1,18 +1,20 @@
 """`InlineBackend`: the backend without a worker. Renders and uploads each snapshot on the training thread."""
 
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from recon_worker.client.ledger import Ledger
 from recon_worker.pictures.artifacts import finish, reference, render
 from recon_worker.pictures.history import History
+from recon_worker.pictures.records import noting_metrics
 from recon_worker.snapshot.artifact import Artifact, Failure
 from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.spool.outbox import Version, version_of
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.errors import reason
-from recon_worker.system.messages import message_log
+from recon_worker.system.messages import message_log, show_messages
 from recon_worker.upload.errors import UploadError
 from recon_worker.upload.mlflow_sink import MlflowSink
 from recon_worker.upload.resume import earlier_history
@@ -24,6 +26,7 @@ class InlineBackend:
     """Stitches, renders and uploads within `submit`, on the caller's thread. Reuses one set of arrays."""
 
     def __init__(self) -> None:
+        show_messages("recon_worker")
         self.stats = Ledger()
         self.reuses_memory = True
         self._sink: MlflowSink | None = None
@@ -58,8 +61,12 @@ class InlineBackend:
         if self._scan is None:
             raise RuntimeError("submit was called before start; start the backend with the run's Scan first.")
         self.stats.submitted += 1
-        if self._log_all(f"Epoch {snapshot.epoch}", render(self._scan, snapshot, self._history)):
+        began_s, metrics = time.monotonic(), dict[str, float]()
+        artifacts = noting_metrics(render(self._scan, snapshot, self._history), metrics)
+        if self._log_all(f"Epoch {snapshot.epoch}", artifacts):
             self.stats.logged += 1
+            took_s = time.monotonic() - began_s
+            _log.info("%s", self.stats.add_epoch(snapshot.epoch, snapshot.step, metrics, took_s))
         else:
             self.stats.failed += 1
 
@@ -122,4 +129,4 @@ class InlineBackend:
 
     def summary(self) -> str:
         """Return a one-line summary of snapshot outcomes."""
-        return f"Reconstructions: {self.stats}."
+        return f"Reconstructions: {self.stats}. {self.stats.best()}".rstrip()

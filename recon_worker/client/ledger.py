@@ -1,8 +1,41 @@
-"""`Ledger`: counts the outcome of every snapshot. At the end `submitted = logged + dropped + spooled + failed`."""
+"""`Ledger`: counts the outcome of every snapshot, and keeps the metrics of those that are logged.
 
-from dataclasses import dataclass
+At the end `submitted = logged + dropped + spooled + failed`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from recon_worker.client.job import EVENTS, REFERENCE, Job
+from recon_worker.pictures.labels import epoch_label, metric_label
+
+_QUALITY = ("phase_ssim", "phase_correlation", "r_factor", "deviance")
+"""Metrics that tell how good a reconstruction is, the most meaningful first."""
+_RESOLUTION = {"frc_resolution_half_px": "FRC", "half_data_frc_half_period_px": "half-data FRC"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggedEpoch:
+    """A reconstruction whose artifacts are all in MLflow."""
+
+    epoch: int
+    step: int
+    metrics: Mapping[str, float]
+    """Its metrics, by their names in MLflow, such as recon/stitched/phase_ssim; without values that are not finite."""
+    took_s: float
+    """Time from `submit` to its last artifact in MLflow."""
+
+    @property
+    def quality(self) -> str | None:
+        """Name of the metric that tells how good it is: of the first object, else of the patches."""
+        names = [f"recon/{group}/{name}" for group in ("stitched", "patches") for name in _QUALITY]
+        return next((name for name in names if name in self.metrics), None)
+
+    @property
+    def resolution(self) -> str:
+        """Resolution of the first object, such as `FRC 2.7 px`; empty: unknown."""
+        found = {label: self.metrics.get(f"recon/stitched/{name}") for name, label in _RESOLUTION.items()}
+        return next((f"{label} {value:.1f} px" for label, value in found.items() if value is not None), "")
 
 
 @dataclass(kw_only=True)
@@ -36,6 +69,8 @@ class Ledger:
     """Upload attempts that were repeated."""
     restarts: int = 0
     """Worker processes that died."""
+    epochs: list[LoggedEpoch] = field(default_factory=list)
+    """Logged snapshots, in the order in which they were completed."""
 
     @property
     def pending(self) -> int:
@@ -56,6 +91,28 @@ class Ledger:
         else:
             self.spooled += 1
 
+    def add_epoch(self, epoch: int, step: int, metrics: Mapping[str, float], took_s: float) -> str:
+        """Keep a logged snapshot. Returns the line that reports it, compared with the one before."""
+        new = LoggedEpoch(epoch=epoch, step=step, metrics=metrics, took_s=took_s)
+        quality, parts = new.quality, list[str]()
+        if quality is not None:
+            earlier = self.epochs[-1].metrics.get(quality) if self.epochs else None
+            change = "" if earlier is None else f" ({metrics[quality] - earlier:+.3f})"
+            parts.append(_quality_text(quality, metrics[quality]) + change)
+        self.epochs.append(new)
+        parts += filter(None, [new.resolution, f"logged in {took_s:.1f} s"])
+        return f"{epoch_label(epoch)}: {', '.join(parts)}"
+
+    def best(self) -> str:
+        """Name the best logged epoch, by the metric of the last one; empty: fewer than two to compare."""
+        quality = self.epochs[-1].quality if self.epochs else None
+        compared = [one for one in self.epochs if quality in one.metrics]
+        if quality is None or len(compared) < 2:
+            return ""
+        sign = -1 if metric_label(quality.rpartition("/")[2]).better == "low" else 1
+        best = max(compared, key=lambda one: sign * one.metrics[quality])
+        return f"Best: epoch {best.epoch}, {_quality_text(quality, best.metrics[quality])}."
+
     def __str__(self) -> str:
         partly = f"; of {self.failed_in_part} failed, the artifacts that could be made are spooled"
         return (
@@ -63,3 +120,9 @@ class Ledger:
             f"{self.failed} failed ({self.artifacts_logged} artifacts, {self.artifacts_failed} failed"
             f"{partly if self.failed_in_part else ''})"
         )
+
+
+def _quality_text(name: str, value: float) -> str:
+    """Format a metric, such as `phase SSIM 0.612`, or `R-factor of patches 0.310`."""
+    _, group, kind = name.split("/")
+    return f"{metric_label(kind).label}{' of patches' if group == 'patches' else ''} {value:.3f}"

@@ -29,7 +29,7 @@ from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, Snapsh
 from recon_worker.spool.folder import check_spool
 from recon_worker.spool.outbox import Outbox
 from recon_worker.spool.run_target import RunTarget
-from recon_worker.system.messages import message_log
+from recon_worker.system.messages import message_log, show_messages
 from recon_worker.system.standard_streams import occupy_descriptors, shows_progress
 
 _log = message_log(__name__)
@@ -46,6 +46,7 @@ class ReconWorker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         occupy_descriptors()
+        show_messages("recon_worker")
         self.settings = settings
         self._owner = os.getpid()
         self._queue = SnapshotQueue(settings)
@@ -166,11 +167,12 @@ class ReconWorker:
                 arrived.remove(signal.SIGINT)
 
     def summary(self) -> str:
-        """Return a one-line summary: snapshot outcomes, and the depth that would have kept all snapshots in memory."""
+        """Return a one-line summary: outcomes, the depth that would have kept all snapshots in memory, best epoch."""
         queue, counts = self._queue, f"Reconstructions: {self.stats}."
         if queue.abandoned:  # the advice assumes a worker
             return counts
-        return f"{counts} {advice(queue.history, queue.memory.depth, self.stats, self.settings.queue_bytes)}".rstrip()
+        depth = advice(queue.history, queue.memory.depth, self.stats, self.settings.queue_bytes)
+        return " ".join(filter(None, [counts, depth, self.stats.best()]))
 
     def _write_events(self) -> bool:
         """Write the table of events to the outbox, once. Returns whether this call wrote it."""

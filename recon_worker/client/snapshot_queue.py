@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from recon_worker.client.job import TO_RENDER, Job, State
+from recon_worker.client.job import EVENTS, REFERENCE, TO_RENDER, Job, State
 from recon_worker.client.ledger import Ledger
 from recon_worker.client.slot_memory import SlotMemory
 from recon_worker.settings import WorkerSettings
@@ -232,7 +232,7 @@ class SnapshotQueue:
         else:
             job.state, job.artifacts, job.failures = State.UPLOADING, report["artifacts"], len(failures)
             job.started, job.stitched = report["started_unix_s"], report["stitched_unix_s"]
-            job.rendered = report["rendered_unix_s"]
+            job.rendered, job.metrics = report["rendered_unix_s"], report["metrics"]
             if failures:
                 text = "Epoch %d: %d artifacts failed, the first being %s: %s"
                 _log.warning(text, job.epoch, job.failures, *failures[0])
@@ -270,14 +270,18 @@ class SnapshotQueue:
         self.stats.failed += 1
         _log.warning("%s is lost: %s.", what, reason)
 
-    def logged(self, generation: int) -> None:
-        """Count a snapshot whose artifacts are all in MLflow."""
+    def logged(self, generation: int) -> str:
+        """Count a snapshot whose artifacts are all in MLflow. Returns the line that reports it; empty: nothing new."""
         self.rejected.discard(generation)
         job = self._jobs.get(generation)
         if job is not None and job.state is State.UPLOADING:
             del self._jobs[generation]
             job.logged = time.time()
             self.stats.count_rendered(job, uploaded=True)
+            if job.generation not in (EVENTS, REFERENCE) and not job.failures:
+                took_s = job.logged - job.submitted
+                return self.stats.add_epoch(job.epoch, job.step, job.metrics, took_s)
+        return ""
 
     def expect(self, generation: int, artifacts: int = 0) -> None:
         """Wait for artifacts that belong to no snapshot as for a snapshot; `artifacts` are already in the outbox."""

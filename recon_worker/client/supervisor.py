@@ -205,7 +205,7 @@ class Supervisor:
             return messages
 
     def _handle(self, message: dict[str, Any]) -> None:
-        queue, kind = self._queue, message["is"]
+        queue, kind, logged = self._queue, message["is"], ""
         with queue.changed:
             self._heard_s = time.monotonic()
             if kind == "ready":
@@ -227,10 +227,12 @@ class Supervisor:
             elif kind == "logged":
                 self._deaths = 0
                 queue.stats.retries = self._earlier_retries + message["retries"]
-                queue.logged(message["generation"])
+                logged = queue.logged(message["generation"])
             if kind != "alive":
                 queue.changed.notify_all()
-        if kind == "log":
+        if logged:
+            _log.info("%s", logged)
+        elif kind == "log":
             _log.log(message["level"], "worker: %s", message["text"])
         elif kind == "reserved":  # map the pages allocated by the worker now, not in the first captures
             for slot in queue.memory.shared_slots:

@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.utilities import rank_zero_warn
 
 from recon_worker.capture.adapters import Adapter, adapter_for, described, recognised
+from recon_worker.capture.announcement import announce
 from recon_worker.capture.capture import Capture
 from recon_worker.capture.copying import Copier
 from recon_worker.capture.dataset import RunData, read_item, read_scan, start_on_rank_zero
@@ -23,6 +24,7 @@ from recon_worker.client.backend import ReconBackend
 from recon_worker.lightning.extra_pass import fill_missing, predict_samples, random_state_kept
 from recon_worker.lightning.forward_watch import ForwardWatch, predicting_module
 from recon_worker.lightning.trainer_state import choose_data, logged_loader, set_up_validation_data
+from recon_worker.settings import WorkerSettings
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.messages import message_log
 
@@ -124,6 +126,8 @@ class Settings:
     """Name of the submodule that predicts; None: the LightningModule."""
     reference: bool
     """Whether to log the reference at step 0, unless the training is resumed."""
+    worker: WorkerSettings | None
+    """Settings of the backend's worker; None: it has none."""
 
 
 def begin_run(
@@ -157,6 +161,7 @@ def begin_run(
     chosen, length = ranks.broadcast(lambda: choose_data(trainer)).tolist()
     from_training_set = bool(chosen)
     indices = choose_indices(length, settings.options)
+    interval = Interval(settings.every_n_epochs, trainer.current_epoch)
 
     with ranks.all_or_none():
         loader: Any = logged_loader(trainer, from_training_set=from_training_set)
@@ -174,6 +179,7 @@ def begin_run(
         claim(run, backend)
         with wrong_spool():
             backend.start(run, scan, data.layout)
+        announce(data, run, interval, trainer.max_epochs, settings.worker)
         return data
 
     layout, intensity = start_on_rank_zero(ranks, start)
@@ -186,7 +192,7 @@ def begin_run(
             ranks=ranks,
             plan=plan,
             copier=Copier(module.device),
-            interval=Interval(settings.every_n_epochs, trainer.current_epoch),
+            interval=interval,
             routes=tuple(plan.route(batch) for batch in batches),
             intensity=intensity,
             dataset=loader.dataset,

@@ -20,7 +20,6 @@ from dataclasses import fields
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
 
 from recon_worker.capture.adapters import Adapter
 from recon_worker.capture.errors import NOTHING_LOGGED, Guard
@@ -165,6 +164,7 @@ class PtychoReconLoggingCallback(Callback):
             adapter=self.adapter,
             predictions_from=self.predictions_from,
             reference=not self.baseline,
+            worker=self.worker,
         )
         try:
             self._run = begin_run(trainer, pl_module, ranks, settings, self._backend, lambda: self._target(trainer))
@@ -295,4 +295,4 @@ class PtychoReconLoggingCallback(Callback):
                 release(backend)
                 backend.close(self.worker.flush_timeout_s if self.worker is not None else 0.0)
                 if backend.stats.submitted:
-                    rank_zero_info(backend.summary())
+                    _log.info("%s", backend.summary())

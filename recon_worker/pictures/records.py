@@ -12,11 +12,13 @@ Logging a record is idempotent.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Self, TypeAlias
 from urllib.parse import quote
+
+from recon_worker.snapshot.artifact import Artifact, Failure
 
 _CARD = re.compile(r"cards/(?:epoch_\d+|reference)/(?P<name>[A-Za-z0-9_]+)\.step_(?P<step>\d+)\.png")
 _METRICS = re.compile(r"metrics/epoch_\d+\.json")
@@ -89,6 +91,14 @@ def is_file(name: str) -> bool:
 def is_metrics(name: str) -> bool:
     """Return whether an outbox name belongs to `Metrics`."""
     return _METRICS.fullmatch(name) is not None
+
+
+def noting_metrics(artifacts: Iterator[Artifact | Failure], metrics: dict[str, float]) -> Iterator[Artifact | Failure]:
+    """Yield the artifacts, and copy the values of their `Metrics` to `metrics`."""
+    for made in artifacts:
+        if isinstance(made, Artifact) and is_metrics(made.path):
+            metrics.update(Metrics.from_json(made.data).values)
+        yield made
 
 
 def card_of(name: str) -> Card | None:

@@ -45,7 +45,7 @@ def signed(record: Mapping[str, Any]) -> dict[str, Any]:
     try:
         key = _key(create=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: the home directory is unknown
-        _log.info("The spool is not signed: %s. A sync may ask you to name the tracking server.", error)
+        _log.debug("The spool is not signed: %s. A sync may ask you to name the tracking server.", error)
         return dict(record)
     return {**record, SIGNATURE: _signature(key, record)}
 
@@ -58,7 +58,7 @@ def is_own(record: Mapping[str, Any]) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, RuntimeError) as error:
-        _log.info("The signature of the spool cannot be checked: %s.", error)
+        _log.debug("The signature of the spool cannot be checked: %s.", error)
         return False
     return isinstance(given, str) and given.isascii() and hmac.compare_digest(given, _signature(key, record))
 

@@ -2,12 +2,13 @@
 
 import os
 import sys
+from typing import Literal
 
 
-def shows_progress() -> bool:
-    """Return whether stderr is a terminal that can show a progress bar."""
+def shows_progress(stream: Literal["stdout", "stderr"] = "stderr") -> bool:
+    """Return whether a standard stream is a terminal that can show a progress bar."""
     try:
-        return sys.stderr.isatty()
+        return bool(getattr(sys, stream).isatty())
     except Exception:  # None, closed, or a user's object without a working `isatty`
         return False
 

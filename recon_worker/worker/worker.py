@@ -13,11 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recon_worker.pictures.artifacts import finish, reference, render
 from recon_worker.pictures.history import History
-from recon_worker.pictures.records import Metrics
+from recon_worker.pictures.records import Metrics, noting_metrics
 from recon_worker.snapshot.artifact import Artifact, Failure
 from recon_worker.snapshot.codec import CodecError, dump_snapshot, load_brief, parse_header, read_snapshot
 from recon_worker.snapshot.records import Snapshot
@@ -195,11 +195,11 @@ class Worker:
         """
         self._channel.send("began")
         self.short.discard(generation)
-        times = {"started_unix_s": time.time(), "stitched_unix_s": 0.0}
+        report: dict[str, Any] = {"started_unix_s": time.time(), "stitched_unix_s": 0.0, "metrics": {}}
         names, failures, snapshot, short = list[str](), list[Failure](), None, False
         try:
             snapshot = self._priority.run(read)
-            self._make(snapshot, names, failures, times)
+            self._make(snapshot, names, failures, report)
         except Exception as error:  # a failing snapshot must not cost the others
             failures.append(Failure("snapshot", f"{type(error).__name__}: {error}"))
             short = is_shortage(error)
@@ -213,7 +213,7 @@ class Worker:
             unread=snapshot is None,
             short=short,
             failures=[[failure.path, failure.reason] for failure in failures],
-            **times,
+            **report,
             rendered_unix_s=time.time(),
         )
         if done:
@@ -222,18 +222,19 @@ class Worker:
             self.uploader.add(generation if done else _NO_SNAPSHOT, names)
         return done and bool(failures)
 
-    def _make(self, snapshot: Snapshot, names: list[str], failures: list[Failure], times: dict[str, float]) -> None:
-        """Make the artifacts of a snapshot. Appends to `names` and `failures`; sets the stitching time in `times`."""
+    def _make(self, snapshot: Snapshot, names: list[str], failures: list[Failure], report: dict[str, Any]) -> None:
+        """Make the artifacts of a snapshot. Appends to `names` and `failures`, completes `report`."""
 
         def on_computed(what: str) -> None:
             self._channel.send("alive")
             if what == "stitched":
-                times["stitched_unix_s"] = time.time()
+                report["stitched_unix_s"] = time.time()
 
         history = self._load_history()
         try:
             self._last_taken_unix_s = snapshot.created_unix_s
-            for made in self._each(render(self._scan, snapshot, history, on_computed)):
+            pictures = render(self._scan, snapshot, history, on_computed)
+            for made in self._each(noting_metrics(pictures, report["metrics"])):
                 self._channel.send("alive")
                 self._put(made, names, failures)
             try:

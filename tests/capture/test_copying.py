@@ -123,7 +123,7 @@ def test_memory_that_cannot_be_locked_is_used_as_it_is(caplog):
     cuda, arrays = FakeCuda(refuse=2), LAYOUT.allocate()
     copier = Copier(torch.device("cuda"), cuda)
 
-    with caplog.at_level("INFO"):
+    with caplog.at_level("DEBUG", "recon_worker"):
         copier.prepare(arrays, LAYOUT.nbytes)
     copier.close()
 

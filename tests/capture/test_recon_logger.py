@@ -118,11 +118,11 @@ def test_patterns_and_a_probe_can_be_given_as_arrays(tracking, logger_of):
     assert ("recon/summary", 0) in tracking.cards()
 
 
-def test_a_line_at_the_end_accounts_for_every_snapshot(logger_of, capsys):
+def test_a_line_at_the_end_accounts_for_every_snapshot(logger_of, caplog):
     with logger_of(strict=True) as recon, recon.epoch(1) as shot:
         add_all(shot)
 
-    assert "Reconstructions: 1 submitted = 1 logged" in capsys.readouterr().err
+    assert "Reconstructions: 1 submitted = 1 logged" in caplog.text
 
 
 def test_only_due_epochs_cost_anything(tracking, logger_of):

@@ -1,0 +1,45 @@
+"""Keeps tips, deprecations and migrations of libraries off the terminal of this project's programs.
+
+Only programs do this: a training that is started from Python leaves the settings of its process alone.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_LEVELS = {
+    "lightning.pytorch.utilities.rank_zero": logging.WARNING,  # devices found, tips; not what ranks say of themselves
+    "lightning.pytorch.loggers.mlflow": logging.ERROR,  # warns that it creates an experiment
+    "mlflow": logging.WARNING,  # migrations of its database
+}
+_MLFLOW_LEVEL = "MLFLOW_LOGGING_LEVEL"
+"""Variable from which MLflow, also in the worker, sets the level of its logger on import."""
+_HINTS = (".*srun. command is available", ".*isinstance.treespec, LeafSpec", ".*does not have many workers")
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Hide messages that users of a program cannot act on. `python -W` and PYTHONWARNINGS show deprecations again."""
+    import lightning.pytorch  # noqa: F401 - sets the levels of its loggers
+
+    before = {name: logging.getLogger(name).level for name in _LEVELS}
+    mlflow_level = os.environ.get(_MLFLOW_LEVEL)
+    os.environ.setdefault(_MLFLOW_LEVEL, "WARNING")
+    try:
+        for name, level in _LEVELS.items():
+            logging.getLogger(name).setLevel(level)
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+                    warnings.simplefilter("ignore", category)
+            for hint in _HINTS:
+                warnings.filterwarnings("ignore", hint)
+            yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+        if mlflow_level is None:
+            os.environ.pop(_MLFLOW_LEVEL, None)

@@ -1,0 +1,89 @@
+"""What a training prints: its run and its data at the start, a line per epoch in log files, the results at the end.
+
+The lines of logged epochs come from `recon_worker`.
+"""
+
+import time
+from urllib.parse import urlsplit
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import MLFlowLogger
+
+from ptycho_torch.config import RunConfig
+from ptycho_torch.data.datamodule import PtychoDataModule
+from recon_worker.system.messages import message_log
+from recon_worker.system.uris import without_credentials
+
+_log = message_log(__name__)
+
+_UI_PORT = 5000
+
+
+class EpochLines(Callback):
+    """Logs the losses and the duration of each epoch where no progress bar can be shown, as in a log file."""
+
+    def __init__(self) -> None:
+        self._began_s = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._began_s = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the line, on global rank zero. The epoch's validation is over."""
+        if trainer.is_global_zero:
+            names = [name for name in ("train_loss", "val_loss") if name in trainer.callback_metrics]
+            losses = "".join(f"{name} {float(trainer.callback_metrics[name]):.4g}, " for name in names)
+            took_s = time.monotonic() - self._began_s
+            _log.info("Epoch %d of %d: %s%.1f s", trainer.current_epoch + 1, trainer.max_epochs, losses, took_s)
+
+
+def announce_run(logger: MLFlowLogger, name: str) -> None:
+    """Log the name of the run, and how to open it."""
+    uri = str(logger._tracking_uri)
+    if urlsplit(uri).scheme not in ("http", "https"):
+        shown = without_credentials(uri)
+        _log.info("To view this run, start: mlflow ui --backend-store-uri '%s' --port %d", shown, _UI_PORT)
+    _log.info("MLflow run: %s", run_url(logger))
+    _log.info("  name: %s, experiment: %s", name, logger._experiment_name)
+
+
+def announce_training(
+    trainer: Trainer, model: LightningModule, datamodule: PtychoDataModule, config: RunConfig
+) -> None:
+    """Log what is trained, and on what."""
+    if not trainer.is_global_zero:
+        return
+    data, training, test = config.data, config.training, datamodule.test_dataset
+    resumed = "" if training.resume_path is None else f", continued from {training.resume_path}"
+    _log.info(
+        "Training: to epoch %d%s, %d parameters on %s; checkpoints: %s",
+        training.nepochs,
+        resumed,
+        sum(parameter.numel() for parameter in model.parameters()),
+        trainer.strategy.root_device,
+        training.checkpoint_dir,
+    )
+    validation = "no validation" if test is None else f"validation on {len(test)} of {data.test_data_file}"
+    _log.info("  %d samples of %s, %s", len(datamodule.train_dataset), data.train_data_file, validation)
+
+
+def conclude(trainer: Trainer) -> None:
+    """Log where the results are."""
+    if not trainer.is_global_zero:
+        return
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    _log.info("Finished: epoch %d%s", trainer.current_epoch, f", best checkpoint: {best}" if best else "")
+    if isinstance(trainer.logger, MLFlowLogger):
+        _log.info("Results: %s", run_url(trainer.logger))
+
+
+def run_url(logger: MLFlowLogger) -> str:
+    """Return the URL of the run's page; for a database, the URL served by `mlflow ui`."""
+    uri = str(logger._tracking_uri)
+    server = (
+        without_credentials(uri).rstrip("/")
+        if urlsplit(uri).scheme in ("http", "https")
+        else f"http://127.0.0.1:{_UI_PORT}"
+    )
+    return f"{server}/#/experiments/{logger.experiment_id}/runs/{logger.run_id}?workflowType=machine_learning"

@@ -1,0 +1,83 @@
+"""The lines of logged epochs: their metrics come from the worker, or from the training itself without one."""
+
+import logging
+import re
+
+import pytest
+
+from recon_worker.client.inline_backend import InlineBackend
+from recon_worker.client.ledger import Ledger
+from recon_worker.client.recon_worker import ReconWorker
+from recon_worker.settings import WorkerSettings
+from tests.samples import layout_of, log_epoch, make_run, make_scan
+
+LINE = r"Epoch (\d): phase SSIM -?0\.\d{3}( \([+-]0\.\d{3}\))?(, (half-data )?FRC \d+\.\d px)?, logged in \d+\.\d s"
+
+
+def lines_of(*epochs, took_s=1.14):
+    stats = Ledger()
+    return stats, [stats.add_epoch(number, 10 * number, one, took_s) for number, one in enumerate(epochs, 1)]
+
+
+def test_a_line_has_the_metric_of_the_object_its_change_and_the_resolution():
+    stitched = {"recon/stitched/phase_ssim": 0.57, "recon/stitched/phase_correlation": 0.9}
+    _, lines = lines_of(
+        {**stitched, "recon/patches/phase_ssim": 0.1},
+        {**stitched, "recon/stitched/phase_ssim": 0.612, "recon/stitched/frc_resolution_half_px": 2.68},
+    )
+
+    assert lines == [
+        "Epoch 1: phase SSIM 0.570, logged in 1.1 s",
+        "Epoch 2: phase SSIM 0.612 (+0.042), FRC 2.7 px, logged in 1.1 s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ({"recon/stitched/phase_correlation": 0.5}, "phase correlation 0.500"),
+        ({"recon/patches/phase_ssim": 0.25, "recon/patches/r_factor": 0.3}, "phase SSIM of patches 0.250"),
+        (
+            {"recon/patches/r_factor": 0.3, "recon/stitched/half_data_frc_half_period_px": 3.0},
+            "R-factor of patches 0.300, half-data FRC 3.0 px",
+        ),
+        ({"recon/patches/deviance": 1.5}, "deviance of patches 1.500"),
+    ],
+)
+def test_a_line_without_phase_ssim_has_the_next_best_metric(metrics, said):
+    assert lines_of(metrics)[1] == [f"Epoch 1: {said}, logged in 1.1 s"]
+
+
+def test_a_line_without_metrics_says_that_the_epoch_is_logged():
+    assert lines_of({}, {"recon/stitched/phase_ssim": 0.5})[1] == [
+        "Epoch 1: logged in 1.1 s",
+        "Epoch 2: phase SSIM 0.500, logged in 1.1 s",
+    ]
+
+
+@pytest.mark.parametrize(("name", "best"), [("stitched/phase_ssim", "2, phase SSIM"), ("patches/r_factor", "1, R-fac")])
+def test_the_best_epoch_has_the_highest_ssim_or_the_lowest_r_factor(name, best):
+    stats, _ = lines_of(*({f"recon/{name}": value} for value in (0.3, 0.5, 0.4)))
+
+    assert stats.best().startswith(f"Best: epoch {best}")
+    assert lines_of({f"recon/{name}": 0.3})[0].best() == ""
+
+
+@pytest.mark.parametrize("with_worker", [True, False], ids=["worker", "inline"])
+def test_a_backend_logs_a_line_for_each_epoch_and_keeps_its_metrics(tracking, tmp_path, caplog, with_worker):
+    scan = make_scan()
+    backend = ReconWorker(WorkerSettings(spool_dir=tmp_path)) if with_worker else InlineBackend()
+    with caplog.at_level(logging.INFO, "recon_worker"):
+        backend.launch()
+        backend.start(make_run(tracking), scan, layout_of(scan))
+        for epoch in (1, 2):
+            log_epoch(backend, layout_of(scan), epoch)
+        backend.close(60)
+
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert [re.fullmatch(LINE, line)[1] for line in lines] == ["1", "2"], lines
+    assert [(one.epoch, one.step) for one in backend.stats.epochs] == [(1, 10), (2, 20)]
+    assert all(
+        {"recon/stitched/phase_ssim", "recon/patches/amp_mae"} <= set(one.metrics) for one in backend.stats.epochs
+    )
+    assert "Best: epoch " in backend.summary()
