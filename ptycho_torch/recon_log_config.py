@@ -60,8 +60,11 @@ class ReconLogConfig:
         "conventions, needs h5py)",
         group=_RECON,
     )
-    recon_log_description: bool = option(
-        False, "show the latest summary in the description of the MLflow run; your own text there is kept", group=_RECON
+    recon_log_description: bool | None = option(
+        None,
+        "show the latest summary in the description of the MLflow run, below your own text; default: only where you "
+        "have written none",
+        group=_RECON,
     )
     recon_log_async: bool = option(
         False,

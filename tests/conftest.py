@@ -56,9 +56,23 @@ class Tracking:
         return sorted({name.split("/")[0] for name in self.files()} - {"recon_log"})
 
     def cards(self) -> list[tuple[str, int]]:
-        """Sorted (key, step) of every picture of MLflow's image cards; pictures logged twice appear twice."""
+        """Sorted (key, step) of every picture of MLflow's image cards; pictures logged twice appear twice.
+
+        Without the card of the newest epoch, see `latest`.
+        """
+        cards = [(name[0].replace("~", "/"), int(name[2])) for name in self._pictures()]
+        return sorted(card for card in cards if not card[0].endswith("recon/latest"))
+
+    def latest(self) -> list[int]:
+        """Sorted timestamps of the pictures on the card of the newest epoch; those logged twice appear twice."""
+        names = self._pictures()
+        assert all(name[2] == "0" for name in names if name[0] == "recon~latest")
+        return sorted(int(name[4]) for name in names if name[0] == "recon~latest")
+
+    def _pictures(self) -> list[list[str]]:
+        """Parts of the names of the pictures of image cards: key, "step", step, "timestamp", time, random."""
         names = [Path(name).name.split("+") for name in self._all_files() if name.startswith("images/")]
-        return sorted((name[0].replace("~", "/"), int(name[2])) for name in names if "compressed.webp" not in name)
+        return [name for name in names if "compressed.webp" not in name]
 
     def _all_files(self) -> set[str]:
         roots = list(self.artifacts.glob("*/artifacts"))

@@ -26,6 +26,7 @@ def make_scan(n_samples=30, n_fixed=2, *, truth=True):
         label_phase=patches[2] if truth else None,
         geometry=geometry,
         ground_truth=(crop_to_footprint(geometry, true),) if truth else (),
+        description=False,
     )
 
 

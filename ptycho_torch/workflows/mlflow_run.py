@@ -8,6 +8,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
+from mlflow import MlflowClient
+from mlflow.entities import Param
 from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
 from ptycho_torch.checks import ConfigError
@@ -18,6 +20,9 @@ from recon_worker.system.messages import message_log
 from recon_worker.system.uris import without_credentials
 
 _log = message_log(__name__)
+
+_PARAMETERS = {"model": ("model_type",), "training": ("batch_size", "learning_rate")}
+"""Settings that are also parameters of the run, by section. Few: MLflow prints them above the image of each card."""
 
 
 class RunInCheckpoint(Callback):
@@ -64,9 +69,10 @@ def _named_by(path: Path) -> dict[str, str]:
 
 
 def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: str) -> str:
-    """Create or reopen the run, log the settings as tags and as config.yaml, and return the run's name.
+    """Create or reopen the run, log the settings as tags and config.yaml, a few as parameters; return the run's name.
 
-    In a continued run the latest training overwrites the tags and adds a file, `config_2.yaml` etc.
+    In a continued run the latest training overwrites the tags and adds a file, `config_2.yaml` etc. Parameters keep
+    their first values.
 
     Raises:
         ConfigError: The server is unreachable or rejects the run, or the run is deleted.
@@ -78,6 +84,7 @@ def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: s
             raise ConfigError(f"MLflow run {run_id} is deleted. Restore it, or start another: --mlflow-run-id new.")
         client.update_run(run_id, status="RUNNING")
         logger.log_hyperparams(settings)
+        _log_parameters(client, run_id, settings)
         client.log_text(run_id, settings_text, _free_name([file.path for file in client.list_artifacts(run_id)]))
         return str(info.run_name)
     except (MlflowException, OSError) as error:
@@ -86,6 +93,14 @@ def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: s
             f"MLflow at {without_credentials(uri)} cannot be used: {_reason(error, uri)}, log to a file "
             "without a server (--mlflow-tracking-uri sqlite:///<file>), or train without MLflow: --logger csv."
         ) from None  # the original may contain the URI with its password
+
+
+def _log_parameters(client: MlflowClient, run_id: str, settings: dict[str, Any]) -> None:
+    """Log the parameters that the run does not have yet: MLflow refuses to change the value of one."""
+    known = client.get_run(run_id).data.params
+    named = {name: settings[section][name] for section, names in _PARAMETERS.items() for name in names}
+    params = [Param(name, str(value)) for name, value in named.items() if name not in known]
+    client.log_batch(run_id, params=params, synchronous=True)
 
 
 def _reason(error: Exception, uri: str) -> str:

@@ -38,8 +38,8 @@ class ScanOptions:
     """Side of an object pixel, metres; None: unknown."""
     arrays: ArraysFormat = "none"
     """File format for logging the stitched object as numeric arrays, or "none"."""
-    description: bool = False
-    """Whether to show the latest summary in the run's description."""
+    description: bool | None = None
+    """Whether to show the latest summary in the run's description; None: only where the user has written no text."""
     intensity: bool | None = None
     """Whether diffraction is intensity instead of amplitude; None: as the adapter recognises it."""
     positions: Any = None

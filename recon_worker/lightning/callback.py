@@ -54,7 +54,8 @@ class PtychoReconLoggingCallback(Callback):
             for a supervised network, which learns the true phase.
         pixel_size_m: Side of an object pixel, metres; None: unknown.
         arrays: Also log the stitched object as numeric arrays: "npz", "h5" (HDF5 in CXI's conventions) or "none".
-        description: Show the latest summary in the run's description. Existing text is kept.
+        description: Show the latest summary in the run's description, below your own text; None: only where you have
+            written none. Your text is kept.
         worker: Settings of the worker process that stitches, renders and uploads; None: use the training thread.
         strict: Raise when logging fails. By default the first failure is logged as a warning, all failures are counted
             in `errors`, and training continues.
@@ -83,7 +84,7 @@ class PtychoReconLoggingCallback(Callback):
         remove_ramp: bool = True,
         pixel_size_m: float | None = None,
         arrays: ArraysFormat = "none",
-        description: bool = False,
+        description: bool | None = None,
         worker: WorkerSettings | None = None,
         strict: bool = False,
         adapter: Adapter | None = None,

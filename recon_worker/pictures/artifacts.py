@@ -31,9 +31,17 @@ from recon_worker.pictures.history import History
 from recon_worker.pictures.labels import METRICS, epoch_label, metric_label, metric_value
 from recon_worker.pictures.layout import downsampled, enlarged
 from recon_worker.pictures.png import Panel, encode_png, encode_rgb, palette, to_indices
-from recon_worker.pictures.records import DESCRIPTION_NAME, REFERENCE, Description, Metrics, card_name, metrics_name
+from recon_worker.pictures.records import (
+    DESCRIPTION_NAME,
+    LATEST,
+    REFERENCE,
+    Description,
+    Metrics,
+    card_name,
+    metrics_name,
+)
 from recon_worker.pictures.snapshot_figures import Reconstruction, RefinedObject, SnapshotFigures, reference_figures
-from recon_worker.pictures.summary import reference_png, summary_png
+from recon_worker.pictures.summary import latest_png, reference_png, summary_png
 from recon_worker.reconstruction.stitching import canvas_positions
 from recon_worker.snapshot.artifact import GALLERY, SCALES, Artifact, Failure
 from recon_worker.snapshot.records import Scan, Snapshot
@@ -186,6 +194,8 @@ def _epoch_artifacts(scan: Scan, snapshot: Snapshot, figures: EpochFigures) -> I
     yield summary
     if isinstance(summary, Artifact):
         yield Artifact(card_name(figures.folder, "summary", figures.step), summary.data)
+    time_ms = int(1000 * snapshot.created_unix_s)
+    yield _made(card_name(figures.folder, LATEST, 0, time_ms), lambda: latest_png(figures))
     for figure in figures.objects:
         for name, panel in (("amp", figure.panels["amp_pred"]), ("phase", figure.panels["phase_pred"])):
             yield _made(card_name(figures.folder, f"{figure.name}_{name}", figures.step), partial(_card, panel))
@@ -197,14 +207,23 @@ def _epoch_artifacts(scan: Scan, snapshot: Snapshot, figures: EpochFigures) -> I
         if np.isfinite(value)
     }
     if logged:
-        record = Metrics(step=figures.step, time_ms=int(1000 * snapshot.created_unix_s), values=logged)
+        record = Metrics(step=figures.step, time_ms=time_ms, values=logged)
         yield Artifact(metrics_name(figures.folder), record.to_json())
-    if scan.description and isinstance(summary, Artifact):
+    if scan.description is not False and isinstance(summary, Artifact):
         values = {**figures.metrics, **(figures.objects[0].metrics if figures.objects else {})}
         shown = [name for name in _DESCRIBED if name in values]
         described = {metric_label(name).label: metric_value(name, values[name]) for name in shown}
         title = f"{epoch_label(figures.epoch)}, step {figures.step}"
-        yield Artifact(DESCRIPTION_NAME, Description(title=title, summary=summary.path, values=described).to_json())
+        yield Artifact(
+            DESCRIPTION_NAME,
+            Description(
+                title=title,
+                summary=summary.path,
+                values=described,
+                time_ms=time_ms,
+                beside_text=scan.description is True,
+            ).to_json(),
+        )
 
 
 def _card(panel: Panel, caption: str = "") -> bytes:

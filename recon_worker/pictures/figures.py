@@ -22,6 +22,7 @@ from recon_worker.reconstruction.stitching import Stitched
 from recon_worker.snapshot.array_types import Bool, Complex64
 
 PHASE_PERIOD = 2 * math.pi
+_DIMMED: frozenset[Kind] = frozenset({"amp_pred", "amp_gt", "phase_pred", "phase_gt"})
 Panels: TypeAlias = Mapping[Kind, Panel]
 
 
@@ -37,6 +38,15 @@ class Figure:
     """Values by name, NaN where undefined. Names outside `labels.METRICS` label themselves."""
     index: int | None = None
     """Index of the patch in the dataset; None for an object."""
+
+    def compared(self, kind: Kind) -> tuple[slice, slice] | None:
+        """Return the part of an object panel of a patch that is compared with the truth; None: all of it.
+
+        Sheets and gallery dim the rest. Error panels show it as not compared.
+        """
+        if self.index is None or "amp_error" not in self.panels or kind not in _DIMMED:
+            return None
+        return central_half(self.panels[kind].values.shape)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,6 +69,12 @@ class EpochFigures:
     def figures(self) -> tuple[Figure, ...]:
         """Return the figures of the objects, then those of the patches."""
         return (*self.objects, *self.patches)
+
+
+def central_half(shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Return (rows, columns) of the central half of a patch: the rim is barely illuminated and not stitched."""
+    rows, columns = (slice(n // 4, n // 4 + n // 2) for n in shape)
+    return rows, columns
 
 
 def amplitude_panel(object_: Complex64, scanned: Bool, value_range: Range, note: str = "") -> Panel:

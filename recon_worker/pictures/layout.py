@@ -31,6 +31,8 @@ _RIGHT_OF_ANCHOR: Mapping[Align, float] = {"left": 1.0, "center": 0.5, "right": 
 _NUMBER = re.compile(r"[0-9.\u2212]+")
 """Words that change from epoch to epoch. Their characters do not touch and have no kerning, so each is drawn alone."""
 _SCALE_BAR_GREY = 40
+_DIMMED_CONTRAST = 0.4
+"""Share of the colours that dimmed pixels keep; the rest is the white of the page."""
 _LARGEST = 4 / 3
 """Factor by which a picture may exceed its target side before it is downsampled."""
 
@@ -165,7 +167,15 @@ def _font(points: float, *, bold: bool) -> Any:  # noqa: ANN401
 
 
 def draw_panel(
-    page: Page, panel: Panel, x: int, y: int, side_px: int, n_ticks: int, pixel_size_m: float | None = None
+    page: Page,
+    panel: Panel,
+    x: int,
+    y: int,
+    side_px: int,
+    n_ticks: int,
+    *,
+    pixel_size_m: float | None = None,
+    compared: tuple[slice, slice] | None = None,
 ) -> tuple[int, int]:
     """Draw a panel with its colour bar.
 
@@ -177,14 +187,13 @@ def draw_panel(
         side_px: Target for the longer side, approximated by whole factors.
         n_ticks: Evenly spaced values below the colour bar; at least 2, its ends. A narrow picture has only these.
         pixel_size_m: Side of a pixel of the panel in metres, for a scale bar; None: no scale bar.
+        compared: Rows and columns of the panel to show as they are, the rest dimmed; None: all.
 
     Returns:
         (width, height) in pixels, including the colour bar and its values, which may be wider than the picture.
     """
     (block, factor), colours = drawing_scale(panel.values.shape, side_px), palette(panel.colormap)
-    picture = colours[to_indices(downsampled(panel, block))].repeat(factor, axis=0).repeat(factor, axis=1)
-    height, width = picture.shape[:2]
-    page.paste(x, y, picture)
+    width, height = paste_panel(page, panel, x, y, side_px, compared)
     levels = np.linspace(0, LEVELS - 1, width).round().astype(int)
     page.paste(x, y + height + _BAR_GAP_PX, np.tile(colours[levels], (_BAR_PX, 1, 1)))
     baseline = y + height + _BAR_GAP_PX + _BAR_PX + _LABEL_PX
@@ -193,6 +202,22 @@ def draw_panel(
         page_px_per_m = factor / block / pixel_size_m
         _draw_scale_bar(page, x, y + height, nice_length(width / page_px_per_m / 4), page_px_per_m)
     return total_width, baseline - y + 4
+
+
+def paste_panel(
+    page: Page, panel: Panel, x: int, y: int, side_px: int, compared: tuple[slice, slice] | None = None
+) -> tuple[int, int]:
+    """Draw a panel without a colour bar; arguments as of `draw_panel`. Returns (width, height), pixels."""
+    block, factor = drawing_scale(panel.values.shape, side_px)
+    shown = palette(panel.colormap)[to_indices(downsampled(panel, block))]
+    if compared is not None:
+        inside = tuple(slice(one.start // block, -(-one.stop // block)) for one in compared)
+        kept = shown[inside]
+        shown = (255 - (255 - shown.astype(np.float32)) * _DIMMED_CONTRAST).astype(np.uint8)
+        shown[inside] = kept
+    picture = shown.repeat(factor, axis=0).repeat(factor, axis=1)
+    page.paste(x, y, picture)
+    return picture.shape[1], picture.shape[0]
 
 
 def _draw_ticks(page: Page, labels: Sequence[str], x: int, baseline: float, width: int) -> int:

@@ -5,28 +5,40 @@ Each waits in the outbox as a file whose name encodes its kind, so that it is ke
     metrics/epoch_05.json                         -> log_batch
     cards/epoch_05/stitched_amp.step_165.png      -> log_image(key="recon/stitched_amp", step=165)
     cards/reference/stitched_amp.step_0.png       -> log_image(key="recon/stitched_amp", step=0)
+    cards/epoch_05/latest.step_0.time_1796.png    -> log_image(key="recon/latest", step=0, timestamp=1796)
     description/run.json                          -> the tag that MLflow shows as the run's description
 
 Logging a record is idempotent.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
-from typing import Self, TypeAlias
+from typing import NamedTuple, Self
 from urllib.parse import quote
 
 from recon_worker.snapshot.artifact import Artifact, Failure
 
-_CARD = re.compile(r"cards/(?:epoch_\d+|reference)/(?P<name>[A-Za-z0-9_]+)\.step_(?P<step>\d+)\.png")
+_CARD = re.compile(
+    r"cards/(?:epoch_\d+|reference)/(?P<name>[A-Za-z0-9_]+)\.step_(?P<step>\d+)(\.time_(?P<time_ms>\d+))?\.png"
+)
 _METRICS = re.compile(r"metrics/epoch_\d+\.json")
+LATEST = "latest"
+"""Name of the card that shows the newest epoch. All its pictures have step 0: MLflow shows the one with the latest
+timestamp. That is the time of the snapshot, so the order of uploads does not matter."""
 REFERENCE = "reference"
 """In place of the epoch's folder in the names of the reference cards, which belong to no epoch."""
 DESCRIPTION_NAME = "description/run.json"
 """Outbox name of the latest description."""
-_BEGIN, _END = "<!-- recon-log: written by the training; text outside is kept -->", "<!-- recon-log end -->"
+_SECTION = re.compile(
+    r"<!-- recon-log(?: (?P<time_ms>\d+) (?P<digest>[0-9a-f]{8}))?: written by the training; text outside is kept -->"
+    r"(?P<content>.*?)<!-- recon-log end -->",
+    re.DOTALL,
+)
+"""This program's section of a description. Earlier versions wrote neither time nor digest."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +79,19 @@ class Description(_JsonRecord):
     """Path of the summary picture among the run's artifacts."""
     values: Mapping[str, str]
     """Formatted metrics with units, by label."""
+    time_ms: int = 0
+    """Time of the snapshot, milliseconds since 1970."""
+    beside_text: bool = True
+    """Whether to show it also beside text of the user; False: only where there is none."""
 
 
-Card: TypeAlias = tuple[str, int]
-"""(key, step) of an image card in MLflow."""
+class Card(NamedTuple):
+    """A picture on one of MLflow's image cards."""
+
+    key: str
+    step: int
+    time_ms: int | None = None
+    """Timestamp, milliseconds since 1970, if it tells pictures of the same step apart, as those of `LATEST`."""
 
 
 def metrics_name(folder: str) -> str:
@@ -78,9 +99,10 @@ def metrics_name(folder: str) -> str:
     return f"metrics/{folder}.json"
 
 
-def card_name(folder: str, name: str, step: int) -> str:
-    """Return the outbox name of an image card; `folder` is the epoch's, or `REFERENCE`."""
-    return f"cards/{folder}/{name}.step_{step}.png"
+def card_name(folder: str, name: str, step: int, time_ms: int | None = None) -> str:
+    """Return the outbox name of a picture of a `Card`; `folder` is the epoch's, or `REFERENCE`."""
+    time = "" if time_ms is None else f".time_{time_ms}"
+    return f"cards/{folder}/{name}.step_{step}{time}.png"
 
 
 def is_file(name: str) -> bool:
@@ -104,11 +126,15 @@ def noting_metrics(artifacts: Iterator[Artifact | Failure], metrics: dict[str, f
 def card_of(name: str) -> Card | None:
     """Return the image card of an outbox name; None for other names."""
     match = _CARD.fullmatch(name)
-    return (f"recon/{match['name']}", int(match["step"])) if match else None
+    if match is None:
+        return None
+    return Card(f"recon/{match['name']}", int(match["step"]), int(match["time_ms"]) if match["time_ms"] else None)
 
 
 def merged_description(text: str, latest: Description, run_id: str, experiment_id: str, folder: str = "") -> str:
     """Update this program's section of a run's description and keep everything else.
+
+    A section that shows a newer snapshot, or that the user has edited, stays as it is.
 
     Args:
         text: The current description.
@@ -123,8 +149,20 @@ def merged_description(text: str, latest: Description, run_id: str, experiment_i
     numbers = " · ".join(f"{label} **{value}**" for label, value in latest.values.items())
     links = f"[gallery]({page}/artifacts/{root / 'recon_log/gallery.html'}) · [image cards]({page}/model-metrics)"
     lines = [f"**{latest.title}** · {links}", numbers, f"![{latest.title}]({picture})"]  # MLflow folds what follows
-    section = "\n\n".join([_BEGIN, *filter(None, lines), _END])
-    begin, end = text.find(_BEGIN), text.find(_END)
-    if 0 <= begin < end:
-        return text[:begin] + section + text[end + len(_END) :]
-    return f"{text}\n\n{section}" if text.strip() else section
+    content = "\n\n".join(filter(None, lines))
+    begin = f"<!-- recon-log {latest.time_ms} {_digest(content)}: written by the training; text outside is kept -->"
+    section = f"{begin}\n\n{content}\n\n<!-- recon-log end -->"
+    if (found := _SECTION.search(text)) is None:
+        if not text.strip():
+            return section
+        return f"{text}\n\n{section}" if latest.beside_text else text
+    newer, edited = (
+        int(found["time_ms"] or 0) > latest.time_ms,
+        found["digest"] not in (None, _digest(found["content"])),
+    )
+    return text if newer or edited else text[: found.start()] + section + text[found.end() :]
+
+
+def _digest(content: str) -> str:
+    """Return a digest of text that editors do not change by trimming or wrapping it."""
+    return hashlib.blake2b(" ".join(content.split()).encode(), digest_size=4).hexdigest()

@@ -26,6 +26,7 @@ from recon_worker.pictures.figures import (
     EpochFigures,
     Figure,
     Panels,
+    central_half,
     object_panels,
     true_amplitude_panel,
     true_phase_panel,
@@ -283,7 +284,7 @@ def _true_patch(scan: Scan, row: int) -> Complex64 | None:
 
 
 def _centre(shape: tuple[int, ...]) -> Float32:
-    """Return a mask, 1 on the central half of each axis, 0 on the rim: barely illuminated and not stitched."""
+    """Return a mask, 1 on the central half of each axis, 0 on the rim."""
     inside = np.zeros(shape, np.float32)
-    inside[tuple(slice(n // 4, n // 4 + n // 2) for n in shape)] = 1
+    inside[central_half(shape)] = 1
     return inside

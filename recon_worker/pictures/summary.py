@@ -19,13 +19,14 @@ import numpy as np
 
 from recon_worker.pictures.figures import EpochFigures, Figure
 from recon_worker.pictures.labels import METRICS, Kind, epoch_label, length_text, metric_label, metric_value, number
-from recon_worker.pictures.layout import GREY, Page, draw_panel, drawing_scale, text_width_px
+from recon_worker.pictures.layout import GREY, Page, draw_panel, drawing_scale, paste_panel, text_width_px
 from recon_worker.pictures.png import LEVELS, RESERVED_COLOURS, Panel, to_indices
 
-OBJECT_SIDE_PX, PATCH_SIDE_PX = 400, 128
-"""Targets for the longer side of pictures of objects and of patches."""
+OBJECT_SIDE_PX, PATCH_SIDE_PX, CARD_SIDE_PX = 400, 128, 240
+"""Targets for the longer side of pictures of objects, of patches, and on the card of the newest epoch."""
 MAX_OBJECTS, MAX_PATCHES = 4, 8
 """Maximum numbers drawn; the sheet notes any that are omitted."""
+_CARD_MARGIN_PX = 12
 _MARGIN_PX, _GAP_PX, _GROUP_GAP_PX, _LINE_PX, _SWATCH_PX = 28, 10, 30, 20, 12
 _NUMBER_PX, _NUMBERS_PER_ROW, _NUMBERS_ROW_PX = 204, 6, 48
 _LEAST_WIDTH_PX = 900
@@ -55,6 +56,30 @@ def reference_png(figures: EpochFigures) -> bytes:
     known = {"ground truth": "amp_gt" in kinds, "measured data": "diff_obs_logI" in kinds}
     title = "Reference: " + " and ".join(name for name, present in known.items() if present)
     return _sheet(figures, title, "known before training; nothing here is predicted")
+
+
+def latest_png(figures: EpochFigures) -> bytes:
+    """Draw the card of the newest epoch: amplitude and phase of the first object, or else patch, above the truth.
+
+    MLflow shows the upper part of a card, a few hundred pixels wide: few pictures and large text. Raises as
+    `summary_png`.
+    """
+    if not figures.figures():
+        raise ValueError(f"{epoch_label(figures.epoch)} has neither objects nor patches; there is nothing to draw.")
+    figure, page, y = figures.figures()[0], Page(), 34
+    page.write(_CARD_MARGIN_PX, y, f"{epoch_label(figures.epoch)}, step {figures.step}", points=20, bold=True)
+    for role in ("pred", "gt"):
+        x, top = _CARD_MARGIN_PX, y
+        for group in ("amp", "phase"):
+            kind: Kind = f"{group}_{role}"  # type: ignore[assignment]
+            if kind in figure.panels:
+                heading = f"{_GROUPS[group]}, {_ROLES[role]}"
+                page.write(x, top + 28, heading, points=12)
+                panel, inside = figure.panels[kind], figure.compared(kind)
+                width, height = paste_panel(page, panel, x, top + 38, CARD_SIDE_PX, inside)
+                x += max(width, math.ceil(text_width_px(heading, 12))) + _CARD_MARGIN_PX
+                y = max(y, top + 38 + height)
+    return page.png(page.width + _CARD_MARGIN_PX, y + _CARD_MARGIN_PX)
 
 
 def _sheet(figures: EpochFigures, title: str, subtitle: str, least_width_px: int = 0) -> bytes:
@@ -126,7 +151,7 @@ def _draw_object_row(
         heading = _GROUPS[group] + (" error" if role == "error" else f", {shown}")
         page.write(x, y + 8, heading, bold=True)
         scale_bar_m = pixel_size_m if (group, column) == ("amp", 0) else None
-        width, height = draw_panel(page, panel, x, y + 16, OBJECT_SIDE_PX, 3, scale_bar_m)
+        width, height = draw_panel(page, panel, x, y + 16, OBJECT_SIDE_PX, 3, pixel_size_m=scale_bar_m)
         width = max(width, math.ceil(text_width_px(heading, 9, bold=True)))
         x, bottom = x + width + _GROUP_GAP_PX, max(bottom, y + 16 + height)
     return bottom + _GAP_PX
@@ -136,7 +161,7 @@ def _draw_patches(page: Page, patches: Sequence[Figure], y: int) -> int:
     shown = patches[:MAX_PATCHES]
     facts = [f"{len(shown)} of {len(patches)} shown"] if len(shown) < len(patches) else []
     if any("amp_error" in figure.panels for figure in shown):
-        facts.append("amplitude scale and global phase fitted per patch")
+        facts += ["amplitude scale and global phase fitted per patch", "dimmed borders are not compared"]
     y = _draw_section_title(page, "Patches", facts, y)
     columns = _columns(shown)
     for group, title in _GROUPS.items():
@@ -151,7 +176,10 @@ def _draw_patches(page: Page, patches: Sequence[Figure], y: int) -> int:
         page.write(_MARGIN_PX, y + 8, f"Sample {figure.index}", points=8, bold=True)
         page.write(_MARGIN_PX + 100, y + 8, "    ".join(metrics), points=8, colour=GREY)
         top = y + 14
-        drawn = [draw_panel(page, panel, columns[kind], top, PATCH_SIDE_PX, 2) for kind, panel in figure.panels.items()]
+        drawn = [
+            draw_panel(page, panel, columns[kind], top, PATCH_SIDE_PX, 2, compared=figure.compared(kind))
+            for kind, panel in figure.panels.items()
+        ]
         y = top + max(height for _, height in drawn) + _GAP_PX
     return y + _GAP_PX
 

@@ -46,8 +46,9 @@ class Scan:
     """Side of an object pixel, metres. None: unknown; lengths are in pixels only."""
     arrays_format: ArraysFormat = "none"
     """File format of the stitched objects as arrays."""
-    description: bool = False
-    """Whether to show the latest summary in the run's description in MLflow."""
+    description: bool | None = None
+    """Whether to show the latest summary in the run's description in MLflow; None: only where the user has written no
+    text."""
     reference: bool = False
     """Whether to log what is known before training (ground truth, measured diffraction) as the image cards of step 0.
     For a fresh run that does not log the untrained network: its cards have the same step, and the first ones logged

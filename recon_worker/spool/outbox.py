@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recon_worker.pictures.records import DESCRIPTION_NAME
 from recon_worker.snapshot.artifact import HISTORY_FILES, Artifact
 from recon_worker.snapshot.codec import CodecError, dump_scan, dump_snapshot, load_scan
 from recon_worker.snapshot.records import Scan
@@ -38,7 +39,7 @@ _log = message_log(__name__)
 _ARTIFACT = re.compile(
     r"epoch_\d+/((patch_\d+|stitched(_object_\d+)?)/([A-Za-z0-9_]+\.png|arrays\.(npz|h5))|summary\.png)"
     r"|recon_log/(events\.csv|scales\.json|gallery\.html|evolution\.gif)"
-    r"|cards/(epoch_\d+|reference)/[A-Za-z0-9_]+\.step_\d+\.png|metrics/epoch_\d+\.json|description/run\.json"
+    r"|cards/(epoch_\d+|reference)/[A-Za-z0-9_]+\.step_\d+(\.time_\d+)?\.png|metrics/epoch_\d+\.json|description/run\.json"
 )
 _EPOCH = re.compile(r"(?:^|/)epoch_(\d+)[/.]")
 _REFERENCE_CARDS = "cards/reference/"
@@ -103,7 +104,7 @@ class Outbox(RunFolder):
     # --- artifacts: rendered, waiting for their upload -------------------------------------------------------------
 
     def put(self, artifact: Artifact, taken_unix_s: float | None = None) -> None:
-        """Store an artifact until it is uploaded; replaces an older one of the same name.
+        """Store an artifact until it is uploaded; replaces one of the same name, but not a newer description.
 
         Args:
             artifact: The artifact.
@@ -113,10 +114,16 @@ class Outbox(RunFolder):
             raise ValueError(f"{artifact.path!r} is not an artifact name of this program.")
         folder, place = artifact.path.rpartition("/")[0], self.local_path(artifact.path)
         with self._folders_change:
+            if artifact.path == DESCRIPTION_NAME and self._is_newer(artifact.path, taken_unix_s):
+                return  # this snapshot was rendered late
             if folder != self._last_folder or not place.parent.is_dir():
                 self._make_folders("outbox", *(f"outbox/{one}" for one in reversed(Path(artifact.path).parents[:-1])))
                 self._last_folder = folder
             write_whole(self.local_path(artifact.path), [artifact.data], taken_unix_s)
+
+    def _is_newer(self, name: str, taken_unix_s: float | None) -> bool:
+        version = self.version(name)
+        return version is not None and taken_unix_s is not None and version[1] > taken_unix_s * 1e9
 
     def artifacts(self) -> Iterator[str]:
         """Return the names of the waiting artifacts, oldest epoch first, those of the whole run last."""

@@ -2,6 +2,9 @@
 
 `log_image` assigns random file names, so an image logged twice, by a retry or by the successor of a dead worker, would
 appear twice. Existing cards of the run are therefore listed once, and again after each failure.
+
+Pictures of `records.LATEST` stay in the run, one per logged epoch as of any card; MLflow shows the one with the latest
+timestamp.
 """
 
 import re
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from recon_worker.pictures.records import Card
+from recon_worker.pictures.records import LATEST, Card
 from recon_worker.upload.errors import forbids_listing
 
 if TYPE_CHECKING:
@@ -24,12 +27,13 @@ if TYPE_CHECKING:
 FOLDER = "images"
 """Artifact folder in which MLflow keeps image cards."""
 _FILE = re.compile(
-    r"images/(?P<key>.+)(?P<mark>[+%])step(?P=mark)(?P<step>\d+)(?P=mark)timestamp(?P=mark)\d+(?P=mark)[0-9a-f-]{36}"
+    r"images/(?P<key>.+)(?P<mark>[+%])step(?P=mark)(?P<step>\d+)(?P=mark)timestamp(?P=mark)(?P<time_ms>\d+)(?P=mark)[0-9a-f-]{36}"
     r"(?P<thumbnail>(?P=mark)compressed)?\.\w+"
 )
 """Names of the two files that `log_image` writes, the image and its thumbnail; older versions separate with %."""
 _SLASHES = str.maketrans("~#", "//")
-_THUMBNAIL_PX = 256
+_THUMBNAIL_PX, _LATEST_THUMBNAIL_PX = 256, 512
+"""Longer sides of thumbnails. MLflow shows them without enlarging, in cards of 260 px or, in a wide window, 400 px."""
 _COMPLETE: dict[bool, str] = {False: "", True: ""}
 """Placeholder for the files of a complete card. Their names are not needed, and a long training has many."""
 
@@ -59,19 +63,19 @@ class ImageCards:
                     if not forbids_listing(error):
                         raise
                     found = {}  # an image may then be logged twice
-            (key, step), files = card, found.setdefault(card, {})
+            files = found.setdefault(card, {})
             self._found = None  # until the upload has succeeded
             if False not in files:
                 with Image.open(local) as image:
                     # MLflow would compress the whole picture again, which takes longer than drawing it
-                    vars(image).update(save=partial(shutil.copyfile, local), resize=partial(_thumbnail, image))
-                    self._client.log_image(self._run_id, image, key=key, step=step, synchronous=True)
+                    vars(image).update(save=partial(shutil.copyfile, local), resize=lambda _: _thumbnail(image, card))
+                    key, step, time_ms = card
+                    self._client.log_image(self._run_id, image, key=key, step=step, timestamp=time_ms, synchronous=True)
             elif True not in files and (match := _FILE.fullmatch(files[False])) is not None:
                 # `log_image` was interrupted between the two files: upload the second in the same form
                 name = files[False].removeprefix("images/").rpartition(".")[0] + match["mark"] + "compressed.webp"
                 with tempfile.TemporaryDirectory(prefix="recon-log-") as folder, Image.open(local) as image:
-                    width, height = (max(1, round(side * _THUMBNAIL_PX / max(image.size))) for side in image.size)
-                    _thumbnail(image.convert("RGB"), (width, height)).save(Path(folder, name))
+                    _thumbnail(image.convert("RGB"), card).save(Path(folder, name))
                     self._client.log_artifact(self._run_id, str(Path(folder, name)), FOLDER)
             found[card] = _COMPLETE
             self._found = found
@@ -87,9 +91,11 @@ class ImageCards:
         return gone
 
 
-def _thumbnail(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Shrink an image, (width, height) in pixels, to one that is quickly saved as WebP."""
-    small = Image.Image.resize(image, size, reducing_gap=3.0)
+def _thumbnail(image: Image.Image, card: Card) -> Image.Image:
+    """Shrink an image to one that is quickly saved as WebP."""
+    longest_px = _THUMBNAIL_PX if card.time_ms is None else _LATEST_THUMBNAIL_PX
+    width, height = (max(1, round(side * min(1, longest_px / max(image.size)))) for side in image.size)
+    small = Image.Image.resize(image, (width, height), reducing_gap=3.0)
     vars(small).update(save=partial(small.save, method=1))
     return small
 
@@ -100,6 +106,8 @@ def _cards_of(files: Sequence[Any]) -> dict[Card, dict[bool, str]]:
     for file in files:
         match = _FILE.fullmatch(file.path)
         if match:
-            card = match["key"].translate(_SLASHES), int(match["step"])
+            key = match["key"].translate(_SLASHES)
+            time_ms = int(match["time_ms"]) if key.rpartition("/")[2] == LATEST else None
+            card = Card(key, int(match["step"]), time_ms)
             found.setdefault(card, {})[match["thumbnail"] is not None] = file.path
     return found

@@ -199,7 +199,7 @@ def _upload(connection: _Connection, local: Path, name: str, taken_unix_s: float
 def _card(connection: _Connection, name: str) -> Card | None:
     """Return the image card of a record, in this training's folder; None if it has none."""
     card = card_of(name)
-    return card and (str(PurePosixPath(connection.folder, card[0])), card[1])
+    return card and card._replace(key=str(PurePosixPath(connection.folder, card.key)))
 
 
 def _log_numbers(connection: _Connection, numbers: Metrics) -> None:

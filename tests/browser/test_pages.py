@@ -7,9 +7,10 @@ import pytest
 
 from recon_worker.pictures.png import read_png
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
-WAIT_S = 30
+WAIT_S = 60
+ASSISTANT, SIDEBAR = "mlflow.assistant.chat_panel.close", "mlflow_header.toggle_sidebar_button"
 CANVAS = "figure[data-kind={}] canvas.picture"
 
 
@@ -79,6 +80,49 @@ def _check_errors(driver):
 def _errors(driver):
     """Errors that a gallery opened from disk reports; MLflow's own page reports missing optional files."""
     return [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def _run_page(server, run, tab):
+    return f"{server}/#/experiments/{run.experiment_id}/runs/{run.run_id}/{tab}?workflowType=machine_learning"
+
+
+def _close(driver, *components):
+    """Close panels that MLflow opens beside the page in a new browser."""
+    for component in components:
+        for button in driver.find_elements(*_css(f"[data-component-id='{component}']")):
+            driver.execute_script("arguments[0].click()", button)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1500, 390])
+def test_the_run_page_shows_the_newest_epoch_first_without_moving_a_slider(
+    width, dark, chromium, server, finished_run, screenshot
+):
+    driver = chromium(width, 900, dark=dark)
+    driver.get(_run_page(server, finished_run, "model-metrics"))
+    first = _wait(driver, lambda d: d.find_element(*_css("img[src*='path=images']")))
+    _wait(driver, lambda d: d.find_elements(*_css(f"[data-component-id='{ASSISTANT}']")))
+    _close(driver, ASSISTANT, *([SIDEBAR] if width < 500 else []))
+    _wait(driver, lambda d: d.execute_script("return arguments[0].getBoundingClientRect().width", first) > 200)
+    screenshot(driver, f"{width}-{'dark' if dark else 'light'}")
+
+    *_, newest = sorted((finished_run.artifacts / "images").glob("recon~latest*.png"))
+    assert newest.stem.replace("+", "%2B") in first.get_attribute("src")
+    assert 0 < first.rect["y"] < 600
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1500, 390])
+def test_the_description_shows_the_latest_summary(width, dark, chromium, server, finished_run, screenshot):
+    driver = chromium(width, 900, dark=dark)
+    driver.get(_run_page(server, finished_run, "overview"))
+    picture = _wait(driver, lambda d: d.find_element(*_css("img[src*='epoch_02%2Fsummary.png']")))
+    _wait(driver, lambda d: d.find_elements(*_css(f"[data-component-id='{ASSISTANT}']")))
+    _close(driver, ASSISTANT, *([SIDEBAR] if width < 500 else []))
+    _show(driver, picture)
+    screenshot(driver, f"{width}-{'dark' if dark else 'light'}")
+
+    assert "Epoch 2" in driver.find_element(*_css("body")).text
 
 
 def test_image_cards_start_at_the_untrained_network_and_their_sliders_move(chromium, server, finished_run, screenshot):

@@ -19,8 +19,8 @@ DONE, LEFT, ERROR, BUSY = range(4)
 PER_EPOCH = 28
 """Pictures: 9 of each of 2 patches, 6 of the object, a complex picture of each, the summary."""
 OF_RUN = {"recon_log/gallery.html", "recon_log/scales.json"}
-WAITING = PER_EPOCH + 4
-"""Files of an epoch in the outbox: pictures, 3 image cards, metrics."""
+WAITING = PER_EPOCH + 5
+"""Files of an epoch in the outbox: pictures, 4 image cards, metrics."""
 
 
 def command(*arguments):

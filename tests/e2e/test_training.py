@@ -135,7 +135,7 @@ def test_a_run_goes_on_from_its_last_checkpoint(raw_scan, tmp_path, mlflow_datab
     assert result.trainer.global_step == 2 * len(result.datamodule.train_dataloader())
 
 
-def test_settings_are_tags_of_the_run_and_not_params_which_mlflow_prints_over_every_image_card(
+def test_settings_are_tags_and_only_three_are_params_which_mlflow_prints_over_every_image_card(
     raw_scan, tmp_path, mlflow_database
 ):
     settings = run_settings(raw_scan, raw_scan, tmp_path, mlflow_database, nepochs=1, recon_log_num_patches=0)
@@ -145,7 +145,8 @@ def test_settings_are_tags_of_the_run_and_not_params_which_mlflow_prints_over_ev
     run = result.trainer.logger.experiment.get_run(result.trainer.logger.run_id)
     assert run.data.tags["training/nepochs"] == "1"
     assert run.data.tags["execution/recon_log_every_n_epochs"] == "1"
-    assert run.data.params == {}
+    assert run.data.params == {"batch_size": "8", "learning_rate": "0.001", "model_type": "pinn"}
+    assert run.data.tags["training/learning_rate"] == "0.001"
     assert {"train_loss", "val_loss", "val_deviance"} <= run.data.metrics.keys()
 
 

@@ -121,8 +121,8 @@ def assert_balanced(stats):
 
 def epochs(tracking):
     """Complete epochs of the run, which have every picture that any epoch has. Asserts that no card is duplicated."""
-    cards = tracking.cards()
-    assert len(cards) == len(set(cards))
+    for pictures in (tracking.cards(), tracking.latest()):
+        assert len(pictures) == len(set(pictures))
     return whole_epochs(tracking.files())
 
 

@@ -36,6 +36,7 @@ def test_every_card_has_a_picture_at_step_0_and_one_at_each_epoch(tracking, work
 
     keys = ["recon/stitched_amp", "recon/stitched_phase", "recon/summary"]
     assert tracking.cards() == [(key, step) for key in keys for step in (0, STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH)]
+    assert len(tracking.latest()) == len(set(tracking.latest())) == 3
 
 
 def test_metrics_have_the_step_of_the_pictures(tracking, worker):
@@ -78,11 +79,33 @@ def test_arrays_are_logged_as_predicted(tracking, worker, kind):
     assert names == {f"epoch_0{epoch}/stitched/arrays.{kind}" for epoch in (0, 1)}
 
 
-def test_the_description_is_written_if_wanted(tracking, worker):
-    _, trainer = fit(tracking, _callback(worker, description=True), epochs=2)
+NOTE = "mlflow.note.content"
+
+
+@pytest.mark.parametrize(("description", "shown"), [(None, True), (False, False)])
+def test_an_empty_description_shows_the_latest_summary_unless_it_is_off(tracking, worker, description, shown):
+    _, trainer = fit(tracking, _callback(worker, description=description), epochs=2)
 
     tags = mlflow.MlflowClient(tracking.uri).get_run(trainer.logger.run_id).data.tags
-    assert "path=epoch_02%2Fsummary.png" in tags["mlflow.note.content"]
+    assert ("path=epoch_02%2Fsummary.png" in tags.get(NOTE, "")) == shown
+
+
+@pytest.mark.parametrize("written_in", [0, 2])
+@pytest.mark.parametrize("description", [None, True])
+def test_what_the_user_writes_stays_also_during_the_training(tracking, worker, description, written_in):
+    class User(Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == written_in:
+                trainer.logger.experiment.set_tag(trainer.logger.run_id, NOTE, "Beam was unstable.")
+
+    _, trainer = fit(tracking, _callback(worker, description=description), epochs=3, callbacks=[User()])
+
+    text = mlflow.MlflowClient(tracking.uri).get_run(trainer.logger.run_id).data.tags[NOTE]
+    if description:
+        assert text.startswith("Beam was unstable.\n")
+        assert "path=epoch_03%2Fsummary.png" in text
+    else:
+        assert text == "Beam was unstable."
 
 
 @pytest.mark.slow

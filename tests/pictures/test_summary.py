@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from recon_worker.pictures.figures import EpochFigures
+from recon_worker.pictures.layout import Page
 from recon_worker.pictures.png import encode_png
-from recon_worker.pictures.summary import summary_png
+from recon_worker.pictures.summary import latest_png, summary_png
 from tests.pictures.sheets import pixels, sheet
 
 
@@ -29,11 +30,60 @@ def _contains(page, picture):
 def test_every_picture_is_there_enlarged_by_whole_factors():
     drawn = sheet(shape=(50, 40), patch_shape=(16, 16))
     page = pixels(summary_png(drawn))
-    panels = [one for figure in drawn.figures() for one in figure.panels.values()]
+    panels = [
+        _file_colours(one)[figure.compared(kind) or ...]
+        for figure in drawn.figures()
+        for kind, one in figure.panels.items()
+    ]
 
     assert len(panels) == 6 + 9
     for one in panels:
+        assert _contains(page, one.repeat(8, axis=0).repeat(8, axis=1))
+
+
+def test_the_border_of_a_patch_that_is_not_compared_is_paler():
+    drawn = sheet(objects=0, patch_shape=(16, 16))
+    (patch,) = drawn.patches
+    page = pixels(summary_png(drawn)).astype(int)
+    for kind in ("amp_pred", "amp_gt", "phase_pred", "phase_gt"):
+        colours = _file_colours(patch.panels[kind]).astype(int)
+        paler = (255 - (255 - colours) * 0.4).astype(int)
+        paler[4:12, 4:12] = colours[4:12, 4:12]
+        assert _contains(page, paler.repeat(8, axis=0).repeat(8, axis=1)), kind
+
+
+def test_nothing_is_paler_where_nothing_is_compared():
+    drawn = sheet(objects=0, truth=False)
+    page = pixels(summary_png(drawn))
+
+    for one in drawn.patches[0].panels.values():
         assert _contains(page, _file_colours(one).repeat(8, axis=0).repeat(8, axis=1))
+
+
+@pytest.mark.parametrize("truth", [True, False])
+@pytest.mark.parametrize("objects", [1, 0])
+def test_the_latest_card_names_the_epoch_and_shows_the_object_or_else_a_patch(objects, truth, written):
+    drawn = sheet(objects=objects, truth=truth, patch_shape=(40, 40))
+    page = pixels(latest_png(drawn))
+    (shown, *_) = drawn.figures()
+    kinds = ("amp_pred", "phase_pred", *(("amp_gt", "phase_gt") if truth else ()))
+
+    assert written[0] == "Epoch 5, step 50"
+    assert len(written) == 1 + len(kinds)
+    for kind in kinds:
+        colours = _file_colours(shown.panels[kind])[shown.compared(kind) or ...]
+        assert _contains(page, colours.repeat(6, axis=0).repeat(6, axis=1)), kind
+
+
+@pytest.mark.parametrize("shape", [(9, 200), (200, 9), (300, 300)])
+def test_the_latest_card_has_room_for_its_headings(shape, monkeypatch):
+    ends = []
+    write = Page.write
+    monkeypatch.setattr(Page, "write", lambda page, *a, **k: (write(page, *a, **k), ends.append(page.width)))
+    page = pixels(latest_png(sheet(shape=shape)))
+
+    assert page.shape[1] > max(ends)
+    assert max(page.shape) < 750
 
 
 def test_a_large_picture_is_averaged_over_squares(written):

@@ -72,7 +72,7 @@ def cases(draw):
         remove_ramp=draw(st.booleans()),
         pixel_size_m=draw(st.sampled_from([None, 2e-8])),
         arrays_format=draw(st.sampled_from(["none", "npz", "h5"])),
-        description=draw(st.booleans()),
+        description=draw(st.sampled_from([None, False, True])),
         reference=draw(st.booleans()),
     )
     layout = SnapshotLayout(

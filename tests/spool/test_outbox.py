@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from recon_worker.pictures.records import DESCRIPTION_NAME
 from recon_worker.snapshot.artifact import Artifact
 from recon_worker.spool.folder import SpoolError
 from recon_worker.spool.outbox import Outbox
@@ -175,3 +176,12 @@ def test_files_of_one_folder_are_written_and_removed_by_many_threads(tmp_path):
 
     outbox.discard()
     assert not outbox.folder.exists()
+
+
+def test_a_description_of_an_older_snapshot_does_not_replace_a_newer_one(outbox):
+    for taken_unix_s in (20.0, 10.0):
+        outbox.put(Artifact(DESCRIPTION_NAME, str(taken_unix_s).encode()), taken_unix_s)
+    assert outbox.local_path(DESCRIPTION_NAME).read_bytes() == b"20.0"
+
+    outbox.put(Artifact(DESCRIPTION_NAME, b"30.0"), 30.0)
+    assert outbox.local_path(DESCRIPTION_NAME).read_bytes() == b"30.0"

@@ -1,6 +1,7 @@
 """Uploads to a real MLflow store: cards once per step, metrics once, the description beside the user's text."""
 
 import json
+import os
 from dataclasses import replace
 
 import mlflow
@@ -9,13 +10,14 @@ from PIL import Image
 
 from recon_worker.pictures.colour_ranges import ColourRanges
 from recon_worker.pictures.history import History
-from recon_worker.pictures.records import DESCRIPTION_NAME, Description, Metrics, card_name, metrics_name
+from recon_worker.pictures.records import DESCRIPTION_NAME, LATEST, Description, Metrics, card_name, metrics_name
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.upload.errors import RefusedError, UnacceptableError, UploadError
 from recon_worker.upload.mlflow_sink import MlflowSink
 from recon_worker.upload.resume import Resume, earlier_history, fits_of, folder_of_fit, note_training
 from tests.samples import make_run
 
+DESCRIPTION = "mlflow.note.content"
 CARD = card_name("epoch_05", "stitched_amp", 165)
 
 
@@ -87,6 +89,43 @@ def test_a_card_is_uploaded_as_it_is_with_a_small_version(tracking, target, clie
         assert (image.format, max(image.size)) == ("WEBP", 256)
 
 
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2), (2, 3, 1)])
+def test_mlflow_shows_the_newest_snapshot_on_the_latest_card_in_any_order_of_uploads(
+    tracking, target, client, order, tmp_path
+):
+    for epoch in (*order, *order):  # each is tried again
+        Image.new("RGB", (300, 200), (epoch, 0, 0)).save(tmp_path / "card.png")
+        name = card_name(f"epoch_0{epoch}", LATEST, 0, 10**12 + epoch)
+        MlflowSink(target, lambda _: client).upload(tmp_path / "card.png", name)
+
+    *_, shown = (path for path in listed(client, target) if path.endswith(".png"))  # as MLflow's page: the last one
+    with Image.open(tracking.path(shown)) as image:
+        assert image.getpixel((0, 0)) == (3, 0, 0)
+    assert tracking.latest() == [10**12 + 1, 10**12 + 2, 10**12 + 3]
+
+
+def listed(client, target):
+    return [file.path for file in client.list_artifacts(target.run_id, "images") if "latest" in file.path]
+
+
+EARLIER = {"earlier_epoch": 1, "earlier_fit_unix_s": 100.0}
+
+
+def test_the_latest_card_of_a_training_that_was_resumed_from_an_earlier_epoch_shows_the_resumed_one(
+    tracking, client, card
+):
+    first = replace(make_run(tracking), started_unix_s=100.0)
+    resumed = replace(
+        first, earlier_run_id=first.run_id, earlier_epoch=1, started_unix_s=200.0, earlier_fit_unix_s=100.0
+    )
+    for target, epoch, unix_s in ((first, 1, 110), (resumed, 2, 210), (first, 3, 120)):  # the last from the spool
+        os.utime(card, (unix_s, unix_s))
+        name = card_name(f"epoch_0{epoch}", LATEST, 0, 1000 * unix_s)
+        MlflowSink(target, lambda _: client).upload(card, name)
+
+    assert tracking.latest() == [110_000, 210_000]
+
+
 @pytest.mark.parametrize("fail_at", [1, 2], ids=["picture", "small version"])
 def test_a_card_whose_upload_failed_half_way_is_completed(tracking, target, client, card, fail_at):
     sink = MlflowSink(target, lambda _: client)
@@ -124,13 +163,13 @@ def test_numbers_and_tags_that_fail_are_known_to_even_where_the_user_logs_asynch
 
 
 def test_the_description_shows_the_latest_summary_and_keeps_the_users_text(target, client, tmp_path):
-    client.set_tag(target.run_id, "mlflow.note.content", "Beam was unstable.")
+    client.set_tag(target.run_id, DESCRIPTION, "Beam was unstable.")
     for epoch in (5, 6):
         latest = Description(title=f"Epoch {epoch}", summary=f"epoch_0{epoch}/summary.png", values={})
         (tmp_path / "run.json").write_bytes(latest.to_json())
         MlflowSink(target, lambda _: client).upload(tmp_path / "run.json", DESCRIPTION_NAME)
 
-    text = client.get_run(target.run_id).data.tags["mlflow.note.content"]
+    text = client.get_run(target.run_id).data.tags[DESCRIPTION]
     assert text.startswith("Beam was unstable.\n")
     assert f"get-artifact?path=epoch_06%2Fsummary.png&run_uuid={target.run_id}" in text
     assert "epoch_05" not in text

@@ -46,7 +46,7 @@ def test_the_reference_has_the_cards_of_the_later_epochs_and_is_no_snapshot(trac
     assert [entry.epoch for entry in entries_of(tracking.path("recon_log/gallery.html").read_bytes())] == [1]
     assert [metric.step for metric in metrics] == [10]
     assert (worker.stats.submitted, worker.stats.logged) == (1, 1)
-    assert worker.stats.artifacts_logged == len(tracking.files()) + 2 * len(KEYS) + 1  # cards, metrics
+    assert worker.stats.artifacts_logged == len(tracking.files()) + 2 * len(KEYS) + 2  # cards, latest card, metrics
 
 
 def test_closing_waits_for_the_reference_of_a_training_without_snapshots(tracking, settings, scan):

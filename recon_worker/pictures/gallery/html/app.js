@@ -129,6 +129,7 @@ function showPicture(kind, one, thumbnail, entry) {
   const { figure, panel } = state.panels.get(kind);
   figure.style.visibility = one ? "visible" : "hidden";
   if (!one) return;
+  panel.centreOnly = hasDimmedBorder(entry) && /^(amp|phase)_(pred|gt)$/.test(kind);
   panel.show(one);
   drawBar(figure.querySelector(".bar"), one);
   const [low, high] = figure.querySelectorAll(".ends span");
@@ -138,6 +139,9 @@ function showPicture(kind, one, thumbnail, entry) {
   panel.canvas.setAttribute("aria-label", `${titleOfPicture(kind)}, epoch ${entry.epoch}`);
   figure.title = `${one.quantity}\n${entry.folder}/${state.view}/${kind}.png, ${thumbnail.full_size.join(" \u00d7 ")} px`;
 }
+
+/** Whether the view is a patch that is compared with the truth: only on its central half. */
+const hasDimmedBorder = (entry) => state.view.startsWith("patch_") && "amp_error" in viewOf(entry).pictures;
 
 /** Show the values at the pointed-at pixel in every picture, and its position in the full-size picture. */
 function showValues() {
@@ -193,6 +197,7 @@ function notes(entry) {
   if (pictures.some((one, at) => Object.keys(viewOf(entry).pictures)[at].endsWith("_error"))) {
     found.push("Predictions are aligned with the truth before errors are computed; the picture files show them as they are.");
   }
+  if (hasDimmedBorder(entry)) found.push("The dimmed border of the patch is not compared.");
   return found;
 }
 

@@ -66,6 +66,7 @@ class PicturePanel {
     this.canvas = canvas;
     this.space = space;
     this.picture = null;
+    this.centreOnly = false; // whether only the central half is compared; the rest is dimmed
     this.enlarged = new Map();
     space.panels.push(this);
     listen(this);
@@ -100,6 +101,7 @@ class PicturePanel {
     context.imageSmoothingEnabled = !whole && scale < SHARP_FROM;
     context.imageSmoothingQuality = "high";
     context.drawImage(this.atFactor(factor), left, top, picture.width * scale, picture.height * scale);
+    if (this.centreOnly) this.dimBorder(context, left, top, scale);
     if (space.point) this.mark(context, left, top, scale);
   }
 
@@ -117,6 +119,19 @@ class PicturePanel {
       this.enlarged.set(factor, canvas);
     }
     return this.enlarged.get(factor);
+  }
+
+  /** Fade all but the central half of each axis to the colour of the page. */
+  dimBorder(context, left, top, scale) {
+    const { width, height } = this.picture;
+    const [x, y] = [Math.floor(width / 4), Math.floor(height / 4)];
+    context.beginPath();
+    context.rect(left, top, width * scale, height * scale);
+    context.rect(left + x * scale, top + y * scale, Math.floor(width / 2) * scale, Math.floor(height / 2) * scale);
+    context.globalAlpha = 0.6;
+    context.fillStyle = getComputedStyle(document.body).backgroundColor;
+    context.fill("evenodd");
+    context.globalAlpha = 1;
   }
 
   mark(context, left, top, scale) {
