@@ -7,7 +7,7 @@ DEMO_DIR ?= demo_output
 PORT ?= 5000
 SEED ?= 1
 
-.PHONY: help setup demo ui test test-slow test-packaging test-browser test-faults soak check wheels format bench bench-whole bench-gpu bench-large clean
+.PHONY: help setup demo ui test test-slow test-packaging test-browser test-faults soak check docs wheels format bench bench-whole bench-gpu bench-large clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ check: $(READY)  ## lint, format, spelling, type and import checks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(READY)  ## build the documentation site into site/
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict
+
 # Builds the wheels from the sdists, to exclude stale build/ folders, and without isolation, to need no package index.
 wheels: $(READY)  ## build both distributions into dist/ and check them
 	rm -rf dist
@@ -81,4 +84,4 @@ bench-large: $(READY)  ## measure fields of up to 4096 x 4096 px and 40 000 patc
 	$(BIN)/python scripts/benchmarks/large_field.py
 
 clean:  ## remove the demo, built distributions and all caches; keep the environment
-	rm -rf $(DEMO_DIR) dist build *.egg-info recon_worker/build recon_worker/*.egg-info .pytest_cache .mypy_cache .import_linter_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO_DIR) dist site build *.egg-info recon_worker/build recon_worker/*.egg-info .pytest_cache .mypy_cache .import_linter_cache .ruff_cache .hypothesis

@@ -154,7 +154,7 @@ class TrainerConfig:
         "1", "devices per machine, one process each: a count, a list such as '0,1', or 'auto' for all"
     )
     num_nodes: int = option(
-        1, "number of machines; torchrun or Slurm's srun starts the processes on each (docs/hpc.md)"
+        1, "number of machines; torchrun or Slurm's srun starts the processes on each (docs/how-to/several-gpus.md)"
     )
     strategy: str = option(
         "auto",

@@ -1,7 +1,7 @@
 """Plausibility checks for arrays of valid shape: positions in pixels, amplitudes rather than counts.
 
 Wrong units pass every check of shape and type: positions in metres place all patches on one pixel, positions in
-nanometres scatter them, and a network trains on either. docs/data-formats.md states the criteria.
+nanometres scatter them, and a network trains on either. docs/reference/data-formats.md states the criteria.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Stitches object patches into whole objects and measures their errors. Pure array functions.
 
 Runs in the worker process, and with the inline backend in the training process. scipy and scikit-image are imported
-inside the functions that need them. Formulas: `docs/formulas.md`.
+inside the functions that need them. Formulas: `docs/reference/formulas.md`.
 
     stitching             patches -> object, on a grid or by position
     patches               object -> patch, between pixels

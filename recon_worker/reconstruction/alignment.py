@@ -2,7 +2,7 @@
 
 Diffraction does not determine the global phase of the object, its amplitude scale if the probe's power is unknown, or a
 linear phase ramp if the patterns are not exactly centred. `fit` determines all three by least squares over the pixels
-that `comparable` selects. Formulas: `docs/formulas.md`.
+that `comparable` selects. Formulas: `docs/reference/formulas.md`.
 """
 
 import cmath

@@ -2,7 +2,7 @@
 
 Both use the largest valid square of the images. The shift is an error: it is logged but not corrected.
 Saxton & Baumeister, J. Microsc. 127, 127 (1982); van Heel & Schatz, J. Struct. Biol. 151, 250 (2005);
-Guizar-Sicairos, Thurman & Fienup, Opt. Lett. 33, 156 (2008). Formulas: `docs/formulas.md`.
+Guizar-Sicairos, Thurman & Fienup, Opt. Lett. 33, 156 (2008). Formulas: `docs/reference/formulas.md`.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Image quality metrics: phase error, MAE, PSNR, SSIM, correlation, share of finite pixels, robust value range.
 
 Undefined values (no pixels to compare, image smaller than the window) are NaN. Align predictions first
-(`alignment.fit`). Formulas: `docs/formulas.md`.
+(`alignment.fit`). Formulas: `docs/reference/formulas.md`.
 """
 
 import math

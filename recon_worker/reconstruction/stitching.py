@@ -1,7 +1,7 @@
 """Stitches object patches into whole objects: tiles on a grid, or overlapping patches at sub-pixel positions.
 
 Positions are patch centres, (x, y) = (column, row), pixels; the centre pixel of an m-pixel crop has index m // 2.
-Formulas: `docs/formulas.md`.
+Formulas: `docs/reference/formulas.md`.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Placement of the samples of a scan in the object: on a grid, or at absolute positions.
 
 Coordinates are pixels of the object grid. Positions are patch *centres*, (x, y) = (column, row); the centre pixel of an
-n-pixel patch has index n // 2. Shapes are (rows, columns). Formulas: `docs/formulas.md`.
+n-pixel patch has index n // 2. Shapes are (rows, columns). Formulas: `docs/reference/formulas.md`.
 """
 
 import math

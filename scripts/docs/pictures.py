@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/pictures.md from a known object.
+"""Draw the pictures of docs/reference/pictures.md from a known object.
 
 python scripts/docs/pictures.py            writes docs/pictures/*.png
 """

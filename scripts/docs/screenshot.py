@@ -8,8 +8,13 @@ import base64
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from selenium.webdriver.remote.webdriver import WebDriver
 
 _WAIT_S = 20
 
@@ -23,26 +28,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--width", type=int, default=940, help="pixels (default: 940)")
     parser.add_argument("--dark", action="store_true", help="use the dark colour scheme")
     arguments = parser.parse_args(argv)
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser is None or driver is None or not arguments.gallery.is_file():
-        missing = f"{arguments.gallery} is not there" if browser and driver else "chromium or chromedriver is missing"
-        print(f"error: {missing}.", file=sys.stderr)
+    try:
+        if not arguments.gallery.is_file():
+            raise FileNotFoundError(f"{arguments.gallery} is not there")
+        arguments.output.write_bytes(_picture(arguments))
+    except FileNotFoundError as error:
+        print(f"error: {error}.", file=sys.stderr)
         return 2
-    arguments.output.write_bytes(_picture(arguments, browser, driver))
     return 0
 
 
-def _picture(arguments: argparse.Namespace, browser: str, driver: str) -> bytes:
-    """PNG of the whole page."""
+@contextmanager
+def open_browser() -> "Iterator[WebDriver]":
+    """Start headless Chromium. Raises FileNotFoundError if it or its driver is not installed."""
     from selenium import webdriver
-    from selenium.webdriver.support.ui import WebDriverWait
 
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if browser is None or driver is None:
+        raise FileNotFoundError("chromium or chromedriver is missing")
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     root = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses root otherwise
     for argument in ("--headless=new", "--hide-scrollbars", "--disable-dev-shm-usage", *root):
         options.add_argument(argument)
     with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as page:
+        yield page
+
+
+def _picture(arguments: argparse.Namespace) -> bytes:
+    """PNG of the whole page."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    with open_browser() as page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if arguments.dark else "light"}
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         _resize(page, arguments.width, 900)
@@ -56,9 +73,9 @@ def _picture(arguments: argparse.Namespace, browser: str, driver: str) -> bytes:
         return base64.b64decode(page.get_screenshot_as_base64())
 
 
-def _resize(page: object, width: int, height: int) -> None:
+def _resize(page: "WebDriver", width: int, height: int) -> None:
     screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)  # type: ignore[attr-defined]
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train on several machines with torchrun. Start this script on each of them; see docs/hpc.md.
+# Train on several machines with torchrun. Start this script on each of them; see docs/how-to/several-gpus.md.
 #
 #     scripts/hpc/torchrun_node.sh HEAD:PORT OUTPUT_DIR --train_data_file scan.npz --test_data_file scan.npz [FLAGS OF train.py]
 #

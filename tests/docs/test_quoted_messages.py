@@ -9,7 +9,7 @@ from tests.paths import REPOSITORY
 
 OF_OTHERS = {"The client socket has timed out"}
 """Messages of torch."""
-DOCUMENTS = ["docs/reliability.md", "docs/troubleshooting.md", "docs/hpc.md", "docs/guide.md"]
+DOCUMENTS = ["docs/explanation/reliability.md", "docs/how-to/troubleshooting.md", "docs/hpc.md", "docs/guide.md"]
 VALUE = "\0"
 
 

@@ -90,7 +90,7 @@ def test_one_fault_of_the_worker_costs_at_most_the_snapshot_that_raised(
 
 
 def assert_said(text, how, *, died, lost, noticed):
-    """Assert the messages that docs/reliability.md promises."""
+    """Assert the messages that docs/explanation/reliability.md promises."""
     if died:
         assert f"The reconstruction worker died ({DEATH.get(how, 'exit code 1; it said: ')}" in text
     elif lost:
