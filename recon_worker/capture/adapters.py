@@ -114,7 +114,7 @@ def described(value: object) -> str:
     """Describe a value by its type, its length or shape, and the types of its first elements."""
     name = type(value).__name__
     if isinstance(value, Tensor | np.ndarray):
-        return f"a {name} of shape {tuple(value.shape)}"
+        return f"a {name} of shape {tuple(value.shape)}, {value.dtype}"
     if isinstance(value, Mapping):
         return f"a {name} with the keys {sorted(map(str, value))[:12]}"
     if isinstance(value, tuple | list):

@@ -102,9 +102,11 @@ class Capture:
         identified.
 
         Raises:
-            UnusablePredictionsError: They have a wrong shape.
+            UnusablePredictionsError: They have a wrong shape, or hold no data.
         """
         amp, phase, diffraction = predictions
+        if amp.is_meta:
+            raise UnusablePredictionsError("predictions are on the device 'meta', which holds no data.")
         if min(len(amp), len(phase)) < target.size:
             return
         if target.part is not None:

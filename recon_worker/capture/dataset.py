@@ -17,7 +17,7 @@ from recon_worker.capture.adapters import Adapter, Sample, described
 from recon_worker.capture.errors import UnusableDataError
 from recon_worker.capture.gathering import Ranks
 from recon_worker.capture.placement.positions import ItemPosition
-from recon_worker.capture.placement.samples import Placement, place_samples
+from recon_worker.capture.placement.samples import Placement, Samples, place_samples
 from recon_worker.capture.plan import ScanOptions
 from recon_worker.snapshot.array_types import Float32
 from recon_worker.snapshot.geometry import Geometry, PositionGeometry
@@ -32,7 +32,7 @@ def dataset_length(loader: object) -> int:
     """Return the number of samples of a loader's dataset.
 
     Raises:
-        UnusableDataError: The samples have no index, or their number is unknown.
+        UnusableDataError: There are no samples, they have no index, or their number is unknown.
     """
     try:
         dataset: Any = loader.dataset  # type: ignore[attr-defined]
@@ -41,9 +41,12 @@ def dataset_length(loader: object) -> int:
     if isinstance(dataset, IterableDataset) or not hasattr(type(dataset), "__getitem__"):
         raise UnusableDataError(f"samples of a {type(dataset).__name__} have no index.")
     try:
-        return len(dataset)
+        length = len(dataset)
     except Exception as error:
         raise UnusableDataError(f"a {type(dataset).__name__} has no usable length ({reason(error)}).") from error
+    if length == 0:
+        raise UnusableDataError(f"the {type(dataset).__name__} has no samples.")
+    return length
 
 
 def read_item(dataset: Any, index: int) -> Any:  # noqa: ANN401
@@ -104,13 +107,9 @@ def read_scan(
     patch_px: int | None = None,
     epoch_digits: int = 2,
 ) -> RunData:
-    """Read the data that is constant during a run.
+    """Read the data that is constant during a run, from a map-style dataset.
 
     Args:
-        dataset: Map-style dataset.
-        adapter: Reads its items.
-        fixed_indices: Samples whose patches are logged.
-        options: What to log.
         reach: Largest number of samples to stitch; None: limited by the options only.
         patch_px: Side of a patch; None: that of the patterns.
         epoch_digits: Width of the epoch in artifact names.
@@ -121,16 +120,11 @@ def read_scan(
     """
     samples = [read_sample(dataset, adapter, i) for i in (fixed_indices or (0,))]
     fixed = samples[: len(fixed_indices)]
-    observed, n_px = _patterns(dataset, samples)
-    n_px = patch_px or n_px
-    if n_px is None:
-        raise UnusableDataError(f"samples of {type(dataset).__name__} have no diffraction: the patch size is unknown.")
+    observed, n_px = _patterns(dataset, samples, patch_px)
     intensity = samples[0].intensity if options.intensity is None else options.intensity
     n_stitch = min(n for n in (len(dataset), options.max_stitch_samples, reach) if n is not None)
     placement = _place(dataset, adapter, samples[0], n_stitch, n_px, options)
-    geometry = placement.geometry if options.log_stitch else None
-    if options.log_stitch and geometry is None:
-        _log.warning("Stitched pictures are skipped: %s. Patch pictures are logged.", placement.skip_reason)
+    geometry = placement.geometry
     label_amp, label_phase = _true_patches(fixed, placement, fixed_indices, n_px)
     scan = Scan(
         fixed_indices=fixed_indices,
@@ -146,10 +140,14 @@ def read_scan(
         arrays_format=options.arrays if geometry is not None else "none",
         description=options.description,
     )
-    layout = SnapshotLayout(n_fixed=len(fixed_indices), patch_px=n_px)
-    if geometry is not None:
-        layout = replace(layout, n_stitch=n_stitch, channels=_channels(geometry), crop_px=geometry.crop_px)
-    return RunData(scan=scan, layout=layout, intensity=intensity)
+    return RunData(scan=scan, layout=_layout(len(fixed_indices), n_px, n_stitch, geometry), intensity=intensity)
+
+
+def _layout(n_fixed: int, n_px: int, n_stitch: int, geometry: Geometry | None) -> SnapshotLayout:
+    layout = SnapshotLayout(n_fixed=n_fixed, patch_px=n_px)
+    if geometry is None:
+        return layout
+    return replace(layout, n_stitch=n_stitch, channels=_channels(geometry), crop_px=geometry.crop_px)
 
 
 def to_float32(tensor: Tensor) -> Float32:
@@ -157,10 +155,14 @@ def to_float32(tensor: Tensor) -> Float32:
     return tensor.detach().to("cpu", torch.float32).numpy()
 
 
-def _patterns(dataset: object, samples: Sequence[Sample]) -> tuple[Float32 | None, int | None]:
-    """Return channel 0 of the patterns, (k, N, N), and N; None if the samples have none."""
+def _patterns(dataset: object, samples: Sequence[Sample], patch_px: int | None) -> tuple[Float32 | None, int]:
+    """Return channel 0 of the patterns, (k, N, N), None if the samples have none; and the side of a patch."""
     if any(one.diffraction is None for one in samples):
-        return None, None
+        if patch_px is None:
+            raise UnusableDataError(
+                f"samples of {type(dataset).__name__} have no diffraction: the patch size is unknown."
+            )
+        return None, patch_px
     try:
         patterns = np.stack([to_float32(one.diffraction[0]) for one in samples])  # type: ignore[index]
         _, n_px, width = patterns.shape
@@ -168,7 +170,7 @@ def _patterns(dataset: object, samples: Sequence[Sample]) -> tuple[Float32 | Non
         raise UnusableDataError(f"patterns of {type(dataset).__name__} cannot be used ({reason(error)}).") from error
     if n_px != width:
         raise UnusableDataError(f"patterns of {type(dataset).__name__} have {n_px} x {width} px; they must be square.")
-    return patterns, n_px
+    return patterns, patch_px or n_px
 
 
 def _amplitude(patterns: Float32, *, intensity: bool) -> Float32:
@@ -230,23 +232,28 @@ def _place(
     n_px: int,
     options: ScanOptions,
 ) -> Placement:
-    """Find where the samples lie, and the true object."""
+    """Find where the samples lie, and the true object; no geometry, with a warning, if they cannot be stitched."""
     item_position: Callable[[int], ItemPosition | None] | None = None
     if first.position_px is not None:
         item_position = partial(_item_position, dataset, adapter)
-    return place_samples(
-        dataset,
-        length=len(dataset),
-        count=n_stitch if options.log_stitch else 1,  # reading all positions takes long
-        n_px=n_px,
-        channels=_patches_per_sample(first),
-        positions=options.positions,
-        ground_truth=options.ground_truth,
-        object_index=options.object_index,
-        item_position=item_position,
-        weight="uniform" if first.probe is None else options.stitch_weight,
-        probe_intensity=_probe_intensity(first, n_px),
+    placement = place_samples(
+        Samples(
+            dataset=dataset,
+            length=len(dataset),
+            count=n_stitch if options.log_stitch else 1,  # reading all positions takes long
+            n_px=n_px,
+            channels=_patches_per_sample(first),
+            item_position=item_position,
+            probe_intensity=_probe_intensity(first, n_px),
+            weight="uniform" if first.probe is None else options.stitch_weight,
+        ),
+        options,
     )
+    if not options.log_stitch:
+        return replace(placement, geometry=None)
+    if placement.geometry is None:
+        _log.warning("Stitched pictures are skipped: %s. Patch pictures are logged.", placement.skip_reason)
+    return placement
 
 
 def _patches_per_sample(sample: Sample) -> int | None:

@@ -20,7 +20,7 @@ from recon_worker.capture.errors import NOTHING_LOGGED, Guard, WrongSettingError
 from recon_worker.capture.gathering import ranks_of_process_group
 from recon_worker.capture.given_scan import GivenScan, SampleAdapter
 from recon_worker.capture.logged_run import LoggedRun, claim, launched, release
-from recon_worker.capture.placement.samples import place_samples
+from recon_worker.capture.placement.samples import Samples, place_samples
 from recon_worker.capture.plan import CapturePlan, Interval, ScanOptions, choose_indices
 from recon_worker.capture.shot import Shot
 from recon_worker.client.backend import ReconBackend
@@ -153,18 +153,10 @@ class ReconLogger:
 
     def _check_positions(self) -> None:
         """Check explicit positions and ground truth before training; the patch size may be unknown yet."""
-        options = self._options
+        options, n = self._options, len(self._dataset)
         if options.positions is not None or options.ground_truth is not None:
-            place_samples(
-                self._dataset,
-                length=len(self._dataset),
-                count=len(self._dataset),
-                n_px=self._known_px or 4,
-                positions=options.positions,
-                ground_truth=options.ground_truth,
-                object_index=options.object_index,
-                weight="uniform",
-            )
+            n_px = self._known_px or _SMALLEST_PX
+            place_samples(Samples(dataset=self._dataset, length=n, count=n, n_px=n_px, weight="uniform"), options)
 
     @property
     def num_samples(self) -> int:

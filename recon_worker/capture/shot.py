@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon_worker.capture.adapters import Predictions
+from recon_worker.capture.adapters import Predictions, described
 from recon_worker.capture.capture import Capture
 from recon_worker.capture.copying import Copier
 from recon_worker.capture.errors import LeftEpochError, UnusableDataError, UnusablePredictionsError, WrongSettingError
@@ -165,7 +165,14 @@ def _numbers(indices: Sequence[int] | NDArray[Any] | Tensor, num_samples: int) -
 
 def _batch(values: Tensor | NDArray[Any], length: int) -> Tensor:
     """Return values as a (B, C, N, N) tensor. Raises UnusablePredictionsError if they have another shape."""
-    tensor = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+    try:
+        tensor = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+    except (TypeError, ValueError) as error:
+        raise UnusablePredictionsError(
+            f"predictions are {described(values)}; expected: tensors or arrays of real numbers."
+        ) from error
+    if tensor.is_meta:
+        raise UnusablePredictionsError("predictions are on the device 'meta', which holds no data.")
     batch = tensor[:, None] if tensor.ndim == 3 else tensor
     if batch.ndim != 4 or len(batch) != length or batch.is_complex() or batch.shape[-1] != batch.shape[-2]:
         raise UnusablePredictionsError(

@@ -130,6 +130,19 @@ class Settings:
     """Settings of the backend's worker; None: it has none."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoggedData:
+    """The data of a Trainer from which a run is logged."""
+
+    loader: Any
+    length: int
+    """Number of samples of its dataset."""
+    from_training_set: bool
+    indices: tuple[int, ...]
+    """Samples whose patches are logged."""
+    adapter: Adapter
+
+
 def begin_run(
     trainer: Trainer,
     module: LightningModule,
@@ -140,15 +153,7 @@ def begin_run(
 ) -> TrainerRun:
     """Select the logged samples on rank zero and prepare every rank. All ranks must call this.
 
-    If one rank fails, no rank logs.
-
-    Args:
-        trainer: Trainer, at the start of training.
-        module: The network.
-        ranks: Ranks of the Trainer.
-        settings: What to log, and how often.
-        backend: Receives the snapshots on rank zero; None on the other ranks.
-        target: Returns the MLflow run; called on rank zero only.
+    If one rank fails, no rank logs. `backend` is None, and `target` not called, except on rank zero.
 
     Raises:
         WrongSettingError: A setting is invalid for the dataset or the module.
@@ -158,35 +163,12 @@ def begin_run(
     with ranks.all_or_none():
         predicting = predicting_module(module, settings.predictions_from)
         set_up_validation_data(trainer)
-    chosen, length = ranks.broadcast(lambda: choose_data(trainer)).tolist()
-    from_training_set = bool(chosen)
-    indices = choose_indices(length, settings.options)
+    data = _chosen(trainer, ranks, settings)
     interval = Interval(settings.every_n_epochs, trainer.current_epoch)
-
+    layout, intensity = start_on_rank_zero(ranks, lambda: _start(trainer, data, settings, interval, backend, target))
+    plan = CapturePlan(fixed_indices=data.indices, layout=layout)
     with ranks.all_or_none():
-        loader: Any = logged_loader(trainer, from_training_set=from_training_set)
-        adapter = settings.adapter or _recognised(loader.dataset)
-
-    def start() -> RunData:
-        if backend is None:
-            raise RuntimeError("the backend could not be launched.")
-        reach = length if from_training_set else _reach(trainer, loader, length)
-        digits = max(2, len(str(trainer.max_epochs)))
-        with random_state_kept():
-            data = read_scan(loader.dataset, adapter, indices, settings.options, reach=reach, epoch_digits=digits)
-        scan = replace(data.scan, reference=settings.reference and trainer.global_step == 0)
-        run = target()
-        claim(run, backend)
-        with wrong_spool():
-            backend.start(run, scan, data.layout)
-        announce(data, run, interval, trainer.max_epochs, settings.worker)
-        return data
-
-    layout, intensity = start_on_rank_zero(ranks, start)
-    plan = CapturePlan(fixed_indices=indices, layout=layout)
-
-    with ranks.all_or_none():
-        batches = [] if from_training_set else batch_indices(loader, ranks.rank, ranks.size)
+        batches = [] if data.from_training_set else batch_indices(data.loader, ranks.rank, ranks.size)
         return TrainerRun(
             backend=backend,
             ranks=ranks,
@@ -195,13 +177,53 @@ def begin_run(
             interval=interval,
             routes=tuple(plan.route(batch) for batch in batches),
             intensity=intensity,
-            dataset=loader.dataset,
-            adapter=adapter,
+            dataset=data.loader.dataset,
+            adapter=data.adapter,
             module=predicting,
-            watch=ForwardWatch(predicting, adapter),
-            from_training_set=from_training_set,
+            watch=ForwardWatch(predicting, data.adapter),
+            from_training_set=data.from_training_set,
             may_predict=_may_predict(trainer),
         )
+
+
+def _chosen(trainer: Trainer, ranks: Ranks, settings: Settings) -> LoggedData:
+    """Choose on rank zero what to log. All ranks must call this; raises as `begin_run`."""
+    chosen, length = ranks.broadcast(lambda: choose_data(trainer)).tolist()
+    from_training_set = bool(chosen)
+    indices = choose_indices(length, settings.options)
+    with ranks.all_or_none():
+        loader: Any = logged_loader(trainer, from_training_set=from_training_set)
+        return LoggedData(
+            loader=loader,
+            length=length,
+            from_training_set=from_training_set,
+            indices=indices,
+            adapter=settings.adapter or _recognised(loader.dataset),
+        )
+
+
+def _start(
+    trainer: Trainer,
+    data: LoggedData,
+    settings: Settings,
+    interval: Interval,
+    backend: ReconBackend | None,
+    target: Callable[[], RunTarget],
+) -> RunData:
+    """Read the constant data of a run and start the backend, on rank zero."""
+    if backend is None:
+        raise RuntimeError("the backend could not be launched.")
+    dataset, digits = data.loader.dataset, max(2, len(str(trainer.max_epochs)))
+    reach = data.length if data.from_training_set else _reach(trainer, data.loader, data.length)
+    with random_state_kept():
+        found = read_scan(dataset, data.adapter, data.indices, settings.options, reach=reach, epoch_digits=digits)
+    scan = replace(found.scan, reference=settings.reference and trainer.global_step == 0)
+    run = target()
+    claim(run, backend)
+    with wrong_spool():
+        backend.start(run, scan, found.layout)
+    announce(found, run, interval, trainer.max_epochs, settings.worker)
+    return found
 
 
 def _may_predict(trainer: Trainer) -> bool:

@@ -144,7 +144,8 @@ class PtychoReconLoggingCallback(Callback):
             self._finish()
             self._earlier_run_id, self._earlier_fit_unix_s = None, 0.0
             if mlflow_logger(trainer) is None:
-                _log.warning("No reconstructions are logged: the Trainer has no MLFlowLogger.")
+                why = " (fast_dev_run removes it)" if trainer.fast_dev_run else ""
+                _log.warning("%s: the Trainer has no MLFlowLogger%s.", NOTHING_LOGGED, why)
                 return
             self._backend = launched(self.worker)
 

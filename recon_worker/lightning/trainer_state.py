@@ -60,8 +60,8 @@ def choose_data(trainer: Trainer) -> tuple[bool, int]:
     reason = ""
     loader: Any = logged_loader(trainer, from_training_set=False) if trainer.enable_validation else None
     try:
-        if loader is not None and (length := dataset_length(loader)):
-            return False, length
+        if loader is not None:
+            return False, dataset_length(loader)
     except UnusableDataError as error:
         reason = str(error)
     loader = logged_loader(trainer, from_training_set=True)
@@ -69,10 +69,8 @@ def choose_data(trainer: Trainer) -> tuple[bool, int]:
         if loader is None:
             raise UnusableDataError("there is none.")
         length = dataset_length(loader)
-        if length == 0:
-            raise UnusableDataError(f"the {type(loader.dataset).__name__} has no samples.")
     except UnusableDataError as error:
-        raise UnusableDataError(f"validation: {reason or 'no samples.'} Training: {error}") from error
+        raise UnusableDataError(f"validation: {reason or 'there is none.'} Training: {error}") from error
     found = f"The validation set cannot be logged: {reason}" if reason else "There is no validation set:"
     _log.warning("%s %seconstructions are logged from the training set.", found, "R" if reason else "r")
     return True, length

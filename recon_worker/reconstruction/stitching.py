@@ -147,13 +147,7 @@ def accumulate(
         ValueError: A patch extends beyond the canvas.
     """
     m, count = patches.shape[-1], len(corners_px)
-    outside = np.flatnonzero(((corners_px < 0) | (corners_px > [shape[1] - m, shape[0] - m])).any(axis=1))
-    if outside.size:
-        x, y = corners_px[outside[0]]
-        raise ValueError(
-            f"patch {outside[0]} of {count} does not fit: its corner is (y, x) = ({y:g}, {x:g}) px and its "
-            f"side {m} px, but the canvas is {shape[0]} x {shape[1]} px."
-        )
+    _check_inside(corners_px, m, shape)
     whole = np.floor(corners_px).astype(np.int64)
     fraction = (corners_px - whole).astype(np.float32)
     weight = np.ones((m, m), np.float32) if weight is None else weight
@@ -172,6 +166,17 @@ def accumulate(
                 canvas[y : y + m + 1, x : x + m + 1] += values
                 weights[y : y + m + 1, x : x + m + 1] += shares
     return canvas[:-1, :-1], weights[:-1, :-1]
+
+
+def _check_inside(corners_px: Float64, m: int, shape: tuple[int, int]) -> None:
+    """Raise ValueError unless all patches of side m lie on a canvas."""
+    outside = np.flatnonzero(((corners_px < 0) | (corners_px > [shape[1] - m, shape[0] - m])).any(axis=1))
+    if outside.size:
+        x, y = corners_px[outside[0]]
+        raise ValueError(
+            f"patch {outside[0]} of {len(corners_px)} does not fit: its corner is (y, x) = ({y:g}, {x:g}) px and its "
+            f"side {m} px, but the canvas is {shape[0]} x {shape[1]} px."
+        )
 
 
 def _spread(images: Float32, step: int, fraction: Float32) -> Float32:

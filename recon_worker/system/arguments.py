@@ -57,8 +57,9 @@ def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401
     if kind is Literal:
         return isinstance(value, str) and value in inside
     if kind is Sequence:
-        is_sequence = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
-        return is_sequence and all(_fits(one, inside[0]) for one in value)
+        if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
+            return False
+        return all(_fits(one, inside[0]) for one in value)
     if hint in (int, float):
         return isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
     accepted = {Any: object, bool: bool | np.bool_, Path: str | PathLike}

@@ -74,7 +74,9 @@ def _groups(sections: Iterable[type]) -> Mapping[str, list[str]]:
 
 def _table(title: str, rows: Sequence[str]) -> str:
     introduction = f"\n{_INTRODUCTIONS[title]}\n" if title in _INTRODUCTIONS else ""
-    return f"{introduction}\n| flag | value | default | meaning |\n|---|---|---|---|\n" + "".join(f"{row}\n" for row in rows)
+    return f"{introduction}\n| flag | value | default | meaning |\n|---|---|---|---|\n" + "".join(
+        f"{row}\n" for row in rows
+    )
 
 
 def _row(section: type, option: Field[Any]) -> str:

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from recon_worker.capture.placement.samples import ItemPosition, place_samples
+from recon_worker.capture.placement.samples import ItemPosition, Samples, place_samples
+from recon_worker.capture.plan import ScanOptions
 from recon_worker.reconstruction.stitching import crop_start_px, stitch
 from tests.reconstruction.known_objects import correlation, cut_patches, smooth_object
 
@@ -96,13 +97,10 @@ CONTAINERS = {one.__name__: one for one in (global_offsets, dict_of_tensors, cen
 def place(dataset, count=None, **settings):
     """Place the leading samples of a dataset."""
     length = len(dataset)
-    return place_samples(
-        dataset,
-        length=length,
-        count=length if count is None else count,
-        n_px=N,
-        **{"weight": "uniform"} | settings,
-    )
+    told = {name: settings.pop(name) for name in ("positions", "ground_truth", "object_index") if name in settings}
+    count = length if count is None else count
+    samples = Samples(dataset=dataset, length=length, count=count, n_px=N, **{"weight": "uniform"} | settings)
+    return place_samples(samples, ScanOptions(**told))
 
 
 def stitched_correlations(placement, dataset):

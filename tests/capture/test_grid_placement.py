@@ -7,7 +7,15 @@ from torch.utils.data import ConcatDataset, Subset
 from ptycho_torch.data.grouping import grid_corners
 from recon_worker.capture.errors import WrongSettingError
 from recon_worker.snapshot.geometry import GridGeometry, PositionGeometry
-from tests.capture.known_scans import N, Scan, Wrapper, assert_true_patches, place, stitched_correlations
+from tests.capture.known_scans import (
+    N,
+    Scan,
+    Wrapper,
+    assert_true_patches,
+    centres_of_patches,
+    place,
+    stitched_correlations,
+)
 from tests.reconstruction.known_objects import cut_patches, smooth_object
 
 SIZE, OUTER, OFFSET = 81, 12, 4
@@ -137,14 +145,20 @@ def test_a_split_without_metadata_is_stitched_unless_its_patches_are_elsewhere(s
     assert ("the phases in Y_phi are not those of the true object" in placement.skip_reason) == shuffled
 
 
-def test_positions_that_would_be_wrong_in_a_training_split_are_pointed_out(caplog):
+def test_offsets_on_a_grid_that_nothing_confirms_are_not_stitched_unless_passed():
     scan = GridScan(objects=OBJECTS[:1])
     del scan.metadata
     _stride_in_positions(scan)
 
-    assert place(scan).geometry is not None
+    assert "coords_offsets lie on a grid" in place(scan).skip_reason
+    assert stitched_correlations(place(scan, positions=scan.positions, ground_truth=OBJECTS[0]), scan)[0] > 0.99
 
-    assert [record.message for record in caplog.records if "training split of a grid-lines file" in record.message]
+
+def test_offsets_off_any_grid_need_no_confirmation():
+    scan = centres_of_patches(Scan())
+    del scan.container["objectGuess"]
+
+    assert isinstance(place(scan).geometry, PositionGeometry)
 
 
 def test_measured_positions_off_the_grid_win_over_metadata_of_a_grid():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from recon_worker.capture.placement import sources
-from recon_worker.capture.placement.samples import ItemPosition, place_samples
+from recon_worker.capture.placement.samples import ItemPosition, Samples, place_samples
+from recon_worker.capture.plan import ScanOptions
 from recon_worker.snapshot.geometry import GridGeometry, PositionGeometry
 from tests.capture.known_scans import (
     CONTAINERS,
@@ -233,10 +234,10 @@ def test_without_stitched_samples_true_patches_are_still_known():
 def test_without_a_dataset_only_what_is_passed_is_known():
     scan = Scan()
 
-    told = place_samples(
-        None, length=120, count=120, n_px=N, positions=torch.from_numpy(scan.positions), ground_truth=TRUTH
-    )
-    nothing = place_samples(None, length=120, count=120, n_px=N)
+    samples = Samples(dataset=None, length=120, count=120, n_px=N)
+
+    told = place_samples(samples, ScanOptions(positions=torch.from_numpy(scan.positions), ground_truth=TRUTH))
+    nothing = place_samples(samples, ScanOptions())
 
     assert isinstance(told.geometry, PositionGeometry)
     assert stitched_correlations(told, scan)[0] > 0.99

@@ -3,9 +3,14 @@
 import atexit
 import os
 
+import numpy as np
 import pytest
+import torch
 
+from recon_worker import ReconLogger, WorkerSettings
+from recon_worker.capture.errors import WrongSettingError
 from tests.capture.test_recon_logger import AMP, PHASE, add_all, logger_of, run_id
+from tests.lightning.clients import N_SAMPLES, POSITIONS, N
 
 __all__ = ["logger_of", "run_id"]
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("plain_sheets")]
@@ -49,3 +54,84 @@ def test_a_forked_child_neither_uses_nor_closes_the_logger_of_its_parent(logger_
 
     recon.close()
     assert "Reconstructions: 1 submitted" in caplog.text
+
+
+REFUSED = {
+    "indices contain [60]": ([60], AMP[:1]),
+    "predictions are a ndarray of shape (1, 32, 32), object; expected": ([0], AMP[:1].astype(object)),
+    "predictions are on the device 'meta'": ([0], torch.empty(1, N, N, device="meta")),
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_an_epoch_whose_predictions_are_all_refused_says_so(logger_of, caplog, said):
+    indices, amp = REFUSED[said]
+    with logger_of() as recon, recon.epoch(1) as shot:
+        shot.add(indices, amp=amp, phase=PHASE[:1])
+
+    first, last = [one for one in caplog.records if one.name.startswith("recon_worker") and one.levelname == "WARNING"]
+    assert said in first.message
+    assert not first.exc_info
+    assert last.message == "Epoch 1 is not logged: all predictions that were added were refused."
+
+
+@pytest.mark.parametrize("worker", [False, True], ids=["inline", "worker"])
+def test_a_run_that_does_not_exist_is_an_error_before_training(logger_of, tmp_path, worker):
+    settings = WorkerSettings(spool_dir=tmp_path / "spool") if worker else None
+
+    with pytest.raises(WrongSettingError, match=r"run_id='f{32}' .*not found.*Pass the ID of an existing run"):
+        logger_of(run_id="f" * 32, worker=settings)
+
+
+def test_a_second_logger_of_a_run_is_refused_until_the_first_is_closed(logger_of, run_id):
+    with logger_of(), pytest.raises(WrongSettingError, match=f"run {run_id} is being logged to by another.*Close"):
+        logger_of()
+
+    logger_of().close()
+
+
+@pytest.mark.parametrize("spool", ["/proc/spool", "file", "file/spool"])
+@pytest.mark.parametrize("patch_px", [None, N])
+def test_a_spool_that_cannot_be_written_is_an_error_before_training(logger_of, tmp_path, spool, patch_px):
+    (tmp_path / "file").touch()
+    settings = WorkerSettings(spool_dir=tmp_path / spool)
+
+    with pytest.raises(WrongSettingError, match=rf"spool_dir .*{spool} cannot be used \(.*\); allowed: .*Choose"):
+        logger_of(worker=settings, patch_px=patch_px)
+
+
+def test_a_file_with_the_name_of_the_runs_folder_is_an_error_before_training(logger_of, run_id, tmp_path):
+    (tmp_path / run_id).touch()
+
+    with pytest.raises(WrongSettingError, match=f"{run_id} is a link or not a folder"):
+        logger_of(worker=WorkerSettings(spool_dir=tmp_path), patch_px=N)
+
+
+def test_an_odd_side_costs_the_stitched_pictures_and_is_named(logger_of, tracking, caplog):
+    odd = np.ones((N_SAMPLES, N - 1, N - 1), np.float32)
+    with logger_of() as recon, recon.epoch(1) as shot:
+        add_all(shot, amp=odd, phase=odd)
+
+    assert "Stitched pictures are skipped: patches of 31 x 31 px cannot be stitched" in caplog.text
+    assert {name.split("/")[1] for name in tracking.files() if name.endswith("amp_pred.png")} == {
+        "patch_00",
+        "patch_30",
+    }
+
+
+def test_a_server_error_is_printed_once_an_epoch_without_a_worker(tracking, run_id, logger_of, monkeypatch, caplog):
+    def fail(self, *args):
+        raise RuntimeError(f"the store is away {'x' * 400} till noon")
+
+    monkeypatch.setattr("mlflow.MlflowClient.log_image", fail)
+    with logger_of() as recon, recon.epoch(1) as shot:
+        add_all(shot)
+
+    lines = [one.message for one in caplog.records if "could not be logged" in one.message]
+    assert [line.split(":")[0] for line in lines] == ["Step 0", "Epoch 1"]
+    assert all(line.count("the store is away") == 1 for line in lines)
+
+
+def test_a_patch_size_too_small_to_stitch_is_named():
+    with pytest.raises(WrongSettingError, match="patch_px is 2; it must be at least 4"):
+        ReconLogger(positions=POSITIONS, patch_px=2)

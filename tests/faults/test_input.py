@@ -57,7 +57,7 @@ def test_an_empty_validation_set_is_replaced_by_the_training_set_with_a_line(tra
     _, trainer = fit(tracking, PtychoReconLoggingCallback(1, num_patches=1, strict=True), epochs=1, val=empty)
 
     assert trainer.current_epoch == 1
-    assert "There is no validation set" in caplog.text
+    assert "The validation set cannot be logged: the Subset has no samples. Reconstructions" in caplog.text
     assert "epoch_01/patch_00/amp_pred.png" in tracking.files()
 
 

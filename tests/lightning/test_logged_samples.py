@@ -61,7 +61,7 @@ def test_without_validation_data_the_training_set_is_logged_with_one_warning(tra
 
     assert epochs_logged(tracking) == ["epoch_01", "epoch_02"]
     assert patches_logged(tracking) == {"patch_00", "patch_10"}
-    assert sum("There is no validation set" in record.message for record in caplog.records) == 1
+    assert sum("econstructions are logged from the training set" in one.message for one in caplog.records) == 1
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,25 @@ def test_a_result_that_the_adapter_does_not_read_gives_one_message_with_an_adapt
     assert callback.errors == 1
 
 
+class InPlace(PairModule):
+    """Changes what `forward` returned before validation ends."""
+
+    def validation_step(self, batch, batch_idx):
+        self(batch[0]).mul_(0)
+
+
+def test_predictions_changed_in_place_are_predicted_again_with_one_line(tracking, new_tracking, caplog):
+    other = new_tracking()
+    fit(other, PairModule(), Pairs(), callback_of(adapter=TupleAdapter(PHASE_FIRST), **TOLD))
+
+    fit(tracking, InPlace(), Pairs(), callback_of(adapter=TupleAdapter(PHASE_FIRST), **TOLD))
+
+    (line,) = warnings(caplog)
+    assert f"{EXTRA_PASS}, which costs time: validation_step changes what InPlace returned in place" in line.message
+    name = "epoch_02/stitched/amp_pred.png"
+    assert tracking.path(name).read_bytes() == other.path(name).read_bytes()
+
+
 class Groups(Container):
     """Samples of four patches, of which only the common centre is passed."""
 

@@ -50,6 +50,13 @@ def raised(action):
     raise AssertionError("nothing was raised")
 
 
+def test_a_long_error_without_a_cause_is_described_once():
+    said = reason(RuntimeError(f"start {LONG} end"))
+
+    assert said.startswith("RuntimeError: start /")
+    assert said.count("start") == said.count("end") == 1
+
+
 def test_a_certificate_that_is_not_trusted_is_named_however_long_the_address_is(tls_server, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     said = reason(raised(lambda: MlflowClient(f"{tls_server}{LONG}").get_run("0" * 32)))

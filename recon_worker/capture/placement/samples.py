@@ -6,7 +6,6 @@ unusable costs the pictures that need it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +31,7 @@ from recon_worker.capture.placement.positions import (
     with_channels,
 )
 from recon_worker.capture.placement.sources import ReadPosition, find_positions, own_geometry
+from recon_worker.capture.plan import ScanOptions
 from recon_worker.reconstruction.stitching import crop_start_px, crop_to_footprint
 from recon_worker.snapshot.array_types import Complex64, Float32
 from recon_worker.snapshot.choices import StitchWeight
@@ -39,6 +39,7 @@ from recon_worker.snapshot.geometry import Geometry, PositionGeometry
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
+_ODD = "patches of {0} x {0} px cannot be stitched, as their side is odd: crop or pad them by one pixel"
 _LONGEST = 1 << 28
 """Number of samples beyond which a dataset is not a scan, and its nesting is not resolved."""
 
@@ -68,58 +69,45 @@ class Placement:
         return None if self.true_patches is None else self.true_patches(index)
 
 
-def place_samples(
-    dataset: object | None,
-    *,
-    length: int,
-    count: int,
-    n_px: int,
-    crop_px: int | None = None,
-    channels: int | None = None,
-    positions: Any = None,  # noqa: ANN401
-    ground_truth: Any = None,  # noqa: ANN401
-    object_index: Any = None,  # noqa: ANN401
-    item_position: ReadPosition | None = None,
-    weight: StitchWeight = "probe",
-    probe_intensity: Float32 | None = None,
-) -> Placement:
-    """Find the positions and the true objects of a dataset.
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """The samples of a scan, as far as their placement depends on them."""
 
-    Args:
-        dataset: Map-style dataset; None: only what is passed here is known.
-        length: Number of samples of the dataset.
-        count: Number of leading samples to stitch.
-        n_px: Side N of a patch.
-        crop_px: Side of the stitched centre crop; None: N / 2, rounded down to an even number.
-        channels: Number of patches that the network predicts per sample; None: not compared with the positions.
-        positions: (length, 2) or (length, C, 2), (x, y), pixels, or a function that returns them for the dataset.
-        ground_truth: (H, W) or (K, H, W) complex, on the pixel grid of the positions, or the path of an NPZ file.
-        object_index: (length,) number of the object that each sample shows.
-        item_position: Reads the position in the item of a sample; None if it has none. It may raise anything.
-        weight: Weight of overlapping patches.
-        probe_intensity: (N, N) summed |probe|^2; None: unknown.
+    dataset: object | None
+    """Map-style dataset; None: only what the user passes is known."""
+    length: int
+    """Number of samples of the dataset."""
+    count: int
+    """Number of leading samples to stitch."""
+    n_px: int
+    """Side N of a patch."""
+    channels: int | None = None
+    """Number of patches that the network predicts per sample; None: not compared with the positions."""
+    item_position: ReadPosition | None = None
+    """Reads the position in the item of a sample; None if it has none. It may raise anything."""
+    probe_intensity: Float32 | None = None
+    """(N, N) summed |probe|^2; None: unknown."""
+    weight: StitchWeight = "probe"
+    """Weight of overlapping patches."""
+
+
+def place_samples(samples: Samples, options: ScanOptions) -> Placement:
+    """Find the positions and the true objects of a dataset; those in the options win.
 
     Raises:
-        WrongSettingError: What was passed cannot be used.
+        WrongSettingError: Positions, ground truth or object numbers in the options cannot be used.
     """
-    told = None if ground_truth is None else explicit_truth(ground_truth)
-    numbers = None if object_index is None else explicit_objects(object_index, length)
+    told = None if options.ground_truth is None else explicit_truth(options.ground_truth)
+    dataset, length, n_px = samples.dataset, samples.length, samples.n_px
+    numbers = None if options.object_index is None else explicit_objects(options.object_index, length)
     parts = () if dataset is None or length > _LONGEST else flatten(dataset, length)
     try:
-        own = own_geometry(dataset) if positions is None else None
+        own = own_geometry(dataset) if options.positions is None else None
         if own is not None and own.geometry is not None and told is None and numbers is None:
-            return Placement(geometry=_weighted(own.geometry, weight), ground_truth=own_truth(dataset))
-        if positions is not None:
-            px = with_channels(explicit_positions(positions, dataset, length), parts, channels)
-            scan = number_scans(parts, length)
-            found = Positions(source="positions", px=px, object_id=scan, stack_index=0 * scan, explicit=True)
-        else:
-            found = own or find_positions(parts, count, n_px, channels, item_position)
-        if numbers is not None:
-            px = found.px[:length]
-            mine = numbers[: len(px)]
-            found = replace(found, px=px, object_id=mine, stack_index=mine, ids_known=True, geometry=None)
-        check_unit(found, channels)
+            return Placement(geometry=_weighted(own.geometry, samples.weight), ground_truth=own_truth(dataset))
+        found = own or _positions(samples, options, parts)
+        found = found if numbers is None else _renumbered(found, numbers)
+        check_unit(found, samples.channels)
         objects, scale = _true_objects(parts, found, told)
         check_reach(found, objects, n_px, explicit_truth=told is not None)
         check_order(found, objects, parts, n_px)
@@ -131,23 +119,47 @@ def place_samples(
         objects=objects,
         positions_px=found.px[:, 0],
         object_id=found.object_id,
-        item_position=_later_items(found, numbers, item_position),
+        item_position=_later_items(found, numbers, samples.item_position),
         n_px=n_px,
         amplitude_scale=scale or (1.0 if found.geometry is None else found.geometry.amplitude_scale),
     )
     if n_px % 2:
-        text = f"patches of {n_px} x {n_px} px cannot be stitched, as their side is odd: crop or pad them by one pixel"
-        return Placement(geometry=None, skip_reason=text, true_patches=patches)
+        return Placement(geometry=None, skip_reason=_ODD.format(n_px), true_patches=patches)
     try:
-        geometry, ids = _geometry(found, count, n_px, crop_px, scale, probe_intensity)
+        geometry, ids = _geometry(samples, found, scale)
+    except WrongSettingError:
+        raise
     except ValueError as error:
-        text = str(error).rstrip(".")
-        if found.explicit and count:
-            raise WrongSettingError(f"positions cannot be used: {text}.") from error
-        return Placement(geometry=None, skip_reason=text, true_patches=patches)
+        return Placement(geometry=None, skip_reason=str(error).rstrip("."), true_patches=patches)
     truths = own_truth(dataset, geometry) if told is None else ()
     truths = truths or _on_footprint(geometry, objects, ids)
-    return Placement(geometry=_weighted(geometry, weight), ground_truth=truths, true_patches=patches)
+    return Placement(geometry=_weighted(geometry, samples.weight), ground_truth=truths, true_patches=patches)
+
+
+def _positions(samples: Samples, options: ScanOptions, parts: Sequence[Part]) -> Positions:
+    """Return the positions that the user passes, else those that the dataset has.
+
+    Raises:
+        ValueError: There are no usable ones; a WrongSettingError if the user passed them.
+    """
+    if options.positions is None:
+        return find_positions(parts, samples.count, samples.n_px, samples.channels, samples.item_position)
+    px = explicit_positions(options.positions, samples.dataset, samples.length)
+    scan = number_scans(parts, samples.length)
+    return Positions(
+        source="positions",
+        px=with_channels(px, parts, samples.channels),
+        object_id=scan,
+        stack_index=0 * scan,
+        explicit=True,
+    )
+
+
+def _renumbered(found: Positions, numbers: NDArray[np.int64]) -> Positions:
+    """Return positions with the object number of each sample."""
+    px = found.px[: len(numbers)]
+    mine = numbers[: len(px)]
+    return replace(found, px=px, object_id=mine, stack_index=mine, ids_known=True, geometry=None)
 
 
 def _true_objects(
@@ -200,35 +212,39 @@ def _later_items(
     return renumbered
 
 
-def _geometry(
-    found: Positions, count: int, n_px: int, crop_px: int | None, scale: float | None, probe_intensity: Float32 | None
-) -> tuple[Geometry, list[int]]:
-    """Return the geometry of the first `count` samples, and the number of each of its objects.
+def _geometry(samples: Samples, found: Positions, scale: float | None) -> tuple[Geometry, list[int]]:
+    """Return the geometry of the samples to stitch, and the number of each of its objects.
 
     Raises:
-        ValueError: There is none. The message gives the reason.
+        ValueError: There is none, the message gives the reason; a WrongSettingError if the user passed the positions.
     """
     if found.geometry is not None:
         geometry = found.geometry if scale is None else replace(found.geometry, amplitude_scale=scale)
         return geometry, list(range(geometry.n_objects))
-    if not count:
+    if not samples.count:
         raise ValueError("no samples are to be stitched")
-    side = n_px // 4 * 2 if crop_px is None else crop_px
+    n_px, probe = samples.n_px, samples.probe_intensity
+    side = n_px // 4 * 2
     start = crop_start_px(n_px, side)
-    if probe_intensity is not None and probe_intensity.shape == (n_px, n_px):
-        probe_intensity = probe_intensity[start : start + side, start : start + side]
-    ids, number = np.unique(found.object_id[:count], return_inverse=True)
-    geometry = PositionGeometry(
-        patch_px=n_px,
-        crop_px=side,
-        positions_px=found.px[:count],
-        object_index=number.astype(np.int64),
-        probe_intensity=probe_intensity,
-        amplitude_scale=scale or 1.0,
-    )
-    for i in range(len(ids)):
-        geometry.footprint(i)  # raises ValueError for positions in a wrong unit
-    return geometry, ids.tolist()
+    if probe is not None and probe.shape == (n_px, n_px):
+        probe = probe[start : start + side, start : start + side]
+    ids, number = np.unique(found.object_id[: samples.count], return_inverse=True)
+    try:
+        placed = PositionGeometry(
+            patch_px=n_px,
+            crop_px=side,
+            positions_px=found.px[: samples.count],
+            object_index=number.astype(np.int64),
+            probe_intensity=probe,
+            amplitude_scale=scale or 1.0,
+        )
+        for i in range(len(ids)):
+            placed.footprint(i)  # raises ValueError for positions in a wrong unit
+    except ValueError as error:
+        if found.explicit:
+            raise WrongSettingError(f"positions cannot be used: {error}") from error
+        raise
+    return placed, ids.tolist()
 
 
 def _on_footprint(
