@@ -13,5 +13,6 @@ Requires torch but not Lightning: any training loop can use it, with a backend f
     copying       copies from the network's device into these arrays
     gathering     sends the ranks' rows to rank zero
     logged_run    state of one rank during a logged run: interval and current capture
+    announcement  the message at the start
     errors        errors of the logging, and the guard that keeps them from the training
 """

@@ -12,7 +12,7 @@ memory and write to the spool; it does not load torch, and only `InlineBackend` 
     supervisor      `Supervisor`: the thread that feeds and replaces the worker
     process         `WorkerProcess`: one worker process and its pipe
     run_folder      opens the run's folder in the spool, and reports or removes it at the end
-    ledger          `Ledger`: counts the outcome of every snapshot
+    ledger          `Ledger`: counts the outcome of every snapshot; the line of each logged epoch
     depth_advice    recommends a queue depth; the table of events
     signals         `held_signals`: delays signals during an operation
 """

@@ -1,0 +1,68 @@
+"""Messages reach the terminal of a user who has configured nothing, and obey one who has."""
+
+import logging
+
+import pytest
+
+from recon_worker.system.messages import message_log, show_messages
+
+
+@pytest.fixture
+def package(monkeypatch):
+    """A package with messages, in an application without log handlers."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    logger = logging.getLogger("a_package")
+    yield logger
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+
+
+def test_information_is_printed_once_without_any_configuration(package, capsys):
+    show_messages("a_package")
+    show_messages("a_package")
+    message_log("a_package.module").info("epoch %d", 1)
+
+    assert capsys.readouterr().err == "epoch 1\n"
+
+
+def test_handlers_of_the_application_replace_the_terminal(package, capsys, monkeypatch):
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    show_messages("a_package")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    message_log("a_package").info("epoch 1")
+
+    assert [record.getMessage() for record in records] == ["epoch 1"]
+    assert capsys.readouterr().err == ""
+
+
+def test_the_level_of_the_application_counts(package, capsys):
+    package.setLevel(logging.WARNING)
+    show_messages("a_package")
+    message_log("a_package").info("epoch 1")
+    message_log("a_package").warning("lost")
+
+    assert capsys.readouterr().err == "lost\n"
+
+
+def test_a_message_clears_the_progress_bar_before_it_is_printed(package, capsys):
+    from tqdm import tqdm
+
+    show_messages("a_package")
+    with tqdm(total=2, desc="bar", ncols=40, mininterval=0) as bar:
+        bar.update()
+        message_log("a_package").info("epoch 1")
+
+    written = capsys.readouterr().err.split("\r")
+    (line,) = [text for text in written if "epoch 1" in text]
+    assert line.startswith("epoch 1\n")
+    assert written[written.index(line) - 1].strip() == ""
+
+
+def test_without_stderr_nothing_is_printed(package, capsys, monkeypatch):
+    show_messages("a_package")
+    monkeypatch.setattr("sys.stderr", None)
+    message_log("a_package").info("epoch 1")
+
+    assert capsys.readouterr().out == ""
