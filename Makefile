@@ -7,6 +7,9 @@ DEMO_DIR ?= demo_output
 PORT ?= 5000
 SEED ?= 1
 
+# Without byte code every process that a test starts compiles the package again, and pytest all test modules.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo ui test test-slow test-packaging test-browser test-faults soak check docs wheels format bench bench-whole bench-gpu bench-large clean
 
 help:  ## show this list

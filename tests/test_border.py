@@ -21,53 +21,69 @@ TRAINING_SIDE = {"torch", "lightning", "pytorch_lightning", "ptycho_torch"}
 HEAVY = {*TRAINING_SIDE, "numpy", "PIL", "matplotlib", "mlflow", "scipy", "skimage", "tenacity"}
 
 
-def _loaded(program):
-    """Top-level modules in a fresh process after `program`."""
-    program += "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules})"
+FOR_TORCH = {"Adapter", "Predictions", "PtychoPinnAdapter", "ReconLogger", "Sample", "TupleAdapter"}
+FOR_TRAINING = set(recon_worker.__all__) - {"read_png", "DecodedImage"} - FOR_TORCH
+PURE = ("reconstruction.stitching", "reconstruction.alignment", "pictures.png")
+STAGES = {
+    "command": "import recon_worker.cli.main; dir(recon_worker)",
+    "training": "\n".join(f"from recon_worker import {name}" for name in sorted(FOR_TRAINING)),
+    "pure": "\n".join(f"import recon_worker.{module}" for module in PURE),
+    "plain loop": "\n".join(f"from recon_worker import {name}" for name in sorted(FOR_TORCH)),
+    "callback": "import recon_worker.lightning; dir(recon_worker.lightning)",
+    "logger": "from recon_worker.lightning import QueuedMLFlowLogger; QueuedMLFlowLogger.__module__",
+}
+of_stages = pytest.mark.xdist_group("stages of imports")
+
+
+def _loaded(*programs):
+    """Modules in a fresh process after each of these programs, which it runs one after the other."""
+    say = "\nimport sys; print(*sys.modules, flush=True)\n"
+    program = "".join(one + say for one in programs)
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    return set(done.stdout.split())
+    return [set(line.split()) for line in done.stdout.splitlines()]
+
+
+def _packages(modules):
+    return {name.partition(".")[0] for name in modules}
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """Modules after each stage in one process. Each stage adds to those before it."""
+    return dict(zip(STAGES, _loaded(*STAGES.values()), strict=True))
 
 
 def test_no_worker_module_imports_torch_lightning_or_the_training_side():
-    assert not _loaded(WALK) & TRAINING_SIDE
+    (modules,) = _loaded(WALK)
+
+    assert not _packages(modules) & TRAINING_SIDE
 
 
-def test_pure_functions_import_only_numpy_and_pillow():
-    modules = "reconstruction.stitching", "reconstruction.alignment", "pictures.png"
-
-    loaded = _loaded("\n".join(f"import recon_worker.{module}" for module in modules))
-
-    assert loaded & HEAVY == {"numpy", "PIL"}
+@of_stages
+def test_the_package_and_its_command_import_nothing_heavy(loaded):
+    assert not _packages(loaded["command"]) & HEAVY
 
 
-def test_the_package_and_its_command_import_nothing_heavy():
-    assert not _loaded("import recon_worker, recon_worker.cli.main; dir(recon_worker)") & HEAVY
+@of_stages
+def test_public_names_of_the_training_process_load_neither_torch_nor_mlflow(loaded):
+    assert _packages(loaded["training"]) & HEAVY == {"numpy"}
 
 
-FOR_TORCH = {"Adapter", "Predictions", "PtychoPinnAdapter", "ReconLogger", "Sample", "TupleAdapter"}
+@of_stages
+def test_pure_functions_import_only_numpy_and_pillow(loaded):
+    assert _packages(loaded["pure"]) & HEAVY == {"numpy", "PIL"}
 
 
-def test_public_names_of_the_training_process_load_neither_torch_nor_mlflow():
-    names = set(recon_worker.__all__) - {"read_png", "DecodedImage"} - FOR_TORCH
-
-    loaded = _loaded("\n".join(f"from recon_worker import {name}" for name in sorted(names)))
-
-    assert loaded & HEAVY == {"numpy"}
+@of_stages
+def test_a_plain_loop_loads_neither_lightning_nor_mlflow(loaded):
+    assert "torch" in loaded["plain loop"]
+    assert not _packages(loaded["plain loop"]) & {"lightning", "mlflow", "matplotlib"}
 
 
-def test_a_plain_loop_loads_neither_lightning_nor_mlflow():
-    loaded = _loaded("\n".join(f"from recon_worker import {name}" for name in sorted(FOR_TORCH)))
-
-    assert "torch" in loaded
-    assert not loaded & {"lightning", "mlflow", "matplotlib"}
-
-
-def test_the_callback_loads_without_mlflow_and_the_logger_on_first_use():
-    loaded = _loaded("import recon_worker.lightning; dir(recon_worker.lightning)")
-    logger = "from recon_worker.lightning import QueuedMLFlowLogger; print(QueuedMLFlowLogger.__module__)"
-
-    assert "mlflow" not in loaded
-    assert {"mlflow", "recon_worker.lightning.mlflow_logger"} <= _loaded(logger)
+@of_stages
+def test_the_callback_loads_without_mlflow_and_the_logger_on_first_use(loaded):
+    assert "mlflow" not in loaded["callback"]
+    assert {"mlflow", "recon_worker.lightning.mlflow_logger"} <= loaded["logger"]
     with pytest.raises(AttributeError, match=r"module 'recon_worker.lightning' has no attribute 'Absent'"):
         _ = import_module("recon_worker.lightning").Absent
 

@@ -65,8 +65,8 @@ def batches(rank, size):
         yield indices, next(iter(loader([dataset[int(i)] for i in indices])))
 
 
-def main():
-    settings = json.loads(Path(sys.argv[1]).read_text())
+def main(plan):
+    settings = json.loads(Path(plan).read_text())
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     found = train(**settings["train"], rank=rank, size=dist.get_world_size())
@@ -75,4 +75,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

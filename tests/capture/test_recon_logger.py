@@ -12,7 +12,6 @@ import torch
 from recon_worker import ReconLogger, WorkerSettings
 from tests.capture.plain_loop import train
 from tests.lightning.clients import DIFFRACTION, N_SAMPLES, PATCHES, POSITIONS, TRUTH, Container, N
-from tests.paths import REPOSITORY
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("plain_sheets")]
 
@@ -212,19 +211,19 @@ def test_an_exception_in_an_epoch_passes_through_and_what_was_logged_arrives(tra
 
 
 def test_a_forgotten_close_loses_nothing(tracking, run_id, tmp_path):
+    np.savez(tmp_path / "data.npz", positions=POSITIONS, ground_truth=TRUTH, amp=AMP, phase=PHASE)
     program = (
         "import numpy as np\n"
         "from recon_worker import ReconLogger, WorkerSettings\n"
         "from pathlib import Path\n"
-        "from tests.capture.test_recon_logger import add_all\n"
-        "from tests.lightning.clients import POSITIONS, TRUTH\n"
-        f"recon = ReconLogger(tracking_uri={tracking.uri!r}, run_id={run_id!r}, positions=POSITIONS,\n"
-        f"    ground_truth=TRUTH, worker=WorkerSettings(spool_dir=Path({str(tmp_path / 'spool')!r})))\n"
+        "data = np.load('data.npz')\n"
+        f"recon = ReconLogger(tracking_uri={tracking.uri!r}, run_id={run_id!r}, positions=data['positions'],\n"
+        "    ground_truth=data['ground_truth'], worker=WorkerSettings(spool_dir=Path('spool')))\n"
         "with recon.epoch(5) as shot:\n"
-        "    add_all(shot)\n"
+        "    shot.add(np.arange(len(data['amp'])), amp=data['amp'], phase=data['phase'])\n"
     )
 
-    subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True, timeout=100)
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=100)
 
     assert tracking.epoch_folders() == ["epoch_05"]
 

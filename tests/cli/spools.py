@@ -16,8 +16,8 @@ from tests.samples import fill, layout_of, make_scan, snapshot
 from tests.scripts import call
 
 DONE, LEFT, ERROR, BUSY = range(4)
-PER_EPOCH = 28
-"""Pictures: 9 of each of 2 patches, 6 of the object, a complex picture of each, the summary."""
+PER_EPOCH = 10
+"""Pictures: 5 of the patch, 2 of the object, a complex picture of each, the summary."""
 OF_RUN = {"recon_log/gallery.html", "recon_log/scales.json"}
 WAITING = PER_EPOCH + 5
 """Files of an epoch in the outbox: pictures, 4 image cards, metrics."""
@@ -41,6 +41,10 @@ def recon_worker_process(*arguments, **environment):
     )
 
 
+def _scan(truth):
+    return make_scan(n_samples=12, n_fixed=1, truth=truth)
+
+
 def _filled(scan, epoch):
     """Return a snapshot and its memory."""
     buffer = bytearray(layout_of(scan).nbytes)
@@ -57,17 +61,18 @@ def add_raw(outbox, scan, epoch):
 
 
 @cache
-def _rendered(epochs):
+def _rendered(epochs, truth):
     """Return the records that rendering these epochs yields, and the files of the history."""
-    scan, history = make_scan(), History()
+    scan, history = _scan(truth), History()
     made = [one for epoch in epochs for one in render(scan, _filled(scan, epoch)[0], history)]
     return made, history.files()
 
 
-def make_spool(spool, target, raw=(1, 2), rendered=(3,)):
-    scan, outbox = make_scan(), Outbox(spool / target.run_id)
+def make_spool(spool, target, raw=(1, 2), rendered=(3,), *, truth=False):
+    """Create a spool. Without ground truth it has 14 artifacts to upload per epoch instead of 22."""
+    scan, outbox = _scan(truth), Outbox(spool / target.run_id)
     outbox.describe(target, scan)
-    made, history = _rendered(tuple(rendered))
+    made, history = _rendered(tuple(rendered), truth)
     for one in made:
         outbox.put(one)
     outbox.keep_history(history)

@@ -35,7 +35,7 @@ def test_render_of_a_scan_without_measured_diffraction_shows_the_predicted(tmp_p
     written = {str(file.relative_to(tmp_path / "out" / "run")) for file in (tmp_path / "out").rglob("*.png")}
     assert {name.split("/")[0] for name in written} == {"epoch_01"}
     assert {name for name in written if "diff" in name} == {f"epoch_01/patch_0{n}/diff_pred_logI.png" for n in (0, 1)}
-    assert len(written) == PER_EPOCH - 2 * 2
+    assert len(written) == 2 * (9 - 2) + 6 + 3 + 1  # patches, object, complex pictures, summary
 
 
 def test_render_reports_damaged_snapshots_and_draws_the_rest(outbox, tmp_path, caplog):

@@ -41,7 +41,7 @@ def test_sync_renders_and_uploads_everything_and_removes_the_folder(tracking, ou
     per_epoch = Counter(name.split("/")[0] for name in tracking.files())
     assert per_epoch == {"epoch_01": PER_EPOCH, "epoch_02": PER_EPOCH, "epoch_03": PER_EPOCH, "recon_log": 3}
     assert len(tracking.cards()) == 3 * 3
-    logged = mlflow.MlflowClient(tracking.uri).get_metric_history(outbox.folder.name, "recon/stitched/amp_mae")
+    logged = mlflow.MlflowClient(tracking.uri).get_metric_history(outbox.folder.name, "recon/stitched/coverage")
     assert sorted(metric.step for metric in logged) == [10, 20, 30]
     assert list(outbox.folder.parent.iterdir()) == []
     assert f"2 snapshots rendered, {3 * WAITING + 3} artifacts uploaded; nothing is left" in done.stdout
@@ -69,8 +69,8 @@ def test_a_complete_sync_may_be_repeated(outbox, capsys, others):
     assert capsys.readouterr().out == 4 * "nothing is left\n"
 
 
-def test_sync_renders_the_same_pictures_as_the_worker(tracking, outbox):
-    scan = make_scan()
+def test_sync_renders_the_same_pictures_as_the_worker(tracking, target, tmp_path):
+    outbox, scan = make_spool(tmp_path / "spool", target, truth=True), make_scan(n_samples=12, n_fixed=1)
     one = add_raw(Outbox(outbox.folder.parent / "other"), scan, 1)
     made = list(render(scan, one, History.of_files(outbox.history())))
     expected = {one.path: one.data for one in made if one.path.startswith("epoch_")}
@@ -190,7 +190,7 @@ def test_two_syncs_at_once_upload_everything_once(tracking, outbox):
     assert codes <= {DONE, BUSY}
     assert len(tracking.files()) == 3 * PER_EPOCH + 3
     assert len(tracking.cards()) == len(set(tracking.cards())) == 3 * 3
-    logged = mlflow.MlflowClient(tracking.uri).get_metric_history(outbox.folder.name, "recon/stitched/amp_mae")
+    logged = mlflow.MlflowClient(tracking.uri).get_metric_history(outbox.folder.name, "recon/stitched/coverage")
     assert sorted(metric.step for metric in logged) == [10, 20, 30]
 
 

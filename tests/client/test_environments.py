@@ -39,11 +39,8 @@ def project_of_a_user(folder):
     return folder
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [NOTEBOOK | SHELL, *(pytest.param(one, marks=slow) for one in (NOTEBOOK, SHELL))],
-    ids=["both", "notebook", "shell"],
-)
+@slow  # the next test has both kinds of variables
+@pytest.mark.parametrize("environment", [NOTEBOOK, SHELL], ids=["notebook", "shell"])
 def test_variables_set_by_a_notebook_or_a_shell_do_not_stop_the_worker(tracking, tmp_path, environment):
     target = make_run(tracking)
     ignore = "import warnings; warnings.simplefilter('ignore')\n"  # only the worker's warnings matter
@@ -56,13 +53,17 @@ def test_variables_set_by_a_notebook_or_a_shell_do_not_stop_the_worker(tracking,
     assert epochs(tracking) == {1}
 
 
-def test_a_module_that_shadows_the_standard_library_does_not_stop_the_worker(tracking, tmp_path):
+@pytest.mark.parametrize(
+    "environment", [NOTEBOOK | SHELL, pytest.param({}, marks=slow)], ids=["with variables", "alone"]
+)
+def test_a_module_that_shadows_the_standard_library_does_not_stop_the_worker(tracking, tmp_path, environment):
     target, project = make_run(tracking), project_of_a_user(tmp_path / "project")
     code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
-    code = f"{LATE}import sys; sys.path.insert(0, {str(project)!r}); import recon_worker\n{code}"
+    ignore = "import warnings; warnings.simplefilter('ignore')\n"  # only the worker's warnings matter
+    code = f"{ignore}{LATE}import sys; sys.path.insert(0, {str(project)!r}); import recon_worker\n{code}"
     code += "print(worker.stats.restarts, recon_worker.__path__[0])"
 
-    done = run_python("-c", code, cwd=tmp_path)
+    done = run_python("-c", code, cwd=tmp_path, **environment)
 
     assert done.stdout == f"1\n0 {project / 'recon_worker'}\n", done.stderr
     assert epochs(tracking) == {1}

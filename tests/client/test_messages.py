@@ -1,15 +1,18 @@
 """Messages about a process's end, its last words, and the command that uploads a spool."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
 import recon_worker
+from recon_worker.cli.main import main
 from recon_worker.client.process import end_process, last_words
 from recon_worker.spool.sync_command import sync_command
 from tests.cli.spools import make_spool
@@ -84,14 +87,16 @@ def test_the_printed_command_is_the_console_script_if_it_is_installed():
         pytest.param(b"it's\n\\ \x1b[2J \xc3\xa9\xff", "utf-8:strict", marks=pytest.mark.slow),
     ],
 )
-def test_a_path_of_any_bytes_is_printed_and_the_command_can_be_pasted(tracking, tmp_path, monkeypatch, name, stdout):
+def test_a_path_of_any_bytes_is_printed_and_the_command_can_be_pasted(tracking, tmp_path, name, stdout):
     spool = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
     folder = make_spool(spool, make_run(tracking)).folder
-    monkeypatch.setenv("PYTHONIOENCODING", stdout)
+    encoding, errors = stdout.split(":")
 
     def said(*words):
-        command = [sys.executable, "-m", "recon_worker", *map(str, words)]
-        return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+        with io.TextIOWrapper(io.BytesIO(), encoding, errors) as written, redirect_stdout(written):
+            assert main([*map(str, words)]) == 0
+            written.flush()
+            return written.buffer.getvalue()
 
     assert b"2 snapshots to render" in said("status", spool)
     assert json.loads(said("status", spool, "--json"))[0]["folder"] == str(folder)

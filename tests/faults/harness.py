@@ -101,6 +101,12 @@ def freeze(worker):
     os.kill(pid_when_ready(worker), signal.SIGSTOP)
 
 
+@pytest.fixture
+def no_last_words(monkeypatch):
+    """Does not wait 2 s for the last words of a worker that the test has stopped."""
+    monkeypatch.setattr("recon_worker.client.supervisor._LAST_WORDS_S", 0.1)
+
+
 def thaw(worker):
     pid = worker.pid
     assert pid

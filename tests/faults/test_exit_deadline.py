@@ -15,7 +15,7 @@ from tests.faults.proxy import Fault, always
 from tests.faults.servers import artifact_names
 
 pytestmark = [pytest.mark.timeout(200), pytest.mark.usefixtures("nothing_left_but_the_server")]
-FLUSH_S, EPOCH = 5, 3
+FLUSH_S, EPOCH = 5, 2
 TRACKERS = {"hangs": Fault(hang=True), "breaks": Fault(reset=True), "refuses": Fault(status=401)}
 ENDS = {
     "normal": {"epochs": EPOCH},

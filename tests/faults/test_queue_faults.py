@@ -20,6 +20,7 @@ from tests.faults.harness import (
     epochs,
     freeze,
     kill,
+    no_last_words,  # noqa: F401
     nothing_left_behind,  # noqa: F401
     python,
     started,
@@ -39,7 +40,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def scan():
-    return make_scan(n_samples=12, n_fixed=1)
+    return make_scan(n_samples=12, n_fixed=1, truth=False)
 
 
 @pytest.fixture
@@ -66,6 +67,7 @@ def test_a_released_slot_wakes_the_producer_that_waits(blocked, tracking):
     assert epochs(tracking) == {1, 2}
 
 
+@pytest.mark.usefixtures("no_last_words")
 def test_close_wakes_the_producer_that_waits_and_its_snapshot_is_kept(blocked, tracking, settings):
     worker, producer = blocked
     worker.close(0.2)
@@ -130,6 +132,7 @@ def test_close_from_another_thread_beside_submit_leaves_nothing_uncounted(tracki
     assert len(epochs(tracking)) == kept
 
 
+@pytest.mark.usefixtures("no_last_words")
 def test_close_from_a_signal_handler_in_the_middle_of_submit_neither_hangs_nor_loses(tracking, settings, scan):
     worker = started(settings, make_run(tracking), scan)
     freeze(worker)
@@ -231,7 +234,7 @@ def forking_pipe(make=process.Pipe):
         os._exit(0)
     return ends
 process.Pipe = forking_pipe
-scan = make_scan(n_samples=12, n_fixed=1)
+scan = make_scan(n_samples=12, n_fixed=1, truth=False)
 worker = ReconWorker(WorkerSettings(spool_dir=Path({spool!r}), depth=3))
 worker.start(RunTarget(run_id={run!r}, tracking_uri={uri!r}), scan, layout_of(scan))
 {wait}

@@ -9,6 +9,7 @@ from recon_worker.cli.console import ExitCode
 from recon_worker.cli.main import main as recon_worker
 from recon_worker.settings import WorkerSettings
 from recon_worker.spool.outbox import Outbox
+from tests.cli.spools import make_spool
 from tests.faults.harness import (  # noqa: F401
     ALWAYS,
     FLUSH_S,
@@ -31,6 +32,13 @@ CELLS = [
         itertools.product(["read", "stitch", "render", "outbox"], ["memory", "disk", "descriptors"], [{}, IN_FILES])
     )
 ]
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    """Milliseconds between attempts instead of seconds."""
+    monkeypatch.setattr("recon_worker.client.snapshot_queue._FIRST_DELAY_S", 0.05)
+    monkeypatch.setattr("recon_worker.client.supervisor._FIRST_BACKOFF_S", 0.02)
 
 
 @pytest.fixture
@@ -94,14 +102,9 @@ def test_a_sync_on_a_machine_that_is_short_keeps_the_snapshots_as_they_are(
     assert epochs(tracking) == {1, 2}
 
 
-def test_what_was_set_aside_as_damaged_is_tried_once_more_when_the_user_asks_for_it(
-    tracking, log_two, inject, monkeypatch
-):
-    inject("start-up", "exit", times=ALWAYS)
-    _, spool = log_two()
-    monkeypatch.setattr("sys.executable", PYTHON)
-    (folder,) = spool.iterdir()
-    outbox = Outbox(folder, create=False)
+def test_what_was_set_aside_as_damaged_is_tried_once_more_when_the_user_asks_for_it(tracking, tmp_path):
+    spool = tmp_path / "spool"
+    outbox = make_spool(spool, make_run(tracking), raw=(1, 2), rendered=())
     for raw in outbox.raw():
         outbox.set_aside(raw)
 

@@ -42,7 +42,7 @@ def test_what_is_acknowledged_and_not_stored_is_kept_and_sync_brings_it_later(
     server, proxy, target, worker, tmp_path, how, caplog
 ):
     proxy.rule, said = ACKNOWLEDGED[how]
-    log(worker)
+    log(worker, (1,))
     wait_until(lambda: worker.to_render == 0)
     started = time.monotonic()
     worker.close(FLUSH_S)
@@ -50,11 +50,11 @@ def test_what_is_acknowledged_and_not_stored_is_kept_and_sync_brings_it_later(
 
     assert took_s < 5 * soon_s()
     assert said in caplog.text
-    assert spooled(worker, tmp_path, target)
+    assert spooled(worker, tmp_path, target, (1,))
     assert main(["sync", str(tmp_path / "spool")]) == LEFT
     proxy.rule = always(None)
     assert main(["sync", str(tmp_path / "spool")]) == ALL
-    assert expected_files() <= set(artifact_names(server, target.run_id))
+    assert expected_files((1,)) <= set(artifact_names(server, target.run_id))
 
 
 def test_where_artifacts_cannot_be_listed_that_is_said_once_and_what_logged_means(

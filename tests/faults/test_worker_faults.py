@@ -43,7 +43,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def scan():
-    return make_scan(n_samples=12, n_fixed=1)
+    return make_scan(n_samples=12, n_fixed=1, truth=False)
 
 
 def cells():
@@ -109,8 +109,10 @@ def test_after_five_deaths_in_a_row_everything_goes_to_the_spool_and_sync_comple
     scan,
     inject,  # noqa: F811
     caplog,
+    monkeypatch,
     where,
 ):
+    monkeypatch.setattr("recon_worker.client.supervisor._FIRST_BACKOFF_S", 0.02)
     committed = inject(where, "exit", ALWAYS)
     worker = started(settings, target := make_run(tracking), scan)
     log_epoch(worker, layout_of(scan), 1)

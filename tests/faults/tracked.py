@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from functools import cache
 
 import mlflow
 
@@ -28,6 +29,7 @@ def balanced(stats):
     return stats.submitted == stats.logged + stats.dropped + stats.spooled + stats.failed
 
 
+@cache
 def expected_files(epochs=EPOCHS):
     """Names of the files that rendering yields, without a server."""
     layout, names = layout_of(SCAN), set()
@@ -35,7 +37,7 @@ def expected_files(epochs=EPOCHS):
         arrays = layout.allocate()
         arrays.fixed_filled[:] = arrays.stitch_filled[:] = True
         names |= {made.path for made in render(SCAN, snapshot(arrays, epoch), History())}
-    return {name for name in names if is_file(name)}
+    return frozenset(name for name in names if is_file(name))
 
 
 def assert_all_there_once(server, run_id, epochs=EPOCHS):
@@ -49,7 +51,7 @@ def assert_all_there_once(server, run_id, epochs=EPOCHS):
     assert sorted(one.step for one in history) == [10 * epoch for epoch in epochs]
 
 
-def spooled(worker, tmp_path, target):
+def spooled(worker, tmp_path, target, epochs=EPOCHS):
     """Whether everything is counted as spooled and the outbox holds artifacts."""
     outbox = Outbox(tmp_path / "spool" / target.run_id, create=False)
-    return worker.stats.spooled == worker.stats.submitted == len(EPOCHS) and bool(list(outbox.artifacts()))
+    return worker.stats.spooled == worker.stats.submitted == len(epochs) and bool(list(outbox.artifacts()))

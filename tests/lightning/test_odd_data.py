@@ -1,5 +1,7 @@
 """Unusual and broken datasets and loaders cost pictures, never the training."""
 
+from functools import cache
+
 import mlflow
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from recon_worker.capture.errors import UnusableDataError
 from recon_worker.capture.placement import sources
 from recon_worker.lightning.callback import PtychoReconLoggingCallback
 from recon_worker.snapshot.geometry import PositionGeometry
-from tests.lightning.fitting import epochs_logged, fit, weights
+from tests.lightning.fitting import epochs_logged, fit, seeded_module, weights
 from tests.lightning.foreign import ForeignDataset, ForeignModule, Stream, collate, loader
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("plain_sheets")]
@@ -136,17 +138,21 @@ WITH_PICTURES = {
 }
 
 
-def trained(tracking, make, *, logs=True, **settings):
+def trained(tracking, make, **settings):
     """Train a module from fixed weights; return module, trainer and callback."""
-    torch.manual_seed(3)
-    callback = PtychoReconLoggingCallback(1, num_patches=3, log_stitch=True, **settings) if logs else None
-    module = ForeignModule(returns_predictions=True)
-    return *fit(tracking, callback, module=module, val=make(), **({} if logs else {"logger": False})), callback
+    callback = PtychoReconLoggingCallback(1, num_patches=3, log_stitch=True, **settings)
+    return *fit(tracking, callback, module=seeded_module(returns_predictions=True), val=make()), callback
+
+
+@cache
+def trained_without_logging():
+    """The same training on a plain validation set, which has no influence on it."""
+    return fit(None, None, module=seeded_module(returns_predictions=True), logger=False)[0]
 
 
 def assert_unharmed(tracking, make):
     """Assert that the training is bit-identical to one without logging; return the callback."""
-    plain, _, _ = trained(tracking, make, logs=False)
+    plain = trained_without_logging()
     module, trainer, callback = trained(tracking, make)
     assert trainer.current_epoch == 2
     assert module.losses == plain.losses

@@ -71,7 +71,7 @@ def test_a_worker_logs_everything_without_file_locks(tracking, tmp_path, monkeyp
     )
     interpreter_with(monkeypatch, tmp_path, PYTHONPATH=str(tmp_path))
     monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSYS, "none")))
-    scan = make_scan(n_samples=12, n_fixed=1)
+    scan = make_scan(n_samples=12, n_fixed=1, truth=False)
     settings = WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=120)
     with started(settings, make_run(tracking), scan) as worker:
         log_epoch(worker, layout_of(scan), 1)

@@ -48,7 +48,8 @@ def test_a_process_without_standard_streams_logs_everything(tracking, tmp_path, 
     assert epochs(tracking) == {1}
 
 
-@pytest.mark.parametrize("how", ["raises", *(pytest.param(one, marks=slow) for one in ("none", "closed", "logger"))])
+@slow  # the test of a log handler replaces stderr, too
+@pytest.mark.parametrize("how", REPLACED)
 def test_a_process_whose_stderr_was_replaced_logs_everything(tracking, tmp_path, how):
     target = make_run(tracking)
     code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
@@ -71,10 +72,10 @@ def test_the_program_works_without_standard_streams(tracking, tmp_path, command,
 
 
 def test_a_log_handler_whose_stream_is_closed_costs_no_snapshot(tracking, tmp_path):
-    """As after `logging.basicConfig()`; the death of a worker is logged."""
+    """As after `logging.basicConfig()`; the death of a worker is logged. The new stderr raises, too."""
     target = make_run(tracking)
     code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
-    closed = "import logging, os, sys; logging.basicConfig(); sys.stderr.close()\n"
+    closed = f"import logging, os, sys; logging.basicConfig(); sys.stderr.close(); {REPLACED['raises']}\n"
     code = code.replace("log_epoch(", "os.kill(worker.pid, 9); log_epoch(").replace(
         "print(", "print(worker.stats.restarts, "
     )

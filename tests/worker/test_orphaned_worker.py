@@ -24,7 +24,7 @@ from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.settings import WorkerSettings
 from recon_worker.spool.run_target import RunTarget
 from tests.samples import layout_of, log_epoch, make_scan
-scan = make_scan(n_samples=12, n_fixed=1)
+scan = make_scan(n_samples=12, n_fixed=1, truth=False)
 worker = ReconWorker(WorkerSettings(spool_dir=Path({spool!r}), depth=3, flush_timeout_s={linger_s}))
 worker.launch()
 if {stopped} and {when!r} == "starting": os.kill(worker.pid, signal.SIGSTOP)

@@ -29,6 +29,7 @@ def test_a_full_queue_spills_to_disk_and_all_is_logged(tracking, settings, scan)
     assert tracking.epoch_folders() == [f"epoch_{e:02d}" for e in range(1, 4)]
 
 
+@pytest.mark.slow  # client/test_snapshot_queue.py has the same without a worker
 def test_a_full_queue_drops_the_oldest_and_keeps_the_last(tracking, settings, scan):
     with started(replace(settings, depth=2, overflow="drop-oldest"), make_run(tracking), scan) as worker:
         freeze(worker)
@@ -57,6 +58,7 @@ def test_a_full_queue_blocks_until_a_slot_is_free(tracking, settings, scan):
     assert (worker.stats.logged, worker.stats.spilled) == (2, 0)
 
 
+@pytest.mark.slow  # client/test_large_snapshots.py fills the same limit
 def test_the_spill_is_bounded(tracking, settings, scan):
     limit = 2 * layout_of(scan).nbytes + 4096
     target = make_run(tracking)
@@ -73,14 +75,8 @@ def test_the_spill_is_bounded(tracking, settings, scan):
     assert tracking.epoch_folders()[-1] == "epoch_07"
 
 
-@pytest.mark.parametrize(
-    ("overflow", "depth"),
-    [
-        ("drop-oldest", 2),
-        pytest.param("spill", 1, marks=pytest.mark.slow),
-        pytest.param("block", 1, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow  # client/test_depth_advice.py simulates each policy
+@pytest.mark.parametrize(("overflow", "depth"), [("drop-oldest", 2), ("spill", 1), ("block", 1)])
 def test_the_advised_depth_avoids_what_a_late_worker_and_a_full_queue_cost(
     tracking, settings, scan, mlflow_database, tmp_path, overflow, depth
 ):

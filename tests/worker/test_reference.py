@@ -1,6 +1,5 @@
 """The reference of step 0 is logged once, whatever happens to the worker, and is no snapshot."""
 
-import time
 from dataclasses import replace
 
 import mlflow
@@ -14,6 +13,7 @@ from tests.faults.harness import (
     freeze,
     inject,  # noqa: F401
     kill,
+    no_last_words,  # noqa: F401
     started,
     wait_until,
 )
@@ -32,7 +32,7 @@ def cards(*steps):
 
 @pytest.fixture
 def scan():
-    return replace(make_scan(), reference=True)
+    return replace(make_scan(n_samples=12, n_fixed=1), reference=True)
 
 
 def test_the_reference_has_the_cards_of_the_later_epochs_and_is_no_snapshot(tracking, settings, scan):
@@ -49,23 +49,13 @@ def test_the_reference_has_the_cards_of_the_later_epochs_and_is_no_snapshot(trac
     assert worker.stats.artifacts_logged == len(tracking.files()) + 2 * len(KEYS) + 2  # cards, latest card, metrics
 
 
-def test_closing_waits_for_the_reference_of_a_training_without_snapshots(tracking, settings, scan):
-    with started(settings, make_run(tracking), scan) as worker:
-        pass
-
-    assert tracking.cards() == REFERENCE
-    assert (worker.stats.submitted, worker.stats.artifacts_logged) == (0, 3)
-    assert list(settings.spool_dir.iterdir()) == []
-
-
 def test_replaced_workers_log_the_reference_once(tracking, settings, scan):
     with started(settings, make_run(tracking), scan) as worker:
-        for _ in range(2):
-            kill(worker)
+        kill(worker)
         log_epoch(worker, layout_of(scan), 1)
         kill(worker)
 
-    assert worker.stats.restarts == 3
+    assert worker.stats.restarts == 2
     assert tracking.cards() == cards(0, 10)
 
 
@@ -95,6 +85,7 @@ def test_a_reference_that_was_not_uploaded_is_synced(tracking, settings, scan, c
     assert list(settings.spool_dir.iterdir()) == []
 
 
+@pytest.mark.usefixtures("no_last_words")
 def test_a_reference_that_was_not_rendered_is_synced(tracking, settings, scan, capsys):
     worker = started(settings, replace(make_run(tracking), tracking_uri="http://127.0.0.1:9"), scan)
     freeze(worker)
@@ -109,26 +100,37 @@ def test_a_reference_that_was_not_rendered_is_synced(tracking, settings, scan, c
     assert "1 snapshots rendered" in capsys.readouterr().out
 
 
-def test_the_backend_without_a_worker_logs_the_same_reference(new_tracking, settings, scan):
-    inline, tracked = new_tracking(), new_tracking()
-    backend = InlineBackend()
+@pytest.fixture
+def first_training(tracking, settings, scan):
+    """A training without snapshots; returns its run and the closed worker."""
+    target = make_run(tracking)
+    with started(settings, target, scan) as worker:
+        pass
+    return target, worker
+
+
+def test_closing_waits_for_the_reference_which_is_that_of_a_training_without_a_worker(
+    first_training, tracking, new_tracking, settings, scan
+):
+    _, worker = first_training
+    inline, backend = new_tracking(), InlineBackend()
     backend.start(make_run(inline), scan, layout_of(scan))
     log_epoch(backend, layout_of(scan), 1)
     backend.close(0)
-    with started(settings, make_run(tracked), scan):
-        pass
 
+    assert tracking.cards() == REFERENCE
+    assert (worker.stats.submitted, worker.stats.artifacts_logged) == (0, 3)
+    assert list(settings.spool_dir.iterdir()) == []
     assert inline.cards() == cards(0, 10)
     assert inline.epoch_folders() == ["epoch_01"]
     assert (backend.stats.submitted, backend.stats.logged) == (1, 1)
-    assert pictures(inline, step=0) == pictures(tracked, step=0)
+    assert pictures(inline, step=0) == pictures(tracking, step=0)
 
 
-def test_a_second_training_in_the_same_run_has_its_own_reference(tracking, settings, scan):
-    target = make_run(tracking)
-    for started_unix_s in (time.time(), time.time() + 1):
-        with started(settings, replace(target, started_unix_s=started_unix_s), scan):
-            pass
+def test_a_second_training_in_the_same_run_has_its_own_reference(first_training, tracking, settings, scan):
+    target, _ = first_training
+    with started(settings, replace(target, started_unix_s=target.started_unix_s + 1), scan):
+        pass
 
     assert tracking.cards() == sorted([*REFERENCE, *((f"fit_2/{key}", 0) for key in KEYS)])
 

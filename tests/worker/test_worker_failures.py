@@ -14,7 +14,7 @@ def log_two(tracking, tmp_path):
     """Logs epochs 1 and 2 with a new worker; returns the number of failed snapshots."""
 
     def log():
-        scan = make_scan(n_samples=12, n_fixed=1)
+        scan = make_scan(n_samples=12, n_fixed=1, truth=False)
         with started(
             WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=FLUSH_S), make_run(tracking), scan
         ) as w:
