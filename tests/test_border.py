@@ -46,13 +46,21 @@ def test_the_package_and_its_command_import_nothing_heavy():
 
 FOR_TORCH = {"Adapter", "Predictions", "PtychoPinnAdapter", "ReconLogger", "Sample", "TupleAdapter"}
 
+FOR_READING = {"DecodedImage", "LoggedObject", "LoggedPatch", "ReadError", "ReconRun", "open_run", "read_png"}
+
 
 def test_public_names_of_the_training_process_load_neither_torch_nor_mlflow():
-    names = set(recon_worker.__all__) - {"read_png", "DecodedImage"} - FOR_TORCH
+    names = set(recon_worker.__all__) - FOR_READING - FOR_TORCH
 
     loaded = _loaded("\n".join(f"from recon_worker import {name}" for name in sorted(names)))
 
     assert loaded & HEAVY == {"numpy"}
+
+
+def test_names_for_reading_load_neither_torch_nor_mlflow_nor_matplotlib():
+    loaded = _loaded("\n".join(f"from recon_worker import {name}" for name in sorted(FOR_READING)))
+
+    assert not loaded & {*TRAINING_SIDE, "mlflow", "matplotlib", "pandas"}
 
 
 def test_a_plain_loop_loads_neither_lightning_nor_mlflow():

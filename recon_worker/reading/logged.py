@@ -5,7 +5,8 @@ stated precision, unless it is clipped: at an end of the range, the logged value
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -85,6 +86,26 @@ class LoggedObject(LoggedImage):
     """(H, W) summed weight of the patches; None: not logged, as only arrays hold it."""
     positions_px: Float64 | None = None
     """(n, 2) patch centres, (x, y), pixels from the first pixel; None: not logged."""
+
+    def aligned(self, *, ramp: bool = True) -> Self:
+        """Return the object after the best fit to the truth, as summary and gallery show it.
+
+        The fit removes what diffraction does not determine: global phase, amplitude scale and a linear phase ramp.
+
+        Args:
+            ramp: Whether to remove a ramp, as `remove_ramp` of the logging.
+
+        Raises:
+            ValueError: There is no truth.
+        """
+        from recon_worker.reconstruction.comparison import compare
+
+        if self.truth is None:
+            raise ValueError("this object has no ground truth to be aligned with.")
+        coverage = self.scanned.astype(np.float32) if self.coverage is None else self.coverage
+        result = compare(self.object, self.truth, coverage, ramp=ramp)
+        scale = result.alignment.scale
+        return replace(self, object=result.aligned, amp_precision=self.amp_precision * scale)
 
     def to_arrays(self) -> ObjectArrays:
         """Return the fields of `arrays.npz`; an object from pictures states its precision instead of the coverage."""

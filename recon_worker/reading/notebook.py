@@ -40,9 +40,9 @@ def run_html(
         figure = next(one for one in entry.figures if one.thumbnails)
         rows |= _facts(entry, figure)
         pictures = "".join(_pictures(figure))
+    left = 'style="text-align:left;white-space:nowrap"'
     cells = "".join(
-        f'<tr><th style="text-align:left">{html.escape(label)}</th><td style="text-align:left">{html.escape(value)}'
-        "</td></tr>"
+        f'<tr><th {left}>{html.escape(label)}</th><td style="text-align:left">{html.escape(value)}</td></tr>'
         for label, value in rows.items()
     )
     head = f"<strong>{html.escape(name)}</strong>"

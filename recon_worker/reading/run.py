@@ -233,8 +233,8 @@ class ReconRun:
         for extension, decode in DECODERS.items():
             if f"arrays.{extension}" in names:
                 return object_of_arrays(self._artifacts.decoded(f"{folder}/arrays.{extension}", decode))
-        step = None if epoch is None else self._step(epoch)
         pictures = self._pictures(folder)
+        step = None if epoch is None else self._step(epoch)
         return object_of_pictures(pictures, epoch=epoch, step=step, pixel_size_m=self.pixel_size_m)
 
     def _pictures(self, folder: str) -> Pictures:
