@@ -1,4 +1,4 @@
-"""Logs ptychography reconstructions to MLflow from a separate worker process.
+"""Logs ptychography reconstructions to MLflow from a separate worker process, and reads them back.
 
 The public names are below; the Lightning callback is `recon_worker.lightning.PtychoReconLoggingCallback`. Each name is
 imported on first use, because `recon-worker --help` and the worker process start through this module.
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from recon_worker.capture.recon_logger import ReconLogger
     from recon_worker.client.recon_worker import ReconWorker
     from recon_worker.pictures.png import DecodedImage, read_png
+    from recon_worker.reading.logged import LoggedObject, LoggedPatch
+    from recon_worker.reading.run import ReconRun, open_run
+    from recon_worker.reading.run_artifacts import ReadError
     from recon_worker.settings import WorkerSettings
     from recon_worker.snapshot.geometry import GridGeometry, PositionGeometry
     from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
@@ -23,10 +26,14 @@ __all__ = [
     "Adapter",
     "DecodedImage",
     "GridGeometry",
+    "LoggedObject",
+    "LoggedPatch",
     "PositionGeometry",
     "Predictions",
     "PtychoPinnAdapter",
+    "ReadError",
     "ReconLogger",
+    "ReconRun",
     "ReconWorker",
     "RunTarget",
     "Sample",
@@ -36,6 +43,7 @@ __all__ = [
     "SnapshotLayout",
     "TupleAdapter",
     "WorkerSettings",
+    "open_run",
     "read_png",
 ]
 
@@ -44,6 +52,9 @@ _MODULES = {
     "capture.recon_logger": ("ReconLogger",),
     "client.recon_worker": ("ReconWorker",),
     "pictures.png": ("DecodedImage", "read_png"),
+    "reading.logged": ("LoggedObject", "LoggedPatch"),
+    "reading.run": ("ReconRun", "open_run"),
+    "reading.run_artifacts": ("ReadError",),
     "settings": ("WorkerSettings",),
     "snapshot.geometry": ("GridGeometry", "PositionGeometry"),
     "snapshot.records": ("Scan", "Snapshot", "SnapshotArrays", "SnapshotLayout"),

@@ -177,6 +177,19 @@ def mlflow_database(new_database, tmp_path_factory):
     return new_database(tmp_path_factory.mktemp("mlflow"))
 
 
+@pytest.fixture(scope="session")
+def server(new_database, tmp_path_factory):
+    """A tracking server for all tests that need one."""
+    from tests.faults.servers import MlflowServer
+
+    folder = tmp_path_factory.mktemp("server")
+    new_database(folder)
+    one = MlflowServer(folder)
+    one.start()
+    yield one
+    one.close()
+
+
 _numbers = itertools.count()
 
 

@@ -22,12 +22,14 @@ HEAVY = {*TRAINING_SIDE, "numpy", "PIL", "matplotlib", "mlflow", "scipy", "skima
 
 
 FOR_TORCH = {"Adapter", "Predictions", "PtychoPinnAdapter", "ReconLogger", "Sample", "TupleAdapter"}
-FOR_TRAINING = set(recon_worker.__all__) - {"read_png", "DecodedImage"} - FOR_TORCH
+FOR_READING = {"DecodedImage", "LoggedObject", "LoggedPatch", "ReadError", "ReconRun", "open_run", "read_png"}
+FOR_TRAINING = set(recon_worker.__all__) - FOR_READING - FOR_TORCH
 PURE = ("reconstruction.stitching", "reconstruction.alignment", "pictures.png")
 STAGES = {
     "command": "import recon_worker.cli.main; dir(recon_worker)",
     "training": "\n".join(f"from recon_worker import {name}" for name in sorted(FOR_TRAINING)),
     "pure": "\n".join(f"import recon_worker.{module}" for module in PURE),
+    "reading": "\n".join(f"from recon_worker import {name}" for name in sorted(FOR_READING)),
     "plain loop": "\n".join(f"from recon_worker import {name}" for name in sorted(FOR_TORCH)),
     "callback": "import recon_worker.lightning; dir(recon_worker.lightning)",
     "logger": "from recon_worker.lightning import QueuedMLFlowLogger; QueuedMLFlowLogger.__module__",
@@ -72,6 +74,11 @@ def test_public_names_of_the_training_process_load_neither_torch_nor_mlflow(load
 @of_stages
 def test_pure_functions_import_only_numpy_and_pillow(loaded):
     assert _packages(loaded["pure"]) & HEAVY == {"numpy", "PIL"}
+
+
+@of_stages
+def test_names_for_reading_load_neither_torch_nor_mlflow_nor_matplotlib(loaded):
+    assert not _packages(loaded["reading"]) & {*TRAINING_SIDE, "mlflow", "matplotlib", "pandas"}
 
 
 @of_stages

@@ -1,11 +1,12 @@
-"""The program `recon-worker`: sync | status | render, for data that a training could not upload.
+"""The program `recon-worker`: sync | status | render, for data that a training could not upload; export from MLflow.
 
-Runs as a separate process, on spools only. Holds a spool's lock while changing it.
+Runs as a separate process. Holds a spool's lock while changing it.
 
     main            arguments and dispatch
     console         exit codes; log messages on stderr
     sync            render, upload and remove the waiting files
     status          number, size and age of each run's waiting files
     render          write the pictures to a folder, without a server
+    export          write reconstructions of an MLflow run to a file or folder
     spool_renderer  renders snapshots in a separate process, for `sync`
 """

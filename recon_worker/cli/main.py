@@ -26,7 +26,7 @@ _EPILOG = f"""\
 exit codes:
   {ExitCode.DONE}  everything is done
   {ExitCode.LEFT}  something is left or damaged; nothing is lost, try again
-  {ExitCode.ERROR}  wrong usage, an unreadable spool, or one that names a server which you must permit
+  {ExitCode.ERROR}  wrong usage, an unreadable spool or run, or a spool that names a server which you must permit
   {ExitCode.BUSY}  another process works on the spool
 
 Credentials are read from the environment only: MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD,
@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="recon-worker",
-        description="Inspect, draw and upload reconstructions that a training could not upload to MLflow itself.",
+        description="Inspect, draw and upload reconstructions that a training could not upload to MLflow itself, and "
+        "export those that are in MLflow.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument_group("destination").add_argument(
         "--out", metavar="OUT", type=Path, required=True, help="folder of the pictures: OUT/<run id>/epoch_05/..."
     )
+    _add_export(commands)
     return parser
 
 
@@ -90,13 +92,37 @@ def _add_command(
     run: Callable[[argparse.Namespace], ExitCode],
     summary: str,
 ) -> argparse.ArgumentParser:
+    parser = _new_command(commands, name, run, summary)
+    parser.add_argument_group("input").add_argument(
+        "directory", metavar="DIR", type=Path, help="spool directory (recon_spool), or the folder of one run in it"
+    )
+    return parser
+
+
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _new_command(commands, "export", _export, "write reconstructions of an MLflow run to a file or folder")
+    source = parser.add_argument_group("input")
+    source.add_argument("run_id", metavar="RUN", help="ID of the MLflow run")
+    uri = "MLflow server or database (default: $MLFLOW_TRACKING_URI)"
+    source.add_argument("--tracking-uri", metavar="URI", type=_uri, help=uri)
+    source.add_argument("--epoch", metavar="N", type=int, help="default: the last one to a file, all to a folder")
+    source.add_argument("--object", metavar="N", type=int, dest="number", help="number of the object (default: 0)")
+    out = "object.npz, object.cxi (HDF5), or a folder without a suffix, which gets all pictures and metrics"
+    destination = parser.add_argument_group("destination")
+    destination.add_argument("--out", metavar="OUT", type=Path, required=True, help=out)
+    destination.add_argument("--force", action="store_true", help="replace existing files")
+
+
+def _new_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: Callable[[argparse.Namespace], ExitCode],
+    summary: str,
+) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name, help=summary, description=summary, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.set_defaults(command=run)
-    parser.add_argument_group("input").add_argument(
-        "directory", metavar="DIR", type=Path, help="spool directory (recon_spool), or the folder of one run in it"
-    )
     return parser
 
 
@@ -176,6 +202,26 @@ def _render(arguments: argparse.Namespace) -> ExitCode:
         for failure in failures:
             _log.error("%s cannot be drawn: %s", failure.path, failure.reason)
     return max(code, ExitCode.LEFT if any(failures for _, failures in results) else ExitCode.DONE)
+
+
+def _export(arguments: argparse.Namespace) -> ExitCode:
+    from recon_worker.cli.export import export
+    from recon_worker.reading.run_artifacts import ReadError
+
+    try:
+        done = export(
+            arguments.run_id,
+            arguments.out,
+            tracking_uri=arguments.tracking_uri,
+            epoch=arguments.epoch,
+            number=arguments.number,
+            force=arguments.force,
+        )
+    except ReadError as error:
+        _log.error("%s", error)
+        return ExitCode.ERROR
+    print(done)
+    return ExitCode.DONE
 
 
 def _each(folders: Sequence[Path], look: Callable[[Path], _T]) -> tuple[list[_T], ExitCode]:

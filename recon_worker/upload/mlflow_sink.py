@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from recon_worker.pictures.records import Card, Description, Metrics, card_of, is_file, is_metrics, merged_description
 from recon_worker.spool.outbox import Version
@@ -22,7 +22,7 @@ from recon_worker.system.errors import reason
 from recon_worker.system.messages import message_log
 from recon_worker.upload.errors import RefusedError, UnacceptableError, error_type, forbids_listing
 from recon_worker.upload.image_cards import FOLDER, ImageCards
-from recon_worker.upload.mlflow_client import connect, without_mlflow_tracebacks
+from recon_worker.upload.mlflow_client import artifact_store, connect, without_mlflow_tracebacks
 from recon_worker.upload.resume import Resume, folder_of, note_training
 
 if TYPE_CHECKING:
@@ -47,16 +47,8 @@ class _Connection:
 
     @cached_property
     def repository(self) -> "ArtifactRepository":
-        """The artifact store, which lists a folder with one request; the client needs four.
-
-        Created on demand: metrics can be logged without it.
-        """
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-        from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
-
-        with_profile: Any = add_databricks_profile_info_to_artifact_uri
-        server = self.client.tracking_uri
-        return get_artifact_repository(with_profile(self.run.info.artifact_uri, server), tracking_uri=server)
+        """The artifact store, created on demand: metrics can be logged without it."""
+        return artifact_store(self.client, self.run)
 
 
 class MlflowSink:

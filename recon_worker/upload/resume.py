@@ -14,6 +14,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from recon_worker.spool.outbox import Outbox, epoch_of
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.errors import reason
 from recon_worker.system.messages import message_log
-from recon_worker.upload.mlflow_client import connect
+from recon_worker.upload.mlflow_client import artifact_store, connect, local_artifact
 from recon_worker.upload.retry import download_retrying
 
 if TYPE_CHECKING:
@@ -80,7 +81,11 @@ def fits_of(tags: Mapping[str, str]) -> list[float]:
 
 def folder_of_fit(fits: Sequence[float], unix_s: float) -> str:
     """Return the folder of a fit by its start time; for an unknown time, that of the latest fit."""
-    number = fits.index(unix_s if unix_s in fits else max(fits)) + 1 if fits else 1
+    return folder_of_number(fits.index(unix_s if unix_s in fits else max(fits)) + 1 if fits else 1)
+
+
+def folder_of_number(number: int) -> str:
+    """Return the folder of a fit by its number, from 1; empty: the run's top level."""
     return f"fit_{number}" if number > 1 else ""
 
 
@@ -124,12 +129,14 @@ def earlier_history(target: RunTarget, connect: Callable[[RunTarget], "MlflowCli
         for attempt in download_retrying:
             with attempt, tempfile.TemporaryDirectory(prefix="recon-log-") as local:
                 client = connect(target)
-                fits = fits_of(client.get_run(run_id).data.tags)
+                run = client.get_run(run_id)
+                store = artifact_store(client, run)
+                fits = fits_of(run.data.tags)
                 folder = PurePosixPath(folder_of_fit(fits, target.earlier_fit_unix_s), "recon_log")
-                listed = {file.path for file in client.list_artifacts(run_id, str(folder))}
+                listed = {file.path for file in store.list_artifacts(str(folder))}
                 for name in HISTORY_FILES:
                     if str(folder / name) in listed:
-                        files[name] = Path(client.download_artifacts(run_id, str(folder / name), local)).read_bytes()
+                        files[name] = local_artifact(store, str(folder / name), partial(Path, local)).read_bytes()
         return History.of_files(files, last_epoch=target.earlier_epoch)
     except Exception as error:  # any error of the server, or of a replaced artifact
         _log.warning(

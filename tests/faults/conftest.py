@@ -1,4 +1,4 @@
-"""A tracking server for all tests of this folder, and a proxy in front of it for each test."""
+"""A proxy in front of the tracking server for each test, and trainings."""
 
 import os
 import re
@@ -10,23 +10,11 @@ from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.settings import WorkerSettings
 from tests.faults.harness import FLUSH_S
 from tests.faults.proxy import FaultyProxy
-from tests.faults.servers import MlflowServer, new_run
+from tests.faults.servers import new_run
 from tests.faults.tracked import SCAN
 from tests.faults.training import Training
 from tests.leaks import nothing_left
 from tests.samples import layout_of
-
-
-@pytest.fixture(scope="session")
-def server(new_database, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("server")
-    new_database(folder)
-    one = MlflowServer(folder)
-    try:
-        one.start()
-        yield one
-    finally:
-        one.close()
 
 
 @pytest.fixture

@@ -1,0 +1,264 @@
+"""`open_run`: the reconstructions of an MLflow run as data."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recon_worker.pictures.arrays import DECODERS
+from recon_worker.pictures.gallery.entry import GalleryEntry
+from recon_worker.pictures.gallery.page import entries_of
+from recon_worker.pictures.labels import Kind
+from recon_worker.pictures.png import DecodedImage, read_png
+from recon_worker.reading.logged import (
+    LoggedObject,
+    LoggedPatch,
+    Pictures,
+    object_of_arrays,
+    object_of_pictures,
+    patch_of_pictures,
+)
+from recon_worker.reading.notebook import run_html
+from recon_worker.reading.run_artifacts import ReadError, RunArtifacts, is_known
+from recon_worker.snapshot.artifact import GALLERY
+from recon_worker.system.databases import with_absolute_path
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]
+
+_GALLERY = f"recon_log/{GALLERY}"
+_MAX_GALLERY_BYTES = 1 << 28
+_PATCH = re.compile(r"patch_(\d{1,9})")
+_OF_RUN = re.compile(r"recon_log|refined(_object_\d{1,9})?")
+_OBJECT = re.compile(r"stitched(?:_object_(\d{1,9}))?")
+
+
+def open_run(run_id: str, tracking_uri: str | None = None, *, fit: int | None = None) -> "ReconRun":
+    """Open the reconstructions of an MLflow run, finished or not. Nothing in MLflow is changed.
+
+    Args:
+        run_id: MLflow run.
+        tracking_uri: MLflow server or database; None: MLflow's current one.
+        fit: Number of the fit, from 1, if several trainings from scratch logged to the run; None: the latest.
+
+    Raises:
+        ReadError: There is no such run or fit, or the server does not answer.
+    """
+    if tracking_uri is None:
+        import mlflow
+
+        tracking_uri = mlflow.get_tracking_uri()
+    return ReconRun(RunArtifacts(run_id, with_absolute_path(str(tracking_uri)), fit))
+
+
+class ReconRun:
+    """The reconstructions of a run; create it with `open_run`.
+
+    Artifacts are read when they are asked for, and kept. What an unfinished run logs later appears after `refresh`.
+    Methods take an epoch as it was counted by the training, or -1 for the last one logged, -2 for the one before.
+    """
+
+    def __init__(self, artifacts: RunArtifacts) -> None:
+        self._artifacts = artifacts
+        self._entries: list[GalleryEntry] | None = None
+
+    def __repr__(self) -> str:
+        return f"<ReconRun {self.name!r}, {self._artifacts}, {self.status}>"
+
+    def _repr_html_(self) -> str:
+        try:
+            return run_html(self.name, self.run_id, self.status, self.epochs, self._gallery())
+        except ReadError as error:
+            return run_html(self.name, self.run_id, self.status, [], [], str(error))
+
+    def refresh(self) -> None:
+        """Look at the run again, and read artifacts that are asked for later again."""
+        self._entries = None
+        self._artifacts.forget()
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id of the run."""
+        return str(self._artifacts.run.info.run_id)
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return str(self._artifacts.run.info.run_name)
+
+    @property
+    def status(self) -> str:
+        """MLflow's status of the run, such as "RUNNING" or "FINISHED"."""
+        return str(self._artifacts.run.info.status)
+
+    @property
+    def epochs(self) -> list[int]:
+        """Epochs that have artifacts, sorted; the last one of an unfinished run may be incomplete."""
+        return list(self._artifacts.epoch_folders())
+
+    @property
+    def pixel_size_m(self) -> float | None:
+        """Side of an object pixel, metres; None: unknown."""
+        return next((entry.pixel_size_m for entry in reversed(self._gallery())), None)
+
+    @property
+    def metrics(self) -> "pd.DataFrame":
+        """Metrics of the reconstructions as MLflow has them: a row per epoch, columns "step" and "recon/...".
+
+        NaN where a metric is undefined. The row of an epoch appears with its entry in the gallery.
+        """
+        import pandas as pd
+
+        steps = {entry.epoch: entry.step for entry in self._gallery()}
+        table = pd.DataFrame({"step": pd.Series(steps, dtype="int64")})
+        for name in self._artifacts.metric_names():
+            history = self._artifacts.history(name)
+            table[name] = [history.get(step, float("nan")) for step in steps.values()]
+        return table.rename_axis("epoch")
+
+    def objects(self, epoch: int = -1) -> list[int]:
+        """Return the numbers of the stitched objects of an epoch; [0] if the scan has one."""
+        found = (_OBJECT.fullmatch(name) for name in self._artifacts.names(self._folder(epoch)[1]))
+        return sorted(int(match[1] or 0) for match in found if match)
+
+    def patches(self, epoch: int = -1) -> list[int]:
+        """Return the dataset indices of the sample patches of an epoch."""
+        return sorted(self._patch_folders(epoch))
+
+    def object(self, epoch: int = -1, number: int = 0) -> LoggedObject:
+        """Return a stitched object: exact from logged arrays, else from the pictures to within their precision.
+
+        Args:
+            epoch: Epoch of the training, or -1 for the last one.
+            number: Number of the object, if the scan has several.
+
+        Raises:
+            ReadError: The epoch or the object is not logged, only partly uploaded, or damaged.
+        """
+        epoch, folder = self._folder(epoch)
+        if number not in self.objects(epoch):
+            known = f"; it has {self.objects(epoch)}" if self.objects(epoch) else ""
+            raise ReadError(
+                f"Epoch {epoch} of {self._artifacts} has no stitched object {number}"
+                f"{self._artifacts.perhaps_later()}{known}."
+            )
+        return self._object(f"{folder}/stitched" + (f"_object_{number:02d}" if number else ""), epoch)
+
+    def refined(self, number: int = 0) -> LoggedObject:
+        """Return the refined object that was logged to the run's `refined` folder, as `make demo` does.
+
+        Raises:
+            ReadError: There is none, or it is damaged.
+        """
+        return self._object("refined" + (f"_object_{number:02d}" if number else ""), None)
+
+    def evolution(self, number: int = 0) -> Iterator[LoggedObject]:
+        """Yield a stitched object epoch by epoch, each read when it is reached. Omits epochs without it.
+
+        Raises:
+            ReadError: As `object`.
+        """
+        for epoch in self.epochs:
+            if number in self.objects(epoch):
+                yield self.object(epoch, number)
+
+    def patch(self, epoch: int, index: int) -> LoggedPatch:
+        """Return a sample patch and its diffraction, from the pictures to within their precision.
+
+        Args:
+            epoch: Epoch of the training, or -1 for the last one.
+            index: Dataset index of the patch, one of `patches`.
+
+        Raises:
+            ReadError: The epoch or the patch is not logged, only partly uploaded, or damaged.
+        """
+        epoch, folder = self._folder(epoch)
+        folders = self._patch_folders(epoch)
+        if index not in folders:
+            raise ReadError(
+                f"Patch {index} is not logged in epoch {epoch} of {self._artifacts}"
+                f"{self._artifacts.perhaps_later()}; logged: {sorted(folders)}."
+            )
+        pictures = self._pictures(f"{folder}/{folders[index]}")
+        return patch_of_pictures(pictures, index=index, epoch=epoch, step=self._step(epoch))
+
+    def picture(self, epoch: int, name: str) -> DecodedImage:
+        """Return the values of a picture, such as "stitched/phase_error" or "patch_272/diff_obs_logI".
+
+        Raises:
+            ReadError: The epoch or the picture is not logged, or it shows no scalar values, such as complex.png.
+        """
+        return self._artifacts.decoded(f"{self._folder(epoch)[1]}/{name.removesuffix('.png')}.png", read_png)
+
+    def file(self, name: str) -> Path:
+        """Return an artifact as a local file, such as "epoch_05/summary.png". It must not be changed.
+
+        Raises:
+            ReadError: The artifact is not logged, or is none of the reconstructions.
+        """
+        return self._artifacts.file(name)
+
+    def files(self, epoch: int | None = None) -> list[str]:
+        """Return the names of an epoch's artifacts, for `file`; None: of all epochs and of the whole run."""
+        folders = [self._folder(epoch)[1]] if epoch is not None else [*self._artifacts.epoch_folders().values()]
+        folders += [] if epoch is not None else [one for one in self._artifacts.names("") if _OF_RUN.fullmatch(one)]
+        names = list[str]()
+        for folder in folders:
+            for base in self._artifacts.names(folder):
+                inside = [] if "." in base else self._artifacts.names(f"{folder}/{base}")
+                names += [f"{folder}/{base}", *(f"{folder}/{base}/{one}" for one in inside)]
+        return sorted(filter(is_known, names))
+
+    def _folder(self, epoch: int) -> tuple[int, str]:
+        """Return an epoch as the training counts it, and its folder."""
+        folders = self._artifacts.epoch_folders()
+        logged = list(folders)
+        if not logged:
+            raise ReadError(f"{self._artifacts} has no reconstructions{self._artifacts.perhaps_later()}.")
+        if -len(logged) <= epoch < 0:
+            epoch = logged[epoch]
+        if epoch not in folders:
+            raise ReadError(
+                f"Epoch {epoch} is not logged in {self._artifacts}{self._artifacts.perhaps_later()}; "
+                f"logged: {', '.join(map(str, logged))}."
+            )
+        return epoch, folders[epoch]
+
+    def _patch_folders(self, epoch: int) -> dict[int, str]:
+        found = (_PATCH.fullmatch(name) for name in self._artifacts.names(self._folder(epoch)[1]))
+        return {int(match[1]): match[0] for match in found if match}
+
+    def _object(self, folder: str, epoch: int | None) -> LoggedObject:
+        names = self._artifacts.names(folder)
+        for extension, decode in DECODERS.items():
+            if f"arrays.{extension}" in names:
+                return object_of_arrays(self._artifacts.decoded(f"{folder}/arrays.{extension}", decode))
+        pictures = self._pictures(folder)
+        step = None if epoch is None else self._step(epoch)
+        return object_of_pictures(pictures, epoch=epoch, step=step, pixel_size_m=self.pixel_size_m)
+
+    def _pictures(self, folder: str) -> Pictures:
+        """Read the pictures of a prediction, and those of its truth and its diffraction that exist."""
+        names = self._artifacts.names(folder)
+        kinds: list[Kind] = ["amp_pred", "phase_pred"]
+        if names & {"amp_gt.png", "phase_gt.png"}:
+            kinds += ["amp_gt", "phase_gt"]
+        diffraction: tuple[Kind, ...] = ("diff_obs_logI", "diff_pred_logI")
+        kinds += [kind for kind in diffraction if f"{kind}.png" in names]
+        return {kind: self._artifacts.decoded(f"{folder}/{kind}.png", read_png) for kind in kinds}
+
+    def _step(self, epoch: int) -> int | None:
+        return next((entry.step for entry in self._gallery() if entry.epoch == epoch), None)
+
+    def _gallery(self) -> list[GalleryEntry]:
+        """Return the entries of the run's gallery, one for each epoch; none before the first gallery."""
+        if self._entries is None:
+            has = self._artifacts.has(_GALLERY)
+            self._entries = self._artifacts.decoded(_GALLERY, _read_gallery) if has else []
+        return self._entries
+
+
+def _read_gallery(file: Path) -> list[GalleryEntry]:
+    if file.stat().st_size > _MAX_GALLERY_BYTES:
+        raise ValueError(f"it has {file.stat().st_size} bytes, more than any gallery")
+    return entries_of(file.read_bytes())

@@ -1,0 +1,183 @@
+"""The artifacts of one fit of an MLflow run, as local files, and the run's metrics.
+
+Listings are kept until `forget`. Artifacts of a local store are read in place; others are downloaded once, to a
+temporary folder that is removed with this object.
+"""
+
+import re
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from recon_worker.spool.outbox import is_artifact_name
+from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.errors import is_shortage, reason
+from recon_worker.system.uris import shown
+from recon_worker.upload.mlflow_client import artifact_store, connect, local_artifact, without_mlflow_tracebacks
+from recon_worker.upload.resume import fits_of, folder_of_number
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+_T = TypeVar("_T")
+_EPOCH = re.compile(r"epoch_(\d{1,9})")
+_REFINED = re.compile(r"refined(_object_\d{1,9})?/([A-Za-z0-9_]+\.png|arrays\.(npz|h5))")
+
+
+class ReadError(RuntimeError):
+    """A run or an artifact cannot be read. The message names it and gives the reason, without credentials."""
+
+
+def is_known(name: str) -> bool:
+    """Return whether this program gives artifacts such names."""
+    return is_artifact_name(name) or _REFINED.fullmatch(name) is not None
+
+
+class RunArtifacts:
+    """The artifacts and metrics of one fit of a run.
+
+    Args:
+        run_id: MLflow run.
+        tracking_uri: MLflow server or database.
+        fit: Number of the fit, from 1; None: the latest.
+
+    Raises:
+        ReadError: The run cannot be read, or has no such fit.
+    """
+
+    def __init__(self, run_id: str, tracking_uri: str, fit: int | None) -> None:
+        self._target, self._number = RunTarget(run_id=run_id, tracking_uri=tracking_uri), fit
+        self._listings = dict[str, frozenset[str]]()
+        self.forget()
+
+    def __str__(self) -> str:
+        return f"run {shown(self._target.run_id)} at {shown(self._target.tracking_uri)}"
+
+    def forget(self) -> None:
+        """Read the run again, and drop listings and downloads."""
+        self._listings.clear()
+        if "_downloads" in vars(self):
+            shutil.rmtree(self._downloads, ignore_errors=True)
+        self._run: Run = self._request(f"{self} cannot be opened", lambda: self._client.get_run(self._target.run_id))
+        fits = max(1, len(fits_of(self.run.data.tags)))
+        number = fits if self._number is None else self._number
+        if not 1 <= number <= fits:
+            raise ReadError(f"{self} has no fit {number}: it has {fits}, counted from 1.")
+        self._folder = folder_of_number(number)
+
+    @property
+    def run(self) -> "Run":
+        """The run in MLflow, as it was last read."""
+        return self._run
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the run's status says that more may be logged."""
+        return str(self.run.info.status) in ("RUNNING", "SCHEDULED")
+
+    def epoch_folders(self) -> dict[int, str]:
+        """Return the folder of each epoch, sorted by epoch."""
+        found = (_EPOCH.fullmatch(name) for name in self.names(""))
+        return dict(sorted((int(match[1]), match[0]) for match in found if match))
+
+    def names(self, folder: str) -> frozenset[str]:
+        """Return the names of the files and folders in a folder of the fit; empty if it does not exist.
+
+        Raises:
+            ReadError: The artifacts cannot be listed.
+        """
+        if folder not in self._listings:
+            path = self._path(folder)
+            found = self._request(
+                f"The artifacts of {self} cannot be listed", lambda: self._store.list_artifacts(path or None)
+            )
+            self._listings[folder] = frozenset(one.path.rpartition("/")[2] for one in found)
+        return self._listings[folder]
+
+    def has(self, name: str) -> bool:
+        """Return whether the fit has an artifact. Raises as `names`."""
+        folder, _, base = name.rpartition("/")
+        return base in self.names(folder)
+
+    def file(self, name: str) -> Path:
+        """Return an artifact as a local file. It belongs to this object or to the store: do not change it.
+
+        Raises:
+            ReadError: The artifact is not there, is none of this program, or cannot be downloaded.
+        """
+        if not is_known(name):
+            raise ReadError(f"{name!r} is not the name of a reconstruction's artifact, such as epoch_05/summary.png.")
+        if not self.has(name):
+            raise ReadError(f"{name} is not in {self}{self.perhaps_later()}.")
+        path = self._path(name)
+        return self._request(
+            f"{name} of {self} cannot be read", lambda: local_artifact(self._store, path, lambda: self._downloads)
+        )
+
+    def decoded(self, name: str, decode: Callable[[Path], _T]) -> _T:
+        """Decode an artifact.
+
+        Raises:
+            ReadError: As `file`, or the content is damaged.
+        """
+        file = self.file(name)
+        try:
+            return decode(file)
+        except ImportError as error:
+            raise ReadError(f"{name} cannot be read: {error}. Install it: pip install h5py") from error
+        except Exception as error:  # zipfile, NumPy, h5py and Pillow raise many types for a damaged file
+            if is_shortage(error):
+                raise
+            raise ReadError(f"{name} of {self} is damaged: {reason(error)}") from error
+
+    def history(self, key: str) -> dict[int, float]:
+        """Return the latest value of a metric at each step.
+
+        Raises:
+            ReadError: The metric cannot be read.
+        """
+        history = self._request(
+            f"{key} of {self} cannot be read",
+            lambda: self._client.get_metric_history(self._target.run_id, self._path(key)),
+        )
+        return {one.step: one.value for one in sorted(history, key=lambda one: one.timestamp)}
+
+    def metric_names(self) -> list[str]:
+        """Return the sorted names of the metrics of the fit's reconstructions, such as recon/stitched/amp_mae."""
+        prefix = self._path("recon/")
+        names = (name for name in self.run.data.metrics if name.startswith(prefix))
+        return sorted(name.removeprefix(self._path("")).lstrip("/") for name in names)
+
+    def perhaps_later(self) -> str:
+        """Return the advice to look again, if the run is unfinished; else an empty text."""
+        return " yet; refresh() looks again" if self.is_unfinished else ""
+
+    def _path(self, name: str) -> str:
+        return "/".join(filter(None, (self._folder, name)))
+
+    @cached_property
+    def _client(self) -> "MlflowClient":
+        return connect(self._target)
+
+    @cached_property
+    def _store(self) -> "ArtifactRepository":
+        return artifact_store(self._client, self.run)
+
+    @cached_property
+    def _downloads(self) -> Path:
+        folder = tempfile.mkdtemp(prefix="recon-log-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
+
+    def _request(self, what: str, request: Callable[[], _T]) -> _T:
+        try:
+            with without_mlflow_tracebacks():
+                return request()
+        except Exception as error:
+            raise ReadError(f"{what}: {reason(error)}") from None  # the original may quote the URI with its password
