@@ -32,6 +32,7 @@ from ptycho_torch.workflows.checkpoint import Recipe, RecipeInCheckpoint, check_
 from ptycho_torch.workflows.ending import EndTogether
 from ptycho_torch.workflows.mlflow_run import RunInCheckpoint, chosen_run_id, prepare_run
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
+from recon_worker.capture.errors import WrongSettingError
 from recon_worker.lightning.mlflow_logger import QueuedMLFlowLogger
 from recon_worker.settings import WorkerSettings, default_queue_bytes
 from recon_worker.system.uris import without_credentials
@@ -246,7 +247,10 @@ def run_url(logger: MLFlowLogger) -> str:
 def _train_with_lightning(
     trainer: Trainer, model: PtychoLightningModule, datamodule: PtychoDataModule, resume_path: Path | None
 ) -> None:
-    trainer.fit(model, datamodule=datamodule, ckpt_path=resume_path, weights_only=True)
+    try:
+        trainer.fit(model, datamodule=datamodule, ckpt_path=resume_path, weights_only=True)
+    except WrongSettingError as error:  # before the first step
+        raise ConfigError(str(error)) from error
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def test_an_odd_side_costs_the_stitched_pictures_and_is_named(logger_of, trackin
 
 
 def test_a_server_error_is_printed_once_an_epoch_without_a_worker(tracking, run_id, logger_of, monkeypatch, caplog):
-    def fail(self, *args):
+    def fail(self, *args, **settings):
         raise RuntimeError(f"the store is away {'x' * 400} till noon")
 
     monkeypatch.setattr("mlflow.MlflowClient.log_image", fail)
