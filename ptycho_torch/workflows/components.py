@@ -30,6 +30,7 @@ from ptycho_torch.workflows.ending import EndTogether
 from ptycho_torch.workflows.mlflow_run import RunInCheckpoint, chosen_run_id, prepare_run
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from ptycho_torch.workflows.terminal import EpochLines, announce_run, announce_training, conclude
+from recon_worker.capture.errors import WrongSettingError
 from recon_worker.lightning.mlflow_logger import QueuedMLFlowLogger
 from recon_worker.settings import WorkerSettings, default_queue_bytes
 from recon_worker.system.messages import show_messages
@@ -236,7 +237,10 @@ def _checked_model(config: RunConfig) -> PtychoLightningModule:
 def _train_with_lightning(
     trainer: Trainer, model: PtychoLightningModule, datamodule: PtychoDataModule, resume_path: Path | None
 ) -> None:
-    trainer.fit(model, datamodule=datamodule, ckpt_path=resume_path, weights_only=True)
+    try:
+        trainer.fit(model, datamodule=datamodule, ckpt_path=resume_path, weights_only=True)
+    except WrongSettingError as error:  # before the first step
+        raise ConfigError(str(error)) from error
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recon_worker.capture.copying import as_tensor
 from recon_worker.capture.errors import UnusableDataError
 from recon_worker.capture.placement.nesting import member
 
@@ -198,9 +199,9 @@ class TupleAdapter:
 
     def sample(self, item: Any) -> Sample:  # noqa: ANN401
         """Read an item."""
-        diffraction = _tensor(item[0])
+        diffraction = as_tensor(item[0])
         diffraction = diffraction if diffraction.ndim == 3 else diffraction[None]
-        labels = [_tensor(one)[None] for one in item[1:3] if isinstance(one, Tensor | np.ndarray)]
+        labels = [as_tensor(one)[None] for one in item[1:3] if isinstance(one, Tensor | np.ndarray)]
         is_pair = len(labels) == len(self.channels) == 2 and labels[0].shape == labels[1].shape
         found = self._object(tuple(labels) if is_pair else labels[0])
         if found is None:
@@ -211,7 +212,7 @@ class TupleAdapter:
 
     def arguments(self, items: Sequence[Any]) -> tuple[Tensor, ...]:
         """Return the diffraction, (B, ...)."""
-        return (torch.stack([_tensor(item[0]) for item in items]),)
+        return (torch.stack([as_tensor(item[0]) for item in items]),)
 
     def predictions(self, outputs: Any) -> Predictions | None:  # noqa: ANN401
         """Read any of the forms above, or named `amp`, `phase` and perhaps `pred_diffraction`."""
@@ -263,10 +264,6 @@ def _with_channel(images: Tensor) -> Tensor:
 def _is_real(value: object, min_ndim: int = 4) -> TypeGuard[Tensor]:
     """Return whether a value is a batch of real images."""
     return isinstance(value, Tensor) and min_ndim <= value.ndim <= 4 and value.is_floating_point()
-
-
-def _tensor(value: Tensor | np.ndarray[Any, Any]) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.from_numpy(value)
 
 
 def _field(fields: Any, *names: str) -> Tensor:  # noqa: ANN401

@@ -19,6 +19,19 @@ _LARGEST_STAGE_BYTES = 1 << 28
 """Maximum device memory for staging. Larger snapshots are copied to the CPU batch by batch."""
 
 
+def as_tensor(values: Any) -> Tensor:  # noqa: ANN401 - a tensor or array-like
+    """Return numbers as a tensor, in the memory of an array if torch can use it: not reversed, read-only or big-endian.
+
+    Raises:
+        TypeError: They are no numbers.
+    """
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    usable = array.dtype.isnative and array.flags.writeable and min(array.strides, default=0) >= 0
+    return from_numpy(array if usable else array.astype(array.dtype.newbyteorder("=")))
+
+
 class Targets(NamedTuple):
     """Tensors with the shapes of `SnapshotArrays`, to which predictions are copied."""
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from recon_worker.capture.adapters import Predictions, Sample
+from recon_worker.capture.copying import as_tensor
 from recon_worker.capture.errors import WrongSettingError
 from recon_worker.system.errors import reason
 
@@ -40,7 +40,7 @@ class GivenScan:
         self._length = next(iter(lengths.values()))
         self._diffraction = diffraction
         try:
-            self._probe = None if probe is None else torch.as_tensor(probe)
+            self._probe = None if probe is None else as_tensor(probe)
         except Exception as error:
             raise WrongSettingError(
                 f"probe cannot be used ({reason(error)}); allowed: a complex array, (N, N) or (P, N, N), or None."
@@ -53,7 +53,7 @@ class GivenScan:
         if self._diffraction is None:
             return Sample(probe=self._probe)
         pattern = self._diffraction[index]
-        pattern = pattern if isinstance(pattern, Tensor) else torch.from_numpy(np.asarray(pattern, np.float32))
+        pattern = pattern if isinstance(pattern, Tensor) else as_tensor(np.asarray(pattern, np.float32))
         return Sample(diffraction=pattern if pattern.ndim == 3 else pattern[None], probe=self._probe)
 
 

@@ -5,13 +5,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from recon_worker.capture.adapters import Predictions, described
 from recon_worker.capture.capture import Capture
-from recon_worker.capture.copying import Copier
+from recon_worker.capture.copying import Copier, as_tensor
 from recon_worker.capture.errors import LeftEpochError, UnusableDataError, UnusablePredictionsError, WrongSettingError
 from recon_worker.capture.plan import CapturePlan
 from recon_worker.system.messages import message_log
@@ -37,7 +36,7 @@ class Shot:
         """Whether predictions are wanted: skip computing them if not."""
         self._logger, self._epoch, self._step = logger, epoch, step
         self._first: Capture | None = None
-        self._entered = self._was_added = False
+        self._entered = self._was_refused = False
 
     def __enter__(self) -> "Shot":
         self._entered = True
@@ -65,7 +64,7 @@ class Shot:
         """
         if not self.due:
             return
-        self._was_added = True
+        before = self._logger.guard.errors
         with self._logger.guard("ReconLogger.add", lost=f"Predictions of epoch {self._epoch} are not logged"):
             if not self._entered:
                 raise UnusablePredictionsError("`add` was called outside the `with` block of the epoch.")
@@ -75,6 +74,7 @@ class Shot:
             capture = self._capture(predictions.amp)
             if capture is not None:
                 capture.add(capture.target_of(numbers), predictions)
+        self._was_refused |= self._logger.guard.errors > before
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -126,7 +126,7 @@ class Shot:
         logger.guard.restart()
 
     def _warn_of_nothing(self) -> None:
-        why = "all predictions that were added were refused" if self._was_added else "no predictions were added"
+        why = "all predictions that were added were refused" if self._was_refused else "no predictions were added"
         _log.warning("Epoch %d is not logged: %s.", self._epoch, why)
 
     def _explain_missing(self, capture: Capture) -> bool:
@@ -166,7 +166,7 @@ def _numbers(indices: Sequence[int] | NDArray[Any] | Tensor, num_samples: int) -
 def _batch(values: Tensor | NDArray[Any], length: int) -> Tensor:
     """Return values as a (B, C, N, N) tensor. Raises UnusablePredictionsError if they have another shape."""
     try:
-        tensor = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+        tensor = as_tensor(values)
     except (TypeError, ValueError) as error:
         raise UnusablePredictionsError(
             f"predictions are {described(values)}; expected: tensors or arrays of real numbers."

@@ -144,7 +144,7 @@ class PtychoReconLoggingCallback(Callback):
             self._finish()
             self._earlier_run_id, self._earlier_fit_unix_s = None, 0.0
             if mlflow_logger(trainer) is None:
-                why = " (fast_dev_run removes it)" if trainer.fast_dev_run else ""
+                why = " (fast_dev_run removes it)" if trainer.fast_dev_run else ""  # type: ignore[attr-defined] # set by Lightning
                 _log.warning("%s: the Trainer has no MLFlowLogger%s.", NOTHING_LOGGED, why)
                 return
             self._backend = launched(self.worker)

@@ -33,7 +33,7 @@ def new_run(tracking):
 def logger_of(tracking, run_id):
     def make(**settings):
         defaults = {"positions": POSITIONS, "ground_truth": TRUTH, "every_n_epochs": 1, "num_patches": 2}
-        return ReconLogger(tracking_uri=tracking.uri, run_id=run_id, **defaults | settings)
+        return ReconLogger(tracking_uri=tracking.uri, **{"run_id": run_id} | defaults | settings)
 
     return make
 

@@ -75,6 +75,26 @@ def test_an_epoch_whose_predictions_are_all_refused_says_so(logger_of, caplog, s
     assert last.message == "Epoch 1 is not logged: all predictions that were added were refused."
 
 
+def test_an_epoch_with_empty_batches_only_says_that_nothing_was_added(logger_of, caplog):
+    with logger_of() as recon, recon.epoch(1) as shot:
+        shot.add([], amp=AMP[:0], phase=PHASE[:0])
+
+    assert "Epoch 1 is not logged: no predictions were added." in caplog.text
+
+
+def test_reversed_read_only_and_big_endian_arrays_are_logged(logger_of, tracking):
+    read_only = AMP.copy()
+    read_only.flags.writeable = False
+    with logger_of(strict=True) as recon:
+        with recon.epoch(1) as shot:
+            shot.add(np.arange(N_SAMPLES)[::-1], amp=AMP[::-1], phase=PHASE[::-1])
+        with recon.epoch(2) as shot:
+            shot.add(np.arange(N_SAMPLES), amp=read_only, phase=PHASE.astype(">f4"))
+
+    one, two = (tracking.path(f"epoch_0{i}/stitched/phase_pred.png").read_bytes() for i in (1, 2))
+    assert one == two
+
+
 @pytest.mark.parametrize("worker", [False, True], ids=["inline", "worker"])
 def test_a_run_that_does_not_exist_is_an_error_before_training(logger_of, tmp_path, worker):
     settings = WorkerSettings(spool_dir=tmp_path / "spool") if worker else None
@@ -113,14 +133,12 @@ def test_an_odd_side_costs_the_stitched_pictures_and_is_named(logger_of, trackin
         add_all(shot, amp=odd, phase=odd)
 
     assert "Stitched pictures are skipped: patches of 31 x 31 px cannot be stitched" in caplog.text
-    assert {name.split("/")[1] for name in tracking.files() if name.endswith("amp_pred.png")} == {
-        "patch_00",
-        "patch_30",
-    }
+    shown = {name.split("/")[1] for name in tracking.files() if name.endswith("amp_pred.png")}
+    assert shown == {"patch_00", "patch_30"}
 
 
 def test_a_server_error_is_printed_once_an_epoch_without_a_worker(tracking, run_id, logger_of, monkeypatch, caplog):
-    def fail(self, *args):
+    def fail(self, *args, **settings):
         raise RuntimeError(f"the store is away {'x' * 400} till noon")
 
     monkeypatch.setattr("mlflow.MlflowClient.log_image", fail)
