@@ -156,10 +156,8 @@ def merged_description(text: str, latest: Description, run_id: str, experiment_i
         if not text.strip():
             return section
         return f"{text}\n\n{section}" if latest.beside_text else text
-    newer, edited = (
-        int(found["time_ms"] or 0) > latest.time_ms,
-        found["digest"] not in (None, _digest(found["content"])),
-    )
+    newer = int(found["time_ms"] or 0) > latest.time_ms
+    edited = found["digest"] not in (None, _digest(found["content"]))
     return text if newer or edited else text[: found.start()] + section + text[found.end() :]
 
 

@@ -68,11 +68,12 @@ def latest_png(figures: EpochFigures) -> bytes:
         raise ValueError(f"{epoch_label(figures.epoch)} has neither objects nor patches; there is nothing to draw.")
     figure, page, y = figures.figures()[0], Page(), 34
     page.write(_CARD_MARGIN_PX, y, f"{epoch_label(figures.epoch)}, step {figures.step}", points=20, bold=True)
-    for role in ("pred", "gt"):
+    rows: tuple[tuple[Kind, Kind], ...] = (("amp_pred", "phase_pred"), ("amp_gt", "phase_gt"))
+    for row in rows:
         x, top = _CARD_MARGIN_PX, y
-        for group in ("amp", "phase"):
-            kind: Kind = f"{group}_{role}"  # type: ignore[assignment]
+        for kind in row:
             if kind in figure.panels:
+                group, role = kind.split("_")
                 heading = f"{_GROUPS[group]}, {_ROLES[role]}"
                 page.write(x, top + 28, heading, points=12)
                 panel, inside = figure.panels[kind], figure.compared(kind)

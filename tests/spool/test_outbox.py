@@ -178,7 +178,8 @@ def test_files_of_one_folder_are_written_and_removed_by_many_threads(tmp_path):
     assert not outbox.folder.exists()
 
 
-def test_a_description_of_an_older_snapshot_does_not_replace_a_newer_one(outbox):
+def test_a_description_of_an_older_snapshot_does_not_replace_a_newer_one(tmp_path):
+    outbox = Outbox(tmp_path / "run")
     for taken_unix_s in (20.0, 10.0):
         outbox.put(Artifact(DESCRIPTION_NAME, str(taken_unix_s).encode()), taken_unix_s)
     assert outbox.local_path(DESCRIPTION_NAME).read_bytes() == b"20.0"
