@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import MLFlowLogger
 
 from ptycho_torch.config import RunConfig
 from ptycho_torch.data.datamodule import PtychoDataModule
-from recon_worker.system.messages import message_log
+from recon_worker.system.messages import message_log, show_messages
 from recon_worker.system.uris import without_credentials
 
 _log = message_log(__name__)
@@ -24,6 +24,10 @@ class EpochLines(Callback):
 
     def __init__(self) -> None:
         self._began_s = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Show the lines in processes that Lightning starts, too."""
+        show_messages("ptycho_torch")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -73,7 +77,7 @@ def conclude(trainer: Trainer) -> None:
     if not trainer.is_global_zero:
         return
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    _log.info("Finished: epoch %d%s", trainer.current_epoch, f", best checkpoint: {best}" if best else "")
+    _log.info("Finished.%s", f" Best checkpoint: {best}" if best else "")
     if isinstance(trainer.logger, MLFlowLogger):
         _log.info("Results: %s", run_url(trainer.logger))
 

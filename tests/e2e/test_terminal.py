@@ -25,7 +25,7 @@ LOSSES = r"Epoch (\d) of 2: train_loss \S+, val_loss \S+, \d+\.\d s"
 END = (
     r"Reconstructions: 2 submitted = 2 logged \+ 0 dropped \+ 0 spooled \+ 0 failed \(.*\)\..* "
     r"Best: epoch \d, phase SSIM \S+\.",
-    r"Finished: epoch 2, best checkpoint: \S+best\.ckpt",
+    r"Finished\. Best checkpoint: \S+best\.ckpt",
     r"Results: http://\S+",
 )
 NOISE = re.compile(r"GPU|TPU|Tip|litlogger|INFO|deprecated|[Ww]arn|Creating|Trainable|Trainer\.fit")
