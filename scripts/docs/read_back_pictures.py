@@ -19,7 +19,7 @@ os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MPLBACKEND": "Agg"}
 
 import mlflow
 import numpy as np
-from scipy import ndimage
+from scipy.ndimage import gaussian_filter  # type: ignore[attr-defined]
 
 from ptycho_torch.simulation.specimens import default_pictures, make_object
 from recon_worker import ReconLogger
@@ -71,7 +71,7 @@ def log(uri: str) -> str:
         num_patches=2, every_n_epochs=5, pixel_size_m=28e-9, arrays="npz", strict=True,
     ) as recon:  # fmt: skip
         for epoch, blur_px in _BLUR_PX.items():
-            amp, phase = (ndimage.gaussian_filter(part, blur_px) for part in (np.abs(truth), np.angle(truth)))
+            amp, phase = (gaussian_filter(part, blur_px) for part in (np.abs(truth), np.angle(truth)))
             windows = np.lib.stride_tricks.sliding_window_view(amp * np.exp(1j * (phase + 0.7)), (_N, _N))
             patches = windows[y - _N // 2, x - _N // 2]
             with recon.epoch(epoch, step=33 * epoch) as shot:
