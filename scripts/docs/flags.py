@@ -18,11 +18,13 @@ _HEAD = """# Flags
 
 <!-- Written by scripts/docs/flags.py from the settings classes of ptycho_torch. -->
 
-The flags of `scripts/training/train.py` and `scripts/studies/grid_lines_torch_runner.py`, then those of `scripts/inference.py`. Each is a field of a
-dataclass, and its name without dashes is its key in a settings file (`--config run.yaml`). Dashes and underscores are interchangeable; abbreviations are refused.
-A flag without a value has a negation: `--no-probe_big`. `--help` prints the same texts.
+The flags of `scripts/training/train.py` and `scripts/studies/grid_lines_torch_runner.py`, then those of
+`scripts/inference.py`. Each is a field of a dataclass, and its name without dashes is its key in a settings file
+(`--config run.yaml`). Dashes and underscores are interchangeable; abbreviations are refused. A flag without a value has
+a negation: `--no-probe_big`. `--help` prints the same texts.
 
-`grid_lines_torch_runner.py` has other spellings for some: `--train-npz`, `--test-npz`, `--output-dir`, `--epochs` and `--torch-logger`.
+`grid_lines_torch_runner.py` has other spellings for some: `--train-npz`, `--test-npz`, `--output-dir`, `--epochs` and
+`--torch-logger`.
 """
 _TITLES = {
     "Lightning Trainer and metrics logger.": "Devices",
@@ -74,7 +76,9 @@ def _groups(sections: Iterable[type]) -> Mapping[str, list[str]]:
 
 def _table(title: str, rows: Sequence[str]) -> str:
     introduction = f"\n{_INTRODUCTIONS[title]}\n" if title in _INTRODUCTIONS else ""
-    return f"{introduction}\n| flag | value | default | meaning |\n|---|---|---|---|\n" + "".join(f"{row}\n" for row in rows)
+    return f"{introduction}\n| flag | value | default | meaning |\n|---|---|---|---|\n" + "".join(
+        f"{row}\n" for row in rows
+    )
 
 
 def _row(section: type, option: Field[Any]) -> str:
