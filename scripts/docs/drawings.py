@@ -1,4 +1,4 @@
-"""Render the Mermaid drawings of the documents to SVG, light and dark, in headless Chromium, for the site and the README.
+"""Render the Mermaid drawings of the documents to SVG, light and dark, in headless Chromium.
 
 npm install --prefix build/mermaid --ignore-scripts mermaid@12
 python scripts/docs/drawings.py build/mermaid/node_modules/mermaid/dist/mermaid.min.js
@@ -17,6 +17,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = Path("pictures/drawings")
 """Folder of the SVG files, relative to `docs`."""
 FENCE = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_POINTS = re.compile(r' data-points="[^"]*"')
+"""An attribute that only editors read."""
 _FONT = "Helvetica, Arial, sans-serif"
 _THEMES = {
     "light": {"primaryColor": "#eef3f8", "primaryTextColor": "#1c2733", "primaryBorderColor": "#5b7a99"}
@@ -99,7 +101,7 @@ def _render(page: Path, drawings: Sequence[Drawing]) -> None:
                 if svg.startswith("error"):
                     sys.exit(f"{drawing.title}: {svg}")
                 file = REPOSITORY / "docs" / drawing.file(theme)
-                file.write_text(f"{svg}\n{drawing.mark}\n")
+                file.write_text(f"{_POINTS.sub('', svg)}\n{drawing.mark}\n")
                 print(file)
 
 

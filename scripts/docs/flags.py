@@ -18,11 +18,13 @@ _HEAD = """# Flags
 
 <!-- Written by scripts/docs/flags.py from the settings classes of ptycho_torch. -->
 
-The flags of `scripts/training/train.py` and `scripts/studies/grid_lines_torch_runner.py`, then those of `scripts/inference.py`. Each is a field of a
-dataclass, and its name without dashes is its key in a settings file (`--config run.yaml`). Dashes and underscores are interchangeable; abbreviations are refused.
-A flag without a value has a negation: `--no-probe_big`. `--help` prints the same texts.
+The flags of `scripts/training/train.py` and `scripts/studies/grid_lines_torch_runner.py`, then those of
+`scripts/inference.py`. Each is a field of a dataclass, and its name without dashes is its key in a settings file
+(`--config run.yaml`). Dashes and underscores are interchangeable; abbreviations are refused. A flag without a value has
+a negation: `--no-probe_big`. `--help` prints the same texts.
 
-`grid_lines_torch_runner.py` has other spellings for some: `--train-npz`, `--test-npz`, `--output-dir`, `--epochs` and `--torch-logger`.
+`grid_lines_torch_runner.py` has other spellings for some: `--train-npz`, `--test-npz`, `--output-dir`, `--epochs` and
+`--torch-logger`.
 """
 _TITLES = {
     "Lightning Trainer and metrics logger.": "Devices",

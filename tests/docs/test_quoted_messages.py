@@ -9,7 +9,10 @@ from tests.paths import REPOSITORY
 
 OF_OTHERS = {"The client socket has timed out"}
 """Messages of torch."""
-DOCUMENTS = ["docs/explanation/reliability.md", "docs/how-to/troubleshooting.md", "docs/hpc.md", "docs/guide.md"]
+DOCUMENTS = [
+    "docs/explanation/reliability.md",
+    *sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "docs" / "how-to").glob("*.md")),
+]
 VALUE = "\0"
 
 
