@@ -6,7 +6,7 @@
 Measures (1) the stall per event, per hook and per batch, for predictions that `validation_step` returns and for those
 that a forward hook sees, N = 64 and 128, and whether weights are bit-identical to those without logging; (2) every call
 within a hook; (3) the transfer, beside plain copies of the same bytes; (4) complete trainings, on and off, while time
-remains. docs/explanation/benchmarks.md defines the columns.
+remains. docs/benchmarks.md defines the columns.
 Without installed packages, set PYTHONPATH to the repository.
 """
 

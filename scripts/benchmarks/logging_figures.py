@@ -1,4 +1,4 @@
-"""Figures of the benchmark `recon_logging.py`, computed from its runs. docs/explanation/benchmarks.md defines them."""
+"""Figures of the benchmark `recon_logging.py`, computed from its runs. docs/benchmarks.md defines them."""
 
 import statistics
 from collections.abc import Mapping, Sequence

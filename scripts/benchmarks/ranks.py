@@ -4,7 +4,7 @@
 
 Each rank validates its shard of 1089 samples with a tiny network. An epoch takes a fraction of the time that the worker
 needs for an event, so the queue is always full. The reference is a bare `torch.distributed.gather` of the same bytes to
-rank zero, on the same group, after each event. docs/explanation/benchmarks.md defines the columns.
+rank zero, on the same group, after each event. docs/benchmarks.md defines the columns.
 """
 
 import argparse

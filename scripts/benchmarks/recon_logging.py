@@ -5,7 +5,7 @@
 
 Every mode uses the same model, data and seed: N = 64, 1089 validation patches, 4 patches and the stitched object with
 ground truth. Each run is a separate process; the modes take turns, so that other load affects them alike.
-docs/explanation/benchmarks.md defines the columns. Linux only: memory is read from /proc.
+docs/benchmarks.md defines the columns. Linux only: memory is read from /proc.
 """
 
 import argparse

@@ -4,7 +4,7 @@
 
 Cases: (a) the reference training, (b) a LightningModule that returns nothing from validation, (c) a plain PyTorch loop
 with ReconLogger. Each training is a process of its own, and logs 4 patches and the stitched object with ground truth;
-trainings with and without logging alternate. docs/explanation/benchmarks.md defines the columns. Linux only.
+trainings with and without logging alternate. docs/benchmarks.md defines the columns. Linux only.
 """
 
 import argparse

@@ -22,7 +22,7 @@ PAGES = [
     "use/lightning",
     "reference/flags",
     "reference/python",
-    "explanation/architecture",
+    "architecture",
     "decisions/index",
 ]
 """The front page, and at least one of each section."""

@@ -1,4 +1,4 @@
-"""Figures of trainings with and without logging, as Markdown tables. docs/explanation/benchmarks.md defines them."""
+"""Figures of trainings with and without logging, as Markdown tables. docs/benchmarks.md defines them."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
