@@ -116,7 +116,6 @@ class ReconLogger:
             self._adapter = adapter or adapter_for(read_item(dataset, 0), type(dataset).__name__)
         self.indices = choose_indices(len(self._dataset), self._options)
         self._known_px = patch_px or self._pattern_px()
-        self._check_positions()
         self._closed, self._owner = False, os.getpid()
         self._backend: ReconBackend | None = None
         self.ranks = ranks_of_process_group(distributed)
@@ -129,6 +128,8 @@ class ReconLogger:
         self._target: RunTarget | None = None
         try:
             with self.ranks.all_or_none():
+                if not self._known_px or self.ranks.size > 1:  # `begin` checks them, on rank zero
+                    self._check_positions()
                 if self.ranks.rank == 0:
                     self._target = _target(tracking_uri, run_id, first_epoch)
                     self._backend = make_backend(worker)
