@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tests.capture.test_recon_logger import AMP, N, N_SAMPLES, PHASE, POSITIONS, add_all, logger_of, run_id
+from tests.capture.test_recon_logger import AMP, N_SAMPLES, PHASE, POSITIONS, N, add_all, logger_of, run_id
 
 __all__ = ["logger_of", "run_id"]
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("plain_sheets")]
