@@ -130,7 +130,6 @@ class ReconLogger:
             raise WrongSettingError(f"patch_px is {patch_px}; it must be at least {_SMALLEST_PX}, or None.")
         self.indices = choose_indices(len(self._dataset), self._options)
         self._known_px = self._pattern_px() if patch_px is None else patch_px
-        self._check_positions()
         self._closed, self._owner = False, os.getpid()
         self.ranks = ranks_of_process_group(distributed)
         self._start(tracking_uri, run_id)
@@ -139,6 +138,8 @@ class ReconLogger:
         """Launch the backend on rank zero; start it if the patch size is known. All ranks must call this."""
         try:
             with self.ranks.all_or_none():
+                if not self._known_px or self.ranks.size > 1:  # `begin` checks them, on rank zero
+                    self._check_positions()
                 if self.ranks.rank == 0:
                     self._backend = launched(self._worker)
                     self._target = _target(tracking_uri, run_id, self._interval.first_epoch)

@@ -38,12 +38,15 @@ def upload_threads(tracking_uri: str) -> int:
 
 
 @dataclass(eq=False)
-class _Batch:
-    """Files that were added together. Guarded by the uploader's lock."""
+class Batch:
+    """Files that are reported together. Guarded by the uploader's lock."""
 
-    generation: int
-    pending: int = 0
-    """Number of files that have neither arrived nor been set aside."""
+    generation: int = 0
+    """Set when the batch is complete."""
+    pending: int = 1
+    """Number of files that have neither arrived nor been set aside, plus one until the batch is complete."""
+    held: list[str] = field(default_factory=list)
+    """Files of the folder that is being filled."""
     unsent: Counter[str] = field(default_factory=Counter)
     """Number of files to send, by folder."""
     sent: defaultdict[str, dict[str, Version | None]] = field(default_factory=lambda: defaultdict(dict))
@@ -80,10 +83,10 @@ class Uploader:
         """Whether the server refuses all pending uploads, so that waiting does not help."""
         self._outbox, self._sink, self._threads = outbox, sink, threads
         self._on_complete, self._on_refused, self._on_aside = on_complete, on_refused, on_aside
-        self._queue: queue.Queue[tuple[_Batch, str | None]] = queue.Queue()  # bounded by the files of the outbox
+        self._queue: queue.Queue[tuple[Batch, str | None]] = queue.Queue()  # bounded by the files of the outbox
         self._lock = threading.Lock()
         """Guards everything below."""
-        self._open: list[_Batch] = []
+        self._open: list[Batch] = []
         self._sent_version = dict[str, Version]()
         self._busy, self._in_line, self._refusals = 0, 0, set[int]()
         """Number of busy threads; of these, waiting for `_whole_run`; IDs of those whose last request was refused."""
@@ -93,14 +96,34 @@ class Uploader:
         for number in range(threads):
             threading.Thread(target=self._serve, name=f"upload-{number}", daemon=True).start()
 
-    def add(self, generation: int, names: list[str]) -> None:
+    def add(self, generation: int, names: Collection[str]) -> None:
         """Upload the files `names` of the outbox, then report their generation to `on_complete`."""
-        batch = _Batch(generation)
+        batch = self.begin()
+        with self._lock:
+            self._enqueue(batch, names)
+        self.end(batch, generation)
+
+    def begin(self) -> Batch:
+        """Begin a batch whose files are uploaded while others are still being made."""
+        batch = Batch()
         with self._lock:
             self._open.append(batch)
-            self._enqueue(batch, names)
-        if not names:
-            self._queue.put((batch, None))
+        return batch
+
+    def extend(self, batch: Batch, name: str) -> None:
+        """Add a file of the outbox. It is uploaded once a file of another folder follows: folders are listed once."""
+        with self._lock:
+            if batch.held and _folder(batch.held[-1]) != _folder(name):
+                self._enqueue(batch, batch.held)
+                batch.held = []
+            batch.held.append(name)
+
+    def end(self, batch: Batch, generation: int) -> None:
+        """Upload the rest of a batch, then report `generation` to `on_complete`."""
+        with self._lock:
+            batch.generation = generation
+            self._enqueue(batch, batch.held)
+        self._queue.put((batch, None))
 
     @property
     def idle(self) -> bool:
@@ -122,10 +145,10 @@ class Uploader:
         """Stop retrying. Files that have not arrived stay in the outbox."""
         self.retries.stop()
 
-    def _enqueue(self, batch: _Batch, names: Collection[str]) -> None:
+    def _enqueue(self, batch: Batch, names: Collection[str]) -> None:
         """Queue files. The caller holds the lock."""
         batch.pending += len(names)
-        batch.unsent.update(name.rpartition("/")[0] for name in names)
+        batch.unsent.update(map(_folder, names))
         for name in names:
             self._queue.put((batch, name))
 
@@ -139,7 +162,7 @@ class Uploader:
                 continue
             self._note(busy=1)
             try:
-                if name is None or self._handle(batch, name):
+                if self._handle(batch, name):
                     self.retries.call(functools.partial(self._on_complete, batch.generation))
                     with self._lock:
                         self._open.remove(batch)
@@ -147,16 +170,9 @@ class Uploader:
                 return
             self._note(busy=-1)
 
-    def _handle(self, batch: _Batch, name: str) -> bool:
-        """Send a file; read its folder back after the last one. Returns whether the batch has arrived."""
-        folder = name.rpartition("/")[0]
-        sent = self._send(batch, name)
-        with self._lock:
-            batch.sent[folder] |= sent
-            batch.unsent[folder] -= 1
-            to_read_back = {} if batch.unsent[folder] else batch.sent.pop(folder)
-        arrived = self._read_back(batch, to_read_back)
-        settled = len(to_read_back) + (not sent)
+    def _handle(self, batch: Batch, name: str | None) -> bool:
+        """Deliver a file; None: the batch is complete. Returns whether all of the batch has arrived."""
+        arrived, settled = (0, 1) if name is None else self._deliver(batch, name)
         with self._lock:
             self.arrived += arrived
             batch.pending -= settled
@@ -165,7 +181,20 @@ class Uploader:
             self._on_aside(batch.generation)
         return bool(last) and not any_aside
 
-    def _send(self, batch: _Batch, name: str) -> dict[str, Version | None]:
+    def _deliver(self, batch: Batch, name: str) -> tuple[int, int]:
+        """Send a file; read its folder back after the last one.
+
+        Returns the number of files that have arrived, and of those that have arrived or were set aside.
+        """
+        folder = _folder(name)
+        sent = self._send(batch, name)
+        with self._lock:
+            batch.sent[folder] |= sent
+            batch.unsent[folder] -= 1
+            to_read_back = {} if batch.unsent[folder] else batch.sent.pop(folder)
+        return self._read_back(batch, to_read_back), len(to_read_back) + (not sent)
+
+    def _send(self, batch: Batch, name: str) -> dict[str, Version | None]:
         """Upload a file; returns its name and version; empty if it was set aside.
 
         Files that every epoch replaces, such as the gallery, are uploaded one at a time: the newest must arrive last.
@@ -201,7 +230,7 @@ class Uploader:
         self._sent_version[name] = version
         return version
 
-    def _read_back(self, batch: _Batch, sent: dict[str, Version | None]) -> int:
+    def _read_back(self, batch: Batch, sent: dict[str, Version | None]) -> int:
         """Verify the files of a folder: remove those that arrived, resend lost ones, finally set these aside.
 
         Returns the number of files that have arrived.
@@ -240,7 +269,7 @@ class Uploader:
         except OSError as error:  # it is uploaded; a remaining copy is harmless
             _log.warning("%s was uploaded, but cannot be removed from the spool: %s", name, error)
 
-    def _set_aside(self, batch: _Batch, name: str, *, warn_of: str) -> bool:
+    def _set_aside(self, batch: Batch, name: str, *, warn_of: str) -> bool:
         """Set a file aside until `retry_now`; returns whether to log a warning, once per `warn_of`."""
         with self._lock:
             batch.aside.append(name)
@@ -262,3 +291,7 @@ class Uploader:
             before, self.refused = self.refused, bool(self._refusals) and stuck and none_free
             if self.refused != before:
                 self._on_refused(self.refused)
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]

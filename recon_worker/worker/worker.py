@@ -30,7 +30,7 @@ from recon_worker.system.messages import message_log
 from recon_worker.upload.mlflow_client import connect
 from recon_worker.upload.mlflow_sink import MlflowSink
 from recon_worker.upload.resume import load_history
-from recon_worker.upload.uploader import Uploader, upload_threads
+from recon_worker.upload.uploader import Batch, Uploader, upload_threads
 from recon_worker.worker.channel import Channel, Message
 from recon_worker.worker.priority import LowPriority
 
@@ -182,13 +182,12 @@ class Worker:
                 self.slots[number].fault_in()
             alive()
         for file in files:
-            make = functools.partial(make_ready, self.outbox.held(file), nbytes, alive)
             with contextlib.suppress(OSError):  # the training process reports it when it captures into the file
-                self._priority.run(make)
+                self._priority.run(functools.partial(make_ready, self.outbox.held(file), nbytes, alive))
         self._channel.send("reserved")
 
     def _render(self, generation: int, read: Callable[[], Snapshot]) -> bool:
-        """Render a snapshot into the outbox and upload its artifacts. Returns whether it is done, with failures.
+        """Render a snapshot and upload its artifacts as they are made. Returns whether it is done, with failures.
 
         A snapshot that cannot be read, or for which the machine lacks a resource, is kept and may be rendered again.
         Artifacts made before a shortage are uploaded nevertheless, which may free disk space, but are not counted.
@@ -196,21 +195,22 @@ class Worker:
         self._channel.send("began")
         self.short.discard(generation)
         report: dict[str, Any] = {"started_unix_s": time.time(), "stitched_unix_s": 0.0, "metrics": {}}
-        names, failures, snapshot, short = list[str](), list[Failure](), None, False
+        names, failures, batch, short = list[str](), list[Failure](), None, False
         try:
             snapshot = self._priority.run(read)
-            self._make(snapshot, names, failures, report)
+            batch = self.uploader.begin()
+            self._make(snapshot, batch, names, failures, report)
         except Exception as error:  # a failing snapshot must not cost the others
             failures.append(Failure("snapshot", f"{type(error).__name__}: {error}"))
             short = is_shortage(error)
             if short:
                 self.short.add(generation)
-        done = snapshot is not None and not short
+        done = batch is not None and not short
         self._channel.send(
             "rendered",
             generation=generation,
             artifacts=len(names),
-            unread=snapshot is None,
+            unread=batch is None,
             short=short,
             failures=[[failure.path, failure.reason] for failure in failures],
             **report,
@@ -218,12 +218,14 @@ class Worker:
         )
         if done:
             self.rendered.add(generation)
-        if snapshot is not None:
-            self.uploader.add(generation if done else _NO_SNAPSHOT, names)
+        if batch is not None:
+            self.uploader.end(batch, generation if done else _NO_SNAPSHOT)
         return done and bool(failures)
 
-    def _make(self, snapshot: Snapshot, names: list[str], failures: list[Failure], report: dict[str, Any]) -> None:
-        """Make the artifacts of a snapshot. Appends to `names` and `failures`, completes `report`."""
+    def _make(
+        self, snapshot: Snapshot, batch: Batch, names: list[str], failed: list[Failure], report: dict[str, Any]
+    ) -> None:
+        """Make and upload the artifacts of a snapshot. Appends to `names` and `failed`, completes `report`."""
 
         def on_computed(what: str) -> None:
             self._channel.send("alive")
@@ -236,7 +238,8 @@ class Worker:
             pictures = render(self._scan, snapshot, history, on_computed)
             for made in self._each(noting_metrics(pictures, report["metrics"])):
                 self._channel.send("alive")
-                self._put(made, names, failures)
+                if self._put(made, names, failed):
+                    self.uploader.extend(batch, made.path)
             try:
                 self._priority.run(lambda: self.outbox.keep_history(history.files()))
             except OSError as error:  # costs this worker's successor the colour ranges, but no pictures
@@ -246,19 +249,21 @@ class Worker:
                 history.publish_again()
             raise
 
-    def _put(self, made: Artifact | Failure, names: list[str], failures: list[Failure]) -> None:
+    def _put(self, made: Artifact | Failure, names: list[str], failures: list[Failure]) -> bool:
         """Write an artifact to the outbox. Raises only for a shortage: one artifact must not cost the others."""
         if isinstance(made, Failure):
             failures.append(made)
-            return
+            return False
         try:
             self.outbox.put(made, self._last_taken_unix_s)
-            names.append(made.path)
         except Exception as error:
             if is_shortage(error):
                 raise
             what = f"{self.outbox.folder} cannot be written" if isinstance(error, OSError) else type(error).__name__
             failures.append(Failure(made.path, f"{what}: {error}"))
+            return False
+        names.append(made.path)
+        return True
 
     def _each(self, pictures: Iterator[Artifact | Failure]) -> Iterator[Artifact | Failure]:
         """Make artifacts one by one, each at the current priority."""

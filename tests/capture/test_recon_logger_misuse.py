@@ -1,4 +1,4 @@
-"""`ReconLogger` used in another way than documented."""
+"""`ReconLogger`: unusual arguments, and uses other than documented."""
 
 import atexit
 import os
@@ -9,8 +9,7 @@ import torch
 
 from recon_worker import ReconLogger, WorkerSettings
 from recon_worker.capture.errors import WrongSettingError
-from tests.capture.test_recon_logger import AMP, PHASE, add_all, logger_of, run_id
-from tests.lightning.clients import N_SAMPLES, POSITIONS, N
+from tests.capture.test_recon_logger import AMP, N_SAMPLES, PHASE, POSITIONS, N, add_all, logger_of, run_id
 
 __all__ = ["logger_of", "run_id"]
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("plain_sheets")]
@@ -22,6 +21,18 @@ def test_predictions_added_outside_the_with_block_are_named(logger_of, caplog):
 
     (line,) = [record.message for record in caplog.records if "are not logged" in record.message]
     assert "`with` block" in line
+
+
+def test_a_function_that_returns_the_positions_is_called_once_if_the_patch_size_is_known(logger_of):
+    calls = []
+
+    def positions(dataset):
+        calls.append(dataset)
+        return POSITIONS
+
+    logger_of(positions=positions, num_samples=N_SAMPLES, patch_px=N).close()
+
+    assert len(calls) == 1
 
 
 def test_strict_raises(logger_of):

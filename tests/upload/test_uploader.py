@@ -79,6 +79,26 @@ def test_a_file_that_is_replaced_during_its_upload_is_uploaded_again(outbox):
     assert list(outbox.artifacts()) == []
 
 
+def test_a_growing_batch_is_uploaded_folder_by_folder_and_reported_when_it_ends(outbox):
+    sink, completed = _Sink(), queue.SimpleQueue()
+    uploader = Uploader(outbox, sink, 1, completed.put)
+    batch = uploader.begin()
+    for name in NAMES[:2]:
+        outbox.put(Artifact(name, b"png"))
+        uploader.extend(batch, name)
+    assert sink.first.wait(30)  # the first folder is complete
+    sink.go.set()
+    wait_until(lambda: not outbox.version(NAMES[0]))
+
+    assert [name for name, _ in sink.uploads] == NAMES[:1]
+    assert completed.empty()
+    assert not uploader.idle
+    uploader.end(batch, 7)
+    assert completed.get(timeout=30) == 7
+    assert [name for name, _ in sink.uploads] == NAMES[:2]
+    uploader.stop()
+
+
 def test_what_was_refused_is_tried_when_asked_for(outbox, monkeypatch):
     monkeypatch.setattr("recon_worker.upload.retry._REFUSED_WAIT_S", 3600)
     sink, said, done = _Unwilling(), queue.SimpleQueue(), threading.Semaphore(0)
