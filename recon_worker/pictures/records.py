@@ -33,6 +33,8 @@ REFERENCE = "reference"
 """In place of the epoch's folder in the names of the reference cards, which belong to no epoch."""
 DESCRIPTION_NAME = "description/run.json"
 """Outbox name of the latest description."""
+_PER_LINE = 4
+"""Numbers per line of the description: the picture below is wider than the page, so MLflow does not wrap lines."""
 _SECTION = re.compile(
     r"<!-- recon-log(?: (?P<time_ms>\d+) (?P<digest>[0-9a-f]{8}))?: written by the training; text outside is kept -->"
     r"(?P<content>.*?)<!-- recon-log end -->",
@@ -146,9 +148,14 @@ def merged_description(text: str, latest: Description, run_id: str, experiment_i
     root = PurePosixPath(folder)
     picture = f"get-artifact?path={quote(str(root / latest.summary), safe='')}&run_uuid={run_id}"
     page = f"#/experiments/{experiment_id}/runs/{run_id}"
-    numbers = " · ".join(f"{label} **{value}**" for label, value in latest.values.items())
+    shown = [f"{label} **{value}**" for label, value in latest.values.items()]
+    rows = [" · ".join(shown[first : first + _PER_LINE]) for first in range(0, len(shown), _PER_LINE)]
     links = f"[gallery]({page}/artifacts/{root / 'recon_log/gallery.html'}) · [image cards]({page}/model-metrics)"
-    lines = [f"**{latest.title}** · {links}", numbers, f"![{latest.title}]({picture})"]  # MLflow folds what follows
+    lines = [
+        f"**{latest.title}** · {links}",
+        "\n".join(rows),
+        f"![{latest.title}]({picture})",
+    ]  # MLflow folds what follows
     content = "\n\n".join(filter(None, lines))
     begin = f"<!-- recon-log {latest.time_ms} {_digest(content)}: written by the training; text outside is kept -->"
     section = f"{begin}\n\n{content}\n\n<!-- recon-log end -->"

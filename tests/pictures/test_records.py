@@ -108,3 +108,12 @@ def test_a_section_of_an_earlier_version_is_brought_up_to_date():
     assert merged_description(f"Mine.\n\n{old}", _latest(5), "abc", "7") == "Mine.\n\n" + merged_description(
         "", _latest(5), "abc", "7"
     )
+
+
+def test_numbers_are_in_lines_of_four():
+    values = {f"m{k}": str(k) for k in range(6)}
+    text = merged_description(
+        "", Description(title="Epoch 5", summary="epoch_05/summary.png", values=values), "abc", "7"
+    )
+
+    assert "m0 **0** · m1 **1** · m2 **2** · m3 **3**\nm4 **4** · m5 **5**\n\n![" in text
