@@ -185,9 +185,11 @@ def server(new_database, tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
     new_database(folder)
     one = MlflowServer(folder)
-    one.start()
-    yield one
-    one.close()
+    try:
+        one.start()
+        yield one
+    finally:
+        one.close()
 
 
 _numbers = itertools.count()
