@@ -69,7 +69,7 @@ def _groups(sections: Iterable[type]) -> Mapping[str, list[str]]:
     for section in sections:
         for option in fields(section):
             if "help" in option.metadata:
-                title = option.metadata["group"] or section.__doc__
+                title = option.metadata["group"] or str(section.__doc__)
                 groups.setdefault(_TITLES.get(title, title), []).append(_row(section, option))
     return groups
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.paths import REPOSITORY
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 OUTPUT = REPOSITORY / "test_output" / "site"
 """Folder of the screenshots."""
@@ -41,7 +41,7 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(folder)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "true"}
-    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, timeout=240)
+    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, timeout=500)
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -1,9 +1,12 @@
 """Commands and code of the documents exist: scripts and their flags, make targets, names of Python blocks."""
 
 import ast
+import functools
 import importlib
 import re
 import runpy
+import sys
+import textwrap
 
 import pytest
 
@@ -33,28 +36,24 @@ def commands(document):
             )
 
 
-def help_of(script, subcommand):
-    main = recon_worker_main if script == "recon-worker" else runpy.run_path(str(REPOSITORY / script))["main"]
-    return call(main, *[subcommand] * bool(subcommand), "--help").stdout
+@functools.cache
+def flags_of(script, subcommand):
+    """Flags of a program, as in its `--help`, with dashes."""
+    if script == "recon-worker":
+        return dashed(call(recon_worker_main, subcommand, "--help").stdout)
+    path = REPOSITORY / script
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *[subcommand] * bool(subcommand), "--help"])
+        patch.syspath_prepend(path.parent)
+        return dashed(call(lambda _: runpy.run_path(str(path), run_name="__main__")).stdout)
 
 
-@pytest.fixture(scope="module")
-def flags_of():
-    """Flags of a program, as in its `--help`, with dashes: flags_of(script, subcommand)."""
-    known = {}
-
-    def flags(script, subcommand):
-        if (script, subcommand) not in known:
-            known[script, subcommand] = {
-                flag.replace("_", "-") for flag in re.findall(r"--[\w-]+", help_of(script, subcommand))
-            }
-        return known[script, subcommand]
-
-    return flags
+def dashed(text):
+    return {flag.replace("_", "-") for flag in re.findall(r"--[\w-]+", text)}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=by_name)
-def test_every_flag_of_a_command_exists(document, flags_of):
+def test_every_flag_of_a_command_exists(document):
     unknown = [
         (script, flag)
         for script, subcommand, flags in commands(document)
@@ -65,7 +64,7 @@ def test_every_flag_of_a_command_exists(document, flags_of):
     assert unknown == []
 
 
-def test_a_flag_that_does_not_exist_is_found(flags_of):
+def test_a_flag_that_does_not_exist_is_found():
     assert "--no-such-flag" not in flags_of("scripts/training/train.py", None)
     assert "--train-data-file" in flags_of("scripts/training/train.py", None)
 
@@ -80,7 +79,7 @@ def test_every_make_target_exists(document):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=by_name)
 def test_python_blocks_parse_and_their_names_of_this_project_exist(document):
     for block in blocks(document, "python"):
-        tree = ast.parse(re.sub(r"^ {4}", "", block, flags=re.MULTILINE) if block.startswith(" ") else block)
+        tree = ast.parse(textwrap.dedent(block))
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] in ("recon_worker", "ptycho_torch"):
                 module = importlib.import_module(node.module)
