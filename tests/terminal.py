@@ -27,7 +27,9 @@ def run_on_terminal(command, name, *, timeout_s, **more):
     environment = {**os.environ, "TERM": "xterm", **more.pop("env", {})}
     for variable in ("COLUMNS", "LINES"):
         environment.pop(variable, None)
-    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment, **more)
+    process = subprocess.Popen(
+        command, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True, **more
+    )
     os.close(slave)
     try:
         raw = _read(master, time.monotonic() + timeout_s)

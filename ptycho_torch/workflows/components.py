@@ -18,7 +18,7 @@ os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
 
 from ptycho_torch.checks import ConfigError, make_directory
@@ -29,7 +29,7 @@ from ptycho_torch.workflows.checkpoint import Recipe, RecipeInCheckpoint, check_
 from ptycho_torch.workflows.ending import EndTogether
 from ptycho_torch.workflows.mlflow_run import RunInCheckpoint, chosen_run_id, prepare_run
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
-from ptycho_torch.workflows.terminal import EpochLines, announce_run, announce_training, conclude
+from ptycho_torch.workflows.terminal import EpochBar, EpochLines, announce_run, announce_training, conclude
 from recon_worker.capture.errors import WrongSettingError
 from recon_worker.lightning.mlflow_logger import QueuedMLFlowLogger
 from recon_worker.settings import WorkerSettings, default_queue_bytes
@@ -144,7 +144,7 @@ def _callbacks(config: RunConfig) -> list[Callback]:
         ModelCheckpoint(config.training.checkpoint_dir, filename="best", monitor=monitored, save_last=True),
         RecipeInCheckpoint(Recipe.of(config)),
     ]
-    callbacks.append(TQDMProgressBar(leave=False) if shows_progress("stdout") else EpochLines())
+    callbacks.append(EpochBar() if shows_progress("stdout") else EpochLines())
     if config.execution.logger == "mlflow":
         callbacks.append(RunInCheckpoint())
     if config.execution.recon_log_enabled:

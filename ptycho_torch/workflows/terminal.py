@@ -4,9 +4,12 @@ The lines of logged epochs come from `recon_worker`.
 """
 
 import time
+from typing import Any
 from urllib.parse import urlsplit
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import MLFlowLogger
 
 from ptycho_torch.config import RunConfig
@@ -17,6 +20,25 @@ from recon_worker.system.uris import without_credentials
 _log = message_log(__name__)
 
 _UI_PORT = 5000
+
+
+class EpochBar(TQDMProgressBar):
+    """Progress bar that counts epochs from 1, as everything else does, and vanishes at the end."""
+
+    def init_train_tqdm(self) -> Tqdm:
+        """Create the bar of the epochs."""
+        bar = super().init_train_tqdm()
+        bar.leave = False
+        return bar
+
+    def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401 - as in Lightning
+        """Name the epoch."""
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")
+
+    def get_metrics(self, *args: Any) -> dict[str, int | str | float | dict[str, float]]:  # noqa: ANN401 - as in Lightning
+        """Return the losses, without a part of the run's id."""
+        return {name: value for name, value in super().get_metrics(*args).items() if name != "v_num"}
 
 
 class EpochLines(Callback):
@@ -36,10 +58,9 @@ class EpochLines(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the line, on global rank zero. The epoch's validation is over."""
         if trainer.is_global_zero:
-            names = [name for name in ("train_loss", "val_loss") if name in trainer.callback_metrics]
-            losses = "".join(f"{name} {float(trainer.callback_metrics[name]):.4g}, " for name in names)
             took_s = time.monotonic() - self._began_s
-            _log.info("Epoch %d of %d: %s%.1f s", trainer.current_epoch + 1, trainer.max_epochs, losses, took_s)
+            epoch, losses = trainer.current_epoch + 1, _losses(trainer)
+            _log.info("Epoch %d of %d: %s, %.1f s", epoch, trainer.max_epochs, losses, took_s)
 
 
 def announce_run(logger: MLFlowLogger, name: str) -> None:
@@ -77,9 +98,14 @@ def conclude(trainer: Trainer) -> None:
     if not trainer.is_global_zero:
         return
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    _log.info("Finished.%s", f" Best checkpoint: {best}" if best else "")
+    _log.info("Finished: %s%s", _losses(trainer), f"; best checkpoint: {best}" if best else "")
     if isinstance(trainer.logger, MLFlowLogger):
         _log.info("Results: %s", run_url(trainer.logger))
+
+
+def _losses(trainer: Trainer) -> str:
+    metrics = trainer.callback_metrics
+    return ", ".join(f"{name} {float(metrics[name]):.4g}" for name in ("train_loss", "val_loss") if name in metrics)
 
 
 def run_url(logger: MLFlowLogger) -> str:

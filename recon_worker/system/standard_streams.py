@@ -6,9 +6,13 @@ from typing import Literal
 
 
 def shows_progress(stream: Literal["stdout", "stderr"] = "stderr") -> bool:
-    """Return whether a standard stream is a terminal that can show a progress bar."""
+    """Return whether a standard stream is a terminal that can show a progress bar.
+
+    The streams that Rich puts in place of them, while it shows a bar of its own, print each carriage return as a line.
+    """
     try:
-        return bool(getattr(sys, stream).isatty())
+        current = getattr(sys, stream)
+        return current is getattr(sys, f"__{stream}__") and current.isatty()
     except Exception:  # None, closed, or a user's object without a working `isatty`
         return False
 

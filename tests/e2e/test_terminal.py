@@ -25,7 +25,7 @@ LOSSES = r"Epoch (\d) of 2: train_loss \S+, val_loss \S+, \d+\.\d s"
 END = (
     r"Reconstructions: 2 submitted = 2 logged \+ 0 dropped \+ 0 spooled \+ 0 failed \(.*\)\..* "
     r"Best: epoch \d, phase SSIM \S+\.",
-    r"Finished\. Best checkpoint: \S+best\.ckpt",
+    r"Finished: train_loss \S+, val_loss \S+; best checkpoint: \S+best\.ckpt",
     r"Results: http://\S+",
 )
 NOISE = re.compile(r"GPU|TPU|Tip|litlogger|INFO|deprecated|[Ww]arn|Creating|Trainable|Trainer\.fit")
@@ -117,4 +117,7 @@ def test_the_lines_do_not_break_the_progress_bar_of_another_training(tmp_path, b
 
     assert code == 0
     assert [match[1] for line in lines if (match := re.fullmatch(EPOCH, line))] == ["3", "6"], "\n".join(lines)
-    assert [line for line in lines if line.startswith("Reconstructions: 2 submitted = 2 logged")]
+    (summary,) = (
+        number for number, line in enumerate(lines) if line.startswith("Reconstructions: 2 submitted = 2 logged")
+    )
+    assert [line for line in lines[:summary] if "to upload" in line] == []

@@ -1,16 +1,27 @@
 """Messages reach the terminal of a user who has configured nothing, and obey one who has."""
 
 import logging
+from contextlib import contextmanager
 
 import pytest
+from tqdm import tqdm
 
 from recon_worker.system.messages import message_log, show_messages
 
 
+@contextmanager
+def application_with(*handlers):
+    """An application with these log handlers, and none of pytest's."""
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, list(handlers)
+    try:
+        yield
+    finally:
+        root.handlers = before
+
+
 @pytest.fixture
-def package(monkeypatch):
-    """A package with messages, in an application without log handlers."""
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+def package():
     logger = logging.getLogger("a_package")
     yield logger
     logger.handlers.clear()
@@ -18,20 +29,20 @@ def package(monkeypatch):
 
 
 def test_information_is_printed_once_without_any_configuration(package, capsys):
-    show_messages("a_package")
-    show_messages("a_package")
-    message_log("a_package.module").info("epoch %d", 1)
+    with application_with():
+        show_messages("a_package")
+        show_messages("a_package")
+        message_log("a_package.module").info("epoch %d", 1)
 
     assert capsys.readouterr().err == "epoch 1\n"
 
 
-def test_handlers_of_the_application_replace_the_terminal(package, capsys, monkeypatch):
-    records = []
-    handler = logging.Handler()
+def test_handlers_of_the_application_replace_the_terminal(package, capsys):
+    records, handler = [], logging.Handler()
     handler.emit = records.append
     show_messages("a_package")
-    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
-    message_log("a_package").info("epoch 1")
+    with application_with(handler):
+        message_log("a_package").info("epoch 1")
 
     assert [record.getMessage() for record in records] == ["epoch 1"]
     assert capsys.readouterr().err == ""
@@ -39,30 +50,30 @@ def test_handlers_of_the_application_replace_the_terminal(package, capsys, monke
 
 def test_the_level_of_the_application_counts(package, capsys):
     package.setLevel(logging.WARNING)
-    show_messages("a_package")
-    message_log("a_package").info("epoch 1")
-    message_log("a_package").warning("lost")
+    with application_with():
+        show_messages("a_package")
+        message_log("a_package").info("epoch 1")
+        message_log("a_package").warning("lost")
 
     assert capsys.readouterr().err == "lost\n"
 
 
 def test_a_message_clears_the_progress_bar_before_it_is_printed(package, capsys):
-    from tqdm import tqdm
-
     show_messages("a_package")
-    with tqdm(total=2, desc="bar", ncols=40, mininterval=0) as bar:
+    with application_with(), tqdm(total=2, desc="bar", ncols=40, mininterval=0) as bar:
         bar.update()
         message_log("a_package").info("epoch 1")
 
     written = capsys.readouterr().err.split("\r")
-    (line,) = [text for text in written if "epoch 1" in text]
-    assert line.startswith("epoch 1\n")
-    assert written[written.index(line) - 1].strip() == ""
+    (number,) = (number for number, text in enumerate(written) if "epoch 1" in text)
+    assert written[number].startswith("epoch 1\n")
+    assert written[number - 1].strip() == ""
 
 
 def test_without_stderr_nothing_is_printed(package, capsys, monkeypatch):
     show_messages("a_package")
-    monkeypatch.setattr("sys.stderr", None)
-    message_log("a_package").info("epoch 1")
+    with application_with(), monkeypatch.context() as closed:
+        closed.setattr("sys.stderr", None)
+        message_log("a_package").info("epoch 1")
 
     assert capsys.readouterr().out == ""
