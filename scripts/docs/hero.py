@@ -31,6 +31,8 @@ _MARGIN, _GAP, _HEAD, _TITLE, _LARGE = 12, 12, 34, 22, 340
 """Pixels; `_LARGE` is the target side of a large picture, which has twice the side of a small one."""
 _WHOLE = 0.97
 _BLUE, _LINE = "#0b66b8", "#d5dbe1"
+_EVERY = 6
+"""Epoch after which every second one is shown: little changes, and the file stays small."""
 _FIRST_MS, _FRAME_MS, _LAST_MS = 1200, 500, 4000
 
 
@@ -56,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     epochs = [_read(file) for file in files]
     ranges = true_ranges([epochs[-1].reference])
-    frames = [_frame(epochs, shown, ranges, 1) for shown in range(len(epochs))]
+    shown = [i for i, epoch in enumerate(epochs) if epoch.number <= _EVERY or epoch.number % 2 == 0]
+    frames = [_frame(epochs, i, ranges, 1) for i in sorted({*shown, len(epochs) - 1})]
     (arguments.output / "hero.gif").write_bytes(_animated(frames))
     _frame(epochs, len(epochs) - 1, ranges, 2).save(arguments.output / "hero.png", optimize=True)
     return 0
