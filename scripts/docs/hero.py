@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw
+from scipy.spatial import KDTree
 
 from recon_worker.pictures.colour_ranges import Range, true_ranges
 from recon_worker.pictures.figures import amplitude_panel, phase_panel
@@ -29,6 +31,8 @@ _MARGIN, _GAP, _HEAD, _TITLE, _LARGE = 12, 12, 34, 22, 340
 """Pixels; `_LARGE` is the target side of a large picture, which has twice the side of a small one."""
 _WHOLE = 0.97
 _BLUE, _LINE = "#0b66b8", "#d5dbe1"
+_EVERY = 6
+"""Epoch after which every second one is shown: little changes, and the file stays small."""
 _FIRST_MS, _FRAME_MS, _LAST_MS = 1200, 500, 4000
 
 
@@ -54,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     epochs = [_read(file) for file in files]
     ranges = true_ranges([epochs[-1].reference])
-    frames = [_frame(epochs, shown, ranges, 1) for shown in range(len(epochs))]
+    shown = [i for i, epoch in enumerate(epochs) if epoch.number <= _EVERY or epoch.number % 2 == 0]
+    frames = [_frame(epochs, i, ranges, 1) for i in sorted({*shown, len(epochs) - 1})]
     (arguments.output / "hero.gif").write_bytes(_animated(frames))
     _frame(epochs, len(epochs) - 1, ranges, 2).save(arguments.output / "hero.png", optimize=True)
     return 0
@@ -129,16 +134,25 @@ def _draw(page: Page, panel: Panel, title: str, x: int, y: int, side: int, scale
 
 def _animated(frames: Sequence[Image.Image]) -> bytes:
     """GIF of frames in one palette: the colours of the phase, greys, and the blue of the curve."""
-    colours = [palette("viridis")[np.linspace(0, LEVELS - 1, 190).astype(int)]]
+    colours = [palette("viridis")[np.linspace(0, LEVELS - 1, 100).astype(int)]]
     colours += [np.linspace(0, 255, 64).round().astype(np.uint8)[:, None].repeat(3, axis=1)]
     colours += [np.array([ImageColor.getrgb(_BLUE)], np.uint8)]
-    shared = Image.new("P", (1, 1))
-    shared.putpalette(np.concatenate(colours).tobytes())
-    first, *others = (frame.quantize(palette=shared, dither=Image.Dither.NONE) for frame in frames)
+    shared = np.concatenate(colours)
+    first, *others = (_in_palette(frame, shared) for frame in frames)
     durations = [_FIRST_MS, *[_FRAME_MS] * (len(frames) - 2), _LAST_MS]
     stream = io.BytesIO()
     first.save(stream, "GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=False)
     return stream.getvalue()
+
+
+def _in_palette(frame: Image.Image, colours: NDArray[np.uint8]) -> Image.Image:
+    """Replace each colour by the nearest of the palette; Pillow's own search misses white."""
+    pixels = np.asarray(frame)
+    found, entries = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    nearest = KDTree(colours.astype(float)).query(found)[1].astype(np.uint8)
+    image = Image.fromarray(nearest[entries].reshape(pixels.shape[:2]))
+    image.putpalette(colours.tobytes())
+    return image
 
 
 if __name__ == "__main__":

@@ -79,11 +79,11 @@ def test_pages_load_nothing_from_elsewhere_and_fit_the_screen(site, chromium, wi
     assert severe == []
 
 
-def test_a_search_finds_the_page_of_a_message(site, chromium):
+def test_a_search_finds_the_page_of_a_recipe(site, chromium):
     driver = chromium(DESKTOP_PX, 1000)
-    driver.get(f"{site}/index.html?q=not+in+MLflow+yet")
+    driver.get(f"{site}/index.html?q=torchrun")
     found = wait(driver, lambda one: one.find_elements("css selector", ".md-search-result__item a"))
     links = {link.get_attribute("href").partition("?")[0] for link in found}
     keep_screenshot(driver, "search", f"light-{DESKTOP_PX}")
 
-    assert f"{site}/how-to/troubleshooting.html" in {link.partition("#")[0] for link in links}
+    assert f"{site}/how-to/several-gpus.html" in {link.partition("#")[0] for link in links}
