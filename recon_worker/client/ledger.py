@@ -92,12 +92,13 @@ class Ledger:
             self.spooled += 1
 
     def add_epoch(self, epoch: int, step: int, metrics: Mapping[str, float], took_s: float) -> str:
-        """Keep a logged snapshot. Returns the line that reports it, compared with the one before."""
+        """Keep a logged snapshot. Returns the line that reports it, compared with the latest epoch before it."""
         new = LoggedEpoch(epoch=epoch, step=step, metrics=metrics, took_s=took_s)
         quality, parts = new.quality, list[str]()
         if quality is not None:
-            earlier = self.epochs[-1].metrics.get(quality) if self.epochs else None
-            change = "" if earlier is None else f" ({metrics[quality] - earlier:+.3f})"
+            before = [one for one in self.epochs if one.epoch < epoch and quality in one.metrics]
+            earlier = max(before, key=lambda one: one.epoch, default=None)
+            change = "" if earlier is None else f" ({metrics[quality] - earlier.metrics[quality]:+.3f})"
             parts.append(_quality_text(quality, metrics[quality]) + change)
         self.epochs.append(new)
         parts += filter(None, [new.resolution, f"logged in {took_s:.1f} s"])

@@ -110,8 +110,12 @@ class TrainerRun(LoggedRun):
         """Log, once and on rank zero, why validation's predictions are not used."""
         if self._why_extra_pass and not self._explained and self.ranks.rank == 0:
             self._explained = True
-            effect = "predicted by an extra pass, which costs time" if self.may_predict else "shown as not predicted"
-            _log.warning("Logged samples are %s: %s.", effect, self._why_extra_pass)
+            if self.may_predict:
+                _log.warning(
+                    "Logged samples are predicted by an extra pass, which costs time: %s.", self._why_extra_pass
+                )
+            else:
+                _log.warning("Logged samples are shown as not predicted: %s.", self._why_extra_pass)
 
 
 @dataclass(frozen=True, kw_only=True)

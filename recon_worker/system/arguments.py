@@ -1,5 +1,6 @@
 """Checks what users pass against the annotations, so that a wrong type is an error of the call, not of a later line."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from inspect import get_annotations
@@ -8,8 +9,6 @@ from os import PathLike
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
-
-import numpy as np
 
 _NAMES = {
     bool: "True or False",
@@ -57,13 +56,19 @@ def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401
     if kind is Literal:
         return isinstance(value, str) and value in inside
     if kind is Sequence:
-        if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
+        if isinstance(value, str) or not (isinstance(value, Sequence) or _is_numpy(value, "ndarray")):
             return False
-        return all(_fits(one, inside[0]) for one in value)
+        return all(_fits(one, inside[0]) for one in value)  # type: ignore[attr-defined]
     if hint in (int, float):
         return isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
-    accepted = {Any: object, bool: bool | np.bool_, Path: str | PathLike}
-    return isinstance(value, accepted.get(hint, hint))
+    accepted = {Any: object, Path: str | PathLike}
+    return isinstance(value, accepted.get(hint, hint)) or (hint is bool and _is_numpy(value, "bool_"))
+
+
+def _is_numpy(value: object, kind: str) -> bool:
+    """Return whether a value is of a type of NumPy, without loading it: the settings' `--help` must be fast."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, getattr(numpy, kind))
 
 
 def _named(name: str, hint: Any) -> str:  # noqa: ANN401

@@ -46,7 +46,8 @@ def test_progress_is_shown_on_a_terminal_and_the_numbers_are_printed(trained, ra
     ours, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 80))  # without a size the terminal has no room for the bar
     with os.fdopen(terminal, "w") as stderr:
-        monkeypatch.setattr(sys, "stderr", stderr)
+        for name in ("stderr", "__stderr__"):
+            monkeypatch.setattr(sys, name, stderr)
         assert infer(trained.checkpoint, raw_scan, tmp_path / "out", "--arrays", "none") == 0
 
         os.set_blocking(ours, False)  # without a bar, reading fails at once

@@ -40,9 +40,15 @@ def expected_files(epochs=EPOCHS):
     return frozenset(name for name in names if is_file(name))
 
 
+def card_of(name):
+    """What a card's file shows, whenever it was uploaded: its key and step, for `recon/latest` the snapshot's time."""
+    shown = re.sub(r"\+[^+]*?(\.png|\+compressed\.webp)$", r"\1", name)
+    return shown if "latest" in name else re.sub(r"\+timestamp\+\d+", "", shown)
+
+
 def assert_all_there_once(server, run_id, epochs=EPOCHS):
     names = artifact_names(server, run_id)
-    cards = Counter(re.sub(r"timestamp.*?(\.|compressed)", r"\1", n) for n in names if n.startswith("images/"))
+    cards = Counter(card_of(name) for name in names if name.startswith("images/"))
     history = mlflow.MlflowClient(server.uri).get_metric_history(run_id, "recon_log/lag_s")
 
     assert expected_files(epochs) <= set(names)
