@@ -119,10 +119,12 @@ def test_the_description_shows_the_latest_summary(width, dark, chromium, server,
     picture = _wait(driver, lambda d: d.find_element(*_css("img[src*='epoch_02%2Fsummary.png']")))
     _wait(driver, lambda d: d.find_elements(*_css(f"[data-component-id='{ASSISTANT}']")))
     _close(driver, ASSISTANT, *([SIDEBAR] if width < 500 else []))
-    _show(driver, picture)
     screenshot(driver, f"{width}-{'dark' if dark else 'light'}")
-
     assert "Epoch 2" in driver.find_element(*_css("body")).text
+
+    _wait(driver, lambda d: d.execute_script("return arguments[0].naturalWidth", picture) > 0)
+    _show(driver, picture)
+    screenshot(driver, f"{width}-{'dark' if dark else 'light'}-picture")
 
 
 def test_image_cards_start_at_the_untrained_network_and_their_sliders_move(chromium, server, finished_run, screenshot):
