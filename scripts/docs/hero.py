@@ -1,7 +1,7 @@
 """Compose the animation and the still of the front page from a logged training on the measured Siemens star.
 
 python scripts/training/train.py --train_data_file siemens_star_n64.npz --test_data_file siemens_star_n64.npz --N 64 \
-    --nepochs 16 --merge_neighbours 8 --lr_schedule cosine --seed 0 --output_dir hero_output \
+    --nepochs 16 --lr_schedule cosine --seed 0 --accelerator cpu --output_dir hero_output \
     --recon-log-every-n-epochs 1 --recon-log-stitch --recon-log-baseline --recon-log-arrays npz --recon-log-async
 python scripts/docs/hero.py hero_output docs/pictures
 
