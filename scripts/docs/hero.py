@@ -149,8 +149,8 @@ def _in_palette(frame: Image.Image, colours: NDArray[np.uint8]) -> Image.Image:
     """Replace each colour by the nearest of the palette; Pillow's own search misses white."""
     pixels = np.asarray(frame)
     found, entries = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
-    nearest = KDTree(colours.astype(float)).query(found)[1].astype(np.uint8)
-    image = Image.fromarray(nearest[entries].reshape(pixels.shape[:2]))
+    _, nearest = KDTree(colours.astype(float)).query(found)  # type: ignore[no-untyped-call]
+    image = Image.fromarray(nearest.astype(np.uint8)[entries].reshape(pixels.shape[:2]))
     image.putpalette(colours.tobytes())
     return image
 
