@@ -25,11 +25,10 @@ from PIL import Image, ImageDraw
 
 from recon_worker.pictures.arrays import ENCODERS, ObjectArrays
 from recon_worker.pictures.complex_png import encode_complex_png, load_font
-from recon_worker.pictures.figures import EpochFigures, Figure
+from recon_worker.pictures.figures import EpochFigures, Figure, downsampled, enlarged
 from recon_worker.pictures.gallery.evolution import evolution_gif
 from recon_worker.pictures.history import History
 from recon_worker.pictures.labels import METRICS, epoch_label, metric_label, metric_value
-from recon_worker.pictures.layout import downsampled, enlarged
 from recon_worker.pictures.png import Panel, encode_png, encode_rgb, palette, to_indices
 from recon_worker.pictures.records import (
     DESCRIPTION_NAME,

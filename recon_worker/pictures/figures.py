@@ -3,12 +3,13 @@
     EpochFigures ── objects: Figure   "stitched", "stitched_object_01", ...   amplitude, phase: pred, gt, error
                  └─ patches: Figure   "patch_272", ...                        also diffraction: obs, pred, error
 
-Summary, image cards and gallery are drawn from the same `EpochFigures`, so they always agree.
+Summary, image cards and gallery are drawn from the same `EpochFigures`, so they always agree. Panels are resized by
+whole factors, by averaging squares of pixels or repeating pixels, without interpolation.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, TypeAlias
 
@@ -18,8 +19,9 @@ from recon_worker.pictures.colour_ranges import PHASE_RANGE_RAD, Range
 from recon_worker.pictures.labels import Kind
 from recon_worker.pictures.png import ConstantPanels, Panel
 from recon_worker.reconstruction.comparison import Comparison
+from recon_worker.reconstruction.slices import row_blocks
 from recon_worker.reconstruction.stitching import Stitched
-from recon_worker.snapshot.array_types import Bool, Complex64
+from recon_worker.snapshot.array_types import Bool, Complex64, Float64
 
 PHASE_PERIOD = 2 * math.pi
 _DIMMED: frozenset[Kind] = frozenset({"amp_pred", "amp_gt", "phase_pred", "phase_gt"})
@@ -163,3 +165,47 @@ def _error_panel(part: Literal["amplitude", "phase"], result: Comparison, value_
         unit=unit,
         scanned=result.compared,
     )
+
+
+def downsampled(panel: Panel, block_px: int) -> Panel:
+    """Average a panel over squares of block_px x block_px pixels; (ceil(H / block), ceil(W / block)).
+
+    Averages scanned pixels only; a square without scanned pixels is not scanned. NaN and infinity spread over their
+    square, so that a single faulty pixel stays visible. Cyclic values are averaged as directions:
+    period / 2 pi times the angle of sum exp(2 pi i value / period).
+    """
+    return panel if block_px == 1 else panel.derived(f"downsampled {block_px}", lambda: _block_means(panel, block_px))
+
+
+def _block_means(panel: Panel, block_px: int) -> Panel:
+    means, covered = [], []
+    for rows in row_blocks(panel.values.shape, multiple=block_px):
+        values = np.asarray(panel.values[rows], np.float64)
+        scanned = np.ones(values.shape, bool) if panel.scanned is None else panel.scanned[rows]
+        count = _block_sums(scanned.astype(np.float64), block_px)
+        with np.errstate(invalid="ignore", over="ignore"):
+            if panel.period is None:
+                mean = _block_sums(np.where(scanned, values, 0), block_px) / np.maximum(count, 1)
+            else:
+                turns = values * (2 * np.pi / panel.period)
+                x, y = (_block_sums(np.where(scanned, wave(turns), 0), block_px) for wave in (np.cos, np.sin))
+                mean = np.arctan2(y, x) / (2 * np.pi / panel.period)
+            means.append(mean.astype(np.float32))
+        covered.append(count > 0)
+    mask = None if panel.scanned is None else np.concatenate(covered)
+    return replace(panel, values=np.concatenate(means), scanned=mask)
+
+
+def enlarged(panel: Panel, factor: int) -> Panel:
+    """Repeat each pixel of a panel `factor` times along both axes."""
+    if factor == 1:
+        return panel
+    values, scanned = panel.values.repeat(factor, axis=0).repeat(factor, axis=1), panel.scanned
+    mask = None if scanned is None else scanned.repeat(factor, axis=0).repeat(factor, axis=1)
+    return replace(panel, values=values, scanned=mask)
+
+
+def _block_sums(values: Float64, block_px: int) -> Float64:
+    """Sum over squares; those at the lower and right edge may be incomplete."""
+    rows = np.add.reduceat(values, np.arange(0, values.shape[0], block_px), axis=0)
+    return np.asarray(np.add.reduceat(rows, np.arange(0, values.shape[1], block_px), axis=1))

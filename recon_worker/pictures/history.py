@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from recon_worker.pictures.colour_ranges import ColourRanges
-from recon_worker.pictures.figures import EpochFigures
+from recon_worker.pictures.figures import EpochFigures, downsampled
 from recon_worker.pictures.gallery.entry import GalleryEntry, GalleryFigure, Thumbnail
 from recon_worker.pictures.gallery.page import entries_of, gallery_html, thinned
-from recon_worker.pictures.layout import downsampled
 from recon_worker.pictures.png import ConstantPanels, encode_png
 from recon_worker.snapshot.artifact import GALLERY, SCALES
 from recon_worker.snapshot.records import Scan

@@ -4,7 +4,6 @@ Pictures are scaled by whole factors, by repeating pixels or averaging squares o
 Matplotlib (Agg, without pyplot) sets the text; fonts and sizes do not depend on the user's Matplotlib settings.
 """
 
-import dataclasses
 import functools
 import math
 import re
@@ -15,10 +14,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from recon_worker.pictures.figures import downsampled
 from recon_worker.pictures.labels import length_text, nice_length, range_label
 from recon_worker.pictures.png import LEVELS, Panel, encode_rgb, load_matplotlib, palette, to_indices
-from recon_worker.reconstruction.slices import row_blocks
-from recon_worker.snapshot.array_types import Float64
 
 Align: TypeAlias = Literal["left", "center", "right"]
 
@@ -267,47 +265,3 @@ def drawing_scale(shape: tuple[int, ...], side_px: int) -> tuple[int, int]:
     """
     block = math.ceil(max(shape) / round(side_px * _LARGEST))
     return block, max(1, round(side_px / math.ceil(max(shape) / block)))
-
-
-def downsampled(panel: Panel, block_px: int) -> Panel:
-    """Average a panel over squares of block_px x block_px pixels; (ceil(H / block), ceil(W / block)).
-
-    Averages scanned pixels only; a square without scanned pixels is not scanned. NaN and infinity spread over their
-    square, so that a single faulty pixel stays visible. Cyclic values are averaged as directions:
-    period / 2 pi times the angle of sum exp(2 pi i value / period).
-    """
-    return panel if block_px == 1 else panel.derived(f"downsampled {block_px}", lambda: _block_means(panel, block_px))
-
-
-def _block_means(panel: Panel, block_px: int) -> Panel:
-    means, covered = [], []
-    for rows in row_blocks(panel.values.shape, multiple=block_px):
-        values = np.asarray(panel.values[rows], np.float64)
-        scanned = np.ones(values.shape, bool) if panel.scanned is None else panel.scanned[rows]
-        count = _block_sums(scanned.astype(np.float64), block_px)
-        with np.errstate(invalid="ignore", over="ignore"):
-            if panel.period is None:
-                mean = _block_sums(np.where(scanned, values, 0), block_px) / np.maximum(count, 1)
-            else:
-                turns = values * (2 * np.pi / panel.period)
-                x, y = (_block_sums(np.where(scanned, wave(turns), 0), block_px) for wave in (np.cos, np.sin))
-                mean = np.arctan2(y, x) / (2 * np.pi / panel.period)
-            means.append(mean.astype(np.float32))
-        covered.append(count > 0)
-    mask = None if panel.scanned is None else np.concatenate(covered)
-    return dataclasses.replace(panel, values=np.concatenate(means), scanned=mask)
-
-
-def enlarged(panel: Panel, factor: int) -> Panel:
-    """Repeat each pixel of a panel `factor` times along both axes."""
-    if factor == 1:
-        return panel
-    values, scanned = panel.values.repeat(factor, axis=0).repeat(factor, axis=1), panel.scanned
-    mask = None if scanned is None else scanned.repeat(factor, axis=0).repeat(factor, axis=1)
-    return dataclasses.replace(panel, values=values, scanned=mask)
-
-
-def _block_sums(values: Float64, block_px: int) -> Float64:
-    """Sum over squares; those at the lower and right edge may be incomplete."""
-    rows = np.add.reduceat(values, np.arange(0, values.shape[0], block_px), axis=0)
-    return np.asarray(np.add.reduceat(rows, np.arange(0, values.shape[1], block_px), axis=1))

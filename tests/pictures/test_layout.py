@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.font_manager import FontProperties
 
-from recon_worker.pictures.figures import PHASE_PERIOD
-from recon_worker.pictures.layout import INK, Page, downsampled, draw_panel, drawing_scale, text_width_px
+from recon_worker.pictures.figures import PHASE_PERIOD, downsampled
+from recon_worker.pictures.layout import INK, Page, draw_panel, drawing_scale, text_width_px
 from recon_worker.pictures.png import Panel, encode_png
 from tests.pictures.sheets import ERROR, PHASE, panel, pixels
 
