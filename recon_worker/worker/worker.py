@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from recon_worker.pictures.artifacts import finish, reference, render
 from recon_worker.pictures.history import History
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _log = message_log(__name__)
-
 _NO_SNAPSHOT = -1
 """Generation of artifacts that belong to no snapshot, or to one of an earlier process."""
 
@@ -194,7 +193,7 @@ class Worker:
         """
         self._channel.send("began")
         self.short.discard(generation)
-        report: dict[str, Any] = {"started_unix_s": time.time(), "stitched_unix_s": 0.0, "metrics": {}}
+        report: Message = {"started_unix_s": time.time(), "stitched_unix_s": 0.0, "metrics": {}}
         names, failures, batch, short = list[str](), list[Failure](), None, False
         try:
             snapshot = self._priority.run(read)
@@ -222,9 +221,7 @@ class Worker:
             self.uploader.end(batch, generation if done else _NO_SNAPSHOT)
         return done and bool(failures)
 
-    def _make(
-        self, snapshot: Snapshot, batch: Batch, names: list[str], failed: list[Failure], report: dict[str, Any]
-    ) -> None:
+    def _make(self, snapshot: Snapshot, batch: Batch, names: list[str], failed: list[Failure], report: Message) -> None:
         """Make and upload the artifacts of a snapshot. Appends to `names` and `failed`, completes `report`."""
 
         def on_computed(what: str) -> None:
