@@ -5,7 +5,6 @@ spool is not trusted: links are never followed.
 """
 
 import contextlib
-import errno
 import os
 import re
 import shutil
@@ -168,16 +167,16 @@ def _remove(place: Path) -> None:
 
 
 def check_spool(directory: Path) -> None:
-    """Check that folders can be created in a spool directory, which is created if it does not exist.
+    """Check that folders can be created in a spool directory or, if it does not exist, where it would be created.
 
     Raises:
-        SpoolError: They cannot, for another reason than a shortage that may pass, such as a full disk.
+        SpoolError: They cannot, for another reason than a shortage that may pass, such as a full or read-only disk.
     """
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory)).rmdir()
+        existing = next(one for one in (directory, *directory.parents) if one.exists())
+        Path(tempfile.mkdtemp(prefix=_PREFIX, dir=existing)).rmdir()
     except OSError as error:
-        if is_shortage(error) and error.errno != errno.EROFS:
+        if is_shortage(error):
             return
         raise SpoolError(
             f"spool_dir {directory} cannot be used ({error.strerror}); allowed: a folder in which this user can create "

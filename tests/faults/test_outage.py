@@ -1,6 +1,5 @@
 """A whole training in a separate process, whose real MLflow server is down for a minute."""
 
-import re
 import threading
 from collections import Counter
 
@@ -9,6 +8,7 @@ import pytest
 
 from tests.conftest import Tracking
 from tests.faults.servers import artifact_names
+from tests.faults.tracked import card_of
 
 pytestmark = [pytest.mark.timeout(290), pytest.mark.slow, pytest.mark.usefixtures("nothing_left_but_the_server")]
 AWAY_S, EPOCHS, STEPS, STEP_S = 60, 30, 5, 0.5
@@ -46,7 +46,7 @@ def assert_complete(server, experiment):
     (run,) = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
     names = artifact_names(server, run.info.run_id)
     per_epoch = [{n.split("/", 1)[1] for n in names if n.startswith(f"epoch_{e:02d}/")} for e in range(EPOCHS + 1)]
-    cards = Counter(re.sub(r"timestamp.*?(\.|compressed)", r"\1", n) for n in names if n.startswith("images/"))
+    cards = Counter(card_of(name) for name in names if name.startswith("images/"))
     lags, losses = (client.get_metric_history(run.info.run_id, name) for name in ("recon_log/lag_s", "train_loss"))
 
     assert all(one == per_epoch[0] for one in per_epoch)
