@@ -23,7 +23,7 @@ PYTHON = sys.executable
 INJECT = Path(__file__).with_name("inject")
 FLUSH_S = 240
 ALWAYS = 10**6
-_QUIET_START_S = 0.2
+_QUIET_START_S = 0.1
 
 
 @pytest.fixture
