@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from recon_worker.system.mlflow_environment import variable_kept
+
 _LEVELS = {
     "lightning.pytorch.utilities.rank_zero": logging.WARNING,  # devices found, tips; not what ranks say of themselves
     "lightning.pytorch.loggers.mlflow": logging.ERROR,  # warns that it creates an experiment
@@ -26,12 +28,11 @@ def quiet_libraries() -> Iterator[None]:
     import lightning.pytorch  # noqa: F401 - sets the levels of its loggers
 
     before = {name: logging.getLogger(name).level for name in _LEVELS}
-    mlflow_level = os.environ.get(_MLFLOW_LEVEL)
-    os.environ.setdefault(_MLFLOW_LEVEL, "WARNING")
     try:
         for name, level in _LEVELS.items():
             logging.getLogger(name).setLevel(level)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), variable_kept(_MLFLOW_LEVEL):
+            os.environ.setdefault(_MLFLOW_LEVEL, "WARNING")
             if not sys.warnoptions:
                 for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
                     warnings.simplefilter("ignore", category)
@@ -41,5 +42,3 @@ def quiet_libraries() -> Iterator[None]:
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
-        if mlflow_level is None:
-            os.environ.pop(_MLFLOW_LEVEL, None)

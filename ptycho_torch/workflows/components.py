@@ -5,12 +5,10 @@ fail within seconds rather than after loading a large scan.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from recon_worker.system.mlflow_environment import for_training
+from recon_worker.system.mlflow_environment import for_training, variable_kept
 
 os.environ.update(for_training(os.environ))  # before importing mlflow, which starts telemetry threads
 # MLflow would print the run's URI with its password; `announce_run` prints it without.
@@ -62,7 +60,7 @@ def run_training(config: RunConfig) -> TrainingResult:
     _check_fixed_indices(config, datamodule)
     model = _checked_model(config)
     if isinstance(logger, MLFlowLogger) and trainer.is_global_zero:
-        with _environment_kept("MLFLOW_TRACKING_URI"):
+        with variable_kept("MLFLOW_TRACKING_URI"):  # connecting sets it; the next training would use it
             name = prepare_run(logger, config.as_dict(), config.as_yaml())
             announce_run(logger, name)
     announce_training(trainer, model, datamodule, config)
@@ -241,19 +239,6 @@ def _train_with_lightning(
         trainer.fit(model, datamodule=datamodule, ckpt_path=resume_path, weights_only=True)
     except WrongSettingError as error:  # before the first step
         raise ConfigError(str(error)) from error
-
-
-@contextmanager
-def _environment_kept(name: str) -> Iterator[None]:
-    """Restore a variable on exit. Connecting sets MLflow's URI, which the next training in the process would use."""
-    before = os.environ.get(name)
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = before
 
 
 def _check_fixed_indices(config: RunConfig, datamodule: PtychoDataModule) -> None:

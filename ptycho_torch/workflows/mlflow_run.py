@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from mlflow import MlflowClient
-from mlflow.entities import Param
+from mlflow.entities import Param, Run
 from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
 from ptycho_torch.checks import ConfigError
@@ -79,14 +79,14 @@ def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: s
     """
     try:
         client, run_id = logger.experiment, str(logger.run_id)
-        info = client.get_run(run_id).info
-        if info.lifecycle_stage == "deleted":
+        run = client.get_run(run_id)
+        if run.info.lifecycle_stage == "deleted":
             raise ConfigError(f"MLflow run {run_id} is deleted. Restore it, or start another: --mlflow-run-id new.")
         client.update_run(run_id, status="RUNNING")
         logger.log_hyperparams(settings)
-        _log_parameters(client, run_id, settings)
+        _log_parameters(client, run, settings)
         client.log_text(run_id, settings_text, _free_name([file.path for file in client.list_artifacts(run_id)]))
-        return str(info.run_name)
+        return str(run.info.run_name)
     except (MlflowException, OSError) as error:
         uri = str(logger._tracking_uri)
         raise ConfigError(
@@ -95,12 +95,11 @@ def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: s
         ) from None  # the original may contain the URI with its password
 
 
-def _log_parameters(client: MlflowClient, run_id: str, settings: dict[str, Any]) -> None:
+def _log_parameters(client: MlflowClient, run: Run, settings: dict[str, Any]) -> None:
     """Log the parameters that the run does not have yet: MLflow refuses to change the value of one."""
-    known = client.get_run(run_id).data.params
     named = {name: settings[section][name] for section, names in _PARAMETERS.items() for name in names}
-    params = [Param(name, str(value)) for name, value in named.items() if name not in known]
-    client.log_batch(run_id, params=params, synchronous=True)
+    params = [Param(name, str(value)) for name, value in named.items() if name not in run.data.params]
+    client.log_batch(run.info.run_id, params=params, synchronous=True)
 
 
 def _reason(error: Exception, uri: str) -> str:

@@ -66,7 +66,7 @@ class EpochLines(Callback):
 def announce_run(logger: MLFlowLogger, name: str) -> None:
     """Log the name of the run, and how to open it."""
     uri = str(logger._tracking_uri)
-    if urlsplit(uri).scheme not in ("http", "https"):
+    if not _is_server(uri):
         shown = without_credentials(uri)
         _log.info("To view this run, start: mlflow ui --backend-store-uri '%s' --port %d", shown, _UI_PORT)
     _log.info("MLflow run: %s", run_url(logger))
@@ -111,9 +111,9 @@ def _losses(trainer: Trainer) -> str:
 def run_url(logger: MLFlowLogger) -> str:
     """Return the URL of the run's page; for a database, the URL served by `mlflow ui`."""
     uri = str(logger._tracking_uri)
-    server = (
-        without_credentials(uri).rstrip("/")
-        if urlsplit(uri).scheme in ("http", "https")
-        else f"http://127.0.0.1:{_UI_PORT}"
-    )
+    server = without_credentials(uri).rstrip("/") if _is_server(uri) else f"http://127.0.0.1:{_UI_PORT}"
     return f"{server}/#/experiments/{logger.experiment_id}/runs/{logger.run_id}?workflowType=machine_learning"
+
+
+def _is_server(tracking_uri: str) -> bool:
+    return urlsplit(tracking_uri).scheme in ("http", "https")

@@ -70,6 +70,11 @@ HALF_PERIODS = tuple(
 """Metrics that read as the resolution of the object; an untrained network has none."""
 
 
+def object_folder(kind: str, number: int) -> str:
+    """Return the folder of an object, such as `stitched` or, for further objects, `stitched_object_01`."""
+    return kind if number == 0 else f"{kind}_object_{number:02d}"
+
+
 def epoch_label(epoch: int) -> str:
     """Return the label of an epoch, such as "Epoch 5"; 0 is the untrained network."""
     return f"Epoch {epoch}" if epoch else "Epoch 0 (untrained)"

@@ -31,7 +31,7 @@ from recon_worker.pictures.figures import (
     true_amplitude_panel,
     true_phase_panel,
 )
-from recon_worker.pictures.labels import HALF_PERIODS, Kind
+from recon_worker.pictures.labels import HALF_PERIODS, Kind, object_folder
 from recon_worker.pictures.png import ConstantPanels, Panel
 from recon_worker.reconstruction.comparison import agreement_of_halves, compare, quality
 from recon_worker.reconstruction.diffraction_metrics import mean_pattern, poisson_deviance, r_factor
@@ -129,7 +129,7 @@ class SnapshotFigures:
                 numbers = {name: value for name, value in numbers.items() if name not in HALF_PERIODS}
             numbers["finite_share"] = finite_share(image.object, image.scanned)
             numbers["coverage"] = float(image.scanned.mean())
-            name = _object_name(kind, number)
+            name = object_folder(kind, number)
             panels = object_panels(name, image, truth, result, ranges, self.constant)
             raw, aligned = (Figure(name=name, metrics=numbers, panels=one) for one in panels)
             made.append(Reconstruction(raw=raw, aligned=aligned, image=image, number=number, truth=truth))
@@ -239,7 +239,7 @@ def reference_figures(scan: Scan) -> EpochFigures:
         epoch=0,
         step=0,
         folder="",
-        objects=tuple(Figure(name=_object_name("stitched", n), panels=one) for n, one in enumerate(objects) if one),
+        objects=tuple(Figure(name=object_folder("stitched", n), panels=one) for n, one in enumerate(objects) if one),
         patches=tuple(
             Figure(name=names[row][1], index=names[row][0], panels=patches[row]) for row in rows if patches[row]
         ),
@@ -264,10 +264,6 @@ def _truth_panels(truths: Sequence[Complex64 | None], measured: Bool | slice) ->
 
 def _pattern_panel(log_intensities: Float32, value_range: Range) -> Panel:
     return Panel(values=log_intensities, value_range=value_range, colormap="magma", quantity=_PATTERN, unit=_LOG_UNIT)
-
-
-def _object_name(kind: str, number: int) -> str:
-    return kind if number == 0 else f"{kind}_object_{number:02d}"
 
 
 def _patch_names(scan: Scan) -> list[tuple[int, str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from recon_worker.pictures.arrays import DECODERS
 from recon_worker.pictures.gallery.entry import GalleryEntry
 from recon_worker.pictures.gallery.page import entries_of
-from recon_worker.pictures.labels import Kind
+from recon_worker.pictures.labels import Kind, object_folder
 from recon_worker.pictures.png import DecodedImage, read_png
 from recon_worker.reading.logged import (
     LoggedObject,
@@ -142,7 +142,7 @@ class ReconRun:
                 f"Epoch {epoch} of {self._artifacts} has no stitched object {number}"
                 f"{self._artifacts.perhaps_later()}{known}."
             )
-        return self._object(f"{folder}/stitched" + (f"_object_{number:02d}" if number else ""), epoch)
+        return self._object(f"{folder}/{object_folder('stitched', number)}", epoch)
 
     def refined(self, number: int = 0) -> LoggedObject:
         """Return the refined object that was logged to the run's `refined` folder, as `make demo` does.
@@ -150,7 +150,7 @@ class ReconRun:
         Raises:
             ReadError: There is none, or it is damaged.
         """
-        return self._object("refined" + (f"_object_{number:02d}" if number else ""), None)
+        return self._object(object_folder("refined", number), None)
 
     def evolution(self, number: int = 0) -> Iterator[LoggedObject]:
         """Yield a stitched object epoch by epoch, each read when it is reached. Omits epochs without it.

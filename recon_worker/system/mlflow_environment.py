@@ -4,7 +4,9 @@ MLflow reads them from the environment only. The training process adds its value
 inherit; it records which ones it added, so that other processes can distinguish them from the user's.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 _ADDED = "RECON_LOG_MLFLOW_DEFAULTS"
 """Names of the variables that `for_training` added."""
@@ -32,3 +34,16 @@ def for_uploads(environment: Mapping[str, str]) -> dict[str, str]:
     added = environment.get(_ADDED, "").split(",")
     users = {name: value for name, value in environment.items() if name not in added or value != _TRAINING.get(name)}
     return {**_UPLOADS, **users}
+
+
+@contextmanager
+def variable_kept(name: str) -> Iterator[None]:
+    """Restore a variable of this process's environment on exit."""
+    before = os.environ.get(name)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before

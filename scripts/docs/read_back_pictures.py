@@ -6,8 +6,6 @@ python scripts/docs/read_back_pictures.py   # writes docs/pictures/read_back*.pn
 import argparse
 import os
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,6 +18,7 @@ os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MPLBACKEND": "Agg"}
 import mlflow
 import numpy as np
 from scipy.ndimage import gaussian_filter  # type: ignore[attr-defined]
+from screenshot import open_browser, resize
 
 from ptycho_torch.simulation.specimens import default_pictures, make_object
 from recon_worker import ReconLogger
@@ -35,19 +34,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--output", type=Path, default=_DOCS / "pictures")
     output: Path = parser.parse_args(argv).output.absolute()
-    browser = shutil.which("chromium")
-    if browser is None:
-        print("error: chromium is missing.", file=sys.stderr)
-        return 2
     with tempfile.TemporaryDirectory(prefix="recon-log-") as folder, chdir(folder):
         names: dict[str, Any] = {"run_id": log("sqlite:///mlflow.db")}
         run_page((_DOCS / "how-to" / "read-back.md").read_text("utf-8"), names)
         names["fig"].savefig(output / "read_back.png", dpi=90)
         page = Path("run.html")
         page.write_text(f"<body style='font-family:sans-serif;margin:12px'>{names['run']._repr_html_()}", "utf-8")
-        command = [browser, "--headless=new", "--no-sandbox", "--hide-scrollbars", "--window-size=880,400"]
-        picture = f"--screenshot={output / 'read_back_notebook.png'}"
-        subprocess.run([*command, picture, page.absolute().as_uri()], check=True, timeout=60, capture_output=True)
+        try:
+            with open_browser() as browser:
+                resize(browser, 880, 400)
+                browser.get(page.absolute().as_uri())
+                browser.save_screenshot(str(output / "read_back_notebook.png"))
+        except FileNotFoundError as error:
+            print(f"error: {error}.", file=sys.stderr)
+            return 2
     print(output / "read_back.png", output / "read_back_notebook.png", sep="\n")
     return 0
 

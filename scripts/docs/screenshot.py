@@ -62,18 +62,19 @@ def _picture(arguments: argparse.Namespace) -> bytes:
     with open_browser() as page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if arguments.dark else "light"}
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-        _resize(page, arguments.width, 900)
+        resize(page, arguments.width, 900)
         page.get(arguments.gallery.resolve().as_uri())
         shown = "return document.documentElement.dataset.epoch"
         WebDriverWait(page, _WAIT_S).until(lambda one: one.execute_script(shown) is not None)
         if arguments.epoch is not None:
             page.execute_script("goToEpoch(arguments[0])", arguments.epoch)
             WebDriverWait(page, _WAIT_S).until(lambda one: one.execute_script(shown) == str(arguments.epoch))
-        _resize(page, arguments.width, page.execute_script("return document.documentElement.scrollHeight"))
+        resize(page, arguments.width, page.execute_script("return document.documentElement.scrollHeight"))
         return base64.b64decode(page.get_screenshot_as_base64())
 
 
-def _resize(page: "WebDriver", width: int, height: int) -> None:
+def resize(page: "WebDriver", width: int, height: int) -> None:
+    """Set the size of the visible page, pixels."""
     screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
 
