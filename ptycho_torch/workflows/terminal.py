@@ -4,6 +4,7 @@ The lines of logged epochs come from `recon_worker`.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ from recon_worker.system.uris import without_credentials
 _log = message_log(__name__)
 
 _UI_PORT = 5000
+_TRAIN_LOSS, _VAL_LOSS = "train_loss", "val_loss"
 
 
 class EpochBar(TQDMProgressBar):
@@ -46,6 +48,7 @@ class EpochLines(Callback):
 
     def __init__(self) -> None:
         self._began_s = 0.0
+        self._shown = [_TRAIN_LOSS]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Show the lines in processes that Lightning starts, too."""
@@ -53,13 +56,17 @@ class EpochLines(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._began_s = time.monotonic()
+        self._began_s, self._shown = time.monotonic(), [_TRAIN_LOSS]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the loss of a validation in the line of its epoch only: Lightning keeps the number."""
+        self._shown = [_TRAIN_LOSS, _VAL_LOSS]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the line, on global rank zero. The epoch's validation is over."""
         if trainer.is_global_zero:
             took_s = time.monotonic() - self._began_s
-            epoch, losses = trainer.current_epoch + 1, _losses(trainer)
+            epoch, losses = trainer.current_epoch + 1, _losses(trainer, self._shown)
             _log.info("Epoch %d of %d: %s, %.1f s", epoch, trainer.max_epochs, losses, took_s)
 
 
@@ -98,14 +105,16 @@ def conclude(trainer: Trainer) -> None:
     if not trainer.is_global_zero:
         return
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    _log.info("Finished: %s%s", _losses(trainer), f"; best checkpoint: {best}" if best else "")
+    _log.info(
+        "Finished: %s%s", _losses(trainer, [_TRAIN_LOSS, _VAL_LOSS]), f"; best checkpoint: {best}" if best else ""
+    )
     if isinstance(trainer.logger, MLFlowLogger):
         _log.info("Results: %s", run_url(trainer.logger))
 
 
-def _losses(trainer: Trainer) -> str:
+def _losses(trainer: Trainer, names: Sequence[str]) -> str:
     metrics = trainer.callback_metrics
-    return ", ".join(f"{name} {float(metrics[name]):.4g}" for name in ("train_loss", "val_loss") if name in metrics)
+    return ", ".join(f"{name} {float(metrics[name]):.4g}" for name in names if name in metrics)
 
 
 def run_url(logger: MLFlowLogger) -> str:
