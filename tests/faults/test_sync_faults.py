@@ -47,7 +47,8 @@ def test_a_snapshot_that_kills_what_renders_it_is_set_aside_and_named_and_the_ot
 ENDS = {"segv": "killed by SIGSEGV", "kill": "killed by SIGKILL, often out of memory", "exit": "exit code 7"}
 
 
-@pytest.mark.parametrize("where", [pytest.param("stitch", marks=slow), pytest.param("outbox", marks=slow), "render"])
+@slow
+@pytest.mark.parametrize("where", ["stitch", "outbox", "render"])
 def test_a_process_that_dies_once_costs_nothing(tracking, outbox, fault, caplog, where):
     committed = fault(where, "kill")
 

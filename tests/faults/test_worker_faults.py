@@ -1,6 +1,5 @@
 """The worker fails at every place in every way: a matrix of where x how, like the crash tests of loky."""
 
-import itertools
 import re
 import time
 from dataclasses import replace
@@ -30,7 +29,6 @@ pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_be
 
 PLACES = ("start-up", "set-up", "read", "stitch", "render", "outbox", "upload", "report")
 WAYS = ("raise", "hang", "kill", "segv", "exit")
-IN_EVERY_RUN = {("outbox", "kill")}
 SILENCE_S = 25
 """Silence limit for hanging workers: longer than a healthy start; scaled up on a busy machine."""
 DEATH = {"hang": "it said nothing for", "kill": "killed by SIGKILL", "segv": "killed by SIGSEGV", "exit": "exit code 7"}
@@ -46,12 +44,6 @@ def scan():
     return make_scan(n_samples=12, n_fixed=1, truth=False)
 
 
-def cells():
-    for where, how in itertools.product(PLACES, WAYS):
-        marks = () if (where, how) in IN_EVERY_RUN else (pytest.mark.slow,)
-        yield pytest.param(where, how, id=f"{where}-{how}", marks=marks)
-
-
 def log_three(settings, tracking, scan, flush_timeout_s=FLUSH_S, close_when=lambda: True):
     worker = started(settings, make_run(tracking), scan)
     for epoch in (1, 2, 3):
@@ -61,7 +53,9 @@ def log_three(settings, tracking, scan, flush_timeout_s=FLUSH_S, close_when=lamb
     return worker
 
 
-@pytest.mark.parametrize(("where", "how"), list(cells()))
+@pytest.mark.slow
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("where", PLACES)
 def test_one_fault_of_the_worker_costs_at_most_the_snapshot_that_raised(
     tracking,
     settings,
