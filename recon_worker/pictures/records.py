@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
 from recon_worker.snapshot.artifact import Artifact, Failure
@@ -117,11 +117,11 @@ def is_metrics(name: str) -> bool:
     return _METRICS.fullmatch(name) is not None
 
 
-def noting_metrics(artifacts: Iterator[Artifact | Failure], metrics: dict[str, float]) -> Iterator[Artifact | Failure]:
-    """Yield the artifacts, and copy the values of their `Metrics` to `metrics`."""
+def noting_metrics(artifacts: Iterator[Artifact | Failure], report: dict[str, Any]) -> Iterator[Artifact | Failure]:
+    """Yield the artifacts, and copy the values of their `Metrics` to `report`."""
     for made in artifacts:
         if isinstance(made, Artifact) and is_metrics(made.path):
-            metrics.update(Metrics.from_json(made.data).values)
+            report["metrics"] = Metrics.from_json(made.data).values
         yield made
 
 

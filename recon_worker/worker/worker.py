@@ -193,7 +193,7 @@ class Worker:
         """
         self._channel.send("began")
         self.short.discard(generation)
-        report: Message = {"started_unix_s": time.time(), "stitched_unix_s": 0.0, "metrics": {}}
+        report: Message = {"started_unix_s": time.time(), "stitched_unix_s": 0.0, "metrics": {}, "earlier": {}}
         names, failures, batch, short = list[str](), list[Failure](), None, False
         try:
             snapshot = self._priority.run(read)
@@ -230,10 +230,10 @@ class Worker:
                 report["stitched_unix_s"] = time.time()
 
         history = self._load_history()
+        report["earlier"] = {} if self.rendered else history.metrics()
         try:
             self._last_taken_unix_s = snapshot.created_unix_s
-            pictures = render(self._scan, snapshot, history, on_computed)
-            for made in self._each(noting_metrics(pictures, report["metrics"])):
+            for made in self._each(noting_metrics(render(self._scan, snapshot, history, on_computed), report)):
                 self._channel.send("alive")
                 if self._put(made, names, failed):
                     self.uploader.extend(batch, made.path)
