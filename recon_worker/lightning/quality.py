@@ -180,7 +180,7 @@ class ReconQuality(Checkpoint):
         assert self._run is not None
         self._last = self._run.interval.last_logged
         if path := self._ranking.paths[self._last]:
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
         return True
 
     def _await_metrics(self) -> None:

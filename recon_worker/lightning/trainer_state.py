@@ -20,6 +20,15 @@ def mlflow_logger(trainer: Trainer) -> MLFlowLogger | None:
     return next((one for one in trainer.loggers if isinstance(one, MLFlowLogger)), None)
 
 
+def completed_epochs(trainer: Trainer) -> int:
+    """Return the epochs whose training is complete, at the start of a training.
+
+    In a checkpoint saved at the end of validation, Lightning counts the epoch just validated as unfinished.
+    """
+    progress = trainer.fit_loop.epoch_progress.current
+    return progress.processed + int(trainer.is_last_batch and progress.ready > progress.processed)
+
+
 def ranks_of(trainer: Trainer) -> Ranks:
     """Return the ranks of a Trainer. All ranks must call this.
 
