@@ -254,12 +254,12 @@ class ReconQuality(Checkpoint):
 def _lower_is_better(monitor: str) -> bool:
     """Return whether lower values of a metric are better. Raises ValueError if it ranks no reconstructions."""
     _, group, name = ["", "", *monitor.split("/")][-3:]
-    ranking = [name for name, label in METRICS.items() if label.better]
-    if name in ranking and monitor == f"recon/{group}/{name}" and _GROUP.fullmatch(group):
+    group = group if _GROUP.fullmatch(group) else "stitched"
+    names = [name for name, label in METRICS.items() if label.better]
+    if name in names and monitor == f"recon/{group}/{name}":
         return METRICS[name].better == "low"
-    known = [f"recon/{group}/{name}" for group in ("stitched", "patches") for name in ranking]
-    near = get_close_matches(monitor, known, n=1, cutoff=0.5)
-    advice = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(known)}."
+    near = get_close_matches(name, names, n=1)
+    advice = f"did you mean 'recon/{group}/{near[0]}'?" if near else f"allowed: recon/{group}/... {', '.join(names)}."
     raise ValueError(f"monitor is {monitor!r}, which is no metric that ranks reconstructions; {advice}")
 
 

@@ -26,8 +26,16 @@ def logging(worker=None, **more):
     return PtychoReconLoggingCallback(**settings | more)
 
 
-def train(tracking, errors_rad, quality, *, logs=None, epochs=None, callbacks=(), resume=None, **settings):
+class Unlabelled(Container):
+    """Measured data: no true object."""
+
+    def __init__(self):
+        super().__init__(truth=None)
+
+
+def train(tracking, errors_rad, quality, *, logs=None, data=None, epochs=None, callbacks=(), resume=None, **settings):
     """Fit an `Unsteady` module with `quality`; return the trainer."""
+    data = data or Container()
     torch.manual_seed(7)
     settings = {"devices": 1, "logger": tracking.logger()} | settings
     trainer = Trainer(
@@ -38,7 +46,7 @@ def train(tracking, errors_rad, quality, *, logs=None, epochs=None, callbacks=()
         enable_model_summary=False,
         **settings,
     )
-    trainer.fit(Unsteady(errors_rad), loader(Container(), batch_size=30), loader(Container()), ckpt_path=resume)
+    trainer.fit(Unsteady(errors_rad), loader(data, batch_size=30), loader(data), ckpt_path=resume)
     return trainer
 
 
