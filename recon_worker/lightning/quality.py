@@ -160,6 +160,8 @@ class ReconQuality(Checkpoint):
             self._await_metrics()
             self._prune(trainer, at_end=False)
             stop = self.patience is not None and self._ranking.stagnates(self.patience)
+            if stop:
+                _log.info("The training stops: no better reconstruction in %d logged epochs.", self.patience)
         if self.patience is not None and trainer.strategy.broadcast(stop):
             trainer.should_stop = True
 

@@ -24,7 +24,7 @@ def settings(tmp_path):
 
 
 class Sleeping(Callback):
-    """Stops the worker when the first epoch is logged, until the last one is."""
+    """Stops the worker before the first epoch, until the last one is logged."""
 
     def __init__(self, logs):
         self.logs = logs
