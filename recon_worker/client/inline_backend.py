@@ -63,10 +63,12 @@ class InlineBackend:
         if self._scan is None:
             raise RuntimeError("submit was called before start; start the backend with the run's Scan first.")
         self.stats.submitted += 1
-        began_s, report = time.monotonic(), dict[str, Any](metrics={})
+        began_s, report = time.monotonic(), dict[str, Any](metrics={}, alert="")
         artifacts = noting_metrics(render(self._scan, snapshot, self._history), report)
         complete = self._log_all(f"Epoch {snapshot.epoch}", artifacts)
         self.stats.metrics[snapshot.epoch] = metrics = report["metrics"]
+        if report["alert"]:
+            _log.warning("Epoch %d: %s.", snapshot.epoch, report["alert"])
         if complete:
             self.stats.logged += 1
             took_s = time.monotonic() - began_s

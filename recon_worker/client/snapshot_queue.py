@@ -235,6 +235,8 @@ class SnapshotQueue:
             job.rendered, job.metrics = report["rendered_unix_s"], report["metrics"]
             earlier = {int(epoch): metrics for epoch, metrics in report["earlier"].items()}
             self.stats.metrics |= earlier | {job.epoch: job.metrics}
+            if report["alert"]:
+                _log.warning("Epoch %d: %s.", job.epoch, report["alert"])
             if failures:
                 text = "Epoch %d: %d artifacts failed, the first being %s: %s"
                 _log.warning(text, job.epoch, job.failures, *failures[0])

@@ -41,6 +41,7 @@ from recon_worker.pictures.records import (
 )
 from recon_worker.pictures.snapshot_figures import Reconstruction, RefinedObject, SnapshotFigures, reference_figures
 from recon_worker.pictures.summary import latest_png, reference_png, summary_png
+from recon_worker.reconstruction.alerts import alerts
 from recon_worker.reconstruction.stitching import canvas_positions
 from recon_worker.snapshot.artifact import GALLERY, SCALES, Artifact, Failure
 from recon_worker.snapshot.records import Scan, Snapshot
@@ -93,7 +94,7 @@ def render(
     if not shown:
         return
     figures = _epoch_figures(scan, snapshot, folder, shown)
-    yield from _epoch_artifacts(scan, snapshot, figures)
+    yield from _epoch_artifacts(scan, snapshot, figures, history)
     added = _attempt(f"recon_log/{GALLERY}", partial(history.add, figures))
     yield added if isinstance(added, Failure) else _made(f"recon_log/{GALLERY}", history.gallery)
     scales = history.unpublished_scales()
@@ -180,7 +181,9 @@ def _epoch_figures(scan: Scan, snapshot: Snapshot, folder: str, figures: Sequenc
     )
 
 
-def _epoch_artifacts(scan: Scan, snapshot: Snapshot, figures: EpochFigures) -> Iterator[Artifact | Failure]:
+def _epoch_artifacts(
+    scan: Scan, snapshot: Snapshot, figures: EpochFigures, history: History
+) -> Iterator[Artifact | Failure]:
     """Yield the summary, the image cards, the metrics and the description."""
     summary = _made(f"{figures.folder}/summary.png", lambda: summary_png(figures))
     yield summary
@@ -192,7 +195,14 @@ def _epoch_artifacts(scan: Scan, snapshot: Snapshot, figures: EpochFigures) -> I
         for name, panel in (("amp", figure.panels["amp_pred"]), ("phase", figure.panels["phase_pred"])):
             yield _made(card_name(figures.folder, f"{figure.name}_{name}", figures.step), partial(_card, panel))
     if logged := logged_metrics(figures.figures()):
-        record = Metrics(step=figures.step, time_ms=time_ms, values=logged)
+        found = alerts(history.metrics() | {figures.epoch: logged})
+        record = Metrics(
+            step=figures.step,
+            time_ms=time_ms,
+            values=logged,
+            alert=found.get(figures.epoch, ""),
+            alerts="; ".join(f"epoch {epoch}: {text}" for epoch, text in found.items()),
+        )
         yield Artifact(metrics_name(figures.folder), record.to_json())
     if scan.description is not False and isinstance(summary, Artifact):
         values = {**figures.metrics, **(figures.objects[0].metrics if figures.objects else {})}

@@ -70,6 +70,10 @@ class Metrics(_JsonRecord):
     time_ms: int
     """Milliseconds since 1970. Part of a metric's identity in MLflow: a retry must log the same time."""
     values: Mapping[str, float]
+    alert: str = ""
+    """What is wrong with the reconstruction of this epoch, for the first time in the run; empty: nothing."""
+    alerts: str = ""
+    """All alerts of the run so far, for a tag of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +122,11 @@ def is_metrics(name: str) -> bool:
 
 
 def noting_metrics(artifacts: Iterator[Artifact | Failure], report: dict[str, Any]) -> Iterator[Artifact | Failure]:
-    """Yield the artifacts, and copy the values of their `Metrics` to `report`."""
+    """Yield the artifacts, and copy `metrics` and `alert` of their `Metrics` to `report`."""
     for made in artifacts:
         if isinstance(made, Artifact) and is_metrics(made.path):
-            report["metrics"] = Metrics.from_json(made.data).values
+            record = Metrics.from_json(made.data)
+            report |= {"metrics": record.values, "alert": record.alert}
         yield made
 
 
