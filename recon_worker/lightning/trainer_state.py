@@ -25,8 +25,8 @@ def completed_epochs(trainer: Trainer) -> int:
 
     In a checkpoint saved at the end of validation, Lightning counts the epoch just validated as unfinished.
     """
-    progress = trainer.fit_loop.epoch_progress.current
-    return progress.processed + int(trainer.is_last_batch and progress.ready > progress.processed)
+    begun = trainer.fit_loop.epoch_progress.current.ready
+    return trainer.current_epoch + int(trainer.is_last_batch and begun > trainer.current_epoch)
 
 
 def ranks_of(trainer: Trainer) -> Ranks:

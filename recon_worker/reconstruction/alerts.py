@@ -31,12 +31,10 @@ def alerts(history: Mapping[int, Mapping[str, float]]) -> dict[int, str]:
         for name in _WATCHED.keys() & metrics:
             if name not in best or _is_better(name, metrics[name], best[name][1]):
                 best[name] = epoch, metrics[name]
-        name = next((name for name in _WATCHED if name in best), None)
-        if name is not None and number - epochs.index(best[name][0]) >= STAGNATION_EPOCHS:
-            at, value = best[name]
-            text = (
-                f"no better reconstruction for {STAGNATION_EPOCHS} logged epochs, since epoch {at} ({name} {value:.3g})"
-            )
+        leading = next((name for name in _WATCHED if name in best), None)
+        if leading is not None and number - epochs.index(best[leading][0]) >= STAGNATION_EPOCHS:
+            since = f"since epoch {best[leading][0]} ({leading} {best[leading][1]:.3g})"
+            text = f"no better reconstruction for {STAGNATION_EPOCHS} logged epochs, {since}"
             found.setdefault("stagnation", (epoch, text))
     texts: dict[int, list[str]] = {}
     for epoch, text in found.values():
