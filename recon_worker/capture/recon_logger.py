@@ -4,9 +4,9 @@ import atexit
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from difflib import get_close_matches
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -174,12 +174,15 @@ class ReconLogger:
         """Number of logging errors so far."""
         return self.guard.errors
 
+    @property
+    def metrics(self) -> dict[int, Mapping[str, float]]:
+        """Metrics of the reconstructions made so far: of each epoch, by their names in MLflow. On rank zero."""
+        return {} if self._backend is None else dict(self._backend.stats.metrics)
+
     def __enter__(self) -> "ReconLogger":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def epoch(self, epoch: int, *, step: int | None = None, due: bool | None = None) -> Shot:
@@ -216,8 +219,7 @@ class ReconLogger:
 
     def layout(self, patch_px: int) -> SnapshotLayout:
         """Return the layout of snapshots with patches of this size, if the positions can be used."""
-        options, n_samples = self._options, len(self._dataset)
-        shape = np.shape(options.positions)
+        options, n_samples, shape = self._options, len(self._dataset), np.shape(self._options.positions)
         return SnapshotLayout(
             n_fixed=len(self.indices),
             patch_px=patch_px,
@@ -288,8 +290,7 @@ def _target(tracking_uri: str | None, run_id: str | None, first_epoch: int) -> R
         earlier_epoch=first_epoch,
         started_unix_s=time.time(),
     )
-    refusal = None if is_active else why_no_run(target)
-    if refusal:
+    if not is_active and (refusal := why_no_run(target)):
         raise WrongSettingError(
             f"nothing can be logged to run_id={run_id!r} ({refusal}). Pass the ID of an existing run, for example that "
             "of mlflow.start_run(), and the tracking_uri of its server."

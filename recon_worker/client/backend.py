@@ -36,6 +36,9 @@ class ReconBackend(Protocol):
     def submit(self, snapshot: Snapshot) -> None:
         """Hand over the snapshot whose arrays were acquired last."""
 
+    def settled(self, epoch: int, timeout_s: float = 0.0) -> bool:
+        """Wait until the metrics of a submitted epoch are in `stats`, or will not come. Returns False on timeout."""
+
     def flush(self, timeout_s: float) -> bool:
         """Wait until all submitted snapshots are logged. Returns False on timeout."""
 

@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from recon_worker.client.ledger import Ledger
 from recon_worker.pictures.artifacts import finish, reference, render
@@ -42,6 +43,7 @@ class InlineBackend:
         """Set the run, read the history of the run that it continues, if any, and log the reference if requested."""
         self._sink, self._scan = MlflowSink(target), scan
         self._history = earlier_history(target)
+        self.stats.metrics |= self._history.metrics()
         if scan.reference:
             self._log_all("Step 0", reference(scan))
 
@@ -61,9 +63,13 @@ class InlineBackend:
         if self._scan is None:
             raise RuntimeError("submit was called before start; start the backend with the run's Scan first.")
         self.stats.submitted += 1
-        began_s, metrics = time.monotonic(), dict[str, float]()
-        artifacts = noting_metrics(render(self._scan, snapshot, self._history), metrics)
-        if self._log_all(f"Epoch {snapshot.epoch}", artifacts):
+        began_s, report = time.monotonic(), dict[str, Any](metrics={}, alert="")
+        artifacts = noting_metrics(render(self._scan, snapshot, self._history), report)
+        complete = self._log_all(f"Epoch {snapshot.epoch}", artifacts)
+        self.stats.metrics[snapshot.epoch] = metrics = report["metrics"]
+        if report["alert"]:
+            _log.warning("Epoch %d: %s.", snapshot.epoch, report["alert"])
+        if complete:
             self.stats.logged += 1
             took_s = time.monotonic() - began_s
             _log.info("%s", self.stats.add_epoch(snapshot.epoch, snapshot.step, metrics, took_s))
@@ -116,6 +122,10 @@ class InlineBackend:
             return str(error) if isinstance(error, UploadError) else reason(error)
         self.stats.artifacts_logged += 1
         return ""
+
+    def settled(self, epoch: int, timeout_s: float = 0.0) -> bool:
+        """Return True: `submit` computes the metrics."""
+        return True
 
     def flush(self, timeout_s: float) -> bool:
         """Return True: nothing is ever pending."""

@@ -71,6 +71,8 @@ class Ledger:
     """Worker processes that died."""
     epochs: list[LoggedEpoch] = field(default_factory=list)
     """Logged snapshots, in the order in which they were completed."""
+    metrics: dict[int, Mapping[str, float]] = field(default_factory=dict)
+    """Metrics of each rendered epoch, by their names in MLflow, those of the training that it continues included."""
 
     @property
     def pending(self) -> int:
@@ -99,7 +101,7 @@ class Ledger:
             before = [one for one in self.epochs if one.epoch < epoch and quality in one.metrics]
             earlier = max(before, key=lambda one: one.epoch, default=None)
             change = "" if earlier is None else f" ({metrics[quality] - earlier.metrics[quality]:+.3f})"
-            parts.append(_quality_text(quality, metrics[quality]) + change)
+            parts.append(quality_text(quality, metrics[quality]) + change)
         self.epochs.append(new)
         parts += filter(None, [new.resolution, f"logged in {took_s:.1f} s"])
         return f"{epoch_label(epoch)}: {', '.join(parts)}"
@@ -112,7 +114,7 @@ class Ledger:
             return ""
         sign = -1 if metric_label(quality.rpartition("/")[2]).better == "low" else 1
         best = max(compared, key=lambda one: sign * one.metrics[quality])
-        return f"Best: epoch {best.epoch}, {_quality_text(quality, best.metrics[quality])}."
+        return f"Best: epoch {best.epoch}, {quality_text(quality, best.metrics[quality])}."
 
     def __str__(self) -> str:
         partly = f"; of {self.failed_in_part} failed, the artifacts that could be made are spooled"
@@ -123,7 +125,8 @@ class Ledger:
         )
 
 
-def _quality_text(name: str, value: float) -> str:
+def quality_text(name: str, value: float) -> str:
     """Format a metric, such as `phase SSIM 0.612`, or `R-factor of patches 0.310`."""
     _, group, kind = name.split("/")
-    return f"{metric_label(kind).label}{' of patches' if group == 'patches' else ''} {value:.3f}"
+    label = metric_label(kind)
+    return f"{label.label}{'' if group == 'stitched' else f' of {group}'} {value:.3f} {label.unit}".rstrip()

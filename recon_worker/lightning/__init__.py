@@ -1,6 +1,8 @@
 """WHEN to log: Lightning's hooks, and what validation computes. Runs in the training process, on every rank.
 
 callback        `PtychoReconLoggingCallback`: cadence, Lightning's hooks, failures
+quality         `ReconQuality`: the checkpoints of the best reconstructions, early stopping
+ranking         which checkpoints to keep
 begin           selects what to log at the start of training, on all ranks
 trainer_state   reads loggers, loaders and ranks from the Trainer
 forward_watch   sees the predictions that validation computes
@@ -13,11 +15,12 @@ The logger is imported on first use: it loads MLflow, which takes seconds.
 from typing import TYPE_CHECKING
 
 from recon_worker.lightning.callback import PtychoReconLoggingCallback
+from recon_worker.lightning.quality import ReconQuality
 
 if TYPE_CHECKING:
     from recon_worker.lightning.mlflow_logger import QueuedMLFlowLogger
 
-__all__ = ["PtychoReconLoggingCallback", "QueuedMLFlowLogger"]
+__all__ = ["PtychoReconLoggingCallback", "QueuedMLFlowLogger", "ReconQuality"]
 
 
 def __getattr__(name: str) -> object:

@@ -23,7 +23,7 @@ from recon_worker.capture.plan import CapturePlan, Interval, ScanOptions, batch_
 from recon_worker.client.backend import ReconBackend
 from recon_worker.lightning.extra_pass import fill_missing, predict_samples, random_state_kept
 from recon_worker.lightning.forward_watch import ForwardWatch, predicting_module
-from recon_worker.lightning.trainer_state import choose_data, logged_loader, set_up_validation_data
+from recon_worker.lightning.trainer_state import choose_data, completed_epochs, logged_loader, set_up_validation_data
 from recon_worker.settings import WorkerSettings
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.messages import message_log
@@ -168,7 +168,7 @@ def begin_run(
         predicting = predicting_module(module, settings.predictions_from)
         set_up_validation_data(trainer)
     data = _chosen(trainer, ranks, settings)
-    interval = Interval(settings.every_n_epochs, trainer.current_epoch)
+    interval = Interval(settings.every_n_epochs, completed_epochs(trainer))
     layout, intensity = start_on_rank_zero(ranks, lambda: _start(trainer, data, settings, interval, backend, target))
     plan = CapturePlan(fixed_indices=data.indices, layout=layout)
     with ranks.all_or_none():

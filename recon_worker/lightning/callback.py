@@ -27,7 +27,7 @@ from recon_worker.capture.logged_run import launched, release
 from recon_worker.capture.plan import Interval, ScanOptions
 from recon_worker.client.backend import ReconBackend
 from recon_worker.lightning.begin import Settings, TrainerRun, begin_run
-from recon_worker.lightning.trainer_state import mlflow_logger, ranks_of
+from recon_worker.lightning.trainer_state import completed_epochs, mlflow_logger, ranks_of
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
 from recon_worker.spool.run_target import RunTarget
@@ -185,7 +185,7 @@ class PtychoReconLoggingCallback(Callback):
             run_id=run_id,
             tracking_uri=as_opened_by(logger.experiment, str(logger._tracking_uri)),
             earlier_run_id=(self._earlier_run_id or run_id) if resumed else None,
-            earlier_epoch=trainer.current_epoch,
+            earlier_epoch=completed_epochs(trainer),
             earlier_fit_unix_s=self._earlier_fit_unix_s if resumed else 0.0,
             started_unix_s=time.time(),
         )

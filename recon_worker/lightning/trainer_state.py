@@ -20,6 +20,15 @@ def mlflow_logger(trainer: Trainer) -> MLFlowLogger | None:
     return next((one for one in trainer.loggers if isinstance(one, MLFlowLogger)), None)
 
 
+def completed_epochs(trainer: Trainer) -> int:
+    """Return the epochs whose training is complete, at the start of a training.
+
+    In a checkpoint saved at the end of validation, Lightning counts the epoch just validated as unfinished.
+    """
+    begun = trainer.fit_loop.epoch_progress.current.ready
+    return trainer.current_epoch + int(trainer.is_last_batch and begun > trainer.current_epoch)
+
+
 def ranks_of(trainer: Trainer) -> Ranks:
     """Return the ranks of a Trainer. All ranks must call this.
 

@@ -27,8 +27,8 @@ from recon_worker.pictures.arrays import ENCODERS, ObjectArrays
 from recon_worker.pictures.complex_png import encode_complex_png, load_font
 from recon_worker.pictures.figures import EpochFigures, Figure, downsampled, enlarged
 from recon_worker.pictures.gallery.evolution import evolution_gif
-from recon_worker.pictures.history import History
-from recon_worker.pictures.labels import METRICS, epoch_label, metric_label, metric_value
+from recon_worker.pictures.history import History, logged_metrics, mean_metrics
+from recon_worker.pictures.labels import epoch_label, metric_label, metric_value
 from recon_worker.pictures.png import Panel, encode_png, encode_rgb, palette, to_indices
 from recon_worker.pictures.records import (
     DESCRIPTION_NAME,
@@ -41,6 +41,7 @@ from recon_worker.pictures.records import (
 )
 from recon_worker.pictures.snapshot_figures import Reconstruction, RefinedObject, SnapshotFigures, reference_figures
 from recon_worker.pictures.summary import latest_png, reference_png, summary_png
+from recon_worker.reconstruction.alerts import alerts
 from recon_worker.reconstruction.stitching import canvas_positions
 from recon_worker.snapshot.artifact import GALLERY, SCALES, Artifact, Failure
 from recon_worker.snapshot.records import Scan, Snapshot
@@ -93,7 +94,7 @@ def render(
     if not shown:
         return
     figures = _epoch_figures(scan, snapshot, folder, shown)
-    yield from _epoch_artifacts(scan, snapshot, figures)
+    yield from _epoch_artifacts(scan, snapshot, figures, history)
     added = _attempt(f"recon_log/{GALLERY}", partial(history.add, figures))
     yield added if isinstance(added, Failure) else _made(f"recon_log/{GALLERY}", history.gallery)
     scales = history.unpublished_scales()
@@ -166,7 +167,7 @@ def _arrays(scan: Scan, snapshot: Snapshot, one: Reconstruction, number: int) ->
 
 def _epoch_figures(scan: Scan, snapshot: Snapshot, folder: str, figures: Sequence[Figure]) -> EpochFigures:
     patches = tuple(figure for figure in figures if figure.index is not None)
-    means = _mean_metrics(patches)
+    means = mean_metrics([patch.metrics for patch in patches])
     if len(patches) < len(figures):  # the other metrics are more meaningful for whole objects
         means = {name: means[name] for name in _DIFFRACTION if name in means}
     return EpochFigures(
@@ -180,14 +181,9 @@ def _epoch_figures(scan: Scan, snapshot: Snapshot, folder: str, figures: Sequenc
     )
 
 
-def _mean_metrics(patches: Sequence[Figure]) -> dict[str, float]:
-    """Average each metric over the patches that have it, except fitted alignments, whose mean is meaningless."""
-    every = [patch.metrics for patch in patches]
-    values = {name: [one[name] for one in every if name in one and np.isfinite(one[name])] for name in METRICS}
-    return {name: float(np.mean(found)) for name, found in values.items() if found and not name.startswith("fit_")}
-
-
-def _epoch_artifacts(scan: Scan, snapshot: Snapshot, figures: EpochFigures) -> Iterator[Artifact | Failure]:
+def _epoch_artifacts(
+    scan: Scan, snapshot: Snapshot, figures: EpochFigures, history: History
+) -> Iterator[Artifact | Failure]:
     """Yield the summary, the image cards, the metrics and the description."""
     summary = _made(f"{figures.folder}/summary.png", lambda: summary_png(figures))
     yield summary
@@ -198,15 +194,15 @@ def _epoch_artifacts(scan: Scan, snapshot: Snapshot, figures: EpochFigures) -> I
     for figure in figures.objects:
         for name, panel in (("amp", figure.panels["amp_pred"]), ("phase", figure.panels["phase_pred"])):
             yield _made(card_name(figures.folder, f"{figure.name}_{name}", figures.step), partial(_card, panel))
-    groups = {figure.name: figure.metrics for figure in figures.objects} | {"patches": _mean_metrics(figures.patches)}
-    logged = {
-        f"recon/{group}/{name}": value
-        for group, metrics in groups.items()
-        for name, value in metrics.items()
-        if np.isfinite(value)
-    }
-    if logged:
-        record = Metrics(step=figures.step, time_ms=time_ms, values=logged)
+    if logged := logged_metrics(figures.figures()):
+        found = alerts(history.metrics() | {figures.epoch: logged})
+        record = Metrics(
+            step=figures.step,
+            time_ms=time_ms,
+            values=logged,
+            alert=found.get(figures.epoch, ""),
+            alerts="; ".join(f"epoch {epoch}: {text}" for epoch, text in found.items()),
+        )
         yield Artifact(metrics_name(figures.folder), record.to_json())
     if scan.description is not False and isinstance(summary, Artifact):
         values = {**figures.metrics, **(figures.objects[0].metrics if figures.objects else {})}

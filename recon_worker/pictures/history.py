@@ -5,13 +5,16 @@ the artifacts `recon_log/scales.json` and `recon_log/gallery.html`, from which a
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from recon_worker.pictures.colour_ranges import ColourRanges
-from recon_worker.pictures.figures import EpochFigures, downsampled
+from recon_worker.pictures.figures import EpochFigures, Figure, downsampled
 from recon_worker.pictures.gallery.entry import GalleryEntry, GalleryFigure, Thumbnail
 from recon_worker.pictures.gallery.page import entries_of, gallery_html, thinned
+from recon_worker.pictures.labels import METRICS
 from recon_worker.pictures.png import ConstantPanels, encode_png
 from recon_worker.snapshot.artifact import GALLERY, SCALES
 from recon_worker.snapshot.records import Scan
@@ -50,6 +53,10 @@ class History:
         """Make the next `unpublished_scales` return the content again, after the last one was lost."""
         self._published = b""
 
+    def metrics(self) -> dict[int, dict[str, float]]:
+        """Return the metrics of each epoch, by their names in MLflow."""
+        return {entry.epoch: logged_metrics(entry.figures) for entry in self.entries}
+
     def add(self, figures: EpochFigures) -> None:
         """Add an epoch, replacing an earlier entry of the same epoch."""
         self._gallery = None
@@ -83,6 +90,25 @@ class History:
         entries = entries_of(files[GALLERY]) if GALLERY in files else ()
         colour_ranges = ColourRanges.from_json(files[SCALES]) if SCALES in files else ColourRanges()
         return cls(colour_ranges, [entry for entry in entries if entry.epoch <= last_epoch])
+
+
+def logged_metrics(figures: Iterable[Figure | GalleryFigure]) -> dict[str, float]:
+    """Return the finite metrics of an epoch's figures, by their names in MLflow; those of patches as their mean."""
+    found = {figure.name: figure.metrics for figure in figures}
+    groups = {name: metrics for name, metrics in found.items() if not name.startswith("patch_")}
+    groups["patches"] = mean_metrics([metrics for name, metrics in found.items() if name.startswith("patch_")])
+    return {
+        f"recon/{group}/{name}": value
+        for group, metrics in groups.items()
+        for name, value in metrics.items()
+        if math.isfinite(value)
+    }
+
+
+def mean_metrics(patches: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Average each metric over the patches that have it, except fitted alignments, whose mean is meaningless."""
+    values = {name: [one[name] for one in patches if name in one and math.isfinite(one[name])] for name in METRICS}
+    return {name: float(np.mean(found)) for name, found in values.items() if found and not name.startswith("fit_")}
 
 
 def gallery_entry(figures: EpochFigures) -> GalleryEntry:

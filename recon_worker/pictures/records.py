@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
 from recon_worker.snapshot.artifact import Artifact, Failure
@@ -70,6 +70,10 @@ class Metrics(_JsonRecord):
     time_ms: int
     """Milliseconds since 1970. Part of a metric's identity in MLflow: a retry must log the same time."""
     values: Mapping[str, float]
+    alert: str = ""
+    """What is wrong with the reconstruction of this epoch, for the first time in the run; empty: nothing."""
+    alerts: str = ""
+    """All alerts of the run so far, for a tag of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +121,12 @@ def is_metrics(name: str) -> bool:
     return _METRICS.fullmatch(name) is not None
 
 
-def noting_metrics(artifacts: Iterator[Artifact | Failure], metrics: dict[str, float]) -> Iterator[Artifact | Failure]:
-    """Yield the artifacts, and copy the values of their `Metrics` to `metrics`."""
+def noting_metrics(artifacts: Iterator[Artifact | Failure], report: dict[str, Any]) -> Iterator[Artifact | Failure]:
+    """Yield the artifacts, and copy `metrics` and `alert` of their `Metrics` to `report`."""
     for made in artifacts:
         if isinstance(made, Artifact) and is_metrics(made.path):
-            metrics.update(Metrics.from_json(made.data).values)
+            record = Metrics.from_json(made.data)
+            report |= {"metrics": record.values, "alert": record.alert}
         yield made
 
 

@@ -2,7 +2,7 @@
 
     epoch_05/..., recon_log/...   -> log_artifact, below `fit_2/` or `before_resume_1/` if needed (`resume`)
     cards/...                     -> log_image (`image_cards`)
-    metrics/...                   -> log_batch
+    metrics/...                   -> log_batch; alerts: the tag `recon_log.alert`
     description/...               -> the run's description
 
 Repeated uploads create no duplicates.
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _log = message_log(__name__)
 _DESCRIPTION_TAG = "mlflow.note.content"
+_ALERT_TAG = "recon_log.alert"
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,10 @@ def _card(connection: _Connection, name: str) -> Card | None:
 
 
 def _log_numbers(connection: _Connection, numbers: Metrics) -> None:
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, RunTag
 
     values = {str(PurePosixPath(connection.folder, name)): value for name, value in numbers.values.items()}
     metrics = [Metric(name, value, numbers.time_ms, numbers.step) for name, value in values.items()]
-    connection.client.log_batch(connection.run.info.run_id, metrics=metrics, synchronous=True)
+    key = ".".join(filter(None, [_ALERT_TAG, connection.folder]))
+    tags = [RunTag(key, numbers.alerts)] if numbers.alerts else []
+    connection.client.log_batch(connection.run.info.run_id, metrics=metrics, tags=tags, synchronous=True)

@@ -193,7 +193,8 @@ class Worker:
         """
         self._channel.send("began")
         self.short.discard(generation)
-        report: Message = {"started_unix_s": time.time(), "stitched_unix_s": 0.0, "metrics": {}}
+        report: Message = {"started_unix_s": time.time(), "stitched_unix_s": 0.0}
+        report |= {"metrics": {}, "earlier": {}, "alert": ""}
         names, failures, batch, short = list[str](), list[Failure](), None, False
         try:
             snapshot = self._priority.run(read)
@@ -205,16 +206,9 @@ class Worker:
             if short:
                 self.short.add(generation)
         done = batch is not None and not short
-        self._channel.send(
-            "rendered",
-            generation=generation,
-            artifacts=len(names),
-            unread=batch is None,
-            short=short,
-            failures=[[failure.path, failure.reason] for failure in failures],
-            **report,
-            rendered_unix_s=time.time(),
-        )
+        report |= {"generation": generation, "artifacts": len(names), "unread": batch is None, "short": short}
+        report["failures"] = [[failure.path, failure.reason] for failure in failures]
+        self._channel.send("rendered", **report, rendered_unix_s=time.time())
         if done:
             self.rendered.add(generation)
         if batch is not None:
@@ -230,10 +224,11 @@ class Worker:
                 report["stitched_unix_s"] = time.time()
 
         history = self._load_history()
+        report["earlier"] = {} if self.rendered else history.metrics()
         try:
             self._last_taken_unix_s = snapshot.created_unix_s
-            pictures = render(self._scan, snapshot, history, on_computed)
-            for made in self._each(noting_metrics(pictures, report["metrics"])):
+            pictures = noting_metrics(render(self._scan, snapshot, history, on_computed), report)
+            for made in self._each(pictures):
                 self._channel.send("alive")
                 if self._put(made, names, failed):
                     self.uploader.extend(batch, made.path)

@@ -283,7 +283,7 @@ def test_the_run_and_the_server_default_to_mlflows_current_ones(tracking, logger
     assert "epoch_01/stitched/amp_pred.png" in tracking.files()
 
 
-def test_a_resumed_loop_continues_the_gallery(tracking, logger_of):
+def test_a_resumed_loop_continues_the_gallery_and_knows_all_metrics(tracking, logger_of, run_id):
     with logger_of(strict=True) as recon, recon.epoch(1) as shot:
         add_all(shot)
     ranges = tracking.path("recon_log/scales.json").read_bytes()
@@ -293,3 +293,5 @@ def test_a_resumed_loop_continues_the_gallery(tracking, logger_of):
 
     assert tracking.epoch_folders() == ["epoch_01", "epoch_02"]
     assert tracking.path("recon_log/scales.json").read_bytes() == ranges
+    assert list(recon.metrics) == [1, 2]
+    assert recon.metrics[2].items() <= metrics(tracking, run_id).items()

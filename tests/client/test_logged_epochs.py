@@ -80,4 +80,6 @@ def test_a_backend_logs_a_line_for_each_epoch_and_keeps_its_metrics(tracking, tm
     assert all(
         {"recon/stitched/phase_ssim", "recon/patches/amp_mae"} <= set(one.metrics) for one in backend.stats.epochs
     )
+    assert backend.stats.metrics == {one.epoch: one.metrics for one in backend.stats.epochs}
+    assert all(backend.settled(epoch) for epoch in (1, 2))
     assert "Best: epoch " in backend.summary()

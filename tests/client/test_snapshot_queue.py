@@ -32,7 +32,9 @@ def _render(queue, job, *, unread=False, short=False):
     times = {f"{name}_unix_s": time.time() for name in ("started", "stitched", "rendered")}
     failures = [["snapshot", "no memory"]] if unread or short else []
     how = {"failures": failures, "unread": unread, "short": short}
-    queue.rendered({"generation": job.generation, "artifacts": 1, "metrics": {}, **how, **times})
+    queue.rendered(
+        {"generation": job.generation, "artifacts": 1, "metrics": {}, "earlier": {}, "alert": "", **how, **times}
+    )
 
 
 @pytest.mark.parametrize("depth", [1, 2])

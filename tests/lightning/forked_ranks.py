@@ -6,7 +6,10 @@ import os
 
 from tests.faults.servers import free_port
 
-MODULES = ("tests.lightning.rank_training", "tests.lightning.ending_ranks", "tests.capture.plain_loop")
+MODULES = (
+    *("tests.lightning.rank_training", "tests.lightning.ending_ranks", "tests.lightning.quality_ranks"),
+    "tests.capture.plain_loop",
+)
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([*MODULES])
 

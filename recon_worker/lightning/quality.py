@@ -1,0 +1,289 @@
+"""`ReconQuality`: keeps the checkpoints of the best reconstructions, by the metrics that the worker computes.
+
+    on_train_start                        find the logging callback's run
+    on_validation_end, on_train_epoch_end if an epoch was logged: save its checkpoint, prune, decide on early stopping
+    on_train_end                          the same for the last epoch; after the flush: prune, name the best
+    on_exception, teardown                after the flush: prune, name the best
+
+A checkpoint is saved when its epoch is logged, before its metrics are known, and kept until they arrive. All ranks save
+(Lightning's checkpoints are collective) and take the decision of global rank zero to stop; it alone knows the metrics,
+and removes files.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from recon_worker.capture.errors import WrongSettingError
+from recon_worker.client.backend import ReconBackend
+from recon_worker.client.ledger import quality_text
+from recon_worker.lightning.begin import TrainerRun
+from recon_worker.lightning.callback import PtychoReconLoggingCallback
+from recon_worker.lightning.ranking import Ranking
+from recon_worker.lightning.trainer_state import mlflow_logger
+from recon_worker.pictures.labels import METRICS, metric_label
+from recon_worker.system.arguments import check_arguments
+from recon_worker.system.messages import message_log
+
+_log = message_log(__name__)
+_GROUP = re.compile(r"stitched(_object_\d{2})?|patches")
+
+
+class ReconQuality(Checkpoint):
+    """Keeps the checkpoints of the best reconstructions, and can end a training whose reconstructions stagnate.
+
+    Use it beside a `PtychoReconLoggingCallback`, in any order. Checkpoints are named after the epoch as the logging
+    counts it, from 1: `recon-epoch=008.ckpt`. Which ones are left does not depend on how late the metrics arrive.
+
+    Args:
+        monitor: Metric by its name in MLflow, such as recon/stitched/phase_ssim, recon/stitched/frc_resolution_half_px
+            or recon/patches/r_factor. Whether higher or lower is better follows from the name.
+        save_top_k: Number of checkpoints to keep; -1: all; 0: none.
+        dirpath: Folder of the checkpoints; None: that of Lightning's `ModelCheckpoint`, below the MLflow run.
+        patience: Stop the training after this number of logged epochs without a better reconstruction; None: never.
+        deterministic: For `patience`, wait at each logged epoch for its metrics, at most the flush timeout. By default
+            the metrics that have arrived decide, and a late worker ends the training later.
+
+    Raises:
+        ValueError: A setting is out of range, the metric is unknown or, at the start of `fit`, is not logged.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "recon/stitched/phase_ssim",
+        save_top_k: int = 1,
+        dirpath: Path | None = None,
+        *,
+        patience: int | None = None,
+        deterministic: bool = False,
+    ) -> None:
+        check_arguments(ReconQuality.__init__, locals())
+        if save_top_k < -1:
+            raise ValueError(f"save_top_k is {save_top_k}; it must be at least 1, 0 for none, or -1 for all.")
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience is {patience}; it must be at least 1, or None.")
+        if deterministic and patience is None:
+            raise ValueError("deterministic is True, but only early stopping waits for metrics; set patience as well.")
+        self.monitor, self.save_top_k = monitor, save_top_k
+        self.dirpath = None if dirpath is None else Path(dirpath).absolute()
+        self.patience, self.deterministic = patience, deterministic
+        self.best_model_path = ""
+        """Checkpoint of the best reconstruction, known when the training has ended; empty: none."""
+        self.best_model_score: float | None = None
+        """Its metric; None: unknown, and the checkpoint is that of the last reconstruction."""
+        self._lower_is_better = _lower_is_better(monitor)
+        self._ranking = self._new_ranking()
+        self._run: TrainerRun | None = None
+        self._backend: ReconBackend | None = None
+        self._flush_timeout_s = 0.0
+        self._folder = ""
+        self._earlier: frozenset[int] = frozenset()  # epochs of the training that this one continues
+        self._last = 0
+        self._warned = False
+
+    def _new_ranking(self) -> Ranking:
+        return Ranking(lower_is_better=self._lower_is_better, save_top_k=self.save_top_k)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the run and the backend, which stay in their process."""
+        return {**self.__dict__, "_run": None, "_backend": None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the checkpoint state: checkpoints and metrics so far, that of the epoch just logged included."""
+        self._register()
+        self._collect()
+        return {"monitor": self.monitor, "paths": dict(self._ranking.paths), "numbers": dict(self._ranking.numbers)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the state from a checkpoint. Numbers of another metric are replaced when the worker reports them."""
+        self._ranking = self._new_ranking()
+        self._ranking.paths |= state_dict["paths"]
+        if state_dict["monitor"] == self.monitor:
+            self._ranking.numbers |= state_dict["numbers"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check, before training, that the metric will be logged."""
+        if stage == "fit":
+            _logging_callback(trainer, self.monitor)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the run that the logging callback has begun, and the checkpoints of the training that it continues."""
+        logging = _logging_callback(trainer, self.monitor)
+        self._run, self._backend = logging._run, logging._backend
+        self._flush_timeout_s = 0.0 if logging.worker is None else logging.worker.flush_timeout_s
+        self._folder = trainer.strategy.broadcast(str(self.dirpath or _default_folder(trainer)))
+        self._last, self.best_model_path, self.best_model_score = 0, "", None
+        if trainer.global_step == 0:
+            self._ranking = self._new_ranking()
+        paths = self._ranking.paths
+        self._earlier = frozenset(paths)
+        for epoch, path in paths.items():
+            if trainer.is_global_zero and path and not Path(path).exists():
+                paths[epoch] = ""  # removed since the state was saved
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the checkpoint of the epoch just logged, if any."""
+        self._after_logging(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the checkpoint of the epoch just logged from the training set, if any."""
+        self._after_logging(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the checkpoint of the last epoch, if not yet saved, and name the best."""
+        self._save(trainer)
+        self._finish(trainer)
+        best = (self.best_model_path, self.best_model_score)
+        self.best_model_path, self.best_model_score = trainer.strategy.broadcast(best)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Prune the checkpoints, and name the best."""
+        self._finish(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Prune the checkpoints, and name the best."""
+        if stage == "fit":
+            self._finish(trainer)
+
+    def _after_logging(self, trainer: Trainer) -> None:
+        """Save the checkpoint of an epoch logged since the last call, and decide on early stopping."""
+        if not self._save(trainer):
+            return
+        stop = False
+        if trainer.is_global_zero:
+            self._await_metrics()
+            self._prune(trainer, at_end=False)
+            stop = self.patience is not None and self._ranking.stagnates(self.patience)
+            if stop:
+                _log.info("The training stops: no better reconstruction in %d logged epochs.", self.patience)
+        if self.patience is not None and trainer.strategy.broadcast(stop):
+            trainer.should_stop = True
+
+    def _register(self) -> bool:
+        """Note the path of the epoch just logged. Returns whether one was logged since `_last`."""
+        if self._run is None or self._run.interval.last_logged <= self._last:
+            return False
+        epoch = self._run.interval.last_logged
+        name = f"recon-epoch={epoch:03d}.ckpt"
+        self._ranking.paths[epoch] = str(Path(self._folder, name)) if self.save_top_k else ""
+        self._ranking.numbers.pop(epoch, None)
+        return True
+
+    def _save(self, trainer: Trainer) -> bool:
+        """Save the checkpoint of an epoch logged since the last call; returns whether one was. All ranks call this."""
+        if not self._register():
+            return False
+        assert self._run is not None
+        self._last = self._run.interval.last_logged
+        if path := self._ranking.paths[self._last]:
+            trainer.save_checkpoint(path, weights_only=False)
+        return True
+
+    def _await_metrics(self) -> None:
+        """With `deterministic`, wait for the metrics of the epoch just logged."""
+        backend, wait_s = self._backend, self._flush_timeout_s
+        if self.deterministic and backend is not None and not backend.settled(self._last, wait_s):
+            text = "The metrics of epoch %d have not arrived within %.0f s: the training goes on without them."
+            _log.warning(text, self._last, wait_s)
+
+    def _collect(self) -> None:
+        """Take over the numbers that have arrived."""
+        if self._backend is None:
+            return
+        ranking, arrived = self._ranking, self._backend.stats.metrics.copy()
+        for epoch in ranking.without_number:
+            if epoch in arrived:
+                ranking.numbers[epoch] = arrived[epoch].get(self.monitor, math.nan)
+                self._explain(epoch, arrived[epoch])
+
+    def _explain(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Say, once, that the metric is undefined, and which others are there."""
+        if self.monitor in metrics or self._warned:
+            return
+        self._warned = True
+        others = ", ".join(sorted(name for name in metrics if metric_label(name.rpartition("/")[2]).better))
+        _log.warning("Epoch %d has no %s, by which ReconQuality ranks. It has: %s.", epoch, self.monitor, others)
+
+    def _prune(self, trainer: Trainer, *, at_end: bool) -> None:
+        """Remove the checkpoints that are not among the best; `at_end`: no further metrics arrive."""
+        self._collect()
+        backend, paths = self._backend, self._ranking.paths
+
+        def awaited(epoch: int) -> bool:
+            return not at_end and (epoch in self._earlier or (backend is not None and not backend.settled(epoch)))
+
+        for epoch in self._ranking.surplus(awaited):
+            path, paths[epoch] = paths[epoch], ""
+            if str(Path(path).parent) != self._folder or path == str(trainer.ckpt_path):
+                continue  # another training's folder, or the checkpoint that this training continues
+            try:
+                trainer.strategy.remove_checkpoint(path)
+            except OSError as error:
+                _log.warning("A checkpoint that is no longer needed cannot be removed: %s", error)
+
+    def _finish(self, trainer: Trainer) -> None:
+        """After the flush: prune the checkpoints and name the best, once."""
+        run = self._run
+        if run is not None and trainer.is_global_zero and self._ranking.paths:
+            self._prune(trainer, at_end=True)
+            self._announce()
+        self._run = self._backend = None
+
+    def _announce(self) -> None:
+        """Set the best checkpoint, and log one line about it and one about what could not be compared."""
+        ranking, paths, missing = self._ranking, self._ranking.paths, self._ranking.without_number
+        best, last = ranking.best, max(self._ranking.paths)
+        self.best_model_path = paths[last if best is None else best]
+        checkpoint = f", checkpoint {self.best_model_path}" if self.best_model_path else ""
+        if best is None:
+            _log.warning("No reconstruction has a %s; the last one is epoch %d%s", self.monitor, last, checkpoint)
+            return
+        self.best_model_score = ranking.numbers[best]
+        text = quality_text(self.monitor, self.best_model_score)
+        _log.info("Best reconstruction: epoch %d (%s)%s", best, text, checkpoint)
+        if missing:
+            kept = f" Its checkpoint is kept as well: {paths[last]}" if last in missing and paths[last] else ""
+            text = "The metrics of %d of %d reconstructions have not arrived; the last of them is epoch %d.%s"
+            _log.warning(text, len(missing), len(paths), missing[-1], kept)
+
+
+def _lower_is_better(monitor: str) -> bool:
+    """Return whether lower values of a metric are better. Raises ValueError if it ranks no reconstructions."""
+    _, group, name = ["", "", *monitor.split("/")][-3:]
+    group = group if _GROUP.fullmatch(group) else "stitched"
+    names = [name for name, label in METRICS.items() if label.better]
+    if name in names and monitor == f"recon/{group}/{name}":
+        return METRICS[name].better == "low"
+    near = get_close_matches(name, names, n=1)
+    advice = f"did you mean 'recon/{group}/{near[0]}'?" if near else f"allowed: recon/{group}/... {', '.join(names)}."
+    raise ValueError(f"monitor is {monitor!r}, which is no metric that ranks reconstructions; {advice}")
+
+
+def _logging_callback(trainer: Trainer, monitor: str) -> PtychoReconLoggingCallback:
+    """Return the callback whose reconstructions are ranked. Raises WrongSettingError if it logs no such metric."""
+    found = next((one for one in trainer.callbacks if isinstance(one, PtychoReconLoggingCallback)), None)  # type: ignore[attr-defined] # set by Lightning
+    if found is None:
+        raise WrongSettingError(
+            "ReconQuality ranks what PtychoReconLoggingCallback logs, and the Trainer has none; add "
+            "PtychoReconLoggingCallback(..., log_stitch=True) to its callbacks."
+        )
+    if monitor.startswith("recon/stitched") and not found.log_stitch:
+        raise WrongSettingError(
+            f"ReconQuality monitors {monitor}, but PtychoReconLoggingCallback stitches no object; add log_stitch=True "
+            "to it, or monitor a metric of the patches, such as recon/patches/phase_mae_rad."
+        )
+    return found
+
+
+def _default_folder(trainer: Trainer) -> Path:
+    """Return the folder that `ModelCheckpoint` would use: of the MLflow run, below the logger's or Trainer's folder."""
+    logger = mlflow_logger(trainer)
+    below = () if logger is None else (str(logger.name), str(logger.version))
+    root = Path((logger and logger.save_dir) or trainer.default_root_dir)
+    return root.absolute().joinpath(*below, "checkpoints")

@@ -1,0 +1,59 @@
+"""`ReconQuality` keeps the checkpoints of the best reconstructions, whether the worker is fast or slow."""
+
+import logging as log
+import os
+import signal
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from recon_worker.lightning import ReconQuality
+from recon_worker.settings import WorkerSettings
+from tests.faults.harness import pid_when_ready
+from tests.lightning.quality_training import kept, logging, train
+
+pytestmark = [pytest.mark.timeout(110), pytest.mark.usefixtures("nothing_left_behind")]
+ERRORS_RAD = [0.8, 0.3, 0.1, 0.5, 0.2, 0.6]
+"""The best reconstructions are those of epochs 3, 5, 2."""
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=60)
+
+
+class Sleeping(Callback):
+    """Stops the worker before the first epoch, until the last one is logged."""
+
+    def __init__(self, logs):
+        self.logs = logs
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 0:
+            self.pid = pid_when_ready(self.logs._backend)
+            os.kill(self.pid, signal.SIGSTOP)
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == trainer.max_epochs - 1:
+            assert self.logs._backend.stats.metrics == {}
+            os.kill(self.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("worker", ["inline", "fast", "slow"])
+def test_the_best_checkpoints_are_kept_however_late_their_metrics_arrive(
+    tracking, settings, tmp_path, caplog, worker, plain_sheets
+):
+    quality = ReconQuality(save_top_k=2, dirpath=tmp_path / "best")
+    logs = logging(None if worker == "inline" else settings)
+    with caplog.at_level(log.INFO, "recon_worker"):
+        train(tracking, ERRORS_RAD, quality, logs=logs, callbacks=[Sleeping(logs)] if worker == "slow" else [])
+
+    assert kept(tmp_path / "best") == [3, 5]
+    assert quality.best_model_path == str(tmp_path / "best/recon-epoch=003.ckpt")
+    assert torch.load(quality.best_model_path, weights_only=False)["epoch"] == 2  # Lightning counts from 0
+    (line,) = [text for text in caplog.messages if text.startswith("Best reconstruction")]
+    assert line == (
+        f"Best reconstruction: epoch 3 (phase SSIM {quality.best_model_score:.3f}), "
+        f"checkpoint {quality.best_model_path}"
+    )
