@@ -82,6 +82,11 @@ class SampleMisfit:
             writer.writerow([self.samples[row], f"{x:.3f}", f"{y:.3f}", *map(str, values)])
         return text.getvalue().encode()
 
+    def to_bytes(self) -> tuple[bytes, bytes]:
+        """Return little-endian arrays: dataset indices (int32), x and y (float32); and R-factors and deviances."""
+        places = self.samples.astype("<i4").tobytes() + self.positions_px.T.astype("<f4").tobytes()
+        return places, np.stack([self.r_factor, self.deviance_per_photon]).astype("<f4").tobytes()
+
     @classmethod
     def from_csv(cls, text: str) -> "SampleMisfit":
         """Read a table written by `to_csv`. Raises ValueError if it is damaged."""
