@@ -55,7 +55,7 @@ function buildPanels() {
     const line = document.createElement("div");
     line.className = "row";
     line.dataset.group = group;
-    line.style.setProperty("--columns", row.length);
+    line.style.setProperty("--columns", group === "misfit" ? 3 : row.length);
     for (const kind of row) line.append(buildPanel(kind, kind.startsWith("diff_") ? diffraction : object));
     $("rows").append(line);
   }
