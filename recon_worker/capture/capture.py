@@ -207,7 +207,7 @@ def misfit(predicted: Tensor, observed: Tensor, *, intensity: bool) -> Tensor:
         intensity: Whether both are intensities k and lambda instead of amplitudes.
 
     Returns:
-        Both values; NaN if a pattern is dark or a value is not finite.
+        Both values; not finite if a measured pattern is dark or a pixel is not finite.
     """
     a, b = observed.flatten(1).float(), predicted.flatten(1).float()
     if intensity:
@@ -216,8 +216,7 @@ def misfit(predicted: Tensor, observed: Tensor, *, intensity: bool) -> Tensor:
     total = counts.sum(1, keepdim=True)
     rate = (b * b).maximum(total * (_LEAST_RATE / max(1, counts.shape[1])))
     deviance = 2 * (torch.xlogy(counts, counts / rate) - counts + rate).sum(1) / total[:, 0]
-    both = torch.stack([torch.linalg.vector_norm(a - b, 1, dim=1) / a.sum(1), deviance], dim=1)
-    return torch.where(both.isfinite(), both, math.nan)
+    return torch.stack([torch.linalg.vector_norm(a - b, 1, dim=1) / a.sum(1), deviance], dim=1)
 
 
 def crop_of(layout: SnapshotLayout) -> tuple[slice, slice, slice]:

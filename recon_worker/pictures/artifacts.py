@@ -164,7 +164,7 @@ def _arrays(scan: Scan, snapshot: Snapshot, one: Reconstruction, number: int) ->
         epoch=snapshot.epoch,
         step=snapshot.step,
     )
-    return ENCODERS[scan.arrays_format](arrays)
+    return ENCODERS[scan.arrays_format](arrays.with_misfit(one.raw.misfit))
 
 
 def _epoch_figures(scan: Scan, snapshot: Snapshot, folder: str, figures: Sequence[Figure]) -> EpochFigures:

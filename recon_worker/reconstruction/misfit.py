@@ -113,7 +113,7 @@ def misfit_of(geometry: Geometry, number: int, misfit: Float32, filled: Bool) ->
     Args:
         geometry: The scan.
         number: Index of the object.
-        misfit: (n, 2) R-factor and deviance per photon of all samples, NaN where unknown; empty: all unknown.
+        misfit: (n, 2) R-factor and deviance per photon of all samples; empty or not finite: unknown.
         filled: (n,) Whether each sample has a prediction.
     """
     if isinstance(geometry, PositionGeometry):
@@ -126,7 +126,7 @@ def misfit_of(geometry: Geometry, number: int, misfit: Float32, filled: Bool) ->
         return None
     positions = canvas_positions(geometry, number).reshape(len(own), -1, 2).mean(axis=1)
     kept = filled[own]
-    values = misfit[own[kept]]
+    values = np.where(np.isfinite(misfit), misfit, np.float32(np.nan))[own[kept]]
     if not len(values):
         return None
     return SampleMisfit(

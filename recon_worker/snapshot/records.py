@@ -74,7 +74,7 @@ class SnapshotArrays:
     stitch_filled: Bool
     """(n,) True for rows that hold a prediction."""
     misfit: Float32
-    """(n, 2) R-factor and Poisson deviance per photon of the diffraction of each sample; NaN where unknown. Empty in
+    """(n, 2) R-factor and Poisson deviance per photon of each sample's diffraction, not finite where unknown. (0, 2) in
     snapshots of earlier versions."""
 
     def mark_unfilled(self) -> None:
