@@ -46,6 +46,7 @@ def fill(arrays, seed):
     for name in ("fixed_amp", "fixed_phase", "fixed_diffraction", "stitch_amp", "stitch_phase"):
         array = getattr(arrays, name)
         array[...] = rng.uniform(0.1, 1, array.shape)
+    arrays.misfit[:] = np.nan
     arrays.fixed_filled[:] = True
     arrays.stitch_filled[:] = True
 

@@ -7,7 +7,7 @@ C is the number of patches of a sample, N the side of a patch in pixels. Network
 may raise any exception.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from recon_worker.capture.copying import as_tensor
-from recon_worker.capture.errors import UnusableDataError
+from recon_worker.capture.errors import UnusableDataError, described
 from recon_worker.capture.placement.nesting import member
 
 Channel = Literal["amp", "phase"]
@@ -57,7 +57,11 @@ class Sample:
 
 @runtime_checkable
 class Adapter(Protocol):
-    """Translates between a dataset and network, and the logging. Implement these three methods for your own."""
+    """Translates between a dataset and network, and the logging. Implement these three methods for your own.
+
+    For the misfit map, an adapter also has `observed(batch)`: the measured diffraction of a collated validation batch,
+    (B, C, N, N), in the units of `Sample.diffraction`.
+    """
 
     def sample(self, item: Any) -> Sample:  # noqa: ANN401
         """Read one item of the dataset."""
@@ -111,18 +115,6 @@ Write an adapter like this one, and pass it as adapter=.
 """Ends the message about an unknown form."""
 
 
-def described(value: object) -> str:
-    """Describe a value by its type, its length or shape, and the types of its first elements."""
-    name = type(value).__name__
-    if isinstance(value, Tensor | np.ndarray):
-        return f"a {name} of shape {tuple(value.shape)}, {value.dtype}"
-    if isinstance(value, Mapping):
-        return f"a {name} with the keys {sorted(map(str, value))[:12]}"
-    if isinstance(value, tuple | list):
-        return f"a {name} of {len(value)}: ({', '.join(described(one) for one in value[:4])})"
-    return f"a {name}"
-
-
 class PtychoPinnAdapter:
     """The conventions of PtychoPINN: items `(fields, probe, scale)`, `fields` a mapping or TensorDict of tensors.
 
@@ -134,14 +126,9 @@ class PtychoPinnAdapter:
         fields = item[0]
         names = set(fields.keys())
         intensity = {"measured_intensity", "rms_input_scale"} <= names
-        counted = "measured_intensity" if intensity else "images"
-        observed = _field(fields, "observed_images", counted, "images")
-        relative = fields["coords_relative"] if "coords_relative" in names else None
-        if not intensity and "observed_images" not in names and relative is not None and relative.shape[-2:] == (1, 2):
-            observed = observed[: len(relative)]  # conditioned inputs have more channels
         position = fields["coords_global"].reshape(-1, 2) if "coords_global" in names else None
         return Sample(
-            diffraction=observed,
+            diffraction=self.observed(item),
             intensity=intensity,
             photon_scale=_photon_scale(fields),
             label_amp=fields["label_amp"] if "label_amp" in names else None,
@@ -150,6 +137,17 @@ class PtychoPinnAdapter:
             experiment=int(fields["experiment_id"]) if "experiment_id" in names else 0,
             probe=item[1],
         )
+
+    def observed(self, batch: Any) -> Tensor:  # noqa: ANN401
+        """Return the measured diffraction of an item or a batch, (..., C, N, N). Raises KeyError if it has none."""
+        fields = batch[0]
+        names = set(fields.keys())
+        intensity = {"measured_intensity", "rms_input_scale"} <= names
+        found = _field(fields, "observed_images", "measured_intensity" if intensity else "images", "images")
+        relative = fields["coords_relative"] if "coords_relative" in names else None
+        if not intensity and "observed_images" not in names and relative is not None and relative.shape[-2:] == (1, 2):
+            found = found[..., : relative.shape[-3], :, :]  # conditioned inputs have more channels
+        return found
 
     def arguments(self, items: Sequence[Any]) -> tuple[Tensor, ...]:
         """Return images, relative positions, probe (B, C, P, N, N), input and output scale, and experiment ids."""
@@ -209,6 +207,10 @@ class TupleAdapter:
         return Sample(
             diffraction=diffraction, intensity=self.intensity, label_amp=found.amp[0], label_phase=found.phase[0]
         )
+
+    def observed(self, batch: Any) -> Tensor:  # noqa: ANN401
+        """Return the measured diffraction of a batch."""
+        return as_tensor(batch[0])
 
     def arguments(self, items: Sequence[Any]) -> tuple[Tensor, ...]:
         """Return the diffraction, (B, ...)."""

@@ -1,5 +1,6 @@
 """Copies predictions of a network, batch by batch, into the arrays of a snapshot."""
 
+import math
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from recon_worker.capture.plan import CapturePlan, FixedRows, Route, as_slice
 from recon_worker.reconstruction.stitching import crop_start_px
 from recon_worker.snapshot.records import SnapshotArrays, SnapshotLayout
 
+_LEAST_RATE = 1e-12
+"""Minimum of predicted photons, as a fraction of the mean of the measured ones."""
 _MOST_KNOWN = 4096
 """Number of batches whose destinations are kept. Shuffled batches do not come again."""
 
@@ -26,6 +29,7 @@ class Target(NamedTuple):
     amp: Tensor
     """Rows of the amplitude stitch array, as a view; with `rows`, the whole array."""
     phase: Tensor
+    misfit: Tensor
     rows: Tensor | None
     """Row numbers, if they are not evenly spaced."""
     part: Part | None
@@ -57,9 +61,9 @@ class Capture:
         self.destinations = (
             Destination((arrays.fixed_amp, arrays.fixed_phase), arrays.fixed_filled),
             Destination((arrays.fixed_diffraction,), np.zeros(len(arrays.fixed_filled), bool)),
-            Destination((arrays.stitch_amp, arrays.stitch_phase), arrays.stitch_filled),
+            Destination((arrays.stitch_amp, arrays.stitch_phase, arrays.misfit), arrays.stitch_filled),
         )
-        """Destinations of the fixed patches' objects, of their diffraction, and of the centre crops."""
+        """Destinations of the fixed patches' objects, of their diffraction, and of the centre crops and misfits."""
         self.has_diffraction = self.destinations[1].filled
         """(k,) Whether the diffraction of each fixed patch is predicted; not all networks predict it."""
         self._copier, self._tensors = copier, copier.targets(arrays)
@@ -82,12 +86,13 @@ class Capture:
 
     def target(self, route: Route) -> Target:
         """Prepare the destination of a batch."""
-        amp, phase = self._tensors.stitch_amp, self._tensors.stitch_phase
+        arrays = (self._tensors.stitch_amp, self._tensors.stitch_phase, self._tensors.misfit)
         samples = route.samples if isinstance(route.samples, slice) else torch.from_numpy(route.samples)
         part = (samples, *self._crop) if not isinstance(route.rows, slice) or route.rows.stop else None
         if isinstance(route.rows, slice):
-            return Target(amp[route.rows], phase[route.rows], None, part, route.fixed, route.size, route.rows)
-        return Target(amp, phase, torch.from_numpy(route.rows), part, route.fixed, route.size, route.rows)
+            views = (one[route.rows] for one in arrays)
+            return Target(*views, None, part, route.fixed, route.size, route.rows)
+        return Target(*arrays, torch.from_numpy(route.rows), part, route.fixed, route.size, route.rows)
 
     def restart(self) -> None:
         """Start over in the same arrays. Their rows must be marked as not filled."""
@@ -95,11 +100,16 @@ class Capture:
         self._stitched.clear()
         self._fixed.clear()
 
-    def add(self, target: Target, predictions: Predictions) -> None:
-        """Copy the predictions of a batch.
+    def add(self, target: Target, predictions: Predictions, observed: Tensor | None = None) -> None:
+        """Copy the predictions of a batch, and the misfit of its diffraction.
 
         Ignores batches that lost samples (a collate function may skip bad ones), because their samples cannot be
         identified.
+
+        Args:
+            target: Where to copy to.
+            predictions: What the network returned.
+            observed: (B, C, N, N) measured diffraction of the batch; None: unknown, as is the misfit.
 
         Raises:
             UnusablePredictionsError: They have a wrong shape, or hold no data.
@@ -113,6 +123,7 @@ class Capture:
             self._check(amp, phase)
             self._put(target.amp, target.rows, amp.detach()[target.part])
             self._put(target.phase, target.rows, phase.detach()[target.part])
+            self._put(target.misfit, target.rows, self._misfit(target, diffraction, observed))
             self._stitched.append(target.filled)
         for row, sample in target.fixed:
             tensors = self._tensors
@@ -125,6 +136,17 @@ class Capture:
                 to[row].copy_(patch, non_blocking=True)
             self.has_diffraction[row] = diffraction is not None
             self._fixed.append(row)
+
+    def _misfit(self, target: Target, predicted: Tensor | None, observed: Tensor | None) -> Tensor:
+        """Return the misfit of the samples of a batch that fill rows, (r, 2); NaN, (1, 2), if patterns do not match."""
+        assert target.part is not None
+        if predicted is None or observed is None:
+            return target.misfit.new_full((1, 2), math.nan)
+        if predicted.numel() != observed.numel() or len(predicted) < target.size:
+            return target.misfit.new_full((1, 2), math.nan)
+        samples = target.part[0]
+        observed = observed.detach().to(predicted.device, non_blocking=True).reshape(predicted.shape)
+        return misfit(predicted.detach()[samples], observed[samples], intensity=self.plan.intensity)
 
     def _check(self, amp: Tensor, phase: Tensor) -> None:
         layout = self.plan.layout
@@ -170,6 +192,31 @@ def _union(rows: list[RowNumbers]) -> RowNumbers:
 
 def _wrong_shape(tensor: Tensor, expected: str) -> UnusablePredictionsError:
     return UnusablePredictionsError(f"predictions have the shape {tuple(tensor.shape)}; expected: {expected}.")
+
+
+def misfit(predicted: Tensor, observed: Tensor, *, intensity: bool) -> Tensor:
+    """Return R-factor and Poisson deviance per photon of each sample, (B, 2) float32, on the device of the patterns.
+
+    sum |A_obs - A_pred| / sum A_obs, and 2 sum [k log(k / lambda) - k + lambda] / sum k with k = A_obs^2 and
+    lambda = A_pred^2, at least 1e-12 of the mean k (McCullagh & Nelder, Generalized Linear Models, 2nd ed. (1989),
+    section 2.3). Both have the same value for counts and for amplitudes of any scale.
+
+    Args:
+        predicted: (B, C, N, N) predicted diffraction.
+        observed: The same shape, measured diffraction.
+        intensity: Whether both are intensities k and lambda instead of amplitudes.
+
+    Returns:
+        Both values; not finite if a measured pattern is dark or a pixel is not finite.
+    """
+    a, b = observed.flatten(1).float(), predicted.flatten(1).float()
+    if intensity:
+        a, b = a.clamp(min=0).sqrt(), b.clamp(min=0).sqrt()
+    counts = a * a
+    total = counts.sum(1, keepdim=True)
+    rate = (b * b).maximum(total * (_LEAST_RATE / max(1, counts.shape[1])))
+    deviance = 2 * (torch.xlogy(counts, counts / rate) - counts + rate).sum(1) / total[:, 0]
+    return torch.stack([torch.linalg.vector_norm(a - b, 1, dim=1) / a.sum(1), deviance], dim=1)
 
 
 def crop_of(layout: SnapshotLayout) -> tuple[slice, slice, slice]:

@@ -40,6 +40,7 @@ class Targets(NamedTuple):
     fixed_diffraction: Tensor
     stitch_amp: Tensor
     stitch_phase: Tensor
+    misfit: Tensor
 
 
 class Copier:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from recon_worker.capture.adapters import Adapter, Sample, described
-from recon_worker.capture.errors import UnusableDataError
+from recon_worker.capture.adapters import Adapter, Sample
+from recon_worker.capture.errors import UnusableDataError, described
 from recon_worker.capture.gathering import Ranks
 from recon_worker.capture.placement.positions import ItemPosition
 from recon_worker.capture.placement.samples import Placement, Samples, place_samples

@@ -1,8 +1,11 @@
 """Errors of the logging, and `Guard`, which keeps them from the training."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+
+import numpy as np
+from torch import Tensor
 
 from recon_worker.spool.folder import SpoolError
 from recon_worker.system.messages import message_log
@@ -35,6 +38,18 @@ def wrong_spool() -> Iterator[None]:
         yield
     except SpoolError as error:
         raise WrongSettingError(str(error)) from error
+
+
+def described(value: object) -> str:
+    """Describe a value by its type, its length or shape, and the types of its first elements."""
+    name = type(value).__name__
+    if isinstance(value, Tensor | np.ndarray):
+        return f"a {name} of shape {tuple(value.shape)}, {value.dtype}"
+    if isinstance(value, Mapping):
+        return f"a {name} with the keys {sorted(map(str, value))[:12]}"
+    if isinstance(value, tuple | list):
+        return f"a {name} of {len(value)}: ({', '.join(described(one) for one in value[:4])})"
+    return f"a {name}"
 
 
 class Guard:

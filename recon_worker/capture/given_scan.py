@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recon_worker.capture.adapters import Predictions, Sample
 from recon_worker.capture.copying import as_tensor
 from recon_worker.capture.errors import WrongSettingError
+from recon_worker.capture.plan import as_slice
 from recon_worker.system.errors import reason
 
 
@@ -38,7 +40,7 @@ class GivenScan:
                 "num_samples, each for all samples of the validation set, at least one."
             )
         self._length = next(iter(lengths.values()))
-        self._diffraction = diffraction
+        self.diffraction = diffraction
         try:
             self._probe = None if probe is None else as_tensor(probe)
         except Exception as error:
@@ -50,11 +52,17 @@ class GivenScan:
         return self._length
 
     def __getitem__(self, index: int) -> Sample:
-        if self._diffraction is None:
+        if self.diffraction is None:
             return Sample(probe=self._probe)
-        pattern = self._diffraction[index]
+        pattern = self.diffraction[index]
         pattern = pattern if isinstance(pattern, Tensor) else as_tensor(np.asarray(pattern, np.float32))
         return Sample(diffraction=pattern if pattern.ndim == 3 else pattern[None], probe=self._probe)
+
+
+def patterns_of(dataset: object, numbers: NDArray[np.int64]) -> Any:  # noqa: ANN401 - (B, ...) tensor or array
+    """Return the measured patterns of samples; None if they are not given as an array or tensor."""
+    given = dataset.diffraction if isinstance(dataset, GivenScan) else None
+    return given[as_slice(numbers)] if isinstance(given, Tensor | np.ndarray) else None
 
 
 class SampleAdapter:

@@ -63,8 +63,6 @@ class LoggedRun:
     interval: Interval
     routes: tuple[Route, ...] = ()
     """Destination of each of this rank's batches, if known in advance."""
-    intensity: bool = False
-    """Whether predicted diffraction is intensity; known on rank zero only."""
     epoch: int | None = None
     """Epoch whose predictions are being captured; None if no snapshot is due."""
     capture: Capture | None = None
@@ -163,7 +161,7 @@ class LoggedRun:
         """Submit a complete snapshot to the backend. Does nothing on ranks without a backend."""
         if self.backend is None:
             return
-        if self.intensity:
+        if self.plan.intensity:
             diffraction = capture.arrays.fixed_diffraction
             np.sqrt(np.maximum(diffraction, 0, out=diffraction), out=diffraction)
         self.backend.submit(

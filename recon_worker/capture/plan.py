@@ -108,6 +108,8 @@ class CapturePlan:
     """Dataset indices of the fixed patches, in row order."""
     layout: SnapshotLayout
     """Layout of the snapshot. Row i of the stitch arrays holds sample i of the dataset."""
+    intensity: bool = False
+    """Whether measured and predicted diffraction are intensities."""
 
     def route(self, indices: Sequence[int] | NDArray[np.int64]) -> Route:
         """Return the destination of a batch with these dataset indices; of a repeated index the last one counts."""

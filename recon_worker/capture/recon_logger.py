@@ -121,14 +121,14 @@ class ReconLogger:
         self._options = ScanOptions(**defaults | told | _known(options))
         self._interval, self._max_epochs = Interval(every_n_epochs, first_epoch), max_epochs
         self._worker, self.guard = worker, Guard(strict=strict)
-        self._dataset: Any = dataset
+        self.dataset: Any = dataset
         if dataset is None:
-            self._dataset = GivenScan(length=num_samples, diffraction=diffraction, positions=positions, probe=probe)
+            self.dataset = GivenScan(length=num_samples, diffraction=diffraction, positions=positions, probe=probe)
             adapter = SampleAdapter()
         self._adapter = adapter or adapter_for(read_item(dataset, 0), type(dataset).__name__)
         if patch_px is not None and patch_px < _SMALLEST_PX:
             raise WrongSettingError(f"patch_px is {patch_px}; it must be at least {_SMALLEST_PX}, or None.")
-        self.indices = choose_indices(len(self._dataset), self._options)
+        self.indices = choose_indices(len(self.dataset), self._options)
         self._known_px = self._pattern_px() if patch_px is None else patch_px
         self._closed, self._owner = False, os.getpid()
         self.ranks = ranks_of_process_group(distributed)
@@ -154,19 +154,19 @@ class ReconLogger:
 
     def _check_positions(self) -> None:
         """Check explicit positions and ground truth before training; the patch size may be unknown yet."""
-        options, n = self._options, len(self._dataset)
+        options, n = self._options, len(self.dataset)
         if options.positions is not None or options.ground_truth is not None:
             n_px = self._known_px or _SMALLEST_PX
-            place_samples(Samples(dataset=self._dataset, length=n, count=n, n_px=n_px, weight="uniform"), options)
+            place_samples(Samples(dataset=self.dataset, length=n, count=n, n_px=n_px, weight="uniform"), options)
 
     @property
     def num_samples(self) -> int:
         """Number of samples of the scan."""
-        return len(self._dataset)
+        return len(self.dataset)
 
     def _pattern_px(self) -> int:
         """Return the side of a pattern of the dataset; 0 if unknown."""
-        diffraction = read_sample(self._dataset, self._adapter, 0).diffraction
+        diffraction = read_sample(self.dataset, self._adapter, 0).diffraction
         return 0 if diffraction is None else diffraction.shape[-1]
 
     @property
@@ -217,16 +217,18 @@ class ReconLogger:
                     if self._backend.stats.submitted:
                         _log.info("%s", self._backend.summary())
 
-    def layout(self, patch_px: int) -> SnapshotLayout:
-        """Return the layout of snapshots with patches of this size, if the positions can be used."""
-        options, n_samples, shape = self._options, len(self._dataset), np.shape(self._options.positions)
-        return SnapshotLayout(
+    def plan(self, patch_px: int) -> CapturePlan:
+        """Return the plan for patches of this size, if the positions can be used."""
+        options, n_samples = self._options, len(self.dataset)
+        shape = np.shape(options.positions)
+        layout = SnapshotLayout(
             n_fixed=len(self.indices),
             patch_px=patch_px,
             n_stitch=min(n_samples, options.max_stitch_samples or n_samples) if options.log_stitch else 0,
             channels=shape[1] if len(shape) == 3 else 1,
             crop_px=patch_px // 4 * 2 if options.log_stitch else 0,
         )
+        return CapturePlan(fixed_indices=self.indices, layout=layout, intensity=bool(options.intensity))
 
     def begin(self, patch_px: int) -> None:
         """Read the constant data, start the backend, and prepare this rank. All ranks must call this."""
@@ -236,7 +238,7 @@ class ReconLogger:
             assert self._target is not None
             digits = max(2, len(str(self._max_epochs or 0)))
             data = read_scan(
-                self._dataset, self._adapter, self.indices, self._options, patch_px=patch_px, epoch_digits=digits
+                self.dataset, self._adapter, self.indices, self._options, patch_px=patch_px, epoch_digits=digits
             )
             scan = replace(data.scan, reference=self._interval.first_epoch == 0)
             with wrong_spool():
@@ -249,10 +251,9 @@ class ReconLogger:
         self.run = LoggedRun(
             backend=self._backend,
             ranks=self.ranks,
-            plan=CapturePlan(fixed_indices=self.indices, layout=layout),
+            plan=CapturePlan(fixed_indices=self.indices, layout=layout, intensity=intensity),
             copier=Copier(torch.device("cpu")),
             interval=self._interval,
-            intensity=intensity,
         )
         self.failed = False
 

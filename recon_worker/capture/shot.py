@@ -8,11 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon_worker.capture.adapters import Predictions, described
+from recon_worker.capture.adapters import Predictions
 from recon_worker.capture.capture import Capture
 from recon_worker.capture.copying import Copier, as_tensor
-from recon_worker.capture.errors import LeftEpochError, UnusableDataError, UnusablePredictionsError, WrongSettingError
-from recon_worker.capture.plan import CapturePlan
+from recon_worker.capture.errors import (
+    LeftEpochError,
+    UnusableDataError,
+    UnusablePredictionsError,
+    WrongSettingError,
+    described,
+)
+from recon_worker.capture.given_scan import patterns_of
 from recon_worker.system.messages import message_log
 
 if TYPE_CHECKING:
@@ -53,6 +59,7 @@ class Shot:
         amp: Tensor | NDArray[Any],
         phase: Tensor | NDArray[Any],
         diffraction: Tensor | NDArray[Any] | None = None,
+        observed: Tensor | NDArray[Any] | None = None,
     ) -> None:
         """Copy the predictions of a batch. Of a sample added twice, the last prediction counts.
 
@@ -61,6 +68,8 @@ class Shot:
             amp: (B, N, N) or (B, C, N, N) object amplitude, on any device.
             phase: The same shape, radians.
             diffraction: The same shape, predicted diffraction in the units of the measured one; None: not predicted.
+            observed: The same shape, measured diffraction of the batch, for the misfit map; None: that of the logger's
+                `diffraction`, if it is an array or tensor.
         """
         if not self.due:
             return
@@ -69,11 +78,15 @@ class Shot:
             if not self._entered:
                 raise UnusablePredictionsError("`add` was called outside the `with` block of the epoch.")
             numbers = _numbers(indices, self._logger.num_samples)
-            predicted = None if diffraction is None else _batch(diffraction, len(numbers))
+            predicted = measured = None
+            if diffraction is not None:
+                predicted = _batch(diffraction, len(numbers))
+                observed = patterns_of(self._logger.dataset, numbers) if observed is None else observed
+                measured = None if observed is None else _batch(observed, len(numbers))
             predictions = Predictions(_batch(amp, len(numbers)), _batch(phase, len(numbers)), predicted)
             capture = self._capture(predictions.amp)
             if capture is not None:
-                capture.add(capture.target_of(numbers), predictions)
+                capture.add(capture.target_of(numbers), predictions, measured)
         self._was_refused |= self._logger.guard.errors > before
 
     def __exit__(
@@ -91,9 +104,8 @@ class Shot:
             logger.run.use_device(amp.device)
             return logger.run.capture
         if self._first is None:  # captured in private memory, because the queue is not open yet
-            layout = logger.layout(amp.shape[-1])
-            plan = CapturePlan(fixed_indices=logger.indices, layout=layout)
-            self._first = Capture(plan, layout.allocate(), Copier(amp.device))
+            plan = logger.plan(amp.shape[-1])
+            self._first = Capture(plan, plan.layout.allocate(), Copier(amp.device))
         return self._first
 
     def _submit(self, *, failed: bool) -> None:

@@ -53,7 +53,8 @@ def export(
 def _export_object(run: ReconRun, out: Path, epoch: int, number: int) -> str:
     found = run.object(epoch, number)
     try:
-        data = ENCODERS[FORMATS[out.suffix]](found.to_arrays())
+        arrays = found.to_arrays().with_misfit(run.misfit(epoch, number))
+        data = ENCODERS[FORMATS[out.suffix]](arrays)
     except ImportError as error:
         raise ReadError(f"{out} cannot be written: {error}. Install it: pip install h5py") from error
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -11,12 +11,12 @@ from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
-from recon_worker.capture.adapters import Adapter, adapter_for, described, recognised
+from recon_worker.capture.adapters import Adapter, adapter_for, recognised
 from recon_worker.capture.announcement import announce
 from recon_worker.capture.capture import Capture
 from recon_worker.capture.copying import Copier
 from recon_worker.capture.dataset import RunData, read_item, read_scan, start_on_rank_zero
-from recon_worker.capture.errors import UnusableDataError, UnusablePredictionsError, wrong_spool
+from recon_worker.capture.errors import UnusableDataError, UnusablePredictionsError, described, wrong_spool
 from recon_worker.capture.gathering import Ranks
 from recon_worker.capture.logged_run import LoggedRun, claim
 from recon_worker.capture.plan import CapturePlan, Interval, ScanOptions, batch_indices, choose_indices
@@ -50,7 +50,7 @@ class TrainerRun(LoggedRun):
     """Reason why validation's predictions cannot be used; empty: none found."""
     _explained: bool = False
 
-    def take_batch(self, batch_idx: int, outputs: object) -> None:
+    def take_batch(self, batch_idx: int, outputs: object, batch: object) -> None:
         """Copy the predictions of a validation batch: those that `validation_step` returned, or that it computed.
 
         Predictions named `amp` and `phase` in the returned mapping are meant for logging and take precedence.
@@ -65,7 +65,8 @@ class TrainerRun(LoggedRun):
             self._why_extra_pass = self._why_none(len(seen), None if unread is outputs else unread)
             return
         try:
-            capture.add(capture.targets[batch_idx], predictions)
+            observed = None if predictions.diffraction is None else _observed(self.adapter, batch)
+            capture.add(capture.targets[batch_idx], predictions, observed)
         except UnusablePredictionsError as error:
             self._why_extra_pass = str(error).rstrip(".")
 
@@ -170,7 +171,7 @@ def begin_run(
     data = _chosen(trainer, ranks, settings)
     interval = Interval(settings.every_n_epochs, completed_epochs(trainer))
     layout, intensity = start_on_rank_zero(ranks, lambda: _start(trainer, data, settings, interval, backend, target))
-    plan = CapturePlan(fixed_indices=data.indices, layout=layout)
+    plan = CapturePlan(fixed_indices=data.indices, layout=layout, intensity=intensity)
     with ranks.all_or_none():
         batches = [] if data.from_training_set else batch_indices(data.loader, ranks.rank, ranks.size)
         return TrainerRun(
@@ -180,7 +181,6 @@ def begin_run(
             copier=Copier(module.device),
             interval=interval,
             routes=tuple(plan.route(batch) for batch in batches),
-            intensity=intensity,
             dataset=data.loader.dataset,
             adapter=data.adapter,
             module=predicting,
@@ -239,6 +239,15 @@ def _may_predict(trainer: Trainer) -> bool:
             "validation predicts, and neither before training nor from the training set."
         )
     return may_predict
+
+
+def _observed(adapter: Adapter, batch: object) -> torch.Tensor | None:
+    """Return the measured diffraction of a batch; None if the adapter does not find it."""
+    try:
+        found = adapter.observed(batch)  # type: ignore[attr-defined] # not every adapter has it
+    except Exception:  # user code
+        return None
+    return found if isinstance(found, torch.Tensor) else None
 
 
 def _recognised(dataset: Any) -> Adapter:  # noqa: ANN401

@@ -238,7 +238,7 @@ class PtychoReconLoggingCallback(Callback):
         began_s = time.perf_counter()
         try:
             if dataloader_idx == 0:
-                run.take_batch(batch_idx, outputs)
+                run.take_batch(batch_idx, outputs, batch)
         except Exception as error:
             run.capture, run.failure = None, error
         self._guard.add_stall(began_s)

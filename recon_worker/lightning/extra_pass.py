@@ -1,7 +1,7 @@
 """Predicts the samples missing from validation, by an extra pass through the module."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,10 +10,10 @@ import torch
 from lightning.pytorch.plugins import Precision
 from numpy.typing import NDArray
 
-from recon_worker.capture.adapters import HOW_TO_ADAPT, Adapter, described
+from recon_worker.capture.adapters import HOW_TO_ADAPT, Adapter
 from recon_worker.capture.capture import Capture
 from recon_worker.capture.dataset import read_item
-from recon_worker.capture.errors import UnusableDataError
+from recon_worker.capture.errors import UnusableDataError, described
 from recon_worker.capture.logged_run import LoggedRun
 from recon_worker.capture.plan import CapturePlan
 
@@ -60,7 +60,8 @@ def predict_samples(
     with random_state_kept(), evaluating(module), torch.no_grad(), precision.val_step_context():
         for start in range(0, len(indices), _BATCH):
             batch = indices[start : start + _BATCH]
-            arguments = adapter.arguments([read_item(dataset, int(i)) for i in batch])
+            items = [read_item(dataset, int(i)) for i in batch]
+            arguments = adapter.arguments(items)
             outputs = module(*(precision.convert_input(one.to(device)) for one in arguments))
             predictions = adapter.predictions(outputs)
             if predictions is None:
@@ -68,7 +69,16 @@ def predict_samples(
                     f"{type(module).__name__} returns {described(outputs)}, which {type(adapter).__name__} does not "
                     f"read as predictions. {HOW_TO_ADAPT}"
                 )
-            capture.add(capture.target_of(batch), predictions)
+            observed = None if predictions.diffraction is None else _observed(adapter, items)
+            capture.add(capture.target_of(batch), predictions, observed)
+
+
+def _observed(adapter: Adapter, items: Sequence[Any]) -> torch.Tensor | None:
+    """Return the measured diffraction of items, (B, C, N, N); None if they have none."""
+    try:
+        return torch.stack([adapter.sample(item).diffraction for item in items])  # type: ignore[misc] # None is no tensor
+    except Exception:  # user code
+        return None
 
 
 @contextmanager

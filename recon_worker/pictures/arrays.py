@@ -6,6 +6,8 @@
     positions_px     (n, 2) float64     patch centres, (x, y) = (column, row), pixels from the first canvas pixel
     pixel_size_m     () float64         absent if unknown
     epoch, step      () int64
+    samples          (n,) int64         dataset indices of the samples whose misfit is known; absent if there are none
+    r_factor, deviance_per_photon   (n,) float32   misfit of their diffraction, NaN where a value is not finite
 
 An object that was restored from pictures has neither coverage nor positions. Instead it has
 
@@ -23,13 +25,14 @@ import io
 import math
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recon_worker.reconstruction.misfit import SampleMisfit
 from recon_worker.snapshot.array_types import Bool, Complex64, Float32, Float64
 
 _CXI_VERSION = 160
@@ -37,6 +40,8 @@ _CXI_PIXEL_IS_MISSING = 0x200
 """CXI mask bit of pixels without data; 0 is a good pixel."""
 
 _COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+_MISFIT = ("samples", "r_factor", "deviance_per_photon")
+"""Fields that hold the misfit of the samples."""
 _TYPES: dict[str, tuple[type[np.generic], int]] = {
     "object": (np.complex64, 2),
     "coverage": (np.float32, 2),
@@ -45,6 +50,9 @@ _TYPES: dict[str, tuple[type[np.generic], int]] = {
     "pixel_size_m": (np.float64, 0),
     "epoch": (np.int64, 0),
     "step": (np.int64, 0),
+    "samples": (np.int64, 1),
+    "r_factor": (np.float32, 1),
+    "deviance_per_photon": (np.float32, 1),
 }
 """Type and number of dimensions of the arrays that are read."""
 _CXI_PATHS = {
@@ -55,8 +63,9 @@ _CXI_PATHS = {
     "pixel_size_m": "entry_1/image_1/pixel_size_m",
     "epoch": "entry_1/epoch",
     "step": "entry_1/step",
+    **{name: f"entry_1/misfit_1/{name}" for name in _MISFIT},
 }
-_OPTIONAL = {"ground_truth", "pixel_size_m"}
+_OPTIONAL = {"ground_truth", "pixel_size_m", *_MISFIT}
 _MAX_ELEMENTS = 1 << 29
 """Largest array that is read: twice the largest canvas."""
 
@@ -72,9 +81,16 @@ class ObjectArrays:
     pixel_size_m: float | None
     epoch: int | None
     step: int | None
+    samples: NDArray[np.int64] | None = None
+    r_factor: Float32 | None = None
+    deviance_per_photon: Float32 | None = None
     scanned: Bool | None = None
     amp_precision: float | None = None
     phase_precision_rad: float | None = None
+
+    def with_misfit(self, misfit: SampleMisfit | None) -> "ObjectArrays":
+        """Return the arrays with the misfit of the samples; None: unknown."""
+        return self if misfit is None else replace(self, **{name: getattr(misfit, name) for name in _MISFIT})
 
 
 def encode_npz(arrays: ObjectArrays) -> bytes:
@@ -98,6 +114,8 @@ def encode_h5(arrays: ObjectArrays) -> bytes:
         entry = file.create_group("entry_1")
         entry["program_name"] = "ptycho-recon-log"
         _add_numbers(entry, arrays, "epoch", "step")
+        if arrays.samples is not None:
+            _add_numbers(entry.create_group("misfit_1"), arrays, *_MISFIT)
         image = _add_image(entry, 1, arrays.object, arrays.pixel_size_m)
         if arrays.coverage is not None:
             image.create_dataset("coverage", data=arrays.coverage, **_COMPRESSION)
@@ -116,7 +134,7 @@ def encode_h5(arrays: ObjectArrays) -> bytes:
 
 
 def _add_numbers(group: Any, arrays: ObjectArrays, *names: str) -> None:  # noqa: ANN401
-    """Add the scalar fields that are known."""
+    """Add the fields that are known."""
     for name in names:
         if (value := getattr(arrays, name)) is not None:
             group[name] = value

@@ -2,8 +2,9 @@
 
     epoch_05/summary.png
     epoch_05/stitched/{amp,phase}_pred.png   {amp,phase}_gt.png  {amp,phase}_error.png  complex.png  arrays.npz or .h5
+                                             misfit.png misfit.csv
     epoch_05/stitched_object_01/...          further objects
-    epoch_05/patch_272/...                   the same without arrays, and diff_{obs,pred,error}_logI.png
+    epoch_05/patch_272/...                   amp, phase and complex, and diff_{obs,pred,error}_logI.png
     recon_log/gallery.html  scales.json      of all epochs so far; replaced when they change
     recon_log/evolution.gif                  at the end
 
@@ -11,8 +12,8 @@
 without them every card would be blank until the slider is moved.
 
 The `{amp,phase}_gt` and `{amp,phase}_error` pictures require a ground truth, `diff_obs` measured diffraction,
-`diff_pred` a network that predicts diffraction, `diff_error` both. Metrics, image cards and, if enabled, the run
-description are `records` for MLflow.
+`diff_pred` a network that predicts diffraction, `diff_error` and `misfit` both. Metrics, image cards and, if enabled,
+the run description are `records` for MLflow.
 """
 
 import math
@@ -149,6 +150,8 @@ def _picture_files(scan: Scan, snapshot: Snapshot, folder: str, one: Reconstruct
     yield _made(f"{root}/complex.png", shown)
     if scan.arrays_format != "none" and one.number is not None:
         yield _made(f"{root}/arrays.{scan.arrays_format}", partial(_arrays, scan, snapshot, one, one.number))
+    if one.raw.misfit is not None:
+        yield _made(f"{root}/misfit.csv", one.raw.misfit.to_csv)
 
 
 def _arrays(scan: Scan, snapshot: Snapshot, one: Reconstruction, number: int) -> bytes:
@@ -162,7 +165,7 @@ def _arrays(scan: Scan, snapshot: Snapshot, one: Reconstruction, number: int) ->
         epoch=snapshot.epoch,
         step=snapshot.step,
     )
-    return ENCODERS[scan.arrays_format](arrays)
+    return ENCODERS[scan.arrays_format](arrays.with_misfit(one.raw.misfit))
 
 
 def _epoch_figures(scan: Scan, snapshot: Snapshot, folder: str, figures: Sequence[Figure]) -> EpochFigures:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
+from recon_worker.reconstruction.diffraction_metrics import mean_pattern, r_factor
 from recon_worker.reconstruction.metrics import TRUTH_MARGIN, robust_limits
 from recon_worker.snapshot.array_types import Complex64, Float32
 
@@ -129,6 +130,26 @@ def true_ranges(truths: Sequence[Complex64]) -> dict[str, Range]:
         "amp_error": (0.0, max(_ERROR_SHARE * (amp_high - amp_low), LEAST_ERROR)),
         "phase_error": (0.0, max(_ERROR_SHARE * (phase_high - phase_low), _LEAST_PHASE_ERROR_RAD)),
     }
+
+
+def misfit_range(observed: Float32 | None, r_factors: Float32, colour_ranges: ColourRanges, *, trained: bool) -> Range:
+    """Return the range of the misfit map: from 0 to the R-factor of the mean pattern or, if unknown, of the prediction.
+
+    Args:
+        observed: (k, N, N) measured diffraction amplitude; None: unknown.
+        r_factors: (n,) R-factors of the predicted patterns; used only if there is no mean of several patterns.
+        colour_ranges: The run's ranges; a new one is added.
+        trained: Whether the network has been trained; an untrained network fixes no range.
+    """
+    name = "stitched/misfit"
+    if name in colour_ranges.ranges:
+        return colour_ranges.ranges[name]
+    mean = None if observed is None else mean_pattern(observed)
+    baseline = 0.0 if mean is None or observed is None else max(r_factor(mean, one) for one in observed)
+    if baseline > 0:
+        return colour_ranges.range_of(name, lambda: (0.0, baseline))
+    high = robust_range(r_factors, PREDICTION_MARGIN)[1]
+    return colour_ranges.range_of(name, lambda: (0.0, high)) if trained else (0.0, high)
 
 
 def log_intensity(amplitude: Float32) -> Float32:

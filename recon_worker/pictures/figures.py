@@ -19,11 +19,13 @@ from recon_worker.pictures.colour_ranges import PHASE_RANGE_RAD, Range
 from recon_worker.pictures.labels import Kind
 from recon_worker.pictures.png import ConstantPanels, Panel
 from recon_worker.reconstruction.comparison import Comparison
+from recon_worker.reconstruction.misfit import SampleMisfit
 from recon_worker.reconstruction.slices import row_blocks
 from recon_worker.reconstruction.stitching import Stitched
 from recon_worker.snapshot.array_types import Bool, Complex64, Float64
 
 PHASE_PERIOD = 2 * math.pi
+MISFIT = "R-factor of the diffraction of the nearest sample"
 _DIMMED: frozenset[Kind] = frozenset({"amp_pred", "amp_gt", "phase_pred", "phase_gt"})
 Panels: TypeAlias = Mapping[Kind, Panel]
 
@@ -40,6 +42,8 @@ class Figure:
     """Values by name, NaN where undefined. Names outside `labels.METRICS` label themselves."""
     index: int | None = None
     """Index of the patch in the dataset; None for an object."""
+    misfit: SampleMisfit | None = None
+    """Misfit of each sample of an object; None: unknown."""
 
     def compared(self, kind: Kind) -> tuple[slice, slice] | None:
         """Return the part of an object panel of a patch that is compared with the truth; None: all of it.
@@ -152,6 +156,12 @@ def object_panels(
         "phase_gt": aligned_true_phase,
     }
     return raw, {**raw, **aligned}  # in the order of `raw`
+
+
+def misfit_panel(misfit: SampleMisfit, scanned: Bool, value_range: Range) -> Panel:
+    """Return the map of the R-factors of an object's samples."""
+    values, shown = misfit.image(scanned)
+    return Panel(values=values, value_range=value_range, colormap="inferno", quantity=MISFIT, unit="1", scanned=shown)
 
 
 def _error_panel(part: Literal["amplitude", "phase"], result: Comparison, value_range: Range) -> Panel:

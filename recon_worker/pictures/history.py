@@ -121,7 +121,8 @@ def gallery_entry(figures: EpochFigures) -> GalleryEntry:
             height, width = panel.values.shape
             png = encode_png(downsampled(panel, block))
             thumbnails[kind] = Thumbnail(png=png, full_size=(height, width), block_px=block)
-        kept.append(GalleryFigure(name=figure.name, metrics=dict(figure.metrics), thumbnails=thumbnails))
+        misfit = None if figure.misfit is None else figure.misfit.to_bytes()
+        kept.append(GalleryFigure(name=figure.name, metrics=dict(figure.metrics), thumbnails=thumbnails, misfit=misfit))
     return GalleryEntry(
         epoch=figures.epoch,
         step=figures.step,

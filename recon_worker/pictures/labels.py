@@ -16,6 +16,7 @@ Kind = Literal[
     "diff_obs_logI",
     "diff_pred_logI",
     "diff_error_logI",
+    "misfit",
 ]
 """Kinds of panel, in display order; the file of a panel is `<kind>.png`."""
 _MINUS = "\u2212"
@@ -52,6 +53,10 @@ METRICS: Mapping[str, MetricLabel] = {
     "deviance": MetricLabel("deviance", "", "low"),
     "deviance_before": MetricLabel("deviance before refinement"),
     "mean_pattern_deviance": MetricLabel("mean-pattern deviance"),
+    "misfit_r_factor_median": MetricLabel("R-factor of all samples, median", "", "low"),
+    "misfit_r_factor_p95": MetricLabel("R-factor, 95th percentile", "", "low"),
+    "misfit_deviance_median": MetricLabel("deviance per photon, median", "", "low"),
+    "misfit_deviance_p95": MetricLabel("deviance per photon, 95th perc.", "", "low"),
     "finite_share": MetricLabel("finite share", "", "high"),
     "coverage": MetricLabel("coverage"),
     "shift_x_px": MetricLabel("shift from the truth, x", "px"),

@@ -18,6 +18,7 @@ from recon_worker.pictures.colour_ranges import (
     ColourRanges,
     Range,
     log_intensity,
+    misfit_range,
     object_ranges,
     shared_range,
     true_ranges,
@@ -27,6 +28,7 @@ from recon_worker.pictures.figures import (
     Figure,
     Panels,
     central_half,
+    misfit_panel,
     object_panels,
     true_amplitude_panel,
     true_phase_panel,
@@ -36,6 +38,7 @@ from recon_worker.pictures.png import ConstantPanels, Panel
 from recon_worker.reconstruction.comparison import agreement_of_halves, compare, quality
 from recon_worker.reconstruction.diffraction_metrics import mean_pattern, poisson_deviance, r_factor
 from recon_worker.reconstruction.metrics import finite_share
+from recon_worker.reconstruction.misfit import SampleMisfit, misfit_of
 from recon_worker.reconstruction.stitching import Stitched, stitch
 from recon_worker.snapshot.array_types import Bool, Complex64, Float32
 from recon_worker.snapshot.records import Scan, Snapshot
@@ -131,9 +134,22 @@ class SnapshotFigures:
             numbers["coverage"] = float(image.scanned.mean())
             name = object_folder(kind, number)
             panels = object_panels(name, image, truth, result, ranges, self.constant)
-            raw, aligned = (Figure(name=name, metrics=numbers, panels=one) for one in panels)
+            misfit, map_ = self._misfit(number, image) if kind == "stitched" else (None, {})
+            numbers |= {} if misfit is None else misfit.metrics()
+            raw, aligned = (Figure(name=name, metrics=numbers, panels={**one, **map_}, misfit=misfit) for one in panels)
             made.append(Reconstruction(raw=raw, aligned=aligned, image=image, number=number, truth=truth))
         return made
+
+    def _misfit(self, number: int, image: Stitched) -> tuple[SampleMisfit | None, Panels]:
+        """Return the misfit of an object's samples, and its map; None and no panel if it is unknown."""
+        arrays = self.snapshot.arrays
+        assert self.scan.geometry is not None
+        found = misfit_of(self.scan.geometry, number, arrays.misfit, arrays.stitch_filled)
+        if found is None:
+            return None, {}
+        every, observed = arrays.misfit[:, 0], self.scan.observed_diffraction
+        value_range = misfit_range(observed, every, self.colour_ranges, trained=self.snapshot.epoch > 0)
+        return found, {"misfit": misfit_panel(found, image.scanned, value_range)}
 
     def _patch(self, row: int, index: int, name: str) -> list[Reconstruction]:
         arrays = self.snapshot.arrays

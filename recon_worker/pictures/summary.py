@@ -21,6 +21,7 @@ from recon_worker.pictures.figures import EpochFigures, Figure
 from recon_worker.pictures.labels import METRICS, Kind, epoch_label, length_text, metric_label, metric_value, number
 from recon_worker.pictures.layout import GREY, Page, draw_panel, drawing_scale, paste_panel, text_width_px
 from recon_worker.pictures.png import LEVELS, RESERVED_COLOURS, Panel, to_indices
+from recon_worker.reconstruction.misfit import SampleMisfit
 
 OBJECT_SIDE_PX, PATCH_SIDE_PX, CARD_SIDE_PX = 400, 128, 240
 """Targets for the longer side of pictures of objects, of patches, and on the card of the newest epoch."""
@@ -30,7 +31,14 @@ _CARD_MARGIN_PX = 12
 _MARGIN_PX, _GAP_PX, _GROUP_GAP_PX, _LINE_PX, _SWATCH_PX = 28, 10, 30, 20, 12
 _NUMBER_PX, _NUMBERS_PER_ROW, _NUMBERS_ROW_PX = 204, 6, 48
 _LEAST_WIDTH_PX = 900
-_GROUPS = {"amp": "Amplitude", "phase": "Phase", "diff": "Diffraction, log(1 + intensity)"}
+_WORST = 8
+"""Number of samples with the largest misfit that the sheet names."""
+_GROUPS = {
+    "amp": "Amplitude",
+    "phase": "Phase",
+    "diff": "Diffraction, log(1 + intensity)",
+    "misfit": "Misfit of the diffraction, R-factor",
+}
 _ROLES = {"pred": "predicted", "gt": "truth", "error": "error", "obs": "observed"}
 _FIT = ("fit_scale", "fit_phase_rad", "fit_ramp_x_rad_per_px", "fit_ramp_y_rad_per_px")
 _SPECIAL = ("\u2212infinity", "+infinity", "not a number", "not scanned, or nothing to compare")
@@ -136,10 +144,19 @@ def _draw_object(page: Page, figure: Figure, pixel_size_m: float | None, y: int)
         page.write(_MARGIN_PX, y, text, points=8, colour=GREY)
         y += _LINE_PX + 6
     panels = figure.panels.items()
-    by_group = [[pair for pair in panels if pair[0].startswith(group)] for group in ("amp_", "phase_")]
-    for row in by_group if len(panels) > 2 else [list(panels)]:
+    by_group = [[pair for pair in panels if pair[0].startswith(group)] for group in ("amp_", "phase_", "misfit")]
+    for row in filter(None, by_group if len(by_group[0]) > 1 else [list(panels)]):
         y = _draw_object_row(page, kind, row, pixel_size_m, y) + _GAP_PX
+    if figure.misfit is not None:
+        page.write(_MARGIN_PX, y, _worst_samples(figure.misfit), points=8, colour=GREY)
+        y += _LINE_PX
     return y + _GROUP_GAP_PX - _GAP_PX
+
+
+def _worst_samples(misfit: SampleMisfit) -> str:
+    rows = misfit.worst_first()[:_WORST]
+    named = [f"{misfit.samples[row]} ({metric_value('r_factor', float(misfit.r_factor[row]))})" for row in rows]
+    return f"Samples with the largest misfit (R-factor): {', '.join(named)}."
 
 
 def _draw_object_row(
@@ -147,9 +164,9 @@ def _draw_object_row(
 ) -> int:
     x, bottom = _MARGIN_PX, y
     for column, (kind, panel) in enumerate(row):
-        group, role = kind.split("_")[:2]
-        shown = "refined" if (object_kind, role) == ("refined", "pred") else _ROLES[role]
-        heading = _GROUPS[group] + (" error" if role == "error" else f", {shown}")
+        group, _, role = kind.partition("_")
+        shown = "refined" if (object_kind, role) == ("refined", "pred") else _ROLES.get(role, "")
+        heading = _GROUPS[group] + (" error" if role == "error" else f", {shown}" if role else "")
         page.write(x, y + 8, heading, bold=True)
         scale_bar_m = pixel_size_m if (group, column) == ("amp", 0) else None
         width, height = draw_panel(page, panel, x, y + 16, OBJECT_SIDE_PX, 3, pixel_size_m=scale_bar_m)

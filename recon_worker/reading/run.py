@@ -20,6 +20,7 @@ from recon_worker.reading.logged import (
 )
 from recon_worker.reading.notebook import run_html
 from recon_worker.reading.run_artifacts import ReadError, RunArtifacts, is_known
+from recon_worker.reconstruction.misfit import SampleMisfit
 from recon_worker.snapshot.artifact import GALLERY
 from recon_worker.system.databases import with_absolute_path
 
@@ -181,6 +182,21 @@ class ReconRun:
             )
         pictures = self._pictures(f"{folder}/{folders[index]}")
         return patch_of_pictures(pictures, index=index, epoch=epoch, step=self._step(epoch))
+
+    def misfit(self, epoch: int = -1, number: int = 0) -> SampleMisfit | None:
+        """Return the misfit of the diffraction of each sample of a stitched object; None if it is not logged.
+
+        It is not logged if the network predicts no diffraction, or the measured patterns are unknown.
+
+        Raises:
+            ReadError: The epoch is not logged, or the table is damaged.
+        """
+        folder = f"{self._folder(epoch)[1]}/{object_folder('stitched', number)}"
+        if "misfit.csv" not in self._artifacts.names(folder):
+            return None
+        return self._artifacts.decoded(
+            f"{folder}/misfit.csv", lambda file: SampleMisfit.from_csv(file.read_text("utf-8"))
+        )
 
     def picture(self, epoch: int, name: str) -> DecodedImage:
         """Return the values of a picture, such as "stitched/phase_error" or "patch_272/diff_obs_logI".

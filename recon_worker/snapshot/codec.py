@@ -127,10 +127,10 @@ def parse_header(header: bytes) -> tuple[dict[str, Any], SnapshotLayout]:
     try:
         document = json.loads(header)
         record = {name: document["record"][name] for name in _RECORD_FIELDS}
-        sizes = document["layout"].values()
-        if not all(type(size) is int and 0 <= size <= _LARGEST_SIDE for size in sizes):
-            raise CodecError(f"the snapshot's layout is invalid: {document['layout']}.")
-        return record, SnapshotLayout(**document["layout"])
+        layout = {"with_misfit": 0} | document["layout"]  # earlier versions do not name it
+        if not all(type(size) is int and 0 <= size <= _LARGEST_SIDE for size in layout.values()):
+            raise CodecError(f"the snapshot's layout is invalid: {layout}.")
+        return record, SnapshotLayout(**layout)
     except CodecError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -73,11 +73,15 @@ class SnapshotArrays:
     """(n, C, m, m) object phase on the centre crop."""
     stitch_filled: Bool
     """(n,) True for rows that hold a prediction."""
+    misfit: Float32
+    """(n, 2) R-factor and Poisson deviance per photon of each sample's diffraction, not finite where unknown. (0, 2) in
+    snapshots of earlier versions."""
 
     def mark_unfilled(self) -> None:
         """Mark all fixed patches and rows as without a prediction."""
         self.fixed_filled[:] = False
         self.stitch_filled[:] = False
+        self.misfit[:] = math.nan
 
     def stitch_object(self) -> ObjectPatches:
         """Return the object patches, (n, C, m, m) complex64, computed on access; unfilled rows are undefined."""
@@ -98,6 +102,8 @@ class SnapshotLayout:
     """C, patches per sample."""
     crop_px: int = 0
     """m, side of the stitched centre crop, pixels."""
+    with_misfit: int = 1
+    """1; 0 in snapshots of earlier versions, which hold no misfit."""
 
     _ALIGNMENT_BYTES: ClassVar[int] = 64
 
@@ -113,6 +119,7 @@ class SnapshotLayout:
             "stitch_amp": (stitch, np.float32),
             "stitch_phase": (stitch, np.float32),
             "stitch_filled": ((self.n_stitch,), np.bool_),
+            "misfit": ((self.n_stitch * self.with_misfit, 2), np.float32),
         }
         placed, end = {}, 0
         for name, (shape, dtype) in arrays.items():
@@ -136,8 +143,10 @@ class SnapshotLayout:
         )
 
     def allocate(self) -> SnapshotArrays:
-        """Return new arrays in process memory, zeroed; the system provides pages when they are first written."""
-        return self.views(np.zeros(self.nbytes, np.uint8))
+        """Return new arrays in process memory, unfilled; the system provides pages when they are first written."""
+        arrays = self.views(np.zeros(self.nbytes, np.uint8))
+        arrays.mark_unfilled()
+        return arrays
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,8 @@ def test_stitched_pictures_come_from_absolute_positions_of_items(tracking):
     callback = PtychoReconLoggingCallback(1, num_patches=0, log_stitch=True, baseline=False, strict=True)
     fit(tracking, callback, epochs=1)
 
-    stitched = {f"epoch_01/stitched/{name}.png" for name in ("amp_pred", "phase_pred", "complex")}
+    names = ("amp_pred.png", "phase_pred.png", "complex.png", "misfit.png", "misfit.csv")
+    stitched = {f"epoch_01/stitched/{name}" for name in names}
     assert tracking.files() == stitched | {"epoch_01/summary.png"} | OF_RUN
 
 

@@ -21,6 +21,9 @@ def _arrays(**changes):
         "pixel_size_m": 2.5e-9,
         "epoch": 5,
         "step": 165,
+        "samples": np.array([0, 3, 4]),
+        "r_factor": np.array([0.1, np.nan, 0.3], np.float32),
+        "deviance_per_photon": np.array([1e-6, 2, 3], np.float32),
     }
     return ObjectArrays(**values | changes)
 
@@ -51,6 +54,7 @@ def test_a_cxi_file_holds_the_object_the_truth_and_positions_in_metres():
         np.testing.assert_allclose(translation[:, :2], arrays.positions_px * 2.5e-9)
         assert (translation[:, 2] == 0).all()
         assert (entry["epoch"][()], entry["step"][()]) == (5, 165)
+        np.testing.assert_array_equal(entry["misfit_1/r_factor"], arrays.r_factor)
 
 
 def test_what_is_not_known_is_absent():

@@ -28,7 +28,7 @@ class Thumbnail:
     @functools.cached_property
     def name(self) -> str:
         """Name derived from the content, so that equal thumbnails have equal names."""
-        return hashlib.blake2b(self.png, digest_size=9).hexdigest()
+        return _name(self.png)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,9 @@ class GalleryFigure:
     metrics: Mapping[str, float] = field(default_factory=dict)
     thumbnails: Mapping[Kind, Thumbnail] = field(default_factory=dict)
     """Thumbnails by kind of panel; empty if dropped to limit the file size."""
+    misfit: tuple[bytes, bytes] | None = None
+    """Little-endian arrays of n samples: dataset indices (int32), x and y in full-size pixels (float32); and R-factors
+    and deviances per photon (float32). None: unknown, or dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,22 +60,24 @@ class GalleryEntry:
     def sharing(self, other: "GalleryEntry") -> "GalleryEntry":
         """Return a copy that shares equal thumbnails, such as those of the truth, with `other`, to save memory."""
         common = {one.png: one for figure in other.figures for one in figure.thumbnails.values()}
+        places = {figure.misfit[0]: figure.misfit[0] for figure in other.figures if figure.misfit is not None}
         figures = []
         for figure in self.figures:
             thumbnails = {kind: common.get(one.png, one) for kind, one in figure.thumbnails.items()}
-            figures.append(dataclasses.replace(figure, thumbnails=thumbnails))
+            misfit = figure.misfit and (places.get(figure.misfit[0], figure.misfit[0]), figure.misfit[1])
+            figures.append(dataclasses.replace(figure, thumbnails=thumbnails, misfit=misfit))
         return dataclasses.replace(self, figures=tuple(figures))
 
     def without_pictures(self) -> "GalleryEntry":
-        """Return a copy without thumbnails."""
-        figures = tuple(dataclasses.replace(figure, thumbnails={}) for figure in self.figures)
+        """Return a copy without thumbnails and misfits."""
+        figures = tuple(dataclasses.replace(figure, thumbnails={}, misfit=None) for figure in self.figures)
         return dataclasses.replace(self, figures=figures)
 
     def to_dict(self, pngs: dict[str, bytes]) -> dict[str, Any]:
         """Return the entry as JSON values that refer to thumbnails by name.
 
         Args:
-            pngs: Receives the PNGs by name: equal PNGs, such as the ground truth of all epochs, are stored once.
+            pngs: Receives PNGs and misfits by name: equal ones, such as the truth of all epochs, are stored once.
         """
         views = []
         for figure in self.figures:
@@ -80,7 +85,11 @@ class GalleryEntry:
             for kind, one in figure.thumbnails.items():
                 pngs.setdefault(one.name, one.png)
                 pictures[kind] = {"png": one.name, "full_size": list(one.full_size), "block_px": one.block_px}
-            views.append({"name": figure.name, "metrics": _finite(figure.metrics), "pictures": pictures})
+            view: dict[str, Any] = {"name": figure.name, "metrics": _finite(figure.metrics), "pictures": pictures}
+            if figure.misfit is not None:
+                view["misfit"] = [_name(one) for one in figure.misfit]
+                pngs |= dict(zip(view["misfit"], figure.misfit, strict=True))
+            views.append(view)
         facts = {"epoch": self.epoch, "step": self.step, "folder": self.folder, "pixel_size_m": self.pixel_size_m}
         return facts | {"metrics": _finite(self.metrics), "views": views}
 
@@ -107,8 +116,14 @@ class GalleryEntry:
                     height, width = map(int, one["full_size"])
                     png = base64.b64decode(pictures[one["png"]], validate=True)
                     thumbnails[kind] = Thumbnail(png=png, full_size=(height, width), block_px=int(one["block_px"]))
-                metrics = _metrics(view["metrics"])
-                figures.append(GalleryFigure(name=str(view["name"]), metrics=metrics, thumbnails=thumbnails))
+                figures.append(
+                    GalleryFigure(
+                        name=str(view["name"]),
+                        metrics=_metrics(view["metrics"]),
+                        thumbnails=thumbnails,
+                        misfit=_misfit(view.get("misfit"), pictures),
+                    )
+                )
             size = entry["pixel_size_m"]
             return cls(
                 epoch=int(entry["epoch"]),
@@ -120,6 +135,17 @@ class GalleryEntry:
             )
         except (KeyError, TypeError, AttributeError, binascii.Error) as error:
             raise ValueError(f"an entry of the gallery is damaged: {error!r}") from error
+
+
+def _name(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=9).hexdigest()
+
+
+def _misfit(names: Any, pictures: Any) -> tuple[bytes, bytes] | None:  # noqa: ANN401 - JSON values
+    if names is None:
+        return None
+    places, values = (base64.b64decode(pictures[name], validate=True) for name in names)
+    return places, values
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:

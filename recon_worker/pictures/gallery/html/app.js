@@ -1,7 +1,7 @@
 // State of the page (current figure and epoch), controls and keyboard shortcuts.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const GROUPS = { amp: "Amplitude", phase: "Phase", diff: "Diffraction" };
+const GROUPS = { amp: "Amplitude", phase: "Phase", diff: "Diffraction", misfit: "Misfit of the diffraction" };
 const ROLES = { pred: "predicted", gt: "truth", obs: "observed" };
 const FIT = /^fit_/;
 const FRAME_MS = 350;
@@ -26,6 +26,7 @@ function titleOfView(name) {
 
 function titleOfPicture(kind) {
   const [group, role] = kind.split("_");
+  if (!role) return GROUPS[group];
   if (role === "error") return `${GROUPS[group]} error`;
   const refined = role === "pred" && state.view.startsWith("refined");
   return `${GROUPS[group]}, ${refined ? "refined" : ROLES[role]}`;
@@ -54,7 +55,7 @@ function buildPanels() {
     const line = document.createElement("div");
     line.className = "row";
     line.dataset.group = group;
-    line.style.setProperty("--columns", row.length);
+    line.style.setProperty("--columns", group === "misfit" ? 3 : row.length);
     for (const kind of row) line.append(buildPanel(kind, kind.startsWith("diff_") ? diffraction : object));
     $("rows").append(line);
   }
@@ -63,8 +64,8 @@ function buildPanels() {
 /** Place amplitude and phase in separate rows if a truth exists, otherwise in one row. */
 function rowsOf(kinds) {
   const group = (start) => kinds.filter((kind) => kind.startsWith(start));
-  const [amp, phase, diff] = [group("amp_"), group("phase_"), group("diff_")];
-  const object = amp.length > 1 ? [["amp", amp], ["phase", phase]] : [["both", [...amp, ...phase]]];
+  const [amp, phase, diff, misfit] = [group("amp_"), group("phase_"), group("diff_"), group("misfit")];
+  const object = amp.length > 1 ? [["amp", amp], ["phase", phase], ["misfit", misfit]] : [["both", [...amp, ...phase, ...misfit]]];
   return [...object, ["diff", diff]].filter(([, row]) => row.length);
 }
 
@@ -122,6 +123,7 @@ async function goTo(index) {
   for (const [kind, one] of ready) showPicture(kind, one, pictures[kind], entry);
   showValues();
   showNotes(entry);
+  showMisfit();
   document.documentElement.dataset.epoch = entry.epoch;
 }
 
@@ -275,6 +277,7 @@ function start() {
   $("zoom-out").addEventListener("click", KEYS["-"]);
   $("zoom-reset").addEventListener("click", KEYS[0]);
   $("help-button").addEventListener("click", KEYS["?"]);
+  $("rows").addEventListener("click", chooseSample);
   document.addEventListener("keydown", onKey);
   if (names.length) chooseView(names[0]);
 }
