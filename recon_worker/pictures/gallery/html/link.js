@@ -1,0 +1,46 @@
+// The page's address names what it shows, so that a link opens the same view: #view=stitched&epoch=5&with=2.
+
+/** Whether the page is in a frame without an origin, as in MLflow's preview: no address of its own, no downloads. */
+const SANDBOXED = window.parent !== window && window.origin === "null";
+const ADDRESS_DELAY_MS = 250; // some browsers limit how often the address may change
+
+let addressTimer = 0;
+
+function linkText() {
+  const facts = new URLSearchParams({ view: state.view, epoch: shown().epoch });
+  if (state.other !== null) facts.set("with", state.other);
+  return `#${facts}`;
+}
+
+/** Update the link and the address. */
+function showLink() {
+  const link = linkText();
+  if (SANDBOXED) {
+    $("link").replaceChildren("This preview has no address of its own. For a link, download the gallery, open it and append ", codeOf(link));
+    return;
+  }
+  $("link").firstElementChild.setAttribute("href", link);
+  clearTimeout(addressTimer);
+  addressTimer = setTimeout(() => history.replaceState(null, "", link), ADDRESS_DELAY_MS);
+}
+
+function codeOf(content) {
+  const code = document.createElement("code");
+  code.textContent = content;
+  return code;
+}
+
+/** Show what the address names. What this gallery does not have is reported. */
+function openLink() {
+  const asked = new URLSearchParams(location.hash.slice(1));
+  const [view, epoch, other] = ["view", "epoch", "with"].map((name) => asked.get(name));
+  const names = [...$("view").options].map((option) => option.value);
+  $("view").value = names.includes(view) ? view : names[0];
+  state.other = other === null ? null : Number(other);
+  chooseView($("view").value, epoch === null ? Infinity : Number(epoch));
+  const missing = [];
+  if (view !== null && view !== $("view").value) missing.push(view);
+  if (epoch !== null && Number(epoch) !== shown()?.epoch) missing.push(`epoch ${epoch}`);
+  if (other !== null && Number(other) !== state.other) missing.push(`epoch ${other}`);
+  $("message").textContent = missing.length ? `Not in this gallery: ${missing.join(", ")}.` : "";
+}
