@@ -8,8 +8,14 @@ const FRAME_MS = 350;
 const $ = (id) => document.getElementById(id);
 
 const decoded = new Map();
-/** other: epoch to compare with; null: none, so truth and error are shown if there is a truth */
-const state = { view: "", frames: [], index: 0, timer: 0, other: null, panels: new Map(), spaces: [], curves: [] };
+/**
+ * other: epoch to compare with; null: none, so truth and error are shown if there is a truth
+ * line: {from, to}, each {x, y} in fractions of the picture's sides; contrast: [first, last] value by quantity
+ */
+const state = {
+  view: "", frames: [], index: 0, timer: 0, other: null, panels: new Map(), spaces: [], curves: [],
+  quantity: "", line: null, contrast: new Map(),
+};
 
 function picture(name) {
   if (!decoded.has(name)) decoded.set(name, decodePicture(DATA.pictures[name]));
@@ -37,6 +43,7 @@ function titleOfPicture(kind) {
 /** Show an object or a sample at the current epoch, or at the nearest epoch with pictures of it. */
 function chooseView(name, epoch = shown()?.epoch ?? Infinity) {
   state.view = name;
+  state.line = null;
   state.frames = DATA.entries.filter((entry) => Object.keys(viewOf(entry)?.pictures ?? {}).length);
   $("slider").max = state.frames.length - 1;
   for (const id of ["slider", "play", "previous", "next", "other"]) $(id).disabled = state.frames.length < 2;
@@ -72,6 +79,7 @@ function buildPanels() {
     for (const kind of row) line.append(buildPanel(kind, kind.startsWith("diff_") ? diffraction : object));
     $("rows").append(line);
   }
+  listQuantities();
 }
 
 /** Kinds of picture in order. In a comparison "amp_other" is the other epoch's amp_pred, "amp_change" the difference. */
@@ -97,7 +105,7 @@ function buildPanel(kind, space) {
     <canvas class="picture" tabindex="-1" role="img"></canvas>
     <canvas class="bar" aria-hidden="true"></canvas><div class="ends"><span></span><span></span></div>`;
   const canvas = figure.querySelector(".picture");
-  const panel = new PicturePanel(canvas, space);
+  const panel = new LinePanel(canvas, space);
   state.panels.set(kind, { figure, panel, value: figure.querySelector("output") });
   return figure;
 }
@@ -140,6 +148,7 @@ async function goTo(index) {
   if (entry !== shown() || other !== state.other) return; // the slider has moved on
   for (const [kind, one] of ready) showPicture(kind, one, entry);
   showValues();
+  showInspector();
   showNotes(entry);
   showLink();
   document.documentElement.dataset.epoch = entry.epoch;
@@ -160,21 +169,26 @@ async function pictureOf(kind, entry, other) {
 }
 
 function showPicture(kind, one, entry) {
-  const { figure, panel } = state.panels.get(kind);
+  const kept = state.panels.get(kind);
+  const { figure, panel } = kept;
   const title = titleOfPicture(kind);
   figure.querySelector("b").textContent = title;
   figure.style.visibility = one ? "visible" : "hidden";
+  kept.picture = one;
   panel.picture = null;
   if (!one) return;
   panel.centreOnly = hasDimmedBorder(entry) && /^(amp|phase)_(pred|gt|other|change)$/.test(kind);
-  panel.show(one);
-  drawBar(figure.querySelector(".bar"), one);
+  paint(kind, kept);
   const [low, high] = figure.querySelectorAll(".ends span");
-  low.textContent = endText(one.vmin, "");
-  if (one.unit === "rad") low.textContent = endText(one.vmin, "rad").replace(" rad", "");
-  high.textContent = endText(one.vmax, one.unit);
+  [low.textContent, high.textContent] = endTexts(one.vmin, one.vmax, one.unit);
   panel.canvas.setAttribute("aria-label", `${title}, epoch ${entry.epoch}`);
   figure.title = `${one.quantity}\n${sourceOf(kind, entry)}`;
+}
+
+/** Draw a picture and its colour bar. */
+function paint(kind, { figure, panel, picture: one }) {
+  panel.show(contrasted(kind, one));
+  drawBar(figure.querySelector(".bar"), panel.picture);
 }
 
 /** Path and size of the full-size picture. */
@@ -249,6 +263,7 @@ function start() {
   $("zoom-reset").addEventListener("click", KEYS[0]);
   $("help-button").addEventListener("click", KEYS["?"]);
   document.addEventListener("keydown", onKey);
+  listenToInspector();
   window.addEventListener("hashchange", openLink);
   if (names.length) openLink();
 }

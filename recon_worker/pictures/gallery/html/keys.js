@@ -13,6 +13,7 @@ const KEYS = {
   "-": () => each((space) => space.step(-1)),
   0: () => each((space) => space.reset()),
   c: () => $("other").focus(),
+  l: () => toggleDrawing(),
   "?": () => $("help").showModal(),
 };
 

@@ -9,6 +9,10 @@ let addressTimer = 0;
 function linkText() {
   const facts = new URLSearchParams({ view: state.view, epoch: shown().epoch });
   if (state.other !== null) facts.set("with", state.other);
+  if (state.line) {
+    facts.set("of", state.quantity);
+    facts.set("line", lineInPixels().join(" "));
+  }
   return `#${facts}`;
 }
 
@@ -38,9 +42,19 @@ function openLink() {
   $("view").value = names.includes(view) ? view : names[0];
   state.other = other === null ? null : Number(other);
   chooseView($("view").value, epoch === null ? Infinity : Number(epoch));
+  openLine(asked.get("of"), asked.get("line"));
   const missing = [];
   if (view !== null && view !== $("view").value) missing.push(view);
   if (epoch !== null && Number(epoch) !== shown()?.epoch) missing.push(`epoch ${epoch}`);
   if (other !== null && Number(other) !== state.other) missing.push(`epoch ${other}`);
   $("message").textContent = missing.length ? `Not in this gallery: ${missing.join(", ")}.` : "";
+}
+
+/** Show the profile along a line, given as text: x and y of the start, x and y of the end. */
+function openLine(quantity, pixels) {
+  const ends = (pixels ?? "").split(" ").map(Number);
+  if (ends.length !== 4 || !ends.every(Number.isFinite)) return;
+  if ([...$("quantity").options].some((option) => option.value === quantity)) chooseQuantity(quantity);
+  $("inspect").open = true;
+  setLine(ends);
 }

@@ -75,12 +75,21 @@ function textAt(panel) {
   return sign + withUnit(numberText(picture.values[at]), picture.unit);
 }
 
-/** Mean, standard deviation, least and largest of the finite values; null if there are none. */
+/**
+ * Mean, standard deviation, least and largest of the finite values; null if there are none. The mean of phases that
+ * cover a whole turn is the circular one.
+ */
 function statistics(picture) {
   const finite = valuesOf(picture).filter(Number.isFinite);
   if (!finite.length) return null;
-  const mean = finite.reduce((sum, value) => sum + value, 0) / finite.length;
-  const variance = finite.reduce((sum, value) => sum + (value - mean) ** 2, 0) / finite.length;
-  const [least, largest] = finite.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [Infinity, -Infinity]);
-  return { mean, deviation: Math.sqrt(variance), least, largest, share: finite.length / picture.indices.length };
+  const total = (of) => finite.reduce((sum, value) => sum + of(value), 0);
+  const cyclic = isCyclic(picture);
+  const mean = cyclic ? Math.atan2(total(Math.sin), total(Math.cos)) : total((value) => value) / finite.length;
+  const deviation = Math.sqrt(total((value) => wrapped(value - mean, cyclic ? "rad" : "") ** 2) / finite.length);
+  return { mean, deviation, least: finite.reduce((a, b) => Math.min(a, b)), largest: finite.reduce((a, b) => Math.max(a, b)) };
+}
+
+/** Texts of the ends of a range; the unit follows the second. */
+function endTexts(vmin, vmax, unit) {
+  return [endText(vmin, unit).replace(" rad", ""), endText(vmax, unit)];
 }
