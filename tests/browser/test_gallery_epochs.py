@@ -92,8 +92,9 @@ def test_the_preview_compares_epochs_and_says_how_to_make_a_link(gallery, screen
     screenshot(page.driver, "light")
 
     assert page.title("amp_change") == "Amplitude difference"
-    assert page.one("#link").text.startswith("This preview has no address of its own.")
-    assert page.one("#link code").text == "#view=stitched&epoch=5&with=1"
+    assert page.one("#link").text.startswith("This preview allows neither links nor downloads.")
+    assert page.one("#link code").text == "gallery.html#view=stitched&epoch=5&with=1"
+    assert not page.one("#arrays").is_displayed()
     assert page.errors() == []
 
 

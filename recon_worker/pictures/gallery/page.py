@@ -24,7 +24,7 @@ _RECENT = 3
 _VERSION = 1
 _SCRIPTS = (
     *("decode.js", "canvas.js", "curves.js", "values.js", "plot.js", "histogram.js", "profile.js"),
-    *("files.js", "link.js", "keys.js", "app.js"),
+    *("files.js", "npy.js", "link.js", "keys.js", "app.js"),
 )
 _DATA = re.compile(rb'<script id="data" type="application/json">(.*?)</script>', re.DOTALL)
 

@@ -75,6 +75,8 @@ function buildPanels() {
     const line = document.createElement("div");
     line.className = "row";
     line.dataset.group = group;
+    line.setAttribute("role", "group");
+    line.setAttribute("aria-label", GROUPS[group] ?? "Object");
     line.style.setProperty("--columns", row.length);
     for (const kind of row) line.append(buildPanel(kind, kind.startsWith("diff_") ? diffraction : object));
     $("rows").append(line);
@@ -101,8 +103,8 @@ function rowsOf(kinds) {
 function buildPanel(kind, space) {
   const figure = document.createElement("figure");
   figure.dataset.kind = kind;
-  figure.innerHTML = `<figcaption><b></b><output></output></figcaption>
-    <canvas class="picture" tabindex="-1" role="img"></canvas>
+  figure.innerHTML = `<figcaption><b></b><output aria-live="off"></output></figcaption>
+    <canvas class="picture" tabindex="0" role="application" aria-roledescription="picture" aria-describedby="picture-keys"></canvas>
     <canvas class="bar" aria-hidden="true"></canvas><div class="ends"><span></span><span></span></div>`;
   const canvas = figure.querySelector(".picture");
   const panel = new LinePanel(canvas, space);
@@ -142,7 +144,10 @@ async function goTo(index) {
   $("slider").value = state.index;
   $("epoch").textContent = `${epochText(entry)}, step ${entry.step}`;
   $("slider").setAttribute("aria-valuetext", $("epoch").textContent);
-  for (const curve of state.curves) curve.mark(entry.epoch);
+  for (const curve of state.curves) {
+    curve.mark(entry.epoch);
+    describeCurve(curve, entry);
+  }
   const other = state.other;
   const ready = await Promise.all([...state.panels.keys()].map(async (kind) => [kind, await pictureOf(kind, entry, other)]));
   if (entry !== shown() || other !== state.other) return; // the slider has moved on
@@ -150,6 +155,7 @@ async function goTo(index) {
   showValues();
   showInspector();
   showNotes(entry);
+  showDownloads();
   showLink();
   document.documentElement.dataset.epoch = entry.epoch;
   document.documentElement.dataset.other = other ?? "";
@@ -181,7 +187,8 @@ function showPicture(kind, one, entry) {
   paint(kind, kept);
   const [low, high] = figure.querySelectorAll(".ends span");
   [low.textContent, high.textContent] = endTexts(one.vmin, one.vmax, one.unit);
-  panel.canvas.setAttribute("aria-label", `${title}, epoch ${entry.epoch}`);
+  figure.setAttribute("aria-label", title);
+  panel.canvas.setAttribute("aria-label", `${title}${state.other === null ? `, epoch ${entry.epoch}` : ""}: ${statisticsText(one)}`);
   figure.title = `${one.quantity}\n${sourceOf(kind, entry)}`;
 }
 
@@ -244,6 +251,7 @@ function play(on) {
 function stepTo(index) {
   play(false);
   goTo(index);
+  speak($("epoch").textContent);
 }
 
 const togglePlay = () => state.frames.length > 1 && play(!state.timer);

@@ -20,7 +20,7 @@ function linkText() {
 function showLink() {
   const link = linkText();
   if (SANDBOXED) {
-    $("link").replaceChildren("This preview has no address of its own. For a link, download the gallery, open it and append ", codeOf(link));
+    $("link").replaceChildren("This preview allows neither links nor downloads. Download the page and open it for both. This view is ", codeOf(link));
     return;
   }
   $("link").firstElementChild.setAttribute("href", link);
@@ -28,9 +28,9 @@ function showLink() {
   addressTimer = setTimeout(() => history.replaceState(null, "", link), ADDRESS_DELAY_MS);
 }
 
-function codeOf(content) {
+function codeOf(link) {
   const code = document.createElement("code");
-  code.textContent = content;
+  code.textContent = `gallery.html${link}`;
   return code;
 }
 
