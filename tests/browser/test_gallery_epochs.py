@@ -57,6 +57,26 @@ def test_the_slider_changes_one_epoch_of_the_comparison_only(gallery):
     assert page.title("amp_pred") == "Amplitude, predicted"
 
 
+def test_a_comparison_keeps_zoom_and_place(gallery):
+    page = gallery().open().press("+++")
+    place = "const {zoom, centre} = state.spaces[0]; return [zoom, centre.x]"
+    before = page.driver.execute_script(place)
+    page.select("#other", 1).wait_for(other=1)
+
+    assert before[0] > 1
+    assert page.driver.execute_script(place) == before
+
+
+def test_the_view_chosen_last_is_shown_though_others_are_still_loading(gallery):
+    page = gallery().open()
+    page.driver.execute_script('chooseView("patch_00"); compareWith(1); chooseView("stitched"); compareWith(null)')
+    page.wait_for(other="")
+    wait(page.driver, lambda one: one.execute_script('return state.panels.get("amp_gt").panel.picture?.width') == 64)
+
+    assert page.kinds()[:3] == ["amp_pred", "amp_gt", "amp_error"]
+    assert page.errors() == []
+
+
 def test_the_link_opens_the_same_view(gallery):
     page = gallery().open().select("#view", "patch_00").select("#other", 2).wait_for(other=2)
     page.press("\ue011").wait_for(epoch=0)
@@ -92,7 +112,7 @@ def test_the_preview_compares_epochs_and_says_how_to_make_a_link(gallery, screen
     screenshot(page.driver, "light")
 
     assert page.title("amp_change") == "Amplitude difference"
-    assert page.one("#link").text.startswith("This preview allows neither links nor downloads.")
+    assert page.one("#link").text.startswith("This preview has neither links nor downloads.")
     assert page.one("#link code").text == "gallery.html#view=stitched&epoch=5&with=1"
     assert not page.one("#arrays").is_displayed()
     assert page.errors() == []

@@ -109,6 +109,7 @@ def test_contrast_changes_the_colours_of_a_quantity_and_no_value(gallery, screen
     assert (colours(page, "amp_gt") != before["amp_gt"]).any()
     page.point_at("amp_pred", 30, 20)
     assert page.value("amp_pred") == value
+    assert "Contrast changed: amplitude." in page.one("#notes").text
     page.one("#contrast-reset").click()
     np.testing.assert_array_equal(colours(page, "amp_pred"), before["amp_pred"])
 

@@ -44,6 +44,7 @@ function titleOfPicture(kind) {
 function chooseView(name, epoch = shown()?.epoch ?? Infinity) {
   state.view = name;
   state.line = null;
+  state.spaces = [];
   state.frames = DATA.entries.filter((entry) => Object.keys(viewOf(entry)?.pictures ?? {}).length);
   $("slider").max = state.frames.length - 1;
   for (const id of ["slider", "play", "previous", "next", "other"]) $(id).disabled = state.frames.length < 2;
@@ -60,12 +61,14 @@ const frameOf = (epoch) => state.frames.find((entry) => entry.epoch === epoch);
 function compareWith(other, epoch = shown().epoch) {
   state.other = other;
   $("other").value = other ?? "";
+  const places = state.spaces.map(({ zoom, centre }) => ({ zoom, centre }));
   buildPanels();
+  state.spaces.forEach((space, at) => Object.assign(space, places[at]));
   goToEpoch(epoch);
 }
 
 function buildPanels() {
-  state.panels.clear();
+  state.panels = new Map();
   $("rows").replaceChildren();
   const kinds = kindsShown();
   const object = new Space(showValues);
@@ -148,9 +151,9 @@ async function goTo(index) {
     curve.mark(entry.epoch);
     describeCurve(curve, entry);
   }
-  const other = state.other;
-  const ready = await Promise.all([...state.panels.keys()].map(async (kind) => [kind, await pictureOf(kind, entry, other)]));
-  if (entry !== shown() || other !== state.other) return; // the slider has moved on
+  const { other, panels } = state;
+  const ready = await Promise.all([...panels.keys()].map(async (kind) => [kind, await pictureOf(kind, entry, other)]));
+  if (entry !== shown() || panels !== state.panels) return; // something else is shown by now
   for (const [kind, one] of ready) showPicture(kind, one, entry);
   showValues();
   showInspector();
@@ -272,7 +275,7 @@ function start() {
   $("help-button").addEventListener("click", KEYS["?"]);
   document.addEventListener("keydown", onKey);
   listenToInspector();
-  window.addEventListener("hashchange", openLink);
+  window.addEventListener("hashchange", () => location.hash !== linkText() && openLink());
   if (names.length) openLink();
 }
 

@@ -29,6 +29,8 @@ function notes(entry) {
   if ("amp_error" in viewOf(entry).pictures || "phase_error" in viewOf(entry).pictures) {
     found.push("Predictions are aligned with the truth before errors are computed; the picture files show them as they are.");
   }
+  const contrasts = [...state.contrast.keys()].map((quantity) => titleOfQuantity(quantity).toLowerCase());
+  if (contrasts.length) found.push(`Contrast changed: ${contrasts.join(", ")}.`);
   if (state.other !== null) found.push(...notesOnDifference());
   if (hasDimmedBorder(entry)) found.push("The dimmed border of the patch is not compared.");
   return found;

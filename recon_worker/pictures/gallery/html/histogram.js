@@ -110,4 +110,5 @@ function changeContrast(moved) {
 function recolour() {
   for (const [kind, one] of state.panels) if (one.picture && quantityOf(kind) === state.quantity) paint(kind, one);
   showHistogram();
+  showNotes(shown());
 }

@@ -40,6 +40,7 @@ function speak(content) {
 /** Point at the next pixel, at first at the middle; of the focused picture, or else of the first. */
 function movePoint(right, down) {
   const panels = [...state.panels].filter(([, one]) => one.picture);
+  if (!panels.length) return;
   const focused = panels.find(([, { panel }]) => panel.canvas === document.activeElement);
   const [kind, { panel }] = focused ?? panels[0];
   const { space, picture: { width, height } } = panel;

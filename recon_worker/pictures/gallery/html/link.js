@@ -1,7 +1,7 @@
 // The page's address names what it shows, so that a link opens the same view: #view=stitched&epoch=5&with=2.
 
-/** Whether the page is in a frame without an origin, as in MLflow's preview: no address of its own, no downloads. */
-const SANDBOXED = window.parent !== window && window.origin === "null";
+/** Whether the page is in a frame, as in MLflow's preview: no address of its own, and usually no downloads. */
+const PREVIEW = window.parent !== window;
 const ADDRESS_DELAY_MS = 250; // some browsers limit how often the address may change
 
 let addressTimer = 0;
@@ -19,8 +19,8 @@ function linkText() {
 /** Update the link and the address. */
 function showLink() {
   const link = linkText();
-  if (SANDBOXED) {
-    $("link").replaceChildren("This preview allows neither links nor downloads. Download the page and open it for both. This view is ", codeOf(link));
+  if (PREVIEW) {
+    $("link").replaceChildren("This preview has neither links nor downloads. For both, download the page and open it. This view is ", codeOf(link));
     return;
   }
   $("link").firstElementChild.setAttribute("href", link);

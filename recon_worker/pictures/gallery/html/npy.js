@@ -29,7 +29,7 @@ function save(blob, name) {
 
 /** A button for each picture shown. */
 function showDownloads() {
-  $("arrays").hidden = SANDBOXED;
+  $("arrays").hidden = PREVIEW;
   const pictures = [...state.panels].filter(([, one]) => one.picture);
   $("arrays").lastElementChild.replaceChildren(...pictures.map(([kind, one]) => {
     const button = document.createElement("button");

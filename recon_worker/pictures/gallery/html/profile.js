@@ -75,7 +75,7 @@ function setDrawing(on) {
   if (!state.line) setLine([0, height / 2, width - 1, height / 2]);
 }
 
-const toggleDrawing = () => setDrawing(!isDrawing());
+const toggleDrawing = () => state.panels.size && setDrawing(!isDrawing());
 
 /** Values along the line, one per pixel of its length: [[share of the length, value], ...]. */
 function valuesAlongLine(picture) {

@@ -80,6 +80,11 @@ function textAt(panel) {
  * cover a whole turn is the circular one.
  */
 function statistics(picture) {
+  if (picture.statistics === undefined) picture.statistics = statisticsOf(picture);
+  return picture.statistics;
+}
+
+function statisticsOf(picture) {
   const finite = valuesOf(picture).filter(Number.isFinite);
   if (!finite.length) return null;
   const total = (of) => finite.reduce((sum, value) => sum + of(value), 0);
