@@ -174,6 +174,7 @@ def test_the_gallery_works_inside_the_artifact_preview(chromium, server, finishe
     _point_at(driver, "phase_pred", 0.5, 0.5)
     _check_values(driver, finished_run, 1, ["amp_gt", "phase_gt", "phase_error"])
     _check_errors(driver)
+    assert "neither links nor downloads" in driver.find_element(*_css("#link")).text
     driver.switch_to.default_content()
     screenshot(driver, "hover")
 

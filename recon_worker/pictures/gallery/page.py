@@ -22,7 +22,10 @@ MAX_BYTES = 4 << 20
 _RECENT = 3
 """Number of latest epochs that, like the first, always keep their thumbnails."""
 _VERSION = 1
-_SCRIPTS = ("decode.js", "canvas.js", "curves.js", "misfit.js", "app.js")
+_SCRIPTS = (
+    *("decode.js", "canvas.js", "curves.js", "misfit.js", "values.js", "plot.js", "histogram.js", "profile.js"),
+    *("files.js", "npy.js", "link.js", "keys.js", "app.js"),
+)
 _DATA = re.compile(rb'<script id="data" type="application/json">(.*?)</script>', re.DOTALL)
 
 

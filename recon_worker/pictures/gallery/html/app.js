@@ -1,4 +1,4 @@
-// State of the page (current figure and epoch), controls and keyboard shortcuts.
+// State of the page (current figure and epoch, epoch to compare with), pictures, curves and controls.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const GROUPS = { amp: "Amplitude", phase: "Phase", diff: "Diffraction", misfit: "Misfit of the diffraction" };
@@ -8,7 +8,14 @@ const FRAME_MS = 350;
 const $ = (id) => document.getElementById(id);
 
 const decoded = new Map();
-const state = { view: "", frames: [], index: 0, timer: 0, panels: new Map(), spaces: [], curves: [] };
+/**
+ * other: epoch to compare with; null: none, so truth and error are shown if there is a truth
+ * line: {from, to}, each {x, y} in fractions of the picture's sides; contrast: [first, last] value by quantity
+ */
+const state = {
+  view: "", frames: [], index: 0, timer: 0, other: null, panels: new Map(), spaces: [], curves: [],
+  quantity: "", line: null, contrast: new Map(),
+};
 
 function picture(name) {
   if (!decoded.has(name)) decoded.set(name, decodePicture(DATA.pictures[name]));
@@ -28,26 +35,43 @@ function titleOfPicture(kind) {
   const [group, role] = kind.split("_");
   if (!role) return GROUPS[group];
   if (role === "error") return `${GROUPS[group]} error`;
+  if (role === "change") return `${GROUPS[group]} difference`;
+  if (state.other !== null) return `${GROUPS[group]}, epoch ${role === "other" ? state.other : shown().epoch}`;
   const refined = role === "pred" && state.view.startsWith("refined");
   return `${GROUPS[group]}, ${refined ? "refined" : ROLES[role]}`;
 }
 
 /** Show an object or a sample at the current epoch, or at the nearest epoch with pictures of it. */
-function chooseView(name) {
-  const epoch = shown()?.epoch ?? Infinity;
+function chooseView(name, epoch = shown()?.epoch ?? Infinity) {
   state.view = name;
+  state.line = null;
+  state.spaces = [];
   state.frames = DATA.entries.filter((entry) => Object.keys(viewOf(entry)?.pictures ?? {}).length);
   $("slider").max = state.frames.length - 1;
-  for (const id of ["slider", "play", "previous", "next"]) $(id).disabled = state.frames.length < 2;
-  buildPanels();
+  for (const id of ["slider", "play", "previous", "next", "other"]) $(id).disabled = state.frames.length < 2;
+  const epochs = state.frames.map((entry) => new Option(epochText(entry), entry.epoch));
+  $("other").replaceChildren(new Option("no other epoch", ""), ...epochs);
   buildCurves();
+  compareWith(frameOf(state.other)?.epoch ?? null, epoch);
+}
+
+const epochText = ({ epoch }) => `Epoch ${epoch}${epoch ? "" : " (untrained)"}`;
+const frameOf = (epoch) => state.frames.find((entry) => entry.epoch === epoch);
+
+/** Show the pictures of another epoch and the difference in place of truth and error. other = null: stop that. */
+function compareWith(other, epoch = shown().epoch) {
+  state.other = other;
+  $("other").value = other ?? "";
+  const places = state.spaces.map(({ zoom, centre }) => ({ zoom, centre }));
+  buildPanels();
+  state.spaces.forEach((space, at) => Object.assign(space, places[at]));
   goToEpoch(epoch);
 }
 
 function buildPanels() {
-  state.panels.clear();
+  state.panels = new Map();
   $("rows").replaceChildren();
-  const kinds = [...new Set(state.frames.flatMap((entry) => Object.keys(viewOf(entry).pictures)))];
+  const kinds = kindsShown();
   const object = new Space(showValues);
   const diffraction = new Space(showValues);
   state.spaces = [object, diffraction];
@@ -55,10 +79,21 @@ function buildPanels() {
     const line = document.createElement("div");
     line.className = "row";
     line.dataset.group = group;
+    line.setAttribute("role", "group");
+    line.setAttribute("aria-label", GROUPS[group] ?? "Object");
     line.style.setProperty("--columns", group === "misfit" ? 3 : row.length);
     for (const kind of row) line.append(buildPanel(kind, kind.startsWith("diff_") ? diffraction : object));
     $("rows").append(line);
   }
+  listQuantities();
+}
+
+/** Kinds of picture in order. In a comparison "amp_other" is the other epoch's amp_pred, "amp_change" the difference. */
+function kindsShown() {
+  const kinds = [...new Set(state.frames.flatMap((entry) => Object.keys(viewOf(entry).pictures)))];
+  if (state.other === null) return kinds;
+  const predicted = kinds.filter((kind) => kind.split("_")[1] === "pred");
+  return predicted.flatMap((kind) => [kind, ...["other", "change"].map((role) => `${kind.split("_")[0]}_${role}`)]);
 }
 
 /** Place amplitude and phase in separate rows if a truth exists, otherwise in one row. */
@@ -72,12 +107,11 @@ function rowsOf(kinds) {
 function buildPanel(kind, space) {
   const figure = document.createElement("figure");
   figure.dataset.kind = kind;
-  figure.innerHTML = `<figcaption><b></b><output></output></figcaption>
-    <canvas class="picture" tabindex="-1" role="img"></canvas>
+  figure.innerHTML = `<figcaption><b></b><output aria-live="off"></output></figcaption>
+    <canvas class="picture" tabindex="0" role="application" aria-roledescription="picture" aria-describedby="picture-keys"></canvas>
     <canvas class="bar" aria-hidden="true"></canvas><div class="ends"><span></span><span></span></div>`;
-  figure.querySelector("b").textContent = titleOfPicture(kind);
   const canvas = figure.querySelector(".picture");
-  const panel = new PicturePanel(canvas, space);
+  const panel = new LinePanel(canvas, space);
   state.panels.set(kind, { figure, panel, value: figure.querySelector("output") });
   return figure;
 }
@@ -112,34 +146,69 @@ async function goTo(index) {
   const entry = shown();
   if (!entry) return;
   $("slider").value = state.index;
-  $("epoch").textContent = `Epoch ${entry.epoch}${entry.epoch ? "" : " (untrained)"}, step ${entry.step}`;
+  $("epoch").textContent = `${epochText(entry)}, step ${entry.step}`;
   $("slider").setAttribute("aria-valuetext", $("epoch").textContent);
-  for (const curve of state.curves) curve.mark(entry.epoch);
-  const pictures = viewOf(entry).pictures;
-  const ready = await Promise.all(
-    [...state.panels.keys()].map(async (kind) => [kind, pictures[kind] && (await picture(pictures[kind].png))]),
-  );
-  if (entry !== shown()) return; // the slider has moved on
-  for (const [kind, one] of ready) showPicture(kind, one, pictures[kind], entry);
+  for (const curve of state.curves) {
+    curve.mark(entry.epoch);
+    describeCurve(curve, entry);
+  }
+  const { other, panels } = state;
+  const ready = await Promise.all([...panels.keys()].map(async (kind) => [kind, await pictureOf(kind, entry, other)]));
+  if (entry !== shown() || panels !== state.panels) return; // something else is shown by now
+  for (const [kind, one] of ready) showPicture(kind, one, entry);
   showValues();
+  showInspector();
   showNotes(entry);
   showMisfit();
+  showDownloads();
+  showLink();
   document.documentElement.dataset.epoch = entry.epoch;
+  document.documentElement.dataset.other = other ?? "";
 }
 
-function showPicture(kind, one, thumbnail, entry) {
-  const { figure, panel } = state.panels.get(kind);
+/** Kind of the file behind a picture. */
+const fileKind = (kind) => kind.replace(/^diff_(other|change)$/, "diff_pred_logI").replace(/_(other|change)$/, "_pred");
+
+/** Decoded picture of a kind; null if the epoch has none. */
+async function pictureOf(kind, entry, other) {
+  const [own, others] = [entry, frameOf(other)].map((one) => one && viewOf(one).pictures[fileKind(kind)]);
+  const decode = (thumbnail) => (thumbnail ? picture(thumbnail.png) : null);
+  if (kind.endsWith("_other")) return decode(others);
+  if (!kind.endsWith("_change")) return decode(own);
+  const pair = await Promise.all([decode(own), decode(others)]);
+  return pair.includes(null) ? null : difference(...pair);
+}
+
+function showPicture(kind, one, entry) {
+  const kept = state.panels.get(kind);
+  const { figure, panel } = kept;
+  const title = titleOfPicture(kind);
+  figure.querySelector("b").textContent = title;
   figure.style.visibility = one ? "visible" : "hidden";
+  kept.picture = one;
+  panel.picture = null;
   if (!one) return;
-  panel.centreOnly = hasDimmedBorder(entry) && /^(amp|phase)_(pred|gt)$/.test(kind);
-  panel.show(one);
-  drawBar(figure.querySelector(".bar"), one);
+  panel.centreOnly = hasDimmedBorder(entry) && /^(amp|phase)_(pred|gt|other|change)$/.test(kind);
+  paint(kind, kept);
   const [low, high] = figure.querySelectorAll(".ends span");
-  low.textContent = endText(one.vmin, "");
-  if (one.unit === "rad") low.textContent = endText(one.vmin, "rad").replace(" rad", "");
-  high.textContent = endText(one.vmax, one.unit);
-  panel.canvas.setAttribute("aria-label", `${titleOfPicture(kind)}, epoch ${entry.epoch}`);
-  figure.title = `${one.quantity}\n${entry.folder}/${state.view}/${kind}.png, ${thumbnail.full_size.join(" \u00d7 ")} px`;
+  [low.textContent, high.textContent] = endTexts(one.vmin, one.vmax, one.unit);
+  figure.setAttribute("aria-label", title);
+  panel.canvas.setAttribute("aria-label", `${title}${state.other === null ? `, epoch ${entry.epoch}` : ""}: ${statisticsText(one)}`);
+  figure.title = `${one.quantity}\n${sourceOf(kind, entry)}`;
+}
+
+/** Draw a picture and its colour bar. */
+function paint(kind, { figure, panel, picture: one }) {
+  panel.show(contrasted(kind, one));
+  drawBar(figure.querySelector(".bar"), panel.picture);
+}
+
+/** Path and size of the full-size picture. */
+function sourceOf(kind, entry) {
+  if (kind.endsWith("_change")) return `epoch ${entry.epoch} minus epoch ${state.other}`;
+  const from = kind.endsWith("_other") ? frameOf(state.other) : entry;
+  const { full_size: size } = viewOf(from).pictures[fileKind(kind)];
+  return `${from.folder}/${state.view}/${fileKind(kind)}.png, ${size.join(" \u00d7 ")} px`;
 }
 
 /** Whether the view is a patch that is compared with the truth: only on its central half. */
@@ -149,7 +218,7 @@ const hasDimmedBorder = (entry) => state.view.startsWith("patch_") && "amp_error
 function showValues() {
   for (const { panel, value } of state.panels.values()) {
     const pointed = panel.space.point && panel.picture && inside(panel.space.point);
-    value.textContent = pointed ? valueText(panel.picture, panel.index()) : "";
+    value.textContent = pointed ? textAt(panel) : "";
   }
   $("readout").textContent = positionText();
 }
@@ -160,7 +229,7 @@ function positionText() {
   const space = state.spaces.find((one) => one.point && inside(one.point));
   if (!space) return "Point at a picture to read its values. Zoom with the wheel or by pinching.";
   const { panel, figure } = [...state.panels.values()].find((one) => one.panel.space === space && one.panel.picture);
-  const { block_px: block, full_size: [height, width] } = viewOf(shown()).pictures[figure.dataset.kind];
+  const { block_px: block, full_size: [height, width] } = viewOf(shown()).pictures[fileKind(figure.dataset.kind)];
   const { x, y } = panel.pixel();
   const range = (first, count) => {
     const last = Math.min(first * block + block, count) - 1;
@@ -168,57 +237,6 @@ function positionText() {
   };
   const mean = block > 1 ? `, mean of ${block} \u00d7 ${block} px` : "";
   return `x ${range(x, width)}, y ${range(y, height)} px${mean}`;
-}
-
-function showNotes(entry) {
-  const present = new Map();
-  for (const { panel } of state.panels.values()) {
-    for (const index of new Set(panel.picture?.indices)) if (index >= LEVELS) present.set(index, panel.picture.palette);
-  }
-  $("special").replaceChildren(...[...present].sort(([a], [b]) => a - b).map(([index, palette]) => {
-    const item = document.createElement("span");
-    item.className = "special";
-    item.innerHTML = "<span class='swatch'></span>";
-    item.firstChild.style.background = `rgb(${palette.subarray(3 * index, 3 * index + 3).join(",")})`;
-    item.append(SPECIAL[index - LEVELS]);
-    return item;
-  }));
-  $("notes").textContent = notes(entry).join(" ");
-  $("files").replaceChildren("Full-size pictures: ", ...fileNames(entry));
-}
-
-function notes(entry) {
-  const found = [];
-  const pictures = Object.values(viewOf(entry).pictures);
-  const [{ block_px: block, full_size: [height, width] }] = pictures;
-  if (block > 1) found.push(`Full size is ${width} \u00d7 ${height} px, shown here averaged over ${block} \u00d7 ${block} px.`);
-  if (entry.pixel_size_m) found.push(`Pixel size ${lengthText(entry.pixel_size_m)}.`);
-  if (state.frames.length < DATA.entries.length) {
-    found.push(`${state.frames.length} of ${DATA.entries.length} logged epochs have pictures here, to limit the size of this file.`);
-  }
-  if (pictures.some((one, at) => Object.keys(viewOf(entry).pictures)[at].endsWith("_error"))) {
-    found.push("Predictions are aligned with the truth before errors are computed; the picture files show them as they are.");
-  }
-  if (hasDimmedBorder(entry)) found.push("The dimmed border of the patch is not compared.");
-  return found;
-}
-
-function lengthText(metres) {
-  const [factor, unit] = [[1e-3, "mm"], [1e-6, "µm"], [1e-9, "nm"], [0, "pm"]].find(([least]) => metres >= least * 0.999);
-  return `${numberText(metres / (factor || 1e-12))} ${unit}`;
-}
-
-/** Link the files if the gallery was opened from disk, next to the pictures; otherwise only name them. */
-function fileNames(entry) {
-  const folder = `${entry.folder}/${state.view}/`;
-  const names = Object.keys(viewOf(entry).pictures).map((kind) => `${kind}.png`);
-  if (location.protocol !== "file:") return [`${folder} ${names.join(" ")}`];
-  return names.flatMap((name) => {
-    const link = document.createElement("a");
-    link.href = `../${folder}${name}`;
-    link.textContent = name;
-    return [link, " "];
-  });
 }
 
 function play(on) {
@@ -238,37 +256,17 @@ function play(on) {
 function stepTo(index) {
   play(false);
   goTo(index);
+  speak($("epoch").textContent);
 }
 
-const each = (act) => state.spaces.filter((space) => space.panels.length).forEach(act);
 const togglePlay = () => state.frames.length > 1 && play(!state.timer);
-
-const KEYS = {
-  ArrowLeft: () => stepTo(state.index - 1),
-  ArrowRight: () => stepTo(state.index + 1),
-  Home: () => stepTo(0),
-  End: () => stepTo(state.frames.length - 1),
-  " ": togglePlay,
-  "+": () => each((space) => space.step(1)),
-  "=": () => each((space) => space.step(1)),
-  "-": () => each((space) => space.step(-1)),
-  0: () => each((space) => space.reset()),
-  "?": () => $("help").showModal(),
-};
-
-function onKey(event) {
-  const own = event.target.closest("select, dialog") || (event.key === " " && event.target.closest("button, summary, a"));
-  const act = KEYS[event.key];
-  if (!act || own || event.ctrlKey || event.metaKey || event.altKey) return;
-  event.preventDefault();
-  act();
-}
 
 function start() {
   const names = [...new Set(DATA.entries.flatMap((entry) => entry.views.map((view) => view.name)))];
   $("view").replaceChildren(...names.map((name) => new Option(titleOfView(name), name)));
   $("view-label").hidden = names.length < 2;
   $("view").addEventListener("change", () => chooseView($("view").value));
+  $("other").addEventListener("change", () => compareWith($("other").value === "" ? null : Number($("other").value)));
   $("slider").addEventListener("input", () => stepTo(Number($("slider").value)));
   $("previous").addEventListener("click", KEYS.ArrowLeft);
   $("next").addEventListener("click", KEYS.ArrowRight);
@@ -279,7 +277,9 @@ function start() {
   $("help-button").addEventListener("click", KEYS["?"]);
   $("rows").addEventListener("click", chooseSample);
   document.addEventListener("keydown", onKey);
-  if (names.length) chooseView(names[0]);
+  listenToInspector();
+  window.addEventListener("hashchange", () => location.hash !== linkText() && openLink());
+  if (names.length) openLink();
 }
 
 start();
