@@ -1,0 +1,68 @@
+// Pictures of several runs in one colour range, and their differences. All work on decoded palette entries.
+
+const NOT_SCANNED = LEVELS + 3;
+
+function levelsOf({ vmin, vmax }) {
+  return Float64Array.from({ length: LEVELS }, (_, index) => vmin + (index * (vmax - vmin)) / (LEVELS - 1));
+}
+
+/** The palette entry of a value in a range; values beyond it get the end colours. */
+function entryOf(value, [low, high]) {
+  return Math.min(Math.max(Math.round(((value - low) / (high - low)) * (LEVELS - 1)), 0), LEVELS - 1);
+}
+
+/** The picture in another colour range; its values are still read from the original. */
+function inRange(picture, range) {
+  const entries = Uint8Array.from({ length: 256 }, (_, index) => index);
+  levelsOf(picture).forEach((value, index) => (entries[index] = entryOf(value, range)));
+  const [vmin, vmax] = range;
+  return { ...picture, indices: picture.indices.map((index) => entries[index]), vmin, vmax, original: picture };
+}
+
+/** Complex factor, as {scale, phase}, that fits one object to another best: no diffraction pattern determines it. */
+function globalFit(one, other) {
+  const [a, p, b, q] = [one.amp, one.phase, other.amp, other.phase].map(levelsOf);
+  let [real, imaginary, power] = [0, 0, 0];
+  for (let at = 0; at < one.amp.indices.length; at++) {
+    const [i, j] = [one.amp.indices[at], other.amp.indices[at]];
+    const [k, l] = [one.phase.indices[at], other.phase.indices[at]];
+    if (Math.max(i, j, k, l) >= LEVELS) continue;
+    const product = a[i] * b[j];
+    real += product * Math.cos(q[l] - p[k]);
+    imaginary += product * Math.sin(q[l] - p[k]);
+    power += a[i] ** 2;
+  }
+  return { scale: power ? Math.hypot(real, imaginary) / power : 1, phase: Math.atan2(imaginary, real) };
+}
+
+/** Values of one object minus those of another, NaN where either has none. `part` is "amp" or "phase". */
+function differences(part, one, other, { scale, phase }) {
+  const [from, minus] = [levelsOf(one[part]), levelsOf(other[part])];
+  const [indices, others] = [one[part].indices, other[part].indices];
+  const value = part === "amp"
+    ? (a, b) => scale * from[a] - minus[b]
+    : (a, b) => wrapped(from[a] + phase - minus[b]);
+  return Float32Array.from(indices, (index, at) =>
+    index < LEVELS && others[at] < LEVELS ? value(index, others[at]) : NaN);
+}
+
+function wrapped(angle) {
+  return angle - 2 * Math.PI * Math.round(angle / (2 * Math.PI));
+}
+
+/** End of a symmetric range that covers 99.5 % of the values, with two digits; a phase is at most pi. */
+function symmetricLimit(part, arrays) {
+  const sizes = Float32Array.from(arrays.flatMap((values) => [...values.filter(Number.isFinite)]), Math.abs).sort();
+  const limit = Math.max(sizes[Math.floor(0.995 * (sizes.length - 1))] ?? 0, 1e-4);
+  const step = 10 ** (Math.floor(Math.log10(limit)) - 1);
+  const rounded = Math.ceil(limit / step) * step;
+  return part === "phase" ? Math.min(rounded, Math.PI) : rounded;
+}
+
+/** A difference as a picture: white is 0. */
+function differencePicture(part, { width, height, unit }, values, limit, palette) {
+  const range = [-limit, limit];
+  const indices = Uint8Array.from(values, (value) => (Number.isNaN(value) ? NOT_SCANNED : entryOf(value, range)));
+  const quantity = part === "amp" ? "amplitude difference" : "phase difference";
+  return { width, height, indices, palette, quantity, unit, vmin: -limit, vmax: limit };
+}
