@@ -14,7 +14,7 @@ from recon_worker.pictures.gallery.page import base64_texts, filled, labels_of, 
 from recon_worker.pictures.labels import Kind
 from recon_worker.pictures.png import palette, read_png
 
-MAX_BYTES = 16 << 20
+MAX_BYTES = 24 << 20
 """Size limit of the file, shared equally by the runs."""
 MOST_RUNS = 10
 """Runs whose curves can be told apart."""

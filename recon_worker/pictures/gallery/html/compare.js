@@ -100,9 +100,9 @@ function buildPanel(part, column) {
   Object.assign(figure.dataset, { part, column });
   figure.innerHTML = `<figcaption><span></span><b></b><output></output><small></small></figcaption>
     <canvas class="picture" tabindex="-1" role="img"></canvas>`;
-  if (numbers(column)) figure.querySelector("span").replaceWith(swatch(column));
+  figure.querySelector("span").replaceWith(...(numbers(column) ? [swatch(column)] : []));
   figure.querySelector("b").textContent = numbers(column) ? NAMES[column] : "Truth";
-  figure.querySelector("b").title = numbers(column) ? `run ${DATA.runs[column].id}` : "";
+  if (numbers(column)) figure.querySelector("b").title = `${NAMES[column]}, run ${DATA.runs[column].id}`;
   const panel = new PicturePanel(figure.querySelector(".picture"), state.space);
   state.panels.set(`${part} ${column}`, { figure, panel, part, column });
   return figure;
@@ -114,7 +114,7 @@ function buildCurves() {
     entries.map((entry) => ({ run, epoch: entry.epoch, value: valueOf(entry, name) })).filter((one) => one.value !== null));
   state.curves = Object.entries(DATA.labels)
     .map(([name, label]) => [name, label, points(name)])
-    .filter(([name, , found]) => found.length && !FIT.test(name))
+    .filter(([name, , found]) => new Set(found.map((one) => one.value)).size > 1 && !FIT.test(name))
     .map(([name, label, found]) => new RunCurves(name, label, found, epochs, chooseEpoch));
   $("curves").replaceChildren(...state.curves.map((curve) => curve.element));
   for (const curve of state.curves) curve.output.textContent = DATA.labels[curve.element.dataset.metric].unit;
@@ -202,7 +202,7 @@ function showPictures(objects, limits) {
     const shown = whole
       ? inRange(original, DATA.ranges[state.view][part])
       : differencePicture(part, original, differencesTo(part, objects, String(column)), limits[part], DIFFERENCE_PALETTE);
-    panel.show(shown);
+    if (panel.picture !== shown) panel.show(shown);
   }
   for (const head of document.querySelectorAll(".part-head")) showBars(head, head.dataset.part);
 }
@@ -218,9 +218,15 @@ function showBars(head, part) {
     bar.className = "bar";
     drawBar(bar, one);
     const name = kind === "difference" ? "run \u2212 reference" : state.reference ? "reference" : "all runs";
-    made.append(name, endText(one.vmin, one.unit).replace(/ rad$/, ""), bar, endText(one.vmax, one.unit));
+    made.append(spanOf(`${name}:`), spanOf(endText(one.vmin, one.unit).replace(/ rad$/, "")), bar, spanOf(endText(one.vmax, one.unit)));
     return made;
   }));
+}
+
+function spanOf(content) {
+  const made = document.createElement("span");
+  made.textContent = content;
+  return made;
 }
 
 function showCaptions(frames) {
@@ -230,7 +236,7 @@ function showCaptions(frames) {
     const score = entry && state.mode ? `, ${numberText(valueOf(entry, state.mode) ?? NaN)}` : "";
     const role = state.reference === String(column) ? ", the reference" : "";
     const running = numbers(column) && DATA.runs[column].status === "RUNNING" ? ", running" : "";
-    const text = entry ? `epoch ${entry.epoch}${score}${running}${role}` : role.slice(2);
+    const text = (entry ? `epoch ${entry.epoch}${score}${running}` : "of all runs") + role;
     figure.querySelector("small").textContent = text;
     figure.classList.toggle("other", Boolean(entry) && !state.mode && entry.epoch !== wanted);
     panel.canvas.setAttribute("aria-label", `${PARTS[part]}, ${numbers(column) ? NAMES[column] : "truth"}, ${text}`);

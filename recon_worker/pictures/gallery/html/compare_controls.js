@@ -3,17 +3,20 @@
 const FRAME_MS = 350;
 
 function play(on) {
-  clearInterval(state.timer);
-  state.timer = 0;
-  if (on) {
-    if (state.index === state.epochs.length - 1) goTo(0);
-    state.timer = setInterval(() => {
-      goTo(state.index + 1);
-      if (state.index === state.epochs.length - 1) play(false);
-    }, FRAME_MS);
-  }
+  clearTimeout(state.timer);
+  if (on && state.index === state.epochs.length - 1) goTo(0);
+  state.timer = on ? setTimeout(advance, FRAME_MS) : 0;
   $("play").textContent = on ? "Stop" : "Play";
   $("play").setAttribute("aria-pressed", String(on));
+}
+
+/** Show the next epoch; wait for it, so that no epoch is skipped where drawing takes longer than a frame. */
+async function advance() {
+  const timer = state.timer;
+  await goTo(state.index + 1);
+  if (timer !== state.timer) return; // stopped or started again meanwhile
+  if (state.index === state.epochs.length - 1) play(false);
+  else state.timer = setTimeout(advance, FRAME_MS);
 }
 
 function stepTo(index) {
@@ -45,6 +48,7 @@ function onKey(event) {
 }
 
 function start() {
+  $("title").textContent = `${NAMES.length} runs`;
   fill($("view"), DATA.views.map((name) => [name, titleOfView(name)]));
   $("view-label").hidden = DATA.views.length < 2;
   $("legend").replaceChildren(...NAMES.map((name, run) => {

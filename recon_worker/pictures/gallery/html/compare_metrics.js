@@ -47,10 +47,10 @@ class RunCurves extends Curve {
   }
 }
 
-/** Index of the best values, all of them on a tie; none if no direction is better. */
+/** Indices of the best values; none if all are equal, or if no direction is better. */
 function bestOf(values, better) {
   const finite = values.filter((value) => value !== null);
-  if (!better || finite.length < 2) return [];
+  if (!better || new Set(finite).size < 2) return [];
   const best = better === "low" ? Math.min(...finite) : Math.max(...finite);
   return values.flatMap((value, index) => (value === best ? [index] : []));
 }

@@ -11,12 +11,18 @@ function entryOf(value, [low, high]) {
   return Math.min(Math.max(Math.round(((value - low) / (high - low)) * (LEVELS - 1)), 0), LEVELS - 1);
 }
 
-/** The picture in another colour range; its values are still read from the original. */
+const rescaled = new WeakMap();
+
+/** The picture in a view's colour range, made once; its values are still read from the original. */
 function inRange(picture, range) {
-  const entries = Uint8Array.from({ length: 256 }, (_, index) => index);
-  levelsOf(picture).forEach((value, index) => (entries[index] = entryOf(value, range)));
-  const [vmin, vmax] = range;
-  return { ...picture, indices: picture.indices.map((index) => entries[index]), vmin, vmax, original: picture };
+  if (!rescaled.has(picture)) {
+    const entries = Uint8Array.from({ length: 256 }, (_, index) => index);
+    levelsOf(picture).forEach((value, index) => (entries[index] = entryOf(value, range)));
+    const indices = new Uint8Array(picture.indices.length);
+    for (let at = 0; at < indices.length; at++) indices[at] = entries[picture.indices[at]];
+    rescaled.set(picture, { ...picture, indices, vmin: range[0], vmax: range[1], original: picture });
+  }
+  return rescaled.get(picture);
 }
 
 /** Complex factor, as {scale, phase}, that fits one object to another best: no diffraction pattern determines it. */
@@ -37,23 +43,26 @@ function globalFit(one, other) {
 
 /** Values of one object minus those of another, NaN where either has none. `part` is "amp" or "phase". */
 function differences(part, one, other, { scale, phase }) {
-  const [from, minus] = [levelsOf(one[part]), levelsOf(other[part])];
+  const cyclic = part === "phase";
+  const from = levelsOf(one[part]).map((value) => (cyclic ? value + phase : value * scale));
+  const minus = levelsOf(other[part]);
   const [indices, others] = [one[part].indices, other[part].indices];
-  const value = part === "amp"
-    ? (a, b) => scale * from[a] - minus[b]
-    : (a, b) => wrapped(from[a] + phase - minus[b]);
-  return Float32Array.from(indices, (index, at) =>
-    index < LEVELS && others[at] < LEVELS ? value(index, others[at]) : NaN);
+  const values = new Float32Array(indices.length);
+  for (let at = 0; at < values.length; at++) {
+    const known = indices[at] < LEVELS && others[at] < LEVELS;
+    const value = known ? from[indices[at]] - minus[others[at]] : NaN;
+    values[at] = cyclic ? value - 2 * Math.PI * Math.round(value / (2 * Math.PI)) : value;
+  }
+  return values;
 }
 
-function wrapped(angle) {
-  return angle - 2 * Math.PI * Math.round(angle / (2 * Math.PI));
-}
-
-/** End of a symmetric range that covers 99.5 % of the values, with two digits; a phase is at most pi. */
+/** End of a symmetric range that covers 99.5 % of all values, with two digits; a phase is at most pi. */
 function symmetricLimit(part, arrays) {
-  const sizes = Float32Array.from(arrays.flatMap((values) => [...values.filter(Number.isFinite)]), Math.abs).sort();
-  const limit = Math.max(sizes[Math.floor(0.995 * (sizes.length - 1))] ?? 0, 1e-4);
+  const sizes = new Float32Array(arrays.reduce((sum, values) => sum + values.length, 0));
+  let count = 0;
+  for (const values of arrays) for (const value of values) if (!Number.isNaN(value)) sizes[count++] = Math.abs(value);
+  const sorted = sizes.subarray(0, count).sort();
+  const limit = Math.max(sorted[Math.floor(0.995 * (count - 1))] ?? 0, 1e-4);
   const step = 10 ** (Math.floor(Math.log10(limit)) - 1);
   const rounded = Math.ceil(limit / step) * step;
   return part === "phase" ? Math.min(rounded, Math.PI) : rounded;
@@ -62,7 +71,10 @@ function symmetricLimit(part, arrays) {
 /** A difference as a picture: white is 0. */
 function differencePicture(part, { width, height, unit }, values, limit, palette) {
   const range = [-limit, limit];
-  const indices = Uint8Array.from(values, (value) => (Number.isNaN(value) ? NOT_SCANNED : entryOf(value, range)));
+  const indices = new Uint8Array(values.length);
+  for (let at = 0; at < indices.length; at++) {
+    indices[at] = Number.isNaN(values[at]) ? NOT_SCANNED : entryOf(values[at], range);
+  }
   const quantity = part === "amp" ? "amplitude difference" : "phase difference";
   return { width, height, indices, palette, quantity, unit, vmin: -limit, vmax: limit };
 }
