@@ -65,7 +65,10 @@ def compare(
     uri = with_absolute_path(tracking_uri or str(mlflow.get_tracking_uri()))
     opened = latest_runs(experiment, last, uri) if experiment is not None else runs_of_ids(run_ids, uri)
     runs = compared(opened)
-    page = comparison_html(runs)
+    try:
+        page = comparison_html(runs)
+    except Exception as error:  # Pillow raises many types for a damaged picture
+        raise ReadError(f"a picture in the gallery of one of the runs is damaged: {reason(error)}") from error
     done = [f"{len(runs)} runs, {len(page) / 1e6:.1f} MB"]
     if out is not None:
         _write(out, page)

@@ -27,9 +27,8 @@ def runs(uri, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     first = KnownRun(new_run(uri, folder.name, folder / "artifacts"), "none").log(1, 2, 3)
     client = first.client
-    experiment = client.get_run(first.target.run_id).info.experiment_id
     targets = [
-        replace(first.target, run_id=client.create_run(experiment, run_name=name).info.run_id)
+        replace(first.target, run_id=client.create_run(experiment_of(first), run_name=name).info.run_id)
         for name in ("second", "empty")
     ]
     second = KnownRun(targets[0], "none").log(1, 2)
@@ -42,6 +41,10 @@ def runs(uri, tmp_path_factory):
 
 def ids(*runs):
     return [run.target.run_id for run in runs]
+
+
+def experiment_of(known):
+    return known.client.get_run(known.target.run_id).info.experiment_id
 
 
 def compare(uri, *arguments):
@@ -67,11 +70,11 @@ def test_the_page_holds_the_runs_with_their_epochs_and_the_settings_that_differ(
 
 def test_the_common_range_covers_those_of_all_runs(uri, runs, tmp_path):
     compare(uri, *ids(*runs[:2]), "--out", tmp_path / "compare.html")
-    ranges = data_of(tmp_path / "compare.html")["ranges"]["stitched_object_01"]
+    colours = data_of(tmp_path / "compare.html")["colours"]["stitched_object_01"]
     own = [run.open().picture(-1, "stitched_object_01/amp_pred").value_range for run in runs[:2]]
 
-    assert ranges["amp"] == [min(low for low, _ in own), max(high for _, high in own)]
-    np.testing.assert_allclose(ranges["phase"], [-np.pi, np.pi])
+    assert colours["amp"]["range"] == [min(low for low, _ in own), max(high for _, high in own)]
+    np.testing.assert_allclose(colours["phase"]["range"], [-np.pi, np.pi])
 
 
 def test_pictures_are_those_of_the_gallery_to_the_last_bit(uri, runs, tmp_path):
@@ -128,6 +131,18 @@ def test_what_cannot_be_compared_is_named_and_writes_nothing(uri, runs, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_damaged_picture_in_a_gallery_is_an_error(uri, runs, tmp_path):
+    damaged = runs[0].client.create_run(experiment_of(runs[0])).info.run_id
+    gallery = tmp_path / "gallery.html"
+    content = runs[0].artifact("recon_log/gallery.html").read_text()
+    gallery.write_text(re.sub(r'": "iVBOR[^"]*"', '": "iVBORw0K"', content))
+    runs[0].client.log_artifact(damaged, str(gallery), "recon_log")
+    done = compare(uri, *ids(runs[0]), damaged, "--out", tmp_path / "compare.html")
+
+    assert done.returncode == ERROR
+    assert "a picture in the gallery of one of the runs is damaged" in done.stderr
+
+
 def test_an_existing_file_is_replaced_only_on_request(uri, runs, tmp_path):
     out = tmp_path / "compare.html"
     out.write_text("mine")
@@ -146,14 +161,14 @@ def test_a_logged_comparison_is_a_run_that_names_what_it_compares(uri, runs):
 
     assert done.returncode == DONE
     assert run.data.tags["recon_log.compares"] == ",".join(ids(*runs[:2]))
-    assert run.info.experiment_id == client.get_run(ids(runs[0])[0]).info.experiment_id
+    assert run.info.experiment_id == experiment_of(runs[0])
     assert run.info.status == "FINISHED"
     assert [one.path for one in client.list_artifacts(run.info.run_id)] == ["compare.html"]
 
 
 def test_the_latest_runs_of_an_experiment_are_those_with_reconstructions(uri, runs, tmp_path):
     client = runs[0].client
-    experiment = client.get_experiment(client.get_run(ids(runs[0])[0]).info.experiment_id)
+    experiment = client.get_experiment(experiment_of(runs[0]))
     compare(uri, *ids(*runs[:2]), "--log")
     done = compare(uri, "--experiment", experiment.name, "--last", 2, "--out", tmp_path / "compare.html")
 

@@ -8,6 +8,7 @@ import base64
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from recon_worker.pictures.gallery.entry import GalleryEntry, GalleryFigure
 from recon_worker.pictures.gallery.page import base64_texts, filled, labels_of, template, thinned
@@ -69,6 +70,9 @@ def comparison_html(runs: Sequence[ComparedRun], *, max_bytes: int = MAX_BYTES) 
     Args:
         runs: Two to `MOST_RUNS` runs that have figures of the same name and size.
         max_bytes: Size limit, unless the first and the last three epochs of each run alone exceed it.
+
+    Raises:
+        Exception: A thumbnail is damaged. Pillow raises many types.
     """
     views, share = common_views(runs), max_bytes // len(runs)
     runs = [dataclasses.replace(run, entries=thinned(_reduced(run.entries, views), share)) for run in runs]
@@ -86,9 +90,9 @@ def comparison_html(runs: Sequence[ComparedRun], *, max_bytes: int = MAX_BYTES) 
             for run, name in zip(runs, names, strict=True)
         ],
         "views": views,
-        "ranges": {view: _common_ranges(view, runs) for view in views},
+        "colours": {view: _common_colours(view, runs) for view in views},
         "settings": differing_settings([run.settings for run in runs]),
-        "difference_palette": base64.b64encode(palette(_DIFFERENCE_COLORMAP).tobytes()).decode(),
+        "difference_palette": _palette_text(_DIFFERENCE_COLORMAP),
         "pictures": base64_texts(pngs),
     }
     page = template("compare.html", ("style.css", "compare.css"), _SCRIPTS)
@@ -119,18 +123,24 @@ def _reduced(entries: Iterable[GalleryEntry], views: Sequence[str]) -> Iterable[
         yield dataclasses.replace(entry, figures=tuple(figures))
 
 
-def _common_ranges(view: str, runs: Sequence[ComparedRun]) -> dict[str, list[float]]:
-    """Return the range of amplitude and phase that covers those of all runs, each at its latest epoch with thumbnails.
+def _common_colours(view: str, runs: Sequence[ComparedRun]) -> dict[str, Any]:
+    """Return range and colours of amplitude and phase that cover those of all runs, each at its latest epoch.
 
-    A run's ranges are fixed from its first trained epoch on.
+    A run's ranges are fixed from its first trained epoch on. The colours are those of the widest range.
     """
     latest = [_latest(view, run.entries) for run in runs]
     found = {}
     for part in ("amp", "phase"):
         pngs = {one.png for figure in latest for kind, one in figure.thumbnails.items() if kind.startswith(part)}
-        ranges = [read_png(png).value_range for png in pngs]
-        found[part] = [min(low for low, _ in ranges), max(high for _, high in ranges)]
+        images = [read_png(png) for png in sorted(pngs)]
+        widest = max(images, key=lambda image: image.value_range[1] - image.value_range[0])
+        lows, highs = zip(*(image.value_range for image in images), strict=True)
+        found[part] = {"range": [min(lows), max(highs)], "palette": _palette_text(widest.colormap)}
     return found
+
+
+def _palette_text(colormap: str) -> str:
+    return base64.b64encode(palette(colormap).tobytes()).decode()
 
 
 def _latest(view: str, entries: Sequence[GalleryEntry]) -> GalleryFigure:

@@ -4,7 +4,7 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const PARTS = { amp: "Amplitude", phase: "Phase" };
 const TRUTH = "truth";
 const FIT = /^(fit|steep)_/;
-const DIFFERENCE_PALETTE = Uint8Array.from(atob(DATA.difference_palette), (c) => c.charCodeAt(0));
+const DIFFERENCE_PALETTE = bytesOf(DATA.difference_palette);
 const NAMES = DATA.runs.map((run) => run.name);
 const $ = (id) => document.getElementById(id);
 
@@ -52,6 +52,8 @@ function chooseView(name) {
   state.view = name;
   state.epochs = [...new Set(DATA.runs.flatMap(framesOf).map((entry) => entry.epoch))].sort((a, b) => a - b);
   state.truth = commonTruth();
+  state.colours = Object.fromEntries(Object.entries(DATA.colours[name]).map(([part, { range, palette }]) =>
+    [part, { range, palette: bytesOf(palette) }]));
   state.columns = [...(state.truth ? [TRUTH] : []), ...DATA.runs.keys()];
   $("slider").max = state.epochs.length - 1;
   fillChoices();
@@ -144,6 +146,7 @@ async function goTo(index) {
   showPictures(objects, limits);
   showCaptions(frames);
   showValues();
+  showSpecial();
   showNotes(frames);
   document.documentElement.dataset.shown = frames.map((entry) => entry.epoch).join(" ");
 }
@@ -200,7 +203,7 @@ function showPictures(objects, limits) {
     const original = objects.get(String(column))[part];
     const whole = !state.reference || state.reference === String(column);
     const shown = whole
-      ? inRange(original, DATA.ranges[state.view][part])
+      ? inCommon(original, state.colours[part])
       : differencePicture(part, original, differencesTo(part, objects, String(column)), limits[part], DIFFERENCE_PALETTE);
     if (panel.picture !== shown) panel.show(shown);
   }
@@ -259,6 +262,21 @@ function positionText() {
   const { x, y } = [...state.panels.values()][0].panel.pixel();
   const block = viewOf(shownFrames()[0]).pictures.amp_pred.block_px;
   return `x ${x * block}, y ${y * block} px` + (block > 1 ? `, mean of ${block} \u00d7 ${block} px` : "");
+}
+
+/** Explain the reserved colours that the pictures have. */
+function showSpecial() {
+  const shown = [...state.panels.values()].map((one) => one.panel.picture);
+  const present = new Set(shown.flatMap((one) => [...one.special]));
+  $("special").replaceChildren(...[...present].sort().map((index) => {
+    const made = spanOf(SPECIAL[index - LEVELS]);
+    made.className = "special";
+    const colour = document.createElement("span");
+    colour.className = "swatch";
+    colour.style.background = `rgb(${shown[0].palette.subarray(3 * index, 3 * index + 3).join(",")})`;
+    made.prepend(colour);
+    return made;
+  }));
 }
 
 function showNotes(frames) {

@@ -2,6 +2,8 @@
 
 const NOT_SCANNED = LEVELS + 3;
 
+const bytesOf = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+
 function levelsOf({ vmin, vmax }) {
   return Float64Array.from({ length: LEVELS }, (_, index) => vmin + (index * (vmax - vmin)) / (LEVELS - 1));
 }
@@ -13,14 +15,18 @@ function entryOf(value, [low, high]) {
 
 const rescaled = new WeakMap();
 
-/** The picture in a view's colour range, made once; its values are still read from the original. */
-function inRange(picture, range) {
+/** The picture in the common colours of a view, made once; its values are still read from the original. */
+function inCommon(picture, { range: [vmin, vmax], palette }) {
   if (!rescaled.has(picture)) {
     const entries = Uint8Array.from({ length: 256 }, (_, index) => index);
-    levelsOf(picture).forEach((value, index) => (entries[index] = entryOf(value, range)));
+    levelsOf(picture).forEach((value, index) => (entries[index] = entryOf(value, [vmin, vmax])));
     const indices = new Uint8Array(picture.indices.length);
-    for (let at = 0; at < indices.length; at++) indices[at] = entries[picture.indices[at]];
-    rescaled.set(picture, { ...picture, indices, vmin: range[0], vmax: range[1], original: picture });
+    const special = new Set();
+    for (let at = 0; at < indices.length; at++) {
+      indices[at] = entries[picture.indices[at]];
+      if (indices[at] >= LEVELS) special.add(indices[at]);
+    }
+    rescaled.set(picture, { ...picture, indices, palette, vmin, vmax, special, original: picture });
   }
   return rescaled.get(picture);
 }
@@ -76,5 +82,6 @@ function differencePicture(part, { width, height, unit }, values, limit, palette
     indices[at] = Number.isNaN(values[at]) ? NOT_SCANNED : entryOf(values[at], range);
   }
   const quantity = part === "amp" ? "amplitude difference" : "phase difference";
-  return { width, height, indices, palette, quantity, unit, vmin: -limit, vmax: limit };
+  const special = new Set(indices.includes(NOT_SCANNED) ? [NOT_SCANNED] : []);
+  return { width, height, indices, palette, quantity, unit, special, vmin: -limit, vmax: limit };
 }
