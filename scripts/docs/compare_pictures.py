@@ -4,6 +4,7 @@ python scripts/docs/compare_pictures.py   # writes docs/pictures/compare.png; ne
 """
 
 import argparse
+import io
 import os
 import sys
 import tempfile
@@ -17,6 +18,7 @@ os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MPLBACKEND": "Agg"}
 import mlflow
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.ndimage import gaussian_filter  # type: ignore[attr-defined]
 from screenshot import open_browser, resize
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -27,8 +29,9 @@ from recon_worker.cli.main import main as recon_worker
 
 _PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 _OBJECT_PX, _N, _STEP_PX = 224, 64, 8
-_WIDTH_PX, _HEIGHT_PX, _WAIT_S = 940, 1130, 20
+_WIDTH_PX, _HEIGHT_PX, _WAIT_S = 940, 1106, 20
 _EPOCHS = (2, 4, 6, 8, 10)
+_COLOURS = 192
 Complex = NDArray[np.complex64]
 
 
@@ -44,7 +47,7 @@ class Imitation:
 
 _TRAININGS = (
     Imitation("baseline", {"learning_rate": "0.001", "n_filters_scale": "2"}, 0.8, 0.0),
-    Imitation("fast", {"learning_rate": "0.005", "n_filters_scale": "2"}, 0.6, 0.12),
+    Imitation("fast", {"learning_rate": "0.005", "n_filters_scale": "2"}, 0.6, 0.06),
     Imitation("small", {"learning_rate": "0.001", "n_filters_scale": "1"}, 0.93, 0.0),
 )
 
@@ -108,7 +111,10 @@ def _photograph(page: Path, output: Path) -> None:
         Select(browser.find_element("id", "reference")).select_by_visible_text(_TRAININGS[0].name)
         bars = "return document.querySelectorAll('.colours').length"
         WebDriverWait(browser, _WAIT_S).until(lambda one: one.execute_script(bars) == 4)
-        browser.save_screenshot(str(output))
+        browser.execute_script("document.activeElement.blur()")
+        picture = Image.open(io.BytesIO(browser.get_screenshot_as_png()))
+    few = picture.convert("RGB").quantize(_COLOURS, kmeans=3, dither=Image.Dither.NONE)
+    few.save(output, optimize=True)
 
 
 if __name__ == "__main__":
