@@ -1,4 +1,4 @@
-"""The program `recon-worker`: sync | status | render, for data that a training could not upload; export from MLflow.
+"""The program `recon-worker`: sync | status | render, for data that a training could not upload; export from MLflow, compare.
 
 Runs as a separate process. Holds a spool's lock while changing it.
 
@@ -8,5 +8,6 @@ Runs as a separate process. Holds a spool's lock while changing it.
     status          number, size and age of each run's waiting files
     render          write the pictures to a folder, without a server
     export          write reconstructions of an MLflow run to a file or folder
+    compare         a page that shows runs of MLflow side by side
     spool_renderer  renders snapshots in a separate process, for `sync`
 """

@@ -22,6 +22,7 @@ _log = message_log(__name__)
 _T = TypeVar("_T")
 _TIMEOUT_S = 300.0
 _NOTHING = "nothing is left"
+_SERVER = "MLflow server or database (default: $MLFLOW_TRACKING_URI)"
 _EPILOG = f"""\
 exit codes:
   {ExitCode.DONE}  everything is done
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", metavar="OUT", type=Path, required=True, help="folder of the pictures: OUT/<run id>/epoch_05/..."
     )
     _add_export(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -103,14 +105,26 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser = _new_command(commands, "export", _export, "write reconstructions of an MLflow run to a file or folder")
     source = parser.add_argument_group("input")
     source.add_argument("run_id", metavar="RUN", help="ID of the MLflow run")
-    uri = "MLflow server or database (default: $MLFLOW_TRACKING_URI)"
-    source.add_argument("--tracking-uri", metavar="URI", type=_uri, help=uri)
+    source.add_argument("--tracking-uri", metavar="URI", type=_uri, help=_SERVER)
     source.add_argument("--epoch", metavar="N", type=int, help="default: the last one to a file, all to a folder")
     source.add_argument("--object", metavar="N", type=int, dest="number", help="number of the object (default: 0)")
     out = "object.npz, object.cxi (HDF5), or a folder without a suffix, which gets all pictures and metrics"
     destination = parser.add_argument_group("destination")
     destination.add_argument("--out", metavar="OUT", type=Path, required=True, help=out)
     destination.add_argument("--force", action="store_true", help="replace existing files")
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _new_command(commands, "compare", _compare, "show MLflow runs side by side on one HTML page")
+    source = parser.add_argument_group("input")
+    source.add_argument("run_ids", metavar="RUN", nargs="*", help="IDs of the MLflow runs")
+    source.add_argument("--experiment", metavar="NAME", help="compare the latest runs of an experiment instead")
+    source.add_argument("--last", metavar="N", type=int, default=5, help="how many of them (default: %(default)s)")
+    source.add_argument("--tracking-uri", metavar="URI", type=_uri, help=_SERVER)
+    destination = parser.add_argument_group("destination")
+    destination.add_argument("--out", metavar="OUT", type=Path, help="HTML file")
+    destination.add_argument("--force", action="store_true", help="replace an existing file")
+    destination.add_argument("--log", action="store_true", help="log the page to MLflow, as a run of its own")
 
 
 def _new_command(
@@ -206,21 +220,27 @@ def _render(arguments: argparse.Namespace) -> ExitCode:
 
 def _export(arguments: argparse.Namespace) -> ExitCode:
     from recon_worker.cli.export import export
+
+    options = {name: getattr(arguments, name) for name in ("tracking_uri", "epoch", "number", "force")}
+    return _read(lambda: export(arguments.run_id, arguments.out, **options))
+
+
+def _compare(arguments: argparse.Namespace) -> ExitCode:
+    from recon_worker.cli.compare import compare
+
+    names = ("tracking_uri", "experiment", "last", "out", "log", "force")
+    return _read(lambda: compare(arguments.run_ids, **{name: getattr(arguments, name) for name in names}))
+
+
+def _read(command: Callable[[], str]) -> ExitCode:
+    """Run a command that reads runs, and print what it returns."""
     from recon_worker.reading.run_artifacts import ReadError
 
     try:
-        done = export(
-            arguments.run_id,
-            arguments.out,
-            tracking_uri=arguments.tracking_uri,
-            epoch=arguments.epoch,
-            number=arguments.number,
-            force=arguments.force,
-        )
+        print(command())
     except ReadError as error:
         _log.error("%s", error)
         return ExitCode.ERROR
-    print(done)
     return ExitCode.DONE
 
 

@@ -1,4 +1,4 @@
-"""Reads the reconstructions of an MLflow run back as data: `recon_worker.open_run`, `recon-worker export`.
+"""Reads the reconstructions of an MLflow run back as data: `recon_worker.open_run`, `recon-worker export`, `compare`.
 
 Runs in the user's process, such as a notebook. Changes nothing in MLflow. Neither the server nor its artifacts are
 trusted: only artifact names of this program are read, nothing is unpickled, and sizes are checked first.
@@ -7,4 +7,5 @@ trusted: only artifact names of this program are read, nothing is unpickled, and
     logged        `LoggedObject`, `LoggedPatch`; decoding of arrays and pictures
     run_artifacts the artifacts of a run as local files; errors
     notebook      a run as HTML
+    comparison    runs to compare, and whether they can be compared
 """

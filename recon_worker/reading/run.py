@@ -31,6 +31,7 @@ _GALLERY = f"recon_log/{GALLERY}"
 _MAX_GALLERY_BYTES = 1 << 28
 _PATCH = re.compile(r"patch_(\d{1,9})")
 _OF_RUN = re.compile(r"recon_log|refined(_object_\d{1,9})?")
+_OWN_TAGS = ("mlflow.", "recon_log.")
 _OBJECT = re.compile(r"stitched(?:_object_(\d{1,9}))?")
 
 
@@ -68,7 +69,7 @@ class ReconRun:
 
     def _repr_html_(self) -> str:
         try:
-            return run_html(self.name, self.run_id, self.status, self.epochs, self._gallery())
+            return run_html(self.name, self.run_id, self.status, self.epochs, self.gallery_entries())
         except ReadError as error:
             return run_html(self.name, self.run_id, self.status, [], [], str(error))
 
@@ -93,6 +94,18 @@ class ReconRun:
         return str(self._artifacts.run.info.status)
 
     @property
+    def experiment_id(self) -> str:
+        """MLflow's id of the run's experiment."""
+        return str(self._artifacts.run.info.experiment_id)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Parameters and tags of the run, except those that MLflow and this package set themselves."""
+        data = self._artifacts.run.data
+        own = {name: value for name, value in data.tags.items() if not name.startswith(_OWN_TAGS)}
+        return {**own, **data.params}
+
+    @property
     def epochs(self) -> list[int]:
         """Epochs that have artifacts, sorted; the last one of an unfinished run may be incomplete."""
         return list(self._artifacts.epoch_folders())
@@ -100,7 +113,7 @@ class ReconRun:
     @property
     def pixel_size_m(self) -> float | None:
         """Side of an object pixel, metres; None: unknown."""
-        return next((entry.pixel_size_m for entry in reversed(self._gallery())), None)
+        return next((entry.pixel_size_m for entry in reversed(self.gallery_entries())), None)
 
     @property
     def metrics(self) -> "pd.DataFrame":
@@ -110,12 +123,19 @@ class ReconRun:
         """
         import pandas as pd
 
-        steps = {entry.epoch: entry.step for entry in self._gallery()}
+        steps = {entry.epoch: entry.step for entry in self.gallery_entries()}
         table = pd.DataFrame({"step": pd.Series(steps, dtype="int64")})
         for name in self._artifacts.metric_names():
             history = self._artifacts.history(name)
             table[name] = [history.get(step, float("nan")) for step in steps.values()]
         return table.rename_axis("epoch")
+
+    def gallery_entries(self) -> list[GalleryEntry]:
+        """Return the entries of the run's gallery, one for each epoch; none before the first gallery."""
+        if self._entries is None:
+            has = self._artifacts.has(_GALLERY)
+            self._entries = self._artifacts.decoded(_GALLERY, _read_gallery) if has else []
+        return self._entries
 
     def objects(self, epoch: int = -1) -> list[int]:
         """Return the numbers of the stitched objects of an epoch; [0] if the scan has one."""
@@ -264,14 +284,7 @@ class ReconRun:
         return {kind: self._artifacts.decoded(f"{folder}/{kind}.png", read_png) for kind in kinds}
 
     def _step(self, epoch: int) -> int | None:
-        return next((entry.step for entry in self._gallery() if entry.epoch == epoch), None)
-
-    def _gallery(self) -> list[GalleryEntry]:
-        """Return the entries of the run's gallery, one for each epoch; none before the first gallery."""
-        if self._entries is None:
-            has = self._artifacts.has(_GALLERY)
-            self._entries = self._artifacts.decoded(_GALLERY, _read_gallery) if has else []
-        return self._entries
+        return next((entry.step for entry in self.gallery_entries() if entry.epoch == epoch), None)
 
 
 def _read_gallery(file: Path) -> list[GalleryEntry]:

@@ -10,7 +10,7 @@ import functools
 import html
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -69,28 +69,46 @@ def gallery_html(entries: Iterable[GalleryEntry], *, title: str = "", max_bytes:
     kept = thinned(entries, max_bytes)
     if not kept:
         raise ValueError("a gallery shows at least one epoch; there is none.")
-    metrics = [one for entry in kept for one in (entry.metrics, *(figure.metrics for figure in entry.figures))]
-    found = {name for one in metrics for name in one}
-    ordered = [*(name for name in METRICS if name in found), *sorted(found - METRICS.keys())]
     pngs: dict[str, bytes] = {}
     data = {
         "version": _VERSION,
         "title": title,
-        "labels": {name: dataclasses.asdict(metric_label(name)) for name in ordered},
+        "labels": labels_of(kept),
         "entries": [entry.to_dict(pngs) for entry in kept],
-        "pictures": {name: base64.b64encode(png).decode() for name, png in pngs.items()},
+        "pictures": base64_texts(pngs),
     }
-    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # "</script>" would end the data
-    return _frame().replace("{{title}}", html.escape(title)).replace("{{data}}", text).encode()
+    return filled(_frame(), title, data)
+
+
+def _frame() -> str:
+    return template("page.html", ("style.css",), _SCRIPTS)
 
 
 @functools.cache
-def _frame() -> str:
-    """Return the page template, without title and data."""
-    page = files("recon_worker.pictures.gallery") / "html"
-    script = "\n".join((page / name).read_text("utf-8") for name in _SCRIPTS)
-    style = (page / "style.css").read_text("utf-8")
-    return (page / "page.html").read_text("utf-8").replace("{{style}}", style).replace("{{script}}", script)
+def template(page: str, styles: Sequence[str], scripts: Sequence[str]) -> str:
+    """Return a page of the folder `html` with its styles and scripts, without title and data."""
+    folder = files("recon_worker.pictures.gallery") / "html"
+    style, script = ("\n".join((folder / name).read_text("utf-8") for name in names) for names in (styles, scripts))
+    return (folder / page).read_text("utf-8").replace("{{style}}", style).replace("{{script}}", script)
+
+
+def filled(page: str, title: str, data: Mapping[str, Any]) -> bytes:
+    """Return a template with its title and data, as UTF-8."""
+    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # "</script>" would end the data
+    return page.replace("{{title}}", html.escape(title)).replace("{{data}}", text).encode()
+
+
+def labels_of(entries: Iterable[GalleryEntry]) -> dict[str, dict[str, str]]:
+    """Return the labels of all metrics of the entries, in display order."""
+    metrics = [one for entry in entries for one in (entry.metrics, *(figure.metrics for figure in entry.figures))]
+    found = {name for one in metrics for name in one}
+    ordered = [*(name for name in METRICS if name in found), *sorted(found - METRICS.keys())]
+    return {name: dataclasses.asdict(metric_label(name)) for name in ordered}
+
+
+def base64_texts(pngs: Mapping[str, bytes]) -> dict[str, str]:
+    """Return PNGs as text, by name."""
+    return {name: base64.b64encode(png).decode() for name, png in pngs.items()}
 
 
 def entries_of(page: bytes) -> list[GalleryEntry]:

@@ -42,7 +42,7 @@ function chooseSample(event) {
 
 /** Show the numbers of the chosen sample at the current epoch, and name the samples with the largest misfit. */
 function showMisfit() {
-  const misfit = misfitOf(shown());
+  const misfit = state.panels.has("misfit") ? misfitOf(shown()) : null; // a comparison of epochs has no map
   $("misfit").hidden = !misfit;
   if (!misfit) return;
   const at = misfit.samples.indexOf(chosenSample);

@@ -1,0 +1,110 @@
+"""`recon-worker compare`: writes a page that shows runs side by side, and logs it to MLflow as a run of its own."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recon_worker.pictures.gallery.comparison import ComparedRun, comparison_html
+from recon_worker.reading.comparison import compared, latest_runs, runs_of_ids
+from recon_worker.reading.run_artifacts import ReadError
+from recon_worker.spool.folder import temporary_path
+from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.databases import with_absolute_path
+from recon_worker.system.errors import reason
+from recon_worker.system.mlflow_environment import for_uploads
+from recon_worker.system.uris import shown
+from recon_worker.upload.mlflow_client import connect, without_mlflow_tracebacks
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+COMPARES = "recon_log.compares"
+"""Tag of a comparison's run: the ids of the compared runs, separated by commas."""
+_FILE = "compare.html"
+
+
+def compare(
+    run_ids: Sequence[str],
+    *,
+    tracking_uri: str | None,
+    experiment: str | None,
+    last: int,
+    out: Path | None,
+    log: bool,
+    force: bool,
+) -> str:
+    """Compare runs in one HTML page.
+
+    Args:
+        run_ids: MLflow runs; empty: the latest runs of `experiment`.
+        tracking_uri: MLflow server or database; None: MLflow's current one.
+        experiment: Name of an experiment, instead of `run_ids`.
+        last: Number of its latest runs with reconstructions.
+        out: File to write; None: none.
+        log: Whether to log the page as a run of the experiment of the first compared run.
+        force: Replace an existing file.
+
+    Returns:
+        Lines that say what was written.
+
+    Raises:
+        ReadError: The runs cannot be read or compared, `out` exists, or the page cannot be logged.
+        OSError: `out` cannot be written.
+    """
+    if bool(run_ids) == (experiment is not None):
+        raise ReadError("name the runs, or an experiment with --experiment, not both.")
+    if out is None and not log:
+        raise ReadError("nothing to write: use --out compare.html, --log, or both.")
+    if out is not None and out.exists() and not (force and out.is_file()):
+        raise ReadError(f"{out} exists; choose another name, or replace a file with --force.")
+    os.environ.update(for_uploads(os.environ))
+    import mlflow
+
+    uri = with_absolute_path(tracking_uri or str(mlflow.get_tracking_uri()))
+    opened = latest_runs(experiment, last, uri) if experiment is not None else runs_of_ids(run_ids, uri)
+    runs = compared(opened)
+    try:
+        page = comparison_html(runs)
+    except Exception as error:  # Pillow raises many types for a damaged picture
+        raise ReadError(f"a picture in the gallery of one of the runs is damaged: {reason(error)}") from error
+    done = [f"{len(runs)} runs, {len(page) / 1e6:.1f} MB"]
+    if out is not None:
+        _write(out, page)
+        done.append(f"written to {out}")
+    if log:
+        done.append(f"logged as run {_log(page, runs, opened[0].experiment_id, uri)}")
+    return ", ".join(done)
+
+
+def _write(out: Path, page: bytes) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    half = temporary_path(out)
+    half.write_bytes(page)
+    half.replace(out)
+
+
+def _log(page: bytes, runs: Sequence[ComparedRun], experiment_id: str, uri: str) -> str:
+    """Log the page as a run of its own; returns its id."""
+    name, ids = "compare " + ", ".join(run.name for run in runs), ",".join(run.run_id for run in runs)
+    try:
+        with without_mlflow_tracebacks(), tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
+            client = connect(RunTarget(run_id="", tracking_uri=uri))
+            run_id = str(client.create_run(experiment_id, tags={COMPARES: ids}, run_name=name[:250]).info.run_id)
+            file = Path(folder, _FILE)
+            file.write_bytes(page)
+            _upload(client, run_id, file)
+            return run_id
+    except Exception as error:
+        problem = f"the comparison cannot be logged to {shown(uri)}: {reason(error)}"
+        raise ReadError(problem) from None  # the original may quote the URI with its password
+
+
+def _upload(client: "MlflowClient", run_id: str, file: Path) -> None:
+    status = "FAILED"
+    try:
+        client.log_artifact(run_id, str(file))
+        status = "FINISHED"
+    finally:
+        client.set_terminated(run_id, status)

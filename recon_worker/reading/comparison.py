@@ -1,0 +1,88 @@
+"""Runs to compare: which, whether they can be compared, and what a comparison shows of them."""
+
+from collections.abc import Sequence
+
+from recon_worker.pictures.gallery.comparison import MOST_RUNS, ComparedRun, common_views
+from recon_worker.reading.run import ReconRun, open_run
+from recon_worker.reading.run_artifacts import ReadError
+from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.errors import reason
+from recon_worker.system.uris import shown
+from recon_worker.upload.mlflow_client import connect, without_mlflow_tracebacks
+
+_LOOKED_AT = 100
+"""Latest runs of an experiment among which those with reconstructions are looked for."""
+_WITH_RECONSTRUCTIONS = 'tags."recon_log.fits" != ""'
+
+
+def runs_of_ids(run_ids: Sequence[str], tracking_uri: str) -> list[ReconRun]:
+    """Open runs by their ids. Raises ReadError if one is unknown or named twice."""
+    if repeated := next((one for one in run_ids if run_ids.count(one) > 1), None):
+        raise ReadError(f"run {shown(repeated)} is named twice.")
+    return [open_run(one, tracking_uri) for one in run_ids]
+
+
+def latest_runs(experiment: str, count: int, tracking_uri: str) -> list[ReconRun]:
+    """Open the latest runs of an experiment that have reconstructions, the oldest of them first.
+
+    Raises:
+        ReadError: There is no such experiment, or the server does not answer.
+    """
+    try:
+        with without_mlflow_tracebacks():
+            client = connect(RunTarget(run_id="", tracking_uri=tracking_uri))
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                raise ReadError(f"there is no experiment {experiment!r} at {shown(tracking_uri)}.")
+            latest = client.search_runs(
+                [found.experiment_id],
+                _WITH_RECONSTRUCTIONS,
+                max_results=_LOOKED_AT,
+                order_by=["attributes.start_time DESC"],
+            )
+    except ReadError:
+        raise
+    except Exception as error:
+        problem = f"experiment {experiment!r} at {shown(tracking_uri)} cannot be read: {reason(error)}"
+        raise ReadError(problem) from None  # the original may quote the URI with its password
+    runs = list[ReconRun]()
+    for one in latest:
+        run = open_run(one.info.run_id, tracking_uri)
+        runs += [run] if _shown(run).sizes() else []
+        if len(runs) == count:
+            break
+    return runs[::-1]
+
+
+def compared(runs: Sequence[ReconRun]) -> list[ComparedRun]:
+    """Return what a comparison shows of runs, finished or not.
+
+    Raises:
+        ReadError: There are too few or too many; one has no reconstructions; they have no object in common, or objects
+            of different sizes.
+    """
+    if not 2 <= len(runs) <= MOST_RUNS:
+        raise ReadError(f"{len(runs)} runs with reconstructions; a comparison shows 2 to {MOST_RUNS}.")
+    found = [_shown(run) for run in runs]
+    for one in found:
+        if not one.sizes():
+            raise ReadError(f"{_named(one)} has no reconstructions{' yet' if one.status == 'RUNNING' else ''}.")
+    views = common_views(found)
+    if not views:
+        what = "; ".join(f"{_named(one)} has {', '.join(one.sizes())}" for one in found)
+        raise ReadError(f"the runs have no object in common: {what}.")
+    for view in views:
+        if len({one.sizes()[view] for one in found}) > 1:
+            what = "; ".join("{}: {} x {} px".format(_named(one), *one.sizes()[view][::-1]) for one in found)
+            raise ReadError(f"the runs have objects of different sizes ({view}); compare runs of one size. {what}.")
+    return found
+
+
+def _shown(run: ReconRun) -> ComparedRun:
+    return ComparedRun(
+        run_id=run.run_id, name=run.name, status=run.status, settings=run.settings, entries=run.gallery_entries()
+    )
+
+
+def _named(run: ComparedRun) -> str:
+    return f"run {run.name} ({run.run_id})"
