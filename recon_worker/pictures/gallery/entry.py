@@ -40,6 +40,8 @@ class GalleryFigure:
     metrics: Mapping[str, float] = field(default_factory=dict)
     thumbnails: Mapping[Kind, Thumbnail] = field(default_factory=dict)
     """Thumbnails by kind of panel; empty if dropped to limit the file size."""
+    tiles: Mapping[Kind, str] = field(default_factory=dict)
+    """Folder of the tiles of each picture, such as "epoch_05/stitched"; those of the truth may lie in an earlier one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,10 @@ class GalleryEntry:
         figures = tuple(dataclasses.replace(figure, thumbnails={}) for figure in self.figures)
         return dataclasses.replace(self, figures=figures)
 
+    def without_tiles(self) -> "GalleryEntry":
+        """Return a copy without folders of tiles."""
+        return dataclasses.replace(self, figures=tuple(dataclasses.replace(one, tiles={}) for one in self.figures))
+
     def to_dict(self, pngs: dict[str, bytes]) -> dict[str, Any]:
         """Return the entry as JSON values that refer to thumbnails by name.
 
@@ -80,7 +86,8 @@ class GalleryEntry:
             for kind, one in figure.thumbnails.items():
                 pngs.setdefault(one.name, one.png)
                 pictures[kind] = {"png": one.name, "full_size": list(one.full_size), "block_px": one.block_px}
-            views.append({"name": figure.name, "metrics": _finite(figure.metrics), "pictures": pictures})
+            view = {"name": figure.name, "metrics": _finite(figure.metrics), "pictures": pictures}
+            views.append(view | ({"tiles": dict(figure.tiles)} if figure.tiles else {}))
         facts = {"epoch": self.epoch, "step": self.step, "folder": self.folder, "pixel_size_m": self.pixel_size_m}
         return facts | {"metrics": _finite(self.metrics), "views": views}
 
@@ -107,8 +114,11 @@ class GalleryEntry:
                     height, width = map(int, one["full_size"])
                     png = base64.b64decode(pictures[one["png"]], validate=True)
                     thumbnails[kind] = Thumbnail(png=png, full_size=(height, width), block_px=int(one["block_px"]))
-                metrics = _metrics(view["metrics"])
-                figures.append(GalleryFigure(name=str(view["name"]), metrics=metrics, thumbnails=thumbnails))
+                metrics, folders = _metrics(view["metrics"]), view.get("tiles", {})
+                tiles: dict[Kind, str] = {kind: str(folders[kind]) for kind in get_args(Kind) if kind in folders}
+                figures.append(
+                    GalleryFigure(name=str(view["name"]), metrics=metrics, thumbnails=thumbnails, tiles=tiles)
+                )
             size = entry["pixel_size_m"]
             return cls(
                 epoch=int(entry["epoch"]),
