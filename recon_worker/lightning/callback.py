@@ -99,13 +99,8 @@ class PtychoReconLoggingCallback(Callback):
         self.every_n_epochs = Interval(every_n_epochs).every_n_epochs
         self.num_patches, self.fixed_indices = num_patches, fixed_indices
         self.log_stitch, self.max_stitch_samples, self.stitch_weight = log_stitch, max_stitch_samples, stitch_weight
-        self.remove_ramp, self.pixel_size_m = remove_ramp, pixel_size_m
-        self.arrays, self.tiles_from_px, self.description, self.intensity = (
-            arrays,
-            tiles_from_px,
-            description,
-            intensity,
-        )
+        self.remove_ramp, self.pixel_size_m, self.intensity = remove_ramp, pixel_size_m, intensity
+        self.arrays, self.tiles_from_px, self.description = arrays, tiles_from_px, description
         self.positions, self.ground_truth, self.object_index = positions, ground_truth, object_index
         self._options()
         self.baseline, self.worker, self.adapter, self.predictions_from = baseline, worker, adapter, predictions_from

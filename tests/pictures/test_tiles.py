@@ -26,8 +26,9 @@ KINDS = ("amp_pred", "amp_gt", "amp_error", "phase_pred", "phase_gt", "phase_err
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    """Objects of the tests are 30 to 60 px wide."""
+    """Objects of the tests are 36 px wide."""
     monkeypatch.setattr(tiling, "TILE_PX", TILE_PX)
+    monkeypatch.setattr(tiling, "_SMALLEST_PX", 4)
 
 
 def rendered(history, epoch, from_px=20, **changes):
@@ -51,10 +52,8 @@ def assembled(files, root, level):
     for name, data in files.items():
         if found := re.fullmatch(rf"{root}_files/{level}/(\d+)_(\d+)\.png", name):
             places[int(found[2]), int(found[1])] = entries(data)
-    rows = [
-        [places[place] for place in sorted(places) if place[0] == row] for row in sorted({row for row, _ in places})
-    ]
-    return np.block(rows)
+    rows = sorted({row for row, _ in places})
+    return np.block([[places[place] for place in sorted(places) if place[0] == row] for row in rows])
 
 
 def entries(png):
@@ -109,7 +108,7 @@ def test_levels_are_averaged_as_thumbnails_and_keep_special_values(period):
 
 def test_a_tile_maps_back_to_values():
     files = rendered(History(), 1)
-    whole, tile = (read_png(files[f"epoch_01/stitched/phase_pred{name}"]) for name in (".png", "_files/5/1_0.png"))
+    whole, tile = (read_png(files[f"epoch_01/stitched/phase_pred{name}"]) for name in (".png", "_files/6/1_0.png"))
 
     np.testing.assert_array_equal(tile.values, whole.values[:TILE_PX, TILE_PX : 2 * TILE_PX])
     assert (tile.quantity, tile.unit, tile.value_range) == (whole.quantity, whole.unit, whole.value_range)
@@ -134,16 +133,13 @@ def test_the_truth_is_cut_once_and_later_epochs_refer_to_it():
     assert first == dict.fromkeys(KINDS, "epoch_01/stitched")
 
 
-def test_a_restarted_worker_knows_the_tiles_of_earlier_epochs():
+def test_a_restarted_worker_knows_the_tiles_of_earlier_epochs_and_a_new_run_forgets_them():
     history = History()
     rendered(history, 1)
-    restored = History.of_files(history.files())
-    page = rendered(restored, 2)["recon_log/tiles.html"]
+    own, foreign = (History.of_files(history.files()) for _ in range(2))
+    pages = [rendered(one, 2)["recon_log/tiles.html"] for one in (own, foreign.without_tiles())]
 
-    assert [one["epoch"] for one in data_of(page)["epochs"]] == [1, 2]
-    assert [
-        one["epoch"] for one in data_of(rendered(restored.without_tiles(), 3)["recon_log/tiles.html"])["epochs"]
-    ] == [3]
+    assert [[one["epoch"] for one in data_of(page)["epochs"]] for page in pages] == [[1, 2], [2]]
 
 
 def test_every_name_can_wait_in_the_outbox():

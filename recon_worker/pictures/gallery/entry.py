@@ -41,7 +41,7 @@ class GalleryFigure:
     thumbnails: Mapping[Kind, Thumbnail] = field(default_factory=dict)
     """Thumbnails by kind of panel; empty if dropped to limit the file size."""
     tiles: Mapping[Kind, str] = field(default_factory=dict)
-    """Folder of the tiles of each picture, such as "epoch_05/stitched"; those of the truth may lie in an earlier one."""
+    """Folder of the tiles of each picture, such as "epoch_05/stitched"; those of the truth in an earlier one."""
 
 
 @dataclass(frozen=True, kw_only=True)

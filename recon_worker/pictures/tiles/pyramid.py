@@ -48,7 +48,7 @@ class TiledPictures:
     """Pictures by name of the figure and kind."""
 
     def to_cut(self, figure: Figure, from_px: int) -> list[Kind]:
-        """Return the pictures of an object of a new epoch to cut; none if it is smaller than `from_px`, or that is 0."""
+        """Return the pictures of an object of a new epoch to cut; none if `from_px` is 0 or above its longer side."""
         if not from_px or max(figure.panels["amp_pred"].values.shape) < from_px:
             return []
         ranges = {kind: panel.value_range for kind, panel in figure.panels.items() if kind.endswith("_gt")}
