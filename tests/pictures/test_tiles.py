@@ -129,6 +129,7 @@ def test_the_truth_is_cut_once_and_later_epochs_refer_to_it():
     first, second = (one["tiles"]["stitched"] for one in data_of(files["recon_log/tiles.html"])["epochs"])
 
     assert not [name for name in files if "_gt_files" in name or name.endswith("_gt.dzi")]
+    assert list(data_of(files["recon_log/tiles.html"])["pictures"]["stitched"]) == list(KINDS)
     assert second == {kind: f"epoch_0{1 if kind.endswith('gt') else 2}/stitched" for kind in KINDS}
     assert first == dict.fromkeys(KINDS, "epoch_01/stitched")
 

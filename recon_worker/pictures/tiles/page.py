@@ -15,9 +15,10 @@ import json
 import re
 from collections.abc import Iterable
 from importlib.resources import files
-from typing import Any
+from typing import Any, get_args
 
 from recon_worker.pictures.gallery.entry import GalleryEntry
+from recon_worker.pictures.labels import Kind
 from recon_worker.pictures.png import Panel, encode_png
 from recon_worker.pictures.tiles.pyramid import TILE_PX, TiledPicture, TiledPictures
 
@@ -63,17 +64,18 @@ def _epoch(entry: GalleryEntry) -> dict[str, Any]:
 
 def _overviews(tiled: TiledPictures) -> dict[str, dict[str, Any]]:
     """Encode one overview per picture: of the largest level at which all fit the limit, or of the smallest."""
-    every = {(name, kind): one for name, kinds in tiled.pictures.items() for kind, one in kinds.items()}
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    every = {(name, kind): found[kind] for name, found in tiled.pictures.items() for kind in kinds if kind in found}
     for skipped in range(max(len(one.overviews) for one in every.values())):
         pngs = {key: encode_png(_level(one, skipped)) for key, one in every.items()}
         if sum(map(len, pngs.values())) <= MAX_OVERVIEW_BYTES:
             break
-    found: dict[str, dict[str, Any]] = {}
+    records: dict[str, dict[str, Any]] = {}
     for (name, kind), png in pngs.items():
         one = every[name, kind]
         record = {"folder": one.folder, "size": one.full_size, "png": base64.b64encode(png).decode()}
-        found.setdefault(name, {})[kind] = record
-    return found
+        records.setdefault(name, {})[kind] = record
+    return records
 
 
 def _level(picture: TiledPicture, skipped: int) -> Panel:
