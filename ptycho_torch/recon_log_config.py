@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ptycho_torch.checks import check_arrays_format, check_indices, check_pixel_size, option, require
 from recon_worker.settings import MAX_AUTO_DEPTH, MAX_DEPTH, Overflow
-from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
+from recon_worker.snapshot.choices import TILES_FROM_PX, ArraysFormat, StitchWeight
 
 DEFAULT_EVERY_N_EPOCHS = 5
 """Logging interval if only other recon-log settings are given, which enables logging."""
@@ -59,6 +59,13 @@ class ReconLogConfig:
         "also log the stitched object, coverage, ground truth and positions as arrays: npz, or h5 (HDF5 in CXI "
         "conventions, needs h5py)",
         group=_RECON,
+    )
+    recon_log_tiles_from: int = option(
+        TILES_FROM_PX,
+        "also log stitched objects whose longer side has at least this many pixels as tiles, for zooming to single "
+        "pixels; 0: never",
+        group=_RECON,
+        metavar="PX",
     )
     recon_log_description: bool | None = option(
         None,
@@ -123,6 +130,8 @@ class ReconLogConfig:
         patches, limit = self.recon_log_num_patches, self.recon_log_max_stitch_samples
         require(patches >= 0, f"recon_log_num_patches is {patches}; it must be at least 0.")
         require(limit is None or limit >= 1, f"recon_log_max_stitch_samples is {limit}; it must be at least 1.")
+        tiles = self.recon_log_tiles_from
+        require(tiles >= 0, f"recon_log_tiles_from is {tiles}; it must be at least 0. 0: no tiles.")
         check_indices("recon_log_fixed_indices", self.recon_log_fixed_indices)
         check_pixel_size("recon_log_pixel_size", self.recon_log_pixel_size)
         require(

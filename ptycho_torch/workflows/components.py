@@ -166,6 +166,7 @@ def make_recon_callback(config: RunConfig) -> PtychoReconLoggingCallback:
         remove_ramp=config.remove_ramp,
         pixel_size_m=execution.recon_log_pixel_size,
         arrays=execution.recon_log_arrays,
+        tiles_from_px=execution.recon_log_tiles_from,
         description=execution.recon_log_description,
         worker=_worker_settings(config) if execution.recon_log_async else None,
         strict=execution.recon_log_strict,

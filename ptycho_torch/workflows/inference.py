@@ -150,6 +150,7 @@ def _plan(config: InferenceConfig, recipe: Recipe, dataset: PtychoDataset) -> tu
         remove_ramp=recipe.remove_ramp,
         pixel_size_m=recipe.pixel_size_m,
         arrays=config.arrays,
+        tiles_from_px=0,
     )
     try:
         indices = choose_indices(len(dataset), options)

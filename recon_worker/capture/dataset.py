@@ -138,6 +138,7 @@ def read_scan(
         remove_ramp=options.remove_ramp,
         pixel_size_m=options.pixel_size_m,
         arrays_format=options.arrays if geometry is not None else "none",
+        tiles_from_px=options.tiles_from_px,
         description=options.description,
     )
     return RunData(scan=scan, layout=_layout(len(fixed_indices), n_px, n_stitch, geometry), intensity=intensity)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, SequentialSampler
 
 from recon_worker.capture.errors import WrongSettingError
-from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
+from recon_worker.snapshot.choices import TILES_FROM_PX, ArraysFormat, StitchWeight
 from recon_worker.snapshot.records import SnapshotLayout
 from recon_worker.system.arguments import check_fields
 
@@ -38,6 +38,8 @@ class ScanOptions:
     """Side of an object pixel, metres; None: unknown."""
     arrays: ArraysFormat = "none"
     """File format for logging the stitched object as numeric arrays, or "none"."""
+    tiles_from_px: int = TILES_FROM_PX
+    """Longer side from which stitched objects are also logged as tiles, pixels; 0: never."""
     description: bool | None = None
     """Whether to show the latest summary in the run's description; None: only where the user has written no text."""
     intensity: bool | None = None
@@ -60,6 +62,8 @@ class ScanOptions:
             )
         if self.pixel_size_m is not None and not 0 < self.pixel_size_m < 1:
             raise ValueError(f"pixel_size_m is {self.pixel_size_m}; it must be above 0 and below 1 metre, or None.")
+        if self.tiles_from_px < 0:
+            raise ValueError(f"tiles_from_px is {self.tiles_from_px}; it must be at least 0. 0: no tiles.")
         if self.arrays != "none" and not self.log_stitch:
             raise ValueError(f"arrays is {self.arrays!r}, but no stitched object is logged; add log_stitch=True.")
         if self.arrays == "h5" and find_spec("h5py") is None:

@@ -76,7 +76,7 @@ class ReconLogger:
         distributed: Whether all ranks of torch.distributed take part; None: if it is initialised.
         **options: What to log, as for `PtychoReconLoggingCallback`: num_patches, fixed_indices, log_stitch (default: if
             positions or a dataset are given), max_stitch_samples, stitch_weight, remove_ramp, pixel_size_m, arrays,
-            description, intensity.
+            tiles_from_px, description, intensity.
 
     Raises:
         TypeError: An option is unknown.

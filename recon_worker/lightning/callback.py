@@ -29,7 +29,7 @@ from recon_worker.client.backend import ReconBackend
 from recon_worker.lightning.begin import Settings, TrainerRun, begin_run
 from recon_worker.lightning.trainer_state import completed_epochs, mlflow_logger, ranks_of
 from recon_worker.settings import WorkerSettings
-from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
+from recon_worker.snapshot.choices import TILES_FROM_PX, ArraysFormat, StitchWeight
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.arguments import check_arguments
 from recon_worker.system.databases import as_opened_by
@@ -54,8 +54,8 @@ class PtychoReconLoggingCallback(Callback):
             for a supervised network, which learns the true phase.
         pixel_size_m: Side of an object pixel, metres; None: unknown.
         arrays: Also log the stitched object as numeric arrays: "npz", "h5" (HDF5 in CXI's conventions) or "none".
-        description: Show the latest summary in the run's description, below your own text; None: only where you have
-            written none. Your text is kept.
+        tiles_from_px: Also log stitched objects with a longer side of at least this as tiles, for zooming; 0: never.
+        description: Show the latest summary in the run's description, below your text; None: only where there is none.
         worker: Settings of the worker process that stitches, renders and uploads; None: use the training thread.
         strict: Raise when logging fails. By default the first failure is logged as a warning, all failures are counted
             in `errors`, and training continues.
@@ -84,6 +84,7 @@ class PtychoReconLoggingCallback(Callback):
         remove_ramp: bool = True,
         pixel_size_m: float | None = None,
         arrays: ArraysFormat = "none",
+        tiles_from_px: int = TILES_FROM_PX,
         description: bool | None = None,
         worker: WorkerSettings | None = None,
         strict: bool = False,
@@ -98,12 +99,11 @@ class PtychoReconLoggingCallback(Callback):
         self.every_n_epochs = Interval(every_n_epochs).every_n_epochs
         self.num_patches, self.fixed_indices = num_patches, fixed_indices
         self.log_stitch, self.max_stitch_samples, self.stitch_weight = log_stitch, max_stitch_samples, stitch_weight
-        self.remove_ramp, self.pixel_size_m = remove_ramp, pixel_size_m
-        self.arrays, self.description, self.intensity = arrays, description, intensity
+        self.remove_ramp, self.pixel_size_m, self.intensity = remove_ramp, pixel_size_m, intensity
+        self.arrays, self.tiles_from_px, self.description = arrays, tiles_from_px, description
         self.positions, self.ground_truth, self.object_index = positions, ground_truth, object_index
         self._options()
-        self.baseline, self.worker = baseline, worker
-        self.adapter, self.predictions_from = adapter, predictions_from
+        self.baseline, self.worker, self.adapter, self.predictions_from = baseline, worker, adapter, predictions_from
         self._guard = Guard(strict=strict)
         self._backend: ReconBackend | None = None
         self._run: TrainerRun | None = None

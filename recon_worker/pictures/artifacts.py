@@ -4,8 +4,10 @@
     epoch_05/stitched/{amp,phase}_pred.png   {amp,phase}_gt.png  {amp,phase}_error.png  complex.png  arrays.npz or .h5
                                              misfit.png misfit.csv
     epoch_05/stitched_object_01/...          further objects
+    epoch_05/stitched/*.dzi  *_files/...     large objects also as tiles (`tiles`)
     epoch_05/patch_272/...                   amp, phase and complex, and diff_{obs,pred,error}_logI.png
     recon_log/gallery.html  scales.json      of all epochs so far; replaced when they change
+    recon_log/tiles.html                     the viewer of the tiles, if there are any
     recon_log/evolution.gif                  at the end
 
 `reference` makes image cards of step 0 from what is known before training: MLflow's step slider starts there, and
@@ -43,8 +45,10 @@ from recon_worker.pictures.records import (
 from recon_worker.pictures.snapshot_figures import Reconstruction, RefinedObject, SnapshotFigures, reference_figures
 from recon_worker.pictures.summary import latest_png, reference_png, summary_png
 from recon_worker.reconstruction.alerts import alerts
+from recon_worker.pictures.tiles.page import tiles_html
+from recon_worker.pictures.tiles.pyramid import TiledPictures, dzi, levels_of, tiles
 from recon_worker.reconstruction.stitching import canvas_positions
-from recon_worker.snapshot.artifact import GALLERY, SCALES, Artifact, Failure
+from recon_worker.snapshot.artifact import GALLERY, SCALES, TILES, Artifact, Failure
 from recon_worker.snapshot.records import Scan, Snapshot
 from recon_worker.system.errors import is_shortage
 
@@ -92,12 +96,16 @@ def render(
         shown.extend(one.aligned for one in made)
         for one in made:
             yield from _picture_files(scan, snapshot, folder, one)
+            if one.number is not None:
+                yield from _tile_files(folder, one.raw, scan.tiles_from_px, history.tiled)
     if not shown:
         return
     figures = _epoch_figures(scan, snapshot, folder, shown)
     yield from _epoch_artifacts(scan, snapshot, figures, history)
     added = _attempt(f"recon_log/{GALLERY}", partial(history.add, figures))
     yield added if isinstance(added, Failure) else _made(f"recon_log/{GALLERY}", history.gallery)
+    if history.tiled.pictures:
+        yield _made(f"recon_log/{TILES}", partial(tiles_html, history.entries, history.tiled))
     scales = history.unpublished_scales()
     if scales is not None:
         yield Artifact(f"recon_log/{SCALES}", scales)
@@ -152,6 +160,22 @@ def _picture_files(scan: Scan, snapshot: Snapshot, folder: str, one: Reconstruct
         yield _made(f"{root}/arrays.{scan.arrays_format}", partial(_arrays, scan, snapshot, one, one.number))
     if one.raw.misfit is not None:
         yield _made(f"{root}/misfit.csv", one.raw.misfit.to_csv)
+
+
+def _tile_files(folder: str, figure: Figure, from_px: int, tiled: TiledPictures) -> Iterator[Artifact | Failure]:
+    """Yield the tiles of a large object, and note them in `tiled`. One picture at a time, to bound the memory."""
+    kinds = tiled.to_cut(figure, from_px)
+    for kind in kinds:
+        yield Artifact(f"{folder}/{figure.name}/{kind}.dzi", dzi(figure.panels[kind]))
+    for kind in kinds:
+        root = f"{folder}/{figure.name}/{kind}_files"
+        levels = _attempt(root, partial(levels_of, figure.panels[kind]))
+        if isinstance(levels, Failure):
+            yield levels
+            continue
+        for name, tile in tiles(levels):
+            yield _made(f"{root}/{name}", partial(encode_png, tile))
+        tiled.add(figure.name, kind, f"{folder}/{figure.name}", levels)
 
 
 def _arrays(scan: Scan, snapshot: Snapshot, one: Reconstruction, number: int) -> bytes:

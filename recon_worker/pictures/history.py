@@ -14,8 +14,9 @@ from recon_worker.pictures.colour_ranges import ColourRanges
 from recon_worker.pictures.figures import EpochFigures, Figure, downsampled
 from recon_worker.pictures.gallery.entry import GalleryEntry, GalleryFigure, Thumbnail
 from recon_worker.pictures.gallery.page import entries_of, gallery_html, thinned
-from recon_worker.pictures.labels import METRICS
+from recon_worker.pictures.labels import METRICS, Kind
 from recon_worker.pictures.png import ConstantPanels, encode_png
+from recon_worker.pictures.tiles.pyramid import TiledPictures
 from recon_worker.snapshot.artifact import GALLERY, SCALES
 from recon_worker.snapshot.records import Scan
 
@@ -31,6 +32,8 @@ class History:
     """Ranges fixed so far."""
     entries: list[GalleryEntry] = field(default_factory=list)
     """Gallery entries so far, in order of epochs."""
+    tiled: TiledPictures = field(default_factory=TiledPictures, init=False)
+    """Tiles that this process has cut."""
     _constant: tuple[Scan, ConstantPanels] | None = field(default=None, init=False)
     _gallery: bytes | None = field(default=None, init=False)
     _published: bytes = field(default=b"", init=False)
@@ -60,7 +63,7 @@ class History:
     def add(self, figures: EpochFigures) -> None:
         """Add an epoch, replacing an earlier entry of the same epoch."""
         self._gallery = None
-        entry = gallery_entry(figures)
+        entry = gallery_entry(figures, self.tiled.folders())
         if self.entries:
             entry = entry.sharing(self.entries[-1])
         self.entries = thinned([*self.entries, entry])
@@ -70,6 +73,12 @@ class History:
         if self._gallery is None:
             self._gallery = gallery_html(self.entries)
         return self._gallery
+
+    def without_tiles(self) -> "History":
+        """Forget where tiles are, because they belong to another run. Returns this history."""
+        self._gallery = None
+        self.entries = [entry.without_tiles() for entry in self.entries]
+        return self
 
     def files(self) -> dict[str, bytes]:
         """Return the files that `of_files` reads, by name; omits an empty gallery."""
@@ -111,8 +120,13 @@ def mean_metrics(patches: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: float(np.mean(found)) for name, found in values.items() if found and not name.startswith("fit_")}
 
 
-def gallery_entry(figures: EpochFigures) -> GalleryEntry:
-    """Make the gallery entry of an epoch: its metrics, and its panels downsampled to at most 256 x 256 px."""
+def gallery_entry(figures: EpochFigures, tiles: Mapping[str, Mapping[Kind, str]] | None = None) -> GalleryEntry:
+    """Make the gallery entry of an epoch: its metrics, its panels downsampled to at most 256 x 256 px, and its tiles.
+
+    Args:
+        figures: The epoch.
+        tiles: Folder of the tiles of each picture, by figure and kind.
+    """
     kept = []
     for figure in figures.figures():
         thumbnails = {}
@@ -121,8 +135,15 @@ def gallery_entry(figures: EpochFigures) -> GalleryEntry:
             height, width = panel.values.shape
             png = encode_png(downsampled(panel, block))
             thumbnails[kind] = Thumbnail(png=png, full_size=(height, width), block_px=block)
-        misfit = None if figure.misfit is None else figure.misfit.to_bytes()
-        kept.append(GalleryFigure(name=figure.name, metrics=dict(figure.metrics), thumbnails=thumbnails, misfit=misfit))
+        kept.append(
+            GalleryFigure(
+                name=figure.name,
+                metrics=dict(figure.metrics),
+                thumbnails=thumbnails,
+                tiles=dict((tiles or {}).get(figure.name, {})),
+                misfit=None if figure.misfit is None else figure.misfit.to_bytes(),
+            )
+        )
     return GalleryEntry(
         epoch=figures.epoch,
         step=figures.step,

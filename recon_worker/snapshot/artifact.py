@@ -5,6 +5,9 @@ from dataclasses import dataclass
 SCALES, GALLERY = HISTORY_FILES = "scales.json", "gallery.html"
 """Artifacts that later epochs read back: colour ranges and gallery of the run."""
 
+TILES = "tiles.html"
+"""The page that shows large objects at full resolution."""
+
 
 @dataclass(frozen=True)
 class Artifact:

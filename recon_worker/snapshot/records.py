@@ -46,6 +46,8 @@ class Scan:
     """Side of an object pixel, metres. None: unknown; lengths are in pixels only."""
     arrays_format: ArraysFormat = "none"
     """File format of the stitched objects as arrays."""
+    tiles_from_px: int = 0
+    """Longer side from which stitched objects are also logged as tiles, pixels; 0: never."""
     description: bool | None = None
     """Whether to show the latest summary in the run's description in MLflow; None: only where the user has written no
     text."""

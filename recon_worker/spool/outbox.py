@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 _log = message_log(__name__)
 
 _ARTIFACT = re.compile(
-    r"epoch_\d+/((patch_\d+|stitched(_object_\d+)?)/([A-Za-z0-9_]+\.png|arrays\.(npz|h5)|misfit\.csv)|summary\.png)"
-    r"|recon_log/(events\.csv|scales\.json|gallery\.html|evolution\.gif)"
+    r"epoch_\d+/((patch_\d+|stitched(_object_\d+)?)/([A-Za-z0-9_]+\.(png|dzi)|arrays\.(npz|h5)|misfit\.csv"
+    r"|[A-Za-z0-9_]+_files/\d+/\d+_\d+\.png)|summary\.png)"
+    r"|recon_log/(events\.csv|scales\.json|gallery\.html|tiles\.html|evolution\.gif)"
     r"|cards/(epoch_\d+|reference)/[A-Za-z0-9_]+\.step_\d+(\.time_\d+)?\.png|metrics/epoch_\d+\.json|description/run\.json"
 )
 _EPOCH = re.compile(r"(?:^|/)epoch_(\d+)[/.]")

@@ -8,14 +8,17 @@
 Repeated uploads create no duplicates.
 """
 
+import contextlib
+import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from recon_worker.pictures.records import Card, Description, Metrics, card_of, is_file, is_metrics, merged_description
+from recon_worker.snapshot.artifact import TILES
 from recon_worker.spool.outbox import Version
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.errors import reason
@@ -168,7 +171,8 @@ def _upload(connection: _Connection, local: Path, name: str, taken_unix_s: float
     run_id, replaced = connection.run.info.run_id, folder_of(name, taken_unix_s, connection.resumes)
     if is_file(name):
         folder = PurePosixPath(connection.folder, replaced or "", name).parent
-        connection.client.log_artifact(run_id, str(local), str(folder))
+        with _as_uploaded(local, name, "" if replaced else f"{run_id}/{connection.folder}") as file:
+            connection.client.log_artifact(run_id, str(file), str(folder))
     elif replaced is not None:
         pass  # records of epochs repeated since then would mislead
     elif (card := _card(connection, name)) is not None:
@@ -187,6 +191,20 @@ def _upload(connection: _Connection, local: Path, name: str, taken_unix_s: float
             after = merged_description(before, record, run_id, run.info.experiment_id, connection.folder)
             if after != before:
                 connection.client.set_tag(run_id, _DESCRIPTION_TAG, after, synchronous=True)
+
+
+@contextlib.contextmanager
+def _as_uploaded(local: Path, name: str, address: str) -> Iterator[Path]:
+    """Yield the file to upload: `local`, or a copy of the viewer of tiles that names the address of its artifacts."""
+    if name != f"recon_log/{TILES}" or not address:
+        yield local
+        return
+    from recon_worker.pictures.tiles.page import addressed
+
+    with tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
+        copy = Path(folder, local.name)
+        copy.write_bytes(addressed(local.read_bytes(), address))
+        yield copy
 
 
 def _card(connection: _Connection, name: str) -> Card | None:

@@ -137,7 +137,8 @@ def earlier_history(target: RunTarget, connect: Callable[[RunTarget], "MlflowCli
                 for name in HISTORY_FILES:
                     if str(folder / name) in listed:
                         files[name] = local_artifact(store, str(folder / name), partial(Path, local)).read_bytes()
-        return History.of_files(files, last_epoch=target.earlier_epoch)
+        history = History.of_files(files, last_epoch=target.earlier_epoch)
+        return history if run_id == target.run_id else history.without_tiles()
     except Exception as error:  # any error of the server, or of a replaced artifact
         _log.warning(
             "The colour ranges of run %s, which this one resumes, cannot be read: %s. New ones are chosen.",

@@ -1,9 +1,10 @@
 """Time and memory of large fields: up to 40 000 patches of 128 px and an object of 4096 x 4096 px. Linux only.
 
-    python scripts/benchmarks/large_field.py [--quick] [--queue-gib 1] [--json]
+    python scripts/benchmarks/large_field.py [--quick] [--queue-gib 1] [--tiles-from 2048] [--server URI] [--json]
 
 Predictions are cut out of a known object in batches of 16 and copied into the snapshot as the callback does. A real
-worker process stitches, compares, draws and uploads to a fresh SQLite store. Each size runs in a separate process.
+worker process stitches, compares, draws and uploads to a fresh SQLite store or to a server. Each size runs in a process
+of its own.
 Times are those of the second of two events, and of the first event's copy, which goes to cold memory. Own memory is the
 peak of anonymous memory: the increase in the training process, the total in the worker. Mapped memory (slots, files) is
 listed separately: the processes share it, or the system can write it out.
@@ -30,6 +31,7 @@ from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.reconstruction.stitching import crop_to_footprint
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.array_types import Complex64, Float32
+from recon_worker.snapshot.choices import TILES_FROM_PX
 from recon_worker.snapshot.geometry import PositionGeometry
 from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.spool.run_target import RunTarget
@@ -57,6 +59,11 @@ class Row:
     event_s: float
     """From submit to the last artifact in the store."""
     us_per_patch: float
+    worker_cpu_s: float
+    """Processor time of the worker from the start of the second event to its end."""
+    files: int
+    """Uploaded files of the second event; with tiles, they are most of it."""
+    files_mib: float
     trainer_mib: float
     trainer_mapped_mib: float
     worker_mib: float
@@ -100,7 +107,7 @@ def true_object(side_px: int) -> Complex64:
     return found
 
 
-def make_scan(truth: Complex64, per_axis: int) -> Scan:
+def make_scan(truth: Complex64, per_axis: int, tiles_from_px: int) -> Scan:
     """A scan at whole-pixel positions; the centre crops of its patches cover the object."""
     line = np.round(np.linspace(CROP_PX / 2, len(truth) - CROP_PX / 2, per_axis))
     positions = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 1, 2)
@@ -110,6 +117,7 @@ def make_scan(truth: Complex64, per_axis: int) -> Scan:
         observed_diffraction=np.ones((FIXED, N_PX, N_PX), np.float32),
         geometry=geometry,
         ground_truth=(crop_to_footprint(geometry, truth),),
+        tiles_from_px=tiles_from_px,
     )
 
 
@@ -143,10 +151,14 @@ def capture(scan: Scan, amp: Float32, phase: Float32, arrays: SnapshotArrays) ->
     return seconds
 
 
-def measure(side_px: int, per_axis: int, queue_bytes: int, folder: Path) -> Row:
+def measure(side_px: int, per_axis: int, arguments: argparse.Namespace, folder: Path) -> Row:
     """Log two events of one size."""
-    target, truth = make_run(folder), true_object(side_px)
-    scan, amp, phase = make_scan(truth, per_axis), np.abs(truth), np.angle(truth)
+    target, truth, queue_bytes = (
+        make_run(folder, arguments.server),
+        true_object(side_px),
+        int(arguments.queue_gib * 2**30),
+    )
+    scan, amp, phase = make_scan(truth, per_axis, arguments.tiles_from), np.abs(truth), np.angle(truth)
     layout = SnapshotLayout(n_fixed=FIXED, patch_px=N_PX, n_stitch=per_axis**2, crop_px=CROP_PX)
     settings = WorkerSettings(spool_dir=folder / "spool", queue_bytes=queue_bytes, flush_timeout_s=FLUSH_S)
     copies, submits, times = [], [], []
@@ -159,7 +171,7 @@ def measure(side_px: int, per_axis: int, queue_bytes: int, folder: Path) -> Row:
                 arrays = worker.acquire(layout)
                 in_memory = worker.reuses_memory
                 copies.append(capture(scan, amp, phase, arrays))
-                began = time.perf_counter()
+                began, cpu_before = time.perf_counter(), cpu_s(worker.pid)
                 worker.submit(
                     Snapshot(
                         epoch=epoch,
@@ -175,6 +187,8 @@ def measure(side_px: int, per_axis: int, queue_bytes: int, folder: Path) -> Row:
                 if not worker.flush(FLUSH_S):
                     raise RuntimeError(f"an event of {per_axis**2} patches took more than {FLUSH_S:.0f} s.")
                 times.append(time.perf_counter() - began)
+                used_s = cpu_s(worker.pid) - cpu_before
+    sizes = logged_sizes(target, f"epoch_{EVENTS:02d}")
     if worker.stats.logged != EVENTS:
         raise RuntimeError(worker.summary())
     if not logged_amp_mae(target) < TOLERANCE:
@@ -189,6 +203,9 @@ def measure(side_px: int, per_axis: int, queue_bytes: int, folder: Path) -> Row:
         submit_ms=1e3 * submits[-1],
         event_s=times[-1],
         us_per_patch=1e6 * times[-1] / per_axis**2,
+        worker_cpu_s=used_s,
+        files=len(sizes),
+        files_mib=sum(sizes) / 2**20,
         trainer_mib=(trainer.peak["RssAnon"] - trainer.before["RssAnon"]) / 2**20,
         trainer_mapped_mib=(trainer.peak["RssFile"] + trainer.peak["RssShmem"]) / 2**20,
         worker_mib=process.peak["RssAnon"] / 2**20,
@@ -196,14 +213,32 @@ def measure(side_px: int, per_axis: int, queue_bytes: int, folder: Path) -> Row:
     )
 
 
-def make_run(folder: Path) -> RunTarget:
-    """Create a run in a new database."""
+def make_run(folder: Path, server: str | None) -> RunTarget:
+    """Create a run, on a server or in a new database."""
     import mlflow
 
-    uri = f"sqlite:///{folder}/mlflow.db"
-    client = mlflow.MlflowClient(uri)
-    experiment = client.create_experiment("benchmark", artifact_location=(folder / "mlruns").as_uri())
+    uri = server or f"sqlite:///{folder}/mlflow.db"
+    client, location = mlflow.MlflowClient(uri), None if server else (folder / "mlruns").as_uri()
+    experiment = client.create_experiment(f"benchmark {time.time_ns()}", artifact_location=location)
     return RunTarget(run_id=client.create_run(experiment).info.run_id, tracking_uri=uri)
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def logged_sizes(target: RunTarget, folder: str) -> list[int]:
+    """Sizes of the files in a folder of the run, bytes."""
+    import mlflow
+
+    client, sizes, folders = mlflow.MlflowClient(target.tracking_uri), list[int](), [folder]
+    while folders:
+        found = client.list_artifacts(target.run_id, folders.pop())
+        folders += [one.path for one in found if one.is_dir]
+        sizes += [one.file_size for one in found if not one.is_dir]
+    return sizes
 
 
 def logged_amp_mae(target: RunTarget) -> float:
@@ -214,9 +249,11 @@ def logged_amp_mae(target: RunTarget) -> float:
     return metrics["recon/stitched/amp_mae"]
 
 
-def run_apart(side_px: int, queue_gib: float) -> dict[str, float]:
+def run_apart(side_px: int, arguments: argparse.Namespace) -> dict[str, float]:
     """Measure one size in a separate process."""
-    command = [sys.executable, __file__, "--side", str(side_px), "--queue-gib", str(queue_gib)]
+    command = [sys.executable, __file__, "--side", str(side_px), "--queue-gib", str(arguments.queue_gib)]
+    command += ["--tiles-from", str(arguments.tiles_from)]
+    command += ["--server", arguments.server] if arguments.server else []
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=3 * FLUSH_S)
     row: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return row
@@ -225,12 +262,15 @@ def run_apart(side_px: int, queue_gib: float) -> dict[str, float]:
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the table."""
     print("                                       training process, s, MiB             worker, s, MiB")
-    print("side px patches snapshot MiB where  first copy  copy submit ms   own mapped   event us/patch   own mapped")
+    print(
+        "side px patches snapshot MiB where  first copy  copy submit ms   own mapped   event us/patch   own mapped"
+        "   CPU files   MiB"
+    )
     for row in rows:
         print(
             "{side_px:7.0f} {patches:7.0f} {snapshot_mib:12.0f} {where:6} {first_copy_s:10.2f} {copy_s:5.2f} "
             "{submit_ms:9.1f} {trainer_mib:5.0f} {trainer_mapped_mib:6.0f} {event_s:7.1f} {us_per_patch:8.0f} "
-            "{worker_mib:5.0f} {worker_mapped_mib:6.0f}".format(**row)
+            "{worker_mib:5.0f} {worker_mapped_mib:6.0f} {worker_cpu_s:5.1f} {files:5.0f} {files_mib:5.0f}".format(**row)
         )
 
 
@@ -240,6 +280,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small fields only (half a minute)")
     parser.add_argument("--queue-gib", type=float, default=1.0, help="memory for waiting snapshots")
     parser.add_argument(
+        "--tiles-from", type=int, default=TILES_FROM_PX, help="side from which objects are tiled; 0: never"
+    )
+    parser.add_argument("--server", help="tracking URI of a server, instead of a new SQLite store")
+    parser.add_argument(
         "--side", type=int, choices=[*SIZES, *QUICK_SIZES], help="one size only, in this process, as JSON"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -247,10 +291,10 @@ def main() -> None:
     sizes = QUICK_SIZES if args.quick else SIZES
     if args.side:
         with tempfile.TemporaryDirectory() as folder:
-            row = measure(args.side, (SIZES | QUICK_SIZES)[args.side], int(args.queue_gib * 2**30), Path(folder))
+            row = measure(args.side, (SIZES | QUICK_SIZES)[args.side], args, Path(folder))
         print(json.dumps(asdict(row)))
         return
-    rows = [run_apart(side, args.queue_gib) for side in sizes]
+    rows = [run_apart(side, args) for side in sizes]
     if args.json:
         print(json.dumps(rows, indent=2))
     else:

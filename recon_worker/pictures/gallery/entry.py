@@ -40,6 +40,8 @@ class GalleryFigure:
     metrics: Mapping[str, float] = field(default_factory=dict)
     thumbnails: Mapping[Kind, Thumbnail] = field(default_factory=dict)
     """Thumbnails by kind of panel; empty if dropped to limit the file size."""
+    tiles: Mapping[Kind, str] = field(default_factory=dict)
+    """Folder of the tiles of each picture, such as "epoch_05/stitched"; those of the truth in an earlier one."""
     misfit: tuple[bytes, bytes] | None = None
     """Little-endian arrays of n samples: dataset indices (int32), x and y in full-size pixels (float32); and R-factors
     and deviances per photon (float32). None: unknown, or dropped."""
@@ -73,6 +75,10 @@ class GalleryEntry:
         figures = tuple(dataclasses.replace(figure, thumbnails={}, misfit=None) for figure in self.figures)
         return dataclasses.replace(self, figures=figures)
 
+    def without_tiles(self) -> "GalleryEntry":
+        """Return a copy without folders of tiles."""
+        return dataclasses.replace(self, figures=tuple(dataclasses.replace(one, tiles={}) for one in self.figures))
+
     def to_dict(self, pngs: dict[str, bytes]) -> dict[str, Any]:
         """Return the entry as JSON values that refer to thumbnails by name.
 
@@ -89,6 +95,8 @@ class GalleryEntry:
             if figure.misfit is not None:
                 view["misfit"] = [_name(one) for one in figure.misfit]
                 pngs |= dict(zip(view["misfit"], figure.misfit, strict=True))
+            if figure.tiles:
+                view["tiles"] = dict(figure.tiles)
             views.append(view)
         facts = {"epoch": self.epoch, "step": self.step, "folder": self.folder, "pixel_size_m": self.pixel_size_m}
         return facts | {"metrics": _finite(self.metrics), "views": views}
@@ -116,11 +124,13 @@ class GalleryEntry:
                     height, width = map(int, one["full_size"])
                     png = base64.b64decode(pictures[one["png"]], validate=True)
                     thumbnails[kind] = Thumbnail(png=png, full_size=(height, width), block_px=int(one["block_px"]))
+                folders = view.get("tiles", {})
                 figures.append(
                     GalleryFigure(
                         name=str(view["name"]),
                         metrics=_metrics(view["metrics"]),
                         thumbnails=thumbnails,
+                        tiles={kind: str(folders[kind]) for kind in get_args(Kind) if kind in folders},
                         misfit=_misfit(view.get("misfit"), pictures),
                     )
                 )

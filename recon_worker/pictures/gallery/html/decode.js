@@ -4,9 +4,11 @@
 const LEVELS = 252;
 const SPECIAL = ["\u2212infinity", "+infinity", "not a number", "not scanned, or nothing to compare"];
 
-/** Decode a base64 PNG to {width, height, indices, palette, vmin, vmax, quantity, unit}. */
-async function decodePicture(base64) {
-  const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+/** Decode a base64 PNG; see decodePng. */
+const decodePicture = (base64) => decodePng(Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)));
+
+/** Decode the bytes of a PNG to {width, height, indices, palette, vmin, vmax, quantity, unit}. */
+async function decodePng(bytes) {
   const picture = { facts: {} };
   const packed = [];
   for (const { type, body } of chunks(bytes)) {
