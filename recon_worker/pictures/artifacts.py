@@ -44,9 +44,9 @@ from recon_worker.pictures.records import (
 )
 from recon_worker.pictures.snapshot_figures import Reconstruction, RefinedObject, SnapshotFigures, reference_figures
 from recon_worker.pictures.summary import latest_png, reference_png, summary_png
-from recon_worker.reconstruction.alerts import alerts
 from recon_worker.pictures.tiles.page import tiles_html
 from recon_worker.pictures.tiles.pyramid import TiledPictures, dzi, levels_of, tiles
+from recon_worker.reconstruction.alerts import alerts
 from recon_worker.reconstruction.stitching import canvas_positions
 from recon_worker.snapshot.artifact import GALLERY, SCALES, TILES, Artifact, Failure
 from recon_worker.snapshot.records import Scan, Snapshot
