@@ -10,6 +10,7 @@ _WATCHED = {
 """Metrics that are compared with their best value, the most meaningful first, and the smallest value that can fall by
 half to a collapse, or (R-factor) be one: below it they vary by more than that without a meaning."""
 _LOWER_IS_BETTER = frozenset({"recon/patches/r_factor"})
+_WITH_TRUTH = _WATCHED.keys() - _LOWER_IS_BETTER
 STAGNATION_EPOCHS = 10
 """Logged epochs without a better reconstruction after which a training stagnates."""
 
@@ -51,9 +52,12 @@ def _of_one(metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
 
 
 def _compared(metrics: Mapping[str, float], best: Mapping[str, tuple[int, float]]) -> Iterator[tuple[str, str]]:
-    """Yield the alert of a collapse against the best earlier epochs, given by metric as (epoch, value)."""
+    """Yield the alert of a collapse against the best earlier epochs, given by metric as (epoch, value).
+
+    The R-factor counts only without a ground truth: that of a noisy pattern rises while the object improves.
+    """
     for name, floor in _WATCHED.items():
-        if name not in metrics or name not in best:
+        if name not in metrics or name not in best or (name in _LOWER_IS_BETTER and _WITH_TRUTH & metrics.keys()):
             continue
         value, (epoch, earlier) = metrics[name], best[name]
         if name in _LOWER_IS_BETTER and value >= max(2 * earlier, floor):

@@ -32,6 +32,13 @@ def test_smaller_changes_and_those_of_poor_values_are_no_collapse(name, values):
     assert alerts(history(name, *values)) == {}
 
 
+def test_the_r_factor_counts_only_without_a_ground_truth():
+    rising = history(R_FACTOR, 0.2, 0.9)
+
+    assert alerts({epoch: {SSIM: 0.5, **one} for epoch, one in rising.items()}) == {}
+    assert list(alerts(rising)) == [2]
+
+
 def test_values_that_are_not_finite_are_named_with_their_share():
     found = alerts({1: {"recon/stitched/finite_share": 1.0}, 2: {"recon/stitched/finite_share": 0.75}})
 
