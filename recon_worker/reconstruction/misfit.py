@@ -38,7 +38,7 @@ class SampleMisfit:
 
     def metrics(self) -> dict[str, float]:
         """Return median and 95th percentile of the finite values, by name."""
-        found = {}
+        found: dict[str, float] = {}
         for name, values in (("r_factor", self.r_factor), ("deviance", self.deviance_per_photon)):
             finite = values[np.isfinite(values)]
             if finite.size:
@@ -107,23 +107,23 @@ def _number(row: Mapping[str, str | None], name: str) -> float:
     return float(row[name] or "")
 
 
-def misfit_of(geometry: Geometry, number: int, misfit: Float32, filled: Bool) -> SampleMisfit | None:
+def misfit_of(geometry: Geometry | None, number: int, misfit: Float32, filled: Bool) -> SampleMisfit | None:
     """Return the misfit of the samples of an object; None if it is unknown.
 
     Args:
-        geometry: The scan.
+        geometry: The scan; None: unknown, as is the misfit.
         number: Index of the object.
         misfit: (n, 2) R-factor and deviance per photon of all samples; empty or not finite: unknown.
         filled: (n,) Whether each sample has a prediction.
     """
+    if geometry is None or not np.isfinite(misfit).any():
+        return None
     if isinstance(geometry, PositionGeometry):
         every = np.arange(len(geometry.positions_px))
         own = every if geometry.object_index is None else every[geometry.object_index == number]
     else:
         in_object = geometry.samples_per_axis**2
         own = np.arange(number * in_object, (number + 1) * in_object)
-    if not np.isfinite(misfit).any():
-        return None
     positions = canvas_positions(geometry, number).reshape(len(own), -1, 2).mean(axis=1)
     kept = filled[own]
     values = np.where(np.isfinite(misfit), misfit, np.float32(np.nan))[own[kept]]
