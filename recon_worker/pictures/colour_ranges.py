@@ -28,7 +28,7 @@ PREDICTION_MARGIN = 0.25
 _SMALLEST_SPAN = 0.05
 """Minimum width of a range, as a fraction of its largest magnitude; prevents amplified noise in flat pictures."""
 _ERROR_SHARE = 0.5
-"""Upper end of an error range, as a fraction of the span of the truth."""
+"""Upper end of an error range, as a fraction of the span of the truth; of the misfit, as one of the mean pattern's."""
 LEAST_ERROR, _LEAST_PHASE_ERROR_RAD, _LEAST_PHASE_SPAN_RAD = 1e-6, 0.1, 0.2
 _TRUE_RANGES = ("amp_aligned", "phase_aligned", "amp_error", "phase_error")
 _VERSION = 1
@@ -134,7 +134,7 @@ def true_ranges(truths: Sequence[Complex64]) -> dict[str, Range]:
 
 
 def misfit_range(scan: Scan, misfit: Float32, colour_ranges: ColourRanges, *, trained: bool) -> Range:
-    """Return the range of the misfit map: from 0 to the R-factor of the mean pattern or, if unknown, of the prediction.
+    """Return the range of the misfit map: 0 to half the R-factor of the mean pattern; if unknown, to what is predicted.
 
     Args:
         scan: Holds the measured patterns, of which there may be too few for a mean.
@@ -149,7 +149,7 @@ def misfit_range(scan: Scan, misfit: Float32, colour_ranges: ColourRanges, *, tr
     mean = None if observed is None else mean_pattern(observed)
     baseline = 0.0 if mean is None or observed is None else max(r_factor(mean, one) for one in observed)
     if baseline > 0:
-        return colour_ranges.range_of(name, lambda: (0.0, baseline))
+        return colour_ranges.range_of(name, lambda: (0.0, _ERROR_SHARE * baseline))
     high = robust_range(misfit[:, 0], PREDICTION_MARGIN)[1]
     return colour_ranges.range_of(name, lambda: (0.0, high)) if trained else (0.0, high)
 

@@ -19,7 +19,7 @@ COLUMNS = ("sample", "x_px", "y_px", "r_factor", "deviance_per_photon")
 """Columns of the table."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SampleMisfit:
     """Misfit of each sample of an object that has a prediction, in order of dataset indices."""
 
@@ -31,6 +31,11 @@ class SampleMisfit:
     """(n,) sum |A_obs - A_pred| / sum A_obs; NaN if a value is not finite."""
     deviance_per_photon: Float32
     """(n,) Poisson deviance, 2 sum [k log(k / lambda) - k + lambda] / sum k; NaN if a value is not finite."""
+
+    def __repr__(self) -> str:
+        worst = self.worst_first()[:1]
+        found = ", ".join(f"worst R-factor {self.r_factor[row]:.3g} at sample {self.samples[row]}" for row in worst)
+        return f"<SampleMisfit: {len(self.samples)} samples, {found}>"
 
     def worst_first(self) -> Indices:
         """Return (n,) rows by descending R-factor; those that are not finite come first."""

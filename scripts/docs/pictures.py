@@ -166,7 +166,7 @@ def _misfit() -> bytes:
     assert mean is not None
     scanned = np.zeros((_PIXELS, _PIXELS), bool)
     scanned[half // 2 : -half // 2, half // 2 : -half // 2] = True
-    panel = misfit_panel(misfit, scanned, (0.0, max(r_factor(mean, one) for one in observed[::200])))
+    panel = misfit_panel(misfit, scanned, (0.0, max(r_factor(mean, one) for one in observed[::200]) / 2))
     return _row({"Phase of the prediction": _phase_panel(predicted), "Misfit of the diffraction, R-factor": panel})
 
 
