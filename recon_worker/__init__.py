@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from recon_worker.reading.logged import LoggedObject, LoggedPatch
     from recon_worker.reading.run import ReconRun, open_run
     from recon_worker.reading.run_artifacts import ReadError
+    from recon_worker.reconstruction.misfit import SampleMisfit
     from recon_worker.settings import WorkerSettings
     from recon_worker.snapshot.geometry import GridGeometry, PositionGeometry
     from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
@@ -37,6 +38,7 @@ __all__ = [
     "ReconWorker",
     "RunTarget",
     "Sample",
+    "SampleMisfit",
     "Scan",
     "Snapshot",
     "SnapshotArrays",
@@ -55,6 +57,7 @@ _MODULES = {
     "reading.logged": ("LoggedObject", "LoggedPatch"),
     "reading.run": ("ReconRun", "open_run"),
     "reading.run_artifacts": ("ReadError",),
+    "reconstruction.misfit": ("SampleMisfit",),
     "settings": ("WorkerSettings",),
     "snapshot.geometry": ("GridGeometry", "PositionGeometry"),
     "snapshot.records": ("Scan", "Snapshot", "SnapshotArrays", "SnapshotLayout"),

@@ -90,8 +90,8 @@ class Capture:
         samples = route.samples if isinstance(route.samples, slice) else torch.from_numpy(route.samples)
         part = (samples, *self._crop) if not isinstance(route.rows, slice) or route.rows.stop else None
         if isinstance(route.rows, slice):
-            views = (one[route.rows] for one in arrays)
-            return Target(*views, None, part, route.fixed, route.size, route.rows)
+            amp, phase, misfits = (one[route.rows] for one in arrays)
+            return Target(amp, phase, misfits, None, part, route.fixed, route.size, route.rows)
         return Target(*arrays, torch.from_numpy(route.rows), part, route.fixed, route.size, route.rows)
 
     def restart(self) -> None:

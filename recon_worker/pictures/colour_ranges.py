@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from recon_worker.reconstruction.diffraction_metrics import mean_pattern, r_factor
 from recon_worker.reconstruction.metrics import TRUTH_MARGIN, robust_limits
 from recon_worker.snapshot.array_types import Complex64, Float32
+from recon_worker.snapshot.records import Scan
 
 Range = tuple[float, float]
 
@@ -27,7 +28,7 @@ PREDICTION_MARGIN = 0.25
 _SMALLEST_SPAN = 0.05
 """Minimum width of a range, as a fraction of its largest magnitude; prevents amplified noise in flat pictures."""
 _ERROR_SHARE = 0.5
-"""Upper end of an error range, as a fraction of the span of the truth."""
+"""Upper end of an error range, as a fraction of the span of the truth; of the misfit, as one of the mean pattern's."""
 LEAST_ERROR, _LEAST_PHASE_ERROR_RAD, _LEAST_PHASE_SPAN_RAD = 1e-6, 0.1, 0.2
 _TRUE_RANGES = ("amp_aligned", "phase_aligned", "amp_error", "phase_error")
 _VERSION = 1
@@ -132,23 +133,24 @@ def true_ranges(truths: Sequence[Complex64]) -> dict[str, Range]:
     }
 
 
-def misfit_range(observed: Float32 | None, r_factors: Float32, colour_ranges: ColourRanges, *, trained: bool) -> Range:
-    """Return the range of the misfit map: from 0 to the R-factor of the mean pattern or, if unknown, of the prediction.
+def misfit_range(scan: Scan, misfit: Float32, colour_ranges: ColourRanges, *, trained: bool) -> Range:
+    """Return the range of the misfit map: 0 to half the R-factor of the mean pattern; if unknown, to what is predicted.
 
     Args:
-        observed: (k, N, N) measured diffraction amplitude; None: unknown.
-        r_factors: (n,) R-factors of the predicted patterns; used only if there is no mean of several patterns.
+        scan: Holds the measured patterns, of which there may be too few for a mean.
+        misfit: (n, 2) R-factors of the predicted patterns, and deviances.
         colour_ranges: The run's ranges; a new one is added.
         trained: Whether the network has been trained; an untrained network fixes no range.
     """
     name = "stitched/misfit"
     if name in colour_ranges.ranges:
         return colour_ranges.ranges[name]
+    observed = scan.observed_diffraction
     mean = None if observed is None else mean_pattern(observed)
     baseline = 0.0 if mean is None or observed is None else max(r_factor(mean, one) for one in observed)
     if baseline > 0:
-        return colour_ranges.range_of(name, lambda: (0.0, baseline))
-    high = robust_range(r_factors, PREDICTION_MARGIN)[1]
+        return colour_ranges.range_of(name, lambda: (0.0, _ERROR_SHARE * baseline))
+    high = robust_range(misfit[:, 0], PREDICTION_MARGIN)[1]
     return colour_ranges.range_of(name, lambda: (0.0, high)) if trained else (0.0, high)
 
 

@@ -143,12 +143,10 @@ class SnapshotFigures:
     def _misfit(self, number: int, image: Stitched) -> tuple[SampleMisfit | None, Panels]:
         """Return the misfit of an object's samples, and its map; None and no panel if it is unknown."""
         arrays = self.snapshot.arrays
-        assert self.scan.geometry is not None
         found = misfit_of(self.scan.geometry, number, arrays.misfit, arrays.stitch_filled)
         if found is None:
             return None, {}
-        every, observed = arrays.misfit[:, 0], self.scan.observed_diffraction
-        value_range = misfit_range(observed, every, self.colour_ranges, trained=self.snapshot.epoch > 0)
+        value_range = misfit_range(self.scan, arrays.misfit, self.colour_ranges, trained=self.snapshot.epoch > 0)
         return found, {"misfit": misfit_panel(found, image.scanned, value_range)}
 
     def _patch(self, row: int, index: int, name: str) -> list[Reconstruction]:

@@ -19,7 +19,7 @@ COLUMNS = ("sample", "x_px", "y_px", "r_factor", "deviance_per_photon")
 """Columns of the table."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SampleMisfit:
     """Misfit of each sample of an object that has a prediction, in order of dataset indices."""
 
@@ -32,13 +32,18 @@ class SampleMisfit:
     deviance_per_photon: Float32
     """(n,) Poisson deviance, 2 sum [k log(k / lambda) - k + lambda] / sum k; NaN if a value is not finite."""
 
+    def __repr__(self) -> str:
+        worst = self.worst_first()[:1]
+        found = ", ".join(f"worst R-factor {self.r_factor[row]:.3g} at sample {self.samples[row]}" for row in worst)
+        return f"<SampleMisfit: {len(self.samples)} samples, {found}>"
+
     def worst_first(self) -> Indices:
         """Return (n,) rows by descending R-factor; those that are not finite come first."""
         return np.argsort(-np.nan_to_num(self.r_factor, nan=np.inf), kind="stable")
 
     def metrics(self) -> dict[str, float]:
         """Return median and 95th percentile of the finite values, by name."""
-        found = {}
+        found: dict[str, float] = {}
         for name, values in (("r_factor", self.r_factor), ("deviance", self.deviance_per_photon)):
             finite = values[np.isfinite(values)]
             if finite.size:
@@ -107,23 +112,23 @@ def _number(row: Mapping[str, str | None], name: str) -> float:
     return float(row[name] or "")
 
 
-def misfit_of(geometry: Geometry, number: int, misfit: Float32, filled: Bool) -> SampleMisfit | None:
+def misfit_of(geometry: Geometry | None, number: int, misfit: Float32, filled: Bool) -> SampleMisfit | None:
     """Return the misfit of the samples of an object; None if it is unknown.
 
     Args:
-        geometry: The scan.
+        geometry: The scan; None: unknown, as is the misfit.
         number: Index of the object.
         misfit: (n, 2) R-factor and deviance per photon of all samples; empty or not finite: unknown.
         filled: (n,) Whether each sample has a prediction.
     """
+    if geometry is None or not np.isfinite(misfit).any():
+        return None
     if isinstance(geometry, PositionGeometry):
         every = np.arange(len(geometry.positions_px))
         own = every if geometry.object_index is None else every[geometry.object_index == number]
     else:
         in_object = geometry.samples_per_axis**2
         own = np.arange(number * in_object, (number + 1) * in_object)
-    if not np.isfinite(misfit).any():
-        return None
     positions = canvas_positions(geometry, number).reshape(len(own), -1, 2).mean(axis=1)
     kept = filled[own]
     values = np.where(np.isfinite(misfit), misfit, np.float32(np.nan))[own[kept]]

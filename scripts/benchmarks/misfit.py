@@ -101,15 +101,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     device, patterns = torch.device(arguments.device), Patterns(arguments.samples, arguments.N)
     loader = DataLoader(patterns, arguments.batch_size)
     model = PtychoLightningModule(n_px=arguments.N)
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    trainer = Trainer(logger=False, accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, **quiet)
+    trainer = Trainer(
+        logger=False,
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
     warnings.simplefilter("ignore")
     validation = seconds(lambda: trainer.validate(model, loader, verbose=False), device, arguments.repeats)
     copy = copy_all(patterns, arguments.batch_size, device)
-    without, with_misfit = (
-        seconds(lambda one=one: copy(one), device, 4 * arguments.repeats)
-        for one in (False, True)  # type: ignore[misc]
-    )
+    without = seconds(lambda: copy(False), device, 4 * arguments.repeats)
+    with_misfit = seconds(lambda: copy(True), device, 4 * arguments.repeats)
     cost = with_misfit - without
     print(f"validation {validation:.3f} s, copies {1e3 * without:.2f} ms, misfit {1e3 * cost:.2f} ms")
     print(f"{1e6 * cost / len(patterns):.1f} us a sample, {100 * cost / validation:.2f} % of the validation")

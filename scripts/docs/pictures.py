@@ -13,12 +13,14 @@ import numpy as np
 from ptycho_torch.simulation.specimens import default_pictures, disc_probe, make_object
 from recon_worker.pictures.colour_ranges import ColourRanges, log_intensity, object_ranges
 from recon_worker.pictures.complex_png import encode_complex_png
-from recon_worker.pictures.figures import PHASE_PERIOD, phase_panel
+from recon_worker.pictures.figures import PHASE_PERIOD, misfit_panel, phase_panel
 from recon_worker.pictures.layout import GREY, Page, draw_panel
 from recon_worker.pictures.png import Panel
 from recon_worker.reconstruction.alignment import fit
 from recon_worker.reconstruction.comparison import compare
+from recon_worker.reconstruction.diffraction_metrics import mean_pattern, r_factor
 from recon_worker.reconstruction.metrics import phase_error_rad
+from recon_worker.reconstruction.misfit import SampleMisfit
 from recon_worker.snapshot.array_types import Bool, Complex64, Float32
 
 _SIDE_PX, _MARGIN_PX, _GAP_PX, _HEAD_PX = 256, 16, 24, 34
@@ -140,6 +142,34 @@ def _diffraction() -> bytes:
     )
 
 
+def _misfit() -> bytes:
+    """Show the misfit of a scan: a disc of the prediction has a wrong phase, and ten patterns are corrupted."""
+    rows, columns = np.mgrid[:_PIXELS, :_PIXELS]
+    wrong = np.where(np.hypot(rows - 150, columns - 90) < 30, np.exp(1.0j), 1)
+    predicted = (wrong * _object()).astype(np.complex64)
+    half, probe = _PATCH_PX // 2, disc_probe(_PATCH_PX, _PATCH_PX / 4)[0]
+    y, x = np.mgrid[half : _PIXELS - half + 1 : 8, half : _PIXELS - half + 1 : 8].reshape(2, -1)
+
+    def patterns(one: Complex64) -> Float32:
+        patches = np.stack([one[b - half : b + half, a - half : a + half] for b, a in zip(y, x, strict=True)])
+        return np.abs(np.fft.fftshift(np.fft.fft2(probe * patches), (1, 2))).astype(np.float32)
+
+    observed, rng = patterns(_object()), np.random.default_rng(2)
+    corrupted = rng.choice(len(x), 10, replace=False)
+    observed[corrupted] = np.roll(observed[corrupted], 3, axis=-1)
+    r_factors = np.array([r_factor(*pair) for pair in zip(patterns(predicted), observed, strict=True)], np.float32)
+    positions = np.stack([x, y], axis=1).astype(float)
+    misfit = SampleMisfit(
+        samples=np.arange(len(x)), positions_px=positions, r_factor=r_factors, deviance_per_photon=r_factors
+    )
+    mean = mean_pattern(observed)
+    assert mean is not None
+    scanned = np.zeros((_PIXELS, _PIXELS), bool)
+    scanned[half // 2 : -half // 2, half // 2 : -half // 2] = True
+    panel = misfit_panel(misfit, scanned, (0.0, max(r_factor(mean, one) for one in observed[::200]) / 2))
+    return _row({"Phase of the prediction": _phase_panel(predicted), "Misfit of the diffraction, R-factor": panel})
+
+
 def _special() -> bytes:
     amplitude = np.abs(_object())
     rows, columns = np.mgrid[:_PIXELS, :_PIXELS] - (_PIXELS - 1) / 2
@@ -168,6 +198,7 @@ _PICTURES: Mapping[str, Callable[[], bytes]] = {
     "aligned": _aligned,
     "errors": _errors,
     "diffraction": _diffraction,
+    "misfit": _misfit,
     "special": _special,
     "complex": _complex,
 }

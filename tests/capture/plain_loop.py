@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from recon_worker import ReconLogger, WorkerSettings
-from tests.lightning.clients import PATCHES, POSITIONS, TRUTH, Oracle, Pairs, loader
+from tests.lightning.clients import DIFFRACTION, PATCHES, POSITIONS, TRUTH, Oracle, Pairs, loader
 
 
 class Network(Oracle):
@@ -52,7 +52,9 @@ def train(uri, run_id, folder, *, rank=0, size=1, fails_on_rank=None, epochs=2, 
                     if fails_on_rank == rank and epoch == 0:
                         shot.add(indices, amp=np.zeros(3), phase=np.zeros(3))
                     amp, phase = network(x)
-                    shot.add(indices, amp=amp, phase=phase)
+                    measured = torch.from_numpy(DIFFRACTION)[indices]
+                    predicted = measured * (1 + indices / 100)[:, None, None]
+                    shot.add(indices, amp=amp, phase=phase, diffraction=predicted, observed=measured)
     return {"weight": network.weight.item(), "losses": losses, "errors": recon.errors}
 
 

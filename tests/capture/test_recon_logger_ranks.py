@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from recon_worker import open_run
 from tests.capture.plain_loop import train
 from tests.capture.test_recon_logger import correlations, new_run, pixels
 from tests.lightning.forked_ranks import fork_ranks
@@ -57,6 +59,8 @@ def test_two_ranks_add_their_parts(tracking, new_tracking, run_id, tmp_path):
 
     assert [one["errors"] for one in found] == [0, 0]
     assert pixels(tracking) == pixels(alone)
+    misfit = open_run(run_id, tracking.uri).misfit()
+    np.testing.assert_allclose(misfit.r_factor, misfit.samples / 100, atol=1e-6)
 
 
 @pytest.mark.slow

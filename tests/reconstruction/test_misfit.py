@@ -51,6 +51,7 @@ def test_statistics_are_of_the_finite_values_and_the_worst_come_first():
     one.r_factor[0] = np.nan
 
     assert one.samples[one.worst_first()[:3]].tolist() == [0, 300, 297]
+    assert repr(one) == "<SampleMisfit: 101 samples, worst R-factor nan at sample 0>"
     assert one.metrics()["misfit_r_factor_median"] == pytest.approx(0.505)
     assert one.metrics()["misfit_r_factor_p95"] == pytest.approx(np.percentile(np.linspace(0.01, 1, 100), 95))
 
