@@ -33,8 +33,8 @@ def wait(driver, condition):
 class GalleryPage:
     """A gallery of four epochs in a browser."""
 
-    def __init__(self, driver, folder, *, entries=None):
-        self.driver, self.entries = driver, entries or [gallery_entry(smooth_sheet(epoch)) for epoch in EPOCHS]
+    def __init__(self, driver, folder):
+        self.driver, self.entries = driver, [gallery_entry(smooth_sheet(epoch)) for epoch in EPOCHS]
         self.file = folder / "gallery.html"
         self.file.write_bytes(gallery_html(self.entries, title="known run"))
 
