@@ -122,10 +122,10 @@ def chromium(browser_paths):
 
 @pytest.fixture
 def gallery(chromium, tmp_path):
-    """A gallery of known pictures, in a browser: gallery(width, height, dark=False) -> GalleryPage."""
+    """A gallery of known pictures, in a browser: gallery(width, height, dark=False, truth=True) -> GalleryPage."""
 
-    def start(width=940, height=1450, *, dark=False):
-        return GalleryPage(chromium(width, height, dark=dark), tmp_path)
+    def start(width=940, height=1450, *, dark=False, truth=True):
+        return GalleryPage(chromium(width, height, dark=dark), tmp_path, truth=truth)
 
     return start
 

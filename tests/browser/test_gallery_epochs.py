@@ -51,6 +51,17 @@ def test_a_difference_of_values_beyond_the_colours_is_a_bound_or_unknown(gallery
     assert unknown == not_scanned == 255
 
 
+def test_without_a_truth_the_page_says_that_epochs_are_not_aligned(gallery, screenshot):
+    page = gallery(truth=False).open()
+    alone = page.kinds()
+    page.select("#other", 1).wait_for(other=1)
+    screenshot(page.driver, "light")
+
+    assert alone == ["amp_pred", "phase_pred"]
+    assert page.kinds() == [f"{group}_{role}" for group in ("amp", "phase") for role in ("pred", "other", "change")]
+    assert "Without a truth, epochs are not aligned" in page.one("#notes").text
+
+
 def test_the_slider_changes_one_epoch_of_the_comparison_only(gallery):
     page = gallery().open("#with=1").wait_for(other=1).press("\ue012").wait_for(epoch=2, other=1)
 

@@ -90,7 +90,7 @@ def test_the_mean_of_phases_over_a_whole_turn_is_circular(gallery):
     mean, deviation = gallery().open().driver.execute_script(script)
 
     assert abs(mean) == pytest.approx(np.pi)
-    assert deviation == pytest.approx(2 * np.pi / 251)
+    assert deviation == pytest.approx(2 * np.pi / 251, abs=1e-6)
 
 
 def test_contrast_changes_the_colours_of_a_quantity_and_no_value(gallery, screenshot):
