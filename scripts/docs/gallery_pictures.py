@@ -51,8 +51,8 @@ def picture(address: str) -> Image.Image:
         WebDriverWait(page, 20).until(lambda one: one.execute_script(drawn))
         bottom = "return Math.ceil(document.getElementById('inspect').getBoundingClientRect().bottom) + 16"
         resize(page, 940, page.execute_script(bottom))
-        shown = Image.open(io.BytesIO(base64.b64decode(page.get_screenshot_as_base64())))
-        return shown.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        shown = Image.open(io.BytesIO(base64.b64decode(page.get_screenshot_as_base64()))).convert("RGB")
+        return shown.quantize(256, palette=shown.quantize(256, kmeans=3))  # only with a given palette, it dithers
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import tenacity
 
 from ptycho_torch.cli import resolve
 from ptycho_torch.workflows.components import run_training
+from tests.browser.gallery_page import GalleryPage
 from tests.paths import REPOSITORY
 
 OUTPUT = REPOSITORY / "test_output" / "browser"
@@ -117,6 +118,16 @@ def chromium(browser_paths):
     yield start
     for one in started:
         one.quit()
+
+
+@pytest.fixture
+def gallery(chromium, tmp_path):
+    """A gallery of known pictures, in a browser: gallery(width, height, dark=False, truth=True) -> GalleryPage."""
+
+    def start(width=940, height=1450, *, dark=False, truth=True):
+        return GalleryPage(chromium(width, height, dark=dark), tmp_path, truth=truth)
+
+    return start
 
 
 @pytest.fixture

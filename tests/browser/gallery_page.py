@@ -33,8 +33,8 @@ def wait(driver, condition):
 class GalleryPage:
     """A gallery of four epochs in a browser."""
 
-    def __init__(self, driver, folder, *, entries=None):
-        self.driver, self.entries = driver, entries or [gallery_entry(smooth_sheet(epoch)) for epoch in EPOCHS]
+    def __init__(self, driver, folder, *, truth=True):
+        self.driver, self.entries = driver, [gallery_entry(smooth_sheet(epoch, truth)) for epoch in EPOCHS]
         self.file = folder / "gallery.html"
         self.file.write_bytes(gallery_html(self.entries, title="known run"))
 
@@ -109,9 +109,9 @@ class GalleryPage:
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 
-def smooth_sheet(epoch):
+def smooth_sheet(epoch, truth):
     """An object whose predictions approach the truth from epoch to epoch, and a sample."""
-    one = sheet(epoch, shape=(48, 64))
+    one = sheet(epoch, shape=(48, 64), truth=truth)
     return dataclasses.replace(one, objects=tuple(_learned(figure, epoch) for figure in one.objects))
 
 

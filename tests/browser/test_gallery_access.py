@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.browser.gallery_page import GalleryPage, wait
+from tests.browser.gallery_page import wait
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -16,8 +16,8 @@ LAST = "Link to this view"
 
 
 @pytest.fixture
-def page(chromium, tmp_path):
-    return GalleryPage(chromium(940, 1450), tmp_path).open()
+def page(gallery):
+    return gallery().open()
 
 
 def tree(page):

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from tests.browser.gallery_page import GalleryPage, wait
+from tests.browser.gallery_page import wait
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-def page(chromium, tmp_path):
-    one = GalleryPage(chromium(940, 1450), tmp_path)
+def page(gallery, tmp_path):
+    one = gallery()
     behaviour = {"behavior": "allow", "downloadPath": str(tmp_path / "downloads")}
     one.driver.execute_cdp_cmd("Browser.setDownloadBehavior", behaviour)
     return one

@@ -3,17 +3,9 @@
 import numpy as np
 import pytest
 
-from tests.browser.gallery_page import GalleryPage, wait
+from tests.browser.gallery_page import wait
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
-
-
-@pytest.fixture
-def gallery(chromium, tmp_path):
-    def start(width=940, height=1250, *, dark=False):
-        return GalleryPage(chromium(width, height, dark=dark), tmp_path)
-
-    return start
 
 
 def number(text):
@@ -45,6 +37,29 @@ def test_the_difference_is_that_of_the_values_and_phases_wrap(gallery):
     np.testing.assert_allclose(shown["amp"], amp, atol=1e-6)
     np.testing.assert_allclose(np.exp(1j * shown["phase"]), np.exp(1j * phase), atol=1e-5)
     assert np.abs(shown["phase"]).max() <= np.pi + 1e-6
+
+
+def test_a_difference_of_values_beyond_the_colours_is_a_bound_or_unknown(gallery):
+    script = """const facts = {width: 5, height: 1, vmin: 1, vmax: 3.51, unit: "1"};
+        const row = (...indices) => ({...facts, indices: Uint8Array.from(indices)});
+        const {values, bounds, indices} = difference(row(251, 251, 100, 100, 255), row(251, 100, 251, 99, 100));
+        return [[...values].map(String), [...bounds], indices[0], indices[4]]"""
+    values, bounds, unknown, not_scanned = gallery().open().driver.execute_script(script)
+
+    np.testing.assert_allclose(np.array(values, float), [np.nan, 1.51, -1.51, 0.01, np.nan], atol=1e-6)
+    assert bounds[1:4] == [1, -1, 0]
+    assert unknown == not_scanned == 255
+
+
+def test_without_a_truth_the_page_says_that_epochs_are_not_aligned(gallery, screenshot):
+    page = gallery(truth=False).open()
+    alone = page.kinds()
+    page.select("#other", 1).wait_for(other=1)
+    screenshot(page.driver, "light")
+
+    assert alone == ["amp_pred", "phase_pred"]
+    assert page.kinds() == [f"{group}_{role}" for group in ("amp", "phase") for role in ("pred", "other", "change")]
+    assert "Without a truth, epochs are not aligned" in page.one("#notes").text
 
 
 def test_the_slider_changes_one_epoch_of_the_comparison_only(gallery):

@@ -3,19 +3,11 @@
 import numpy as np
 import pytest
 
-from tests.browser.gallery_page import GalleryPage, wait
+from tests.browser.gallery_page import wait
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
 PROFILE = "return valuesAlongLine(state.panels.get(arguments[0]).picture).map(([, value]) => String(value))"
-
-
-@pytest.fixture
-def gallery(chromium, tmp_path):
-    def start(width=940, height=1450, *, dark=False):
-        return GalleryPage(chromium(width, height, dark=dark), tmp_path)
-
-    return start
 
 
 def along_line(page, kind):
@@ -89,6 +81,16 @@ def test_the_histogram_counts_pixels_and_its_text_gives_the_statistics(gallery):
     text = page.one("#histogram .key li").text
     assert f"predicted: mean {finite.mean():.3g}, standard deviation {finite.std():.3g}" in text
     assert text in page.one("#histogram svg").get_attribute("aria-label") + text
+
+
+def test_the_mean_of_phases_over_a_whole_turn_is_circular(gallery):
+    script = """const picture = {indices: Uint8Array.of(1, 250), vmin: -Math.PI, vmax: Math.PI, unit: "rad"};
+        const {mean, deviation} = statistics(picture);
+        return [mean, deviation]"""
+    mean, deviation = gallery().open().driver.execute_script(script)
+
+    assert abs(mean) == pytest.approx(np.pi)
+    assert deviation == pytest.approx(2 * np.pi / 251, abs=1e-6)
 
 
 def test_contrast_changes_the_colours_of_a_quantity_and_no_value(gallery, screenshot):

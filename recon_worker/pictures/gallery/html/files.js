@@ -41,7 +41,9 @@ function notesOnDifference() {
     const { vmin, vmax, unit } = panel.picture;
     return `${GROUPS[kind.split("_")[0]].toLowerCase()} ${withUnit(numberText((vmax - vmin) / (LEVELS - 1)), unit)}`;
   });
-  return [`Difference: epoch ${shown().epoch} minus epoch ${state.other}, exact to one colour step (${steps.join(", ")}); unknown where both are beyond the colours.`];
+  const aligned = "amp_gt" in viewOf(shown()).pictures
+    ? "" : " Without a truth, epochs are not aligned: the difference includes global phase, amplitude scale and phase ramp.";
+  return [`Difference: epoch ${shown().epoch} minus epoch ${state.other}, exact to one colour step (${steps.join(", ")}); unknown where both are beyond the colours.${aligned}`];
 }
 
 function lengthText(metres) {
