@@ -1,4 +1,5 @@
-"""The program `recon-worker`: sync | status | render, for data that a training could not upload; export from MLflow, compare.
+"""The program `recon-worker`: sync | status | render, for data that a training could not upload; export | compare, for
+runs in MLflow.
 
 Runs as a separate process. Holds a spool's lock while changing it.
 

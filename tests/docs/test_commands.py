@@ -15,7 +15,9 @@ from tests.docs.test_links import DOCUMENTS, by_name
 from tests.paths import REPOSITORY
 from tests.scripts import call
 
-COMMAND = re.compile(r"python (scripts/\S+\.py)(?: (raw|grid-lines)\b)?|(?:^|\$ )recon-worker (sync|status|render|compare)\b")
+COMMAND = re.compile(
+    r"python (scripts/\S+\.py)(?: (raw|grid-lines)\b)?|(?:^|\$ )recon-worker (sync|status|render|compare)\b"
+)
 TARGETS = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE))
 
 
