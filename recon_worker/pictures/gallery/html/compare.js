@@ -214,7 +214,7 @@ function showPictures(objects, limits) {
 function showBars(head, part) {
   const shown = [...state.panels.values()].filter((one) => one.part === part).map((one) => one.panel.picture);
   const kinds = new Map(shown.map((one) => [one.palette === DIFFERENCE_PALETTE ? "difference" : "value", one]));
-  head.replaceChildren(head.firstElementChild, ...[...kinds].map(([kind, one]) => {
+  head.replaceChildren(head.firstElementChild, ...[...kinds].sort().map(([kind, one]) => {
     const made = document.createElement("span");
     made.className = "colours";
     const bar = document.createElement("canvas");
