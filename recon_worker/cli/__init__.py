@@ -1,5 +1,4 @@
-"""The program `recon-worker`: sync | status | render, for data that a training could not upload; export | compare, for
-runs in MLflow.
+"""The program `recon-worker`: sync | status | render what a training could not upload; export | compare runs of MLflow.
 
 Runs as a separate process. Holds a spool's lock while changing it.
 
