@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recon_worker.pictures.gallery.comparison import ComparedRun, comparison_html
+from recon_worker.pictures.gallery.comparison import MOST_RUNS, ComparedRun, comparison_html
 from recon_worker.reading.comparison import compared, latest_runs, runs_of_ids
 from recon_worker.reading.run_artifacts import ReadError
 from recon_worker.spool.folder import temporary_path
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 COMPARES = "recon_log.compares"
 """Tag of a comparison's run: the ids of the compared runs, separated by commas."""
 _FILE = "compare.html"
+_NAME_CHARACTERS = 250
+_NAMED = 3
+"""Runs that the name of a comparison's run names."""
 
 
 def compare(
@@ -55,11 +58,13 @@ def compare(
     """
     if bool(run_ids) == (experiment is not None):
         raise ReadError("name the runs, or an experiment with --experiment, not both.")
+    if experiment is not None and not 2 <= last <= MOST_RUNS:
+        raise ReadError(f"--last is {last}; allowed: 2 to {MOST_RUNS}.")
     if out is None and not log:
         raise ReadError("nothing to write: use --out compare.html, --log, or both.")
     if out is not None and out.exists() and not (force and out.is_file()):
         raise ReadError(f"{out} exists; choose another name, or replace a file with --force.")
-    os.environ.update(for_uploads(os.environ))
+    os.environ.update(for_uploads(os.environ), MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true")
     import mlflow
 
     uri = with_absolute_path(tracking_uri or str(mlflow.get_tracking_uri()))
@@ -87,11 +92,13 @@ def _write(out: Path, page: bytes) -> None:
 
 def _log(page: bytes, runs: Sequence[ComparedRun], experiment_id: str, uri: str) -> str:
     """Log the page as a run of its own; returns its id."""
-    name, ids = "compare " + ", ".join(run.name for run in runs), ",".join(run.run_id for run in runs)
+    ids = ",".join(run.run_id for run in runs)
+    names = [run.name for run in runs[:_NAMED]] + [f"{len(runs) - _NAMED} more"] * (len(runs) > _NAMED)
+    title = f"compare {', '.join(names)}"[:_NAME_CHARACTERS]
     try:
         with without_mlflow_tracebacks(), tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
             client = connect(RunTarget(run_id="", tracking_uri=uri))
-            run_id = str(client.create_run(experiment_id, tags={COMPARES: ids}, run_name=name[:250]).info.run_id)
+            run_id = str(client.create_run(experiment_id, tags={COMPARES: ids}, run_name=title).info.run_id)
             file = Path(folder, _FILE)
             file.write_bytes(page)
             _upload(client, run_id, file)

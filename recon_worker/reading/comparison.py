@@ -62,7 +62,7 @@ def compared(runs: Sequence[ReconRun]) -> list[ComparedRun]:
             of different sizes.
     """
     if not 2 <= len(runs) <= MOST_RUNS:
-        raise ReadError(f"{len(runs)} runs with reconstructions; a comparison shows 2 to {MOST_RUNS}.")
+        raise ReadError(f"a comparison shows 2 to {MOST_RUNS} runs with reconstructions; here: {len(runs)}.")
     found = [_shown(run) for run in runs]
     for one in found:
         if not one.sizes():

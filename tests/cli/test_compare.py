@@ -114,9 +114,10 @@ def test_objects_of_different_sizes_are_named_with_their_sizes(uri, runs, tmp_pa
         (("FIRST", "0123"), r"run 0123 at sqlite:.* cannot be opened: .*not found"),
         (("FIRST", "EMPTY"), r"run empty \(EMPTY\) has no reconstructions yet"),
         (("FIRST", "FIRST"), r"run FIRST is named twice"),
-        (("FIRST",), r"1 runs with reconstructions; a comparison shows 2 to 10"),
+        (("FIRST",), r"a comparison shows 2 to 10 runs with reconstructions; here: 1"),
         ((), r"name the runs, or an experiment"),
         (("FIRST", "SECOND", "--experiment", "x"), r"name the runs, or an experiment"),
+        (("--experiment", "x", "--last", "11"), r"--last is 11; allowed: 2 to 10"),
         (("--experiment", "absent"), r"there is no experiment 'absent' at sqlite:"),
     ],
 )

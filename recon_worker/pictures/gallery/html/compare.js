@@ -184,7 +184,7 @@ async function differenceLimits() {
   const key = `${state.view} ${state.reference}`;
   if (!state.limits.has(key)) {
     const objects = await objectsOf(DATA.runs.map((run) => framesOf(run).at(-1)));
-    const all = (part) => comparedColumns().map((column) => differencesTo(part, objects, column));
+    const all = (part) => comparedColumns().map((column) => differenceOf(part, objects, column));
     state.limits.set(key, { amp: symmetricLimit("amp", all("amp")), phase: symmetricLimit("phase", all("phase")) });
   }
   return state.limits.get(key);
@@ -192,10 +192,10 @@ async function differenceLimits() {
 
 const comparedColumns = () => state.columns.map(String).filter((column) => column !== state.reference);
 
-function differencesTo(part, objects, column) {
+function differenceOf(part, objects, column) {
   const [one, other] = [objects.get(column), objects.get(state.reference)];
   const fit = one.aligned && other.aligned ? { scale: 1, phase: 0 } : globalFit(one, other);
-  return differences(part, one, other, fit);
+  return difference(part, one, other, fit);
 }
 
 function showPictures(objects, limits) {
@@ -204,7 +204,7 @@ function showPictures(objects, limits) {
     const whole = !state.reference || state.reference === String(column);
     const shown = whole
       ? inCommon(original, state.colours[part])
-      : differencePicture(part, original, differencesTo(part, objects, String(column)), limits[part], DIFFERENCE_PALETTE);
+      : differencePicture(original, differenceOf(part, objects, String(column)), limits[part], DIFFERENCE_PALETTE);
     if (panel.picture !== shown) panel.show(shown);
   }
   for (const head of document.querySelectorAll(".part-head")) showBars(head, head.dataset.part);
@@ -214,7 +214,7 @@ function showPictures(objects, limits) {
 function showBars(head, part) {
   const shown = [...state.panels.values()].filter((one) => one.part === part).map((one) => one.panel.picture);
   const kinds = new Map(shown.map((one) => [one.palette === DIFFERENCE_PALETTE ? "difference" : "value", one]));
-  head.replaceChildren(head.firstElementChild, ...[...kinds].map(([kind, one]) => {
+  head.replaceChildren(head.firstElementChild, ...[...kinds].sort().map(([kind, one]) => {
     const made = document.createElement("span");
     made.className = "colours";
     const bar = document.createElement("canvas");
@@ -251,9 +251,8 @@ function showValues() {
   const point = state.space.point;
   const pointed = point && point.x >= 0 && point.x < 1 && point.y >= 0 && point.y < 1;
   for (const { figure, panel } of state.panels.values()) {
-    const read = panel.picture?.original ?? panel.picture;
-    const { x, y } = pointed && read ? panel.pixel() : {};
-    figure.querySelector("output").textContent = pointed && read ? valueText(read, read.indices[y * read.width + x]) : "";
+    const { x, y } = pointed && panel.picture ? panel.pixel() : {};
+    figure.querySelector("output").textContent = pointed && panel.picture ? textOf(panel.picture, y * panel.picture.width + x) : "";
   }
   $("readout").textContent = pointed ? positionText() : "Point at a picture to read its values. Zoom with the wheel or by pinching.";
 }

@@ -8,6 +8,14 @@ function levelsOf({ vmin, vmax }) {
   return Float64Array.from({ length: LEVELS }, (_, index) => vmin + (index * (vmax - vmin)) / (LEVELS - 1));
 }
 
+/** By palette entry: 1 or -1 where it stands for all values above or below the range too, as the end colours do, else 0. */
+function boundsOf({ vmin, vmax }) {
+  const bounds = new Int8Array(LEVELS);
+  const cyclic = Math.abs(vmax - Math.PI) < 1e-6 && Math.abs(vmin + Math.PI) < 1e-6;
+  if (!cyclic) [bounds[0], bounds[LEVELS - 1]] = [vmin === 0 ? 0 : -1, 1];
+  return bounds;
+}
+
 /** The palette entry of a value in a range; values beyond it get the end colours. */
 function entryOf(value, [low, high]) {
   return Math.min(Math.max(Math.round(((value - low) / (high - low)) * (LEVELS - 1)), 0), LEVELS - 1);
@@ -31,14 +39,19 @@ function inCommon(picture, { range: [vmin, vmax], palette }) {
   return rescaled.get(picture);
 }
 
-/** Complex factor, as {scale, phase}, that fits one object to another best: no diffraction pattern determines it. */
+/**
+ * Complex factor, as {scale, phase}, that fits one object to another best where both are within their ranges: no
+ * diffraction pattern determines it.
+ */
 function globalFit(one, other) {
-  const [a, p, b, q] = [one.amp, one.phase, other.amp, other.phase].map(levelsOf);
+  const pictures = [one.amp, one.phase, other.amp, other.phase];
+  const [a, p, b, q] = pictures.map(levelsOf);
+  const [ends, , otherEnds] = pictures.map(boundsOf);
   let [real, imaginary, power] = [0, 0, 0];
   for (let at = 0; at < one.amp.indices.length; at++) {
     const [i, j] = [one.amp.indices[at], other.amp.indices[at]];
     const [k, l] = [one.phase.indices[at], other.phase.indices[at]];
-    if (Math.max(i, j, k, l) >= LEVELS) continue;
+    if (Math.max(i, j, k, l) >= LEVELS || ends[i] || otherEnds[j]) continue;
     const product = a[i] * b[j];
     real += product * Math.cos(q[l] - p[k]);
     imaginary += product * Math.sin(q[l] - p[k]);
@@ -47,23 +60,32 @@ function globalFit(one, other) {
   return { scale: power ? Math.hypot(real, imaginary) / power : 1, phase: Math.atan2(imaginary, real) };
 }
 
-/** Values of one object minus those of another, NaN where either has none. `part` is "amp" or "phase". */
-function differences(part, one, other, { scale, phase }) {
+/**
+ * One object minus another: {values, bounds}. `part` is "amp" or "phase". A bound of 1 (-1) says that the difference is
+ * at least (at most) the value, as a value is beyond its range. NaN: a value is missing, or both are beyond the same end.
+ */
+function difference(part, one, other, { scale, phase }) {
   const cyclic = part === "phase";
   const from = levelsOf(one[part]).map((value) => (cyclic ? value + phase : value * scale));
   const minus = levelsOf(other[part]);
+  const [ends, otherEnds] = [boundsOf(one[part]), boundsOf(other[part])];
   const [indices, others] = [one[part].indices, other[part].indices];
-  const values = new Float32Array(indices.length);
+  const values = new Float32Array(indices.length).fill(NaN);
+  const bounds = new Int8Array(indices.length);
   for (let at = 0; at < values.length; at++) {
-    const known = indices[at] < LEVELS && others[at] < LEVELS;
-    const value = known ? from[indices[at]] - minus[others[at]] : NaN;
+    if (indices[at] >= LEVELS || others[at] >= LEVELS) continue;
+    const [end, otherEnd] = [ends[indices[at]], otherEnds[others[at]]];
+    if (end && end === otherEnd) continue;
+    const value = from[indices[at]] - minus[others[at]];
     values[at] = cyclic ? value - 2 * Math.PI * Math.round(value / (2 * Math.PI)) : value;
+    bounds[at] = end || -otherEnd;
   }
-  return values;
+  return { values, bounds };
 }
 
-/** End of a symmetric range that covers 99.5 % of all values, with two digits; a phase is at most pi. */
-function symmetricLimit(part, arrays) {
+/** End of a symmetric range that covers 99.5 % of the values of all differences, with two digits; at most pi for phases. */
+function symmetricLimit(part, all) {
+  const arrays = all.map(({ values }) => values);
   const sizes = new Float32Array(arrays.reduce((sum, values) => sum + values.length, 0));
   let count = 0;
   for (const values of arrays) for (const value of values) if (!Number.isNaN(value)) sizes[count++] = Math.abs(value);
@@ -75,13 +97,20 @@ function symmetricLimit(part, arrays) {
 }
 
 /** A difference as a picture: white is 0. */
-function differencePicture(part, { width, height, unit }, values, limit, palette) {
-  const range = [-limit, limit];
+function differencePicture({ width, height, quantity, unit }, { values, bounds }, limit, palette) {
   const indices = new Uint8Array(values.length);
   for (let at = 0; at < indices.length; at++) {
-    indices[at] = Number.isNaN(values[at]) ? NOT_SCANNED : entryOf(values[at], range);
+    indices[at] = Number.isNaN(values[at]) ? NOT_SCANNED : entryOf(values[at], [-limit, limit]);
   }
-  const quantity = part === "amp" ? "amplitude difference" : "phase difference";
   const special = new Set(indices.includes(NOT_SCANNED) ? [NOT_SCANNED] : []);
-  return { width, height, indices, palette, quantity, unit, special, vmin: -limit, vmax: limit };
+  return { width, height, quantity, unit, indices, palette, special, values, bounds, vmin: -limit, vmax: limit };
+}
+
+/** The value of a pixel with its unit, as far as it is known. */
+function textOf(picture, at) {
+  const { original, values, bounds, unit } = picture;
+  if (original) return valueText(original, original.indices[at]);
+  if (Number.isNaN(values[at])) return "unknown";
+  const sign = { 1: "\u2265 ", [-1]: "\u2264 " }[bounds[at]] ?? "";
+  return sign + withUnit(numberText(values[at]), unit);
 }
