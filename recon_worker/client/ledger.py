@@ -103,18 +103,21 @@ class Ledger:
             change = "" if earlier is None else f" ({metrics[quality] - earlier.metrics[quality]:+.3f})"
             parts.append(quality_text(quality, metrics[quality]) + change)
         self.epochs.append(new)
+        self.metrics[epoch] = metrics
         parts += filter(None, [new.resolution, f"logged in {took_s:.1f} s"])
         return f"{epoch_label(epoch)}: {', '.join(parts)}"
 
     def best(self) -> str:
-        """Name the best logged epoch, by the metric of the last one; empty: fewer than two to compare."""
+        """Name the best epoch, by the metric of the last one logged; empty: fewer than two to compare."""
         quality = self.epochs[-1].quality if self.epochs else None
-        compared = [one for one in self.epochs if quality in one.metrics]
-        if quality is None or len(compared) < 2:
+        if quality is None:
+            return ""
+        values = {epoch: one[quality] for epoch, one in sorted(self.metrics.items()) if quality in one}
+        if len(values) < 2:
             return ""
         sign = -1 if metric_label(quality.rpartition("/")[2]).better == "low" else 1
-        best = max(compared, key=lambda one: sign * one.metrics[quality])
-        return f"Best: epoch {best.epoch}, {quality_text(quality, best.metrics[quality])}."
+        best = max(values, key=lambda epoch: sign * values[epoch])
+        return f"Best: epoch {best}, {quality_text(quality, values[best])}."
 
     def __str__(self) -> str:
         partly = f"; of {self.failed_in_part} failed, the artifacts that could be made are spooled"

@@ -204,7 +204,7 @@ class ReconQuality(Checkpoint):
 
     def _explain(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Say, once, that the metric is undefined, and which others are there."""
-        if self.monitor in metrics or self._warned:
+        if self.monitor in metrics or self._warned or self._ranking.best is not None:
             return
         self._warned = True
         others = ", ".join(sorted(name for name in metrics if metric_label(name.rpartition("/")[2]).better))
@@ -212,15 +212,15 @@ class ReconQuality(Checkpoint):
 
     def _prune(self, trainer: Trainer, *, at_end: bool) -> None:
         """Remove the checkpoints that are not among the best; `at_end`: no further metrics arrive."""
+        awaited = set[int]()
+        if self._backend is not None and not at_end:  # before `_collect`: what arrives in between is pruned next time
+            missing = self._ranking.without_number
+            awaited = {epoch for epoch in missing if epoch in self._earlier or not self._backend.settled(epoch)}
         self._collect()
-        backend, paths = self._backend, self._ranking.paths
-
-        def awaited(epoch: int) -> bool:
-            return not at_end and (epoch in self._earlier or (backend is not None and not backend.settled(epoch)))
-
+        paths, start = self._ranking.paths, trainer.ckpt_path
         for epoch in self._ranking.surplus(awaited):
             path, paths[epoch] = paths[epoch], ""
-            if str(Path(path).parent) != self._folder or path == str(trainer.ckpt_path):
+            if str(Path(path).parent) != self._folder or (start and Path(start).absolute() == Path(path)):
                 continue  # another training's folder, or the checkpoint that this training continues
             try:
                 trainer.strategy.remove_checkpoint(path)

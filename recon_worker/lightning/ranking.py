@@ -1,7 +1,7 @@
 """`Ranking`: which checkpoints to keep, by numbers that arrive late and in any order. Pure: no files, no Trainer."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 
@@ -44,8 +44,8 @@ class Ranking:
         """Logged epochs whose number has not arrived."""
         return sorted(self.paths.keys() - self.numbers)
 
-    def surplus(self, awaited: Callable[[int], bool]) -> list[int]:
-        """Return the epochs whose checkpoints to remove; `awaited` tells whether a missing number may still arrive.
+    def surplus(self, awaited: Collection[int]) -> list[int]:
+        """Return the epochs whose checkpoints to remove; `awaited`: epochs whose missing number may still arrive.
 
         Keeps the best `save_top_k`, all that are awaited, and the last one if it has no number.
         """
@@ -54,7 +54,7 @@ class Ranking:
             return []
         keep = set(self._ranked([epoch for epoch in saved if epoch in self.numbers])[: self.save_top_k])
         last = max(self.paths)
-        keep |= {epoch for epoch in self.without_number if epoch == last or awaited(epoch)}
+        keep |= {epoch for epoch in self.without_number if epoch == last or epoch in awaited}
         return [epoch for epoch in saved if epoch not in keep]
 
     def stagnates(self, patience: int) -> bool:

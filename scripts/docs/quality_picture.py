@@ -35,6 +35,8 @@ _EPOCHS, _EVERY, _SSIM = 60, 2, "recon/stitched/phase_ssim"
 class Network(LightningModule):
     """Learns a homogeneous object from its diffraction alone."""
 
+    probe: Tensor
+
     def __init__(self, probe: Tensor) -> None:
         super().__init__()
         self.layers = nn.Sequential(
@@ -51,11 +53,12 @@ class Network(LightningModule):
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         """Compare predicted and measured amplitudes."""
-        return (self(batch[0])[0] - batch[0]).square().mean()
+        difference: Tensor = self(batch[0])[0] - batch[0]
+        return difference.square().mean()
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         """Log the same loss of the validation set."""
-        self.log("val_loss", (self(batch[0])[0] - batch[0]).square().mean())
+        self.log("val_loss", self.training_step(batch, batch_idx))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam, constant rate."""
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train() -> tuple[Trainer, ReconQuality]:
     """Train on a noisy scan of a cell, and keep the checkpoint of the best reconstruction."""
     torch.manual_seed(0)
-    thickness = skimage.data.cell()[260:500:2, 300:540:2] / 255
+    thickness = skimage.data.cell()[260:500:2, 300:540:2] / 255  # type: ignore[no-untyped-call]
     obj = np.exp((1j - 0.5) * thickness).astype(np.complex64)
     y, x = (axis.ravel() for axis in np.indices([(len(obj) - _N) // _STEP_PX + 1] * 2) * _STEP_PX + _N // 2)
     patches = np.lib.stride_tricks.sliding_window_view(obj, (_N, _N))[y - _N // 2, x - _N // 2]
@@ -98,8 +101,8 @@ def train() -> tuple[Trainer, ReconQuality]:
         logger=MLFlowLogger("quality", tracking_uri="sqlite:///mlflow.db", artifact_location=artifacts),
         callbacks=[logging, quality, ModelCheckpoint(monitor="val_loss")],
     )  # fmt: skip
-    loaders = (DataLoader(data, 32, shuffle=shuffle) for shuffle in (True, False))
-    trainer.fit(Network(torch.from_numpy(probe.astype(np.complex64))), *loaders)
+    network = Network(torch.from_numpy(probe.astype(np.complex64)))
+    trainer.fit(network, DataLoader(data, 32, shuffle=True), DataLoader(data, 32))
     return trainer, quality
 
 
@@ -119,7 +122,9 @@ def draw(trainer: Trainer, quality: ReconQuality, path: Path) -> None:
     right.plot(by_quality, ssim[by_quality], "o", color="tab:blue")
     axes[0].plot(by_loss, min(losses.values()), "s", color="tab:gray")
     right.set_ylabel("phase SSIM (blue)", color="tab:blue")
-    truth = np.angle(run.object().truth)
+    true_object = run.object().truth
+    assert true_object is not None
+    truth = np.angle(true_object)
     colours = {"vmin": np.nanmin(truth), "vmax": np.nanmax(truth), "interpolation": "none"}
     nearest = int(ssim.index[np.argmin(np.abs(ssim.index - by_loss))])
     for axis, epoch, chosen in ((axes[1], nearest, "lowest loss"), (axes[2], by_quality, "best phase SSIM")):

@@ -18,7 +18,7 @@ class Unsteady(Module):
 
     def forward(self, *inputs):
         diffraction, amp, phase = super().forward(*inputs)
-        return diffraction, amp, phase + self.errors_rad[self.current_epoch] * NOISE
+        return diffraction, amp, phase + self.errors_rad[min(self.current_epoch, len(self.errors_rad) - 1)] * NOISE
 
 
 def logging(worker=None, **more):

@@ -57,3 +57,25 @@ def test_the_best_checkpoints_are_kept_however_late_their_metrics_arrive(
         f"Best reconstruction: epoch 3 (phase SSIM {quality.best_model_score:.3f}), "
         f"checkpoint {quality.best_model_path}"
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"), [({"limit_val_batches": 0}, [1, 2, 3]), ({"check_val_every_n_epoch": 2}, [2, 3])]
+)
+def test_epochs_that_are_logged_outside_validation_have_checkpoints_too(
+    tracking, tmp_path, plain_sheets, settings, expected
+):
+    quality = ReconQuality(save_top_k=-1, dirpath=tmp_path / "best")
+    train(tracking, ERRORS_RAD[:3], quality, **settings)
+
+    assert kept(tmp_path / "best") == expected
+    assert quality.best_model_path == str(tmp_path / "best/recon-epoch=003.ckpt")
+
+
+def test_by_default_the_checkpoints_are_where_lightning_puts_its_own(tracking, tmp_path, plain_sheets):
+    quality = ReconQuality()
+    trainer = train(tracking, [0.1], quality, default_root_dir=tmp_path)
+
+    folder = tmp_path / trainer.logger.name / trainer.logger.run_id / "checkpoints"
+    assert quality.best_model_path == str(folder / "recon-epoch=001.ckpt")
+    assert kept(folder) == [1]
