@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recon_worker.reconstruction.slices import row_blocks
 from recon_worker.reconstruction.stitching import canvas_positions
 from recon_worker.snapshot.array_types import Bool, Float32, Float64, Indices
 from recon_worker.snapshot.geometry import Geometry, PositionGeometry
@@ -71,10 +72,13 @@ class SampleMisfit:
         row_at = np.full(scanned.shape, -1, np.int32)
         row_at[rows[best_first], columns[best_first]] = best_first  # of equal pixels the last one counts
         nearest = distance_transform_edt(row_at < 0, return_distances=False, return_indices=True)
-        down, right = nearest[0] - np.arange(height)[:, None], nearest[1] - np.arange(width)
         reach_squared = scanned.sum() / np.count_nonzero(row_at >= 0)
-        values: Float32 = self.r_factor[row_at[tuple(nearest)]]
-        return values, scanned & (down * down + right * right <= reach_squared)
+        values, shown = np.empty(scanned.shape, np.float32), np.empty(scanned.shape, bool)
+        for part in row_blocks(scanned.shape):
+            down, right = nearest[0, part] - np.arange(height)[part, None], nearest[1, part] - np.arange(width)
+            values[part] = self.r_factor[row_at[nearest[0, part], nearest[1, part]]]
+            shown[part] = scanned[part] & (down * down + right * right <= reach_squared)
+        return values, shown
 
     def to_csv(self) -> bytes:
         """Return the table, worst samples first, positions to 0.001 px."""

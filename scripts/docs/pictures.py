@@ -145,7 +145,7 @@ def _diffraction() -> bytes:
 def _misfit() -> bytes:
     """Show the misfit of a scan: a disc of the prediction has a wrong phase, and ten patterns are corrupted."""
     rows, columns = np.mgrid[:_PIXELS, :_PIXELS]
-    wrong = np.where(np.hypot(rows - 150, columns - 90) < 30, np.exp(1.0j), 1)
+    wrong = np.where(np.hypot(rows - 150, columns - 90) < 30, np.exp(0.5j), 1)
     predicted = (wrong * _object()).astype(np.complex64)
     half, probe = _PATCH_PX // 2, disc_probe(_PATCH_PX, _PATCH_PX / 4)[0]
     y, x = np.mgrid[half : _PIXELS - half + 1 : 8, half : _PIXELS - half + 1 : 8].reshape(2, -1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from recon_worker.capture.adapters import Predictions
+from recon_worker.capture.adapters import Predictions, PtychoPinnAdapter, TupleAdapter
 from recon_worker.capture.capture import Capture, misfit
 from recon_worker.capture.copying import Copier
 from recon_worker.capture.plan import CapturePlan
@@ -74,3 +74,12 @@ def test_each_misfit_arrives_in_the_row_of_its_sample(staged, order):
     unknown = next(batch for batch in np.array_split(order, 4) if 7 in batch)
     expected[unknown] = np.nan
     np.testing.assert_allclose(arrays.misfit, expected, rtol=1e-6)
+
+
+def test_adapters_find_the_measured_patterns_of_a_batch():
+    images = torch.rand(4, 3, N, N)  # the network's input: a pattern, and two channels of conditions
+    fields = {"images": images, "coords_relative": torch.zeros(4, 1, 1, 2)}
+
+    assert PtychoPinnAdapter().observed((fields, None, None)).equal(images[:, :1])
+    assert PtychoPinnAdapter().observed((fields | {"observed_images": images[:, 2:]}, None, None)).equal(images[:, 2:])
+    assert TupleAdapter().observed((images[:, 0], images[:, 1], images[:, 2])).equal(images[:, 0])
