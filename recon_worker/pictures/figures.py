@@ -195,13 +195,19 @@ def pyramid(panel: Panel, side_px: int) -> Iterator[Panel]:
     yield panel
     sums: list[Float64] = []
     while max((sums[0] if sums else panel.values).shape) > side_px:
-        if sums:
-            sums = [_block_sums(one, 2) for one in sums]
-        else:
-            blocks = [_sums(panel, rows, 2) for rows in row_blocks(panel.values.shape, multiple=2)]
-            sums = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
+        sums = [_block_sums(one, 2) for one in sums] if sums else _half_size_sums(panel)
         mask = None if panel.scanned is None else sums[0] > 0
         yield replace(panel, values=_mean(sums, panel.period), scanned=mask)
+
+
+def _half_size_sums(panel: Panel) -> list[Float64]:
+    """Return the `_sums` of a whole panel over squares of 2 x 2 px, computed in blocks of rows."""
+    height, width = (-(-side // 2) for side in panel.values.shape)
+    sums = [np.empty((height, width)) for _ in range(2 if panel.period is None else 3)]
+    for rows in row_blocks(panel.values.shape, multiple=2):
+        for whole, part in zip(sums, _sums(panel, rows, 2), strict=True):
+            whole[rows.start // 2 : rows.start // 2 + len(part)] = part
+    return sums
 
 
 def _block_means(panel: Panel, block_px: int) -> Panel:
@@ -247,5 +253,11 @@ def enlarged(panel: Panel, factor: int) -> Panel:
 
 def _block_sums(values: Float64, block_px: int) -> Float64:
     """Sum over squares; those at the lower and right edge may be incomplete."""
+    if block_px == 2:  # the same sums, fifteen times as fast: the levels of tiles need many
+        pairs = values[::2].copy()
+        pairs[: len(values) // 2] += values[1::2]
+        sums = pairs[:, ::2].copy()
+        sums[:, : pairs.shape[1] // 2] += pairs[:, 1::2]
+        return sums
     rows = np.add.reduceat(values, np.arange(0, values.shape[0], block_px), axis=0)
     return np.asarray(np.add.reduceat(rows, np.arange(0, values.shape[1], block_px), axis=1))

@@ -171,7 +171,7 @@ def _upload(connection: _Connection, local: Path, name: str, taken_unix_s: float
     run_id, replaced = connection.run.info.run_id, folder_of(name, taken_unix_s, connection.resumes)
     if is_file(name):
         folder = PurePosixPath(connection.folder, replaced or "", name).parent
-        with _as_uploaded(local, name, "" if replaced else f"{run_id}/{connection.folder}") as file:
+        with _as_uploaded(local, name, "" if replaced else str(PurePosixPath(run_id, connection.folder))) as file:
             connection.client.log_artifact(run_id, str(file), str(folder))
     elif replaced is not None:
         pass  # records of epochs repeated since then would mislead

@@ -49,7 +49,7 @@ def addressed(page: bytes, address: str) -> bytes:
 
     Args:
         page: Output of `tiles_html`.
-        address: "<run id>/<folder of the training's artifacts in the run>".
+        address: "<run id>", or "<run id>/<folder of the training's artifacts in the run>".
     """
     if len(address) > _ADDRESS_WIDTH or not re.fullmatch(r"[A-Za-z0-9_/-]+", address):
         return page

@@ -14,7 +14,7 @@ function showNotes(entry) {
     return item;
   }));
   $("notes").textContent = notes(entry).join(" ");
-  $("files").replaceChildren("Full-size pictures: ", ...fileNames(entry));
+  $("files").replaceChildren("Full-size pictures: ", ...fileNames(entry), ...tilesPage(entry));
 }
 
 function notes(entry) {
@@ -62,4 +62,14 @@ function fileNames(entry) {
     link.textContent = name;
     return [link, " "];
   });
+}
+
+/** Link the page that zooms to single pixels, if there are tiles. */
+function tilesPage(entry) {
+  if (!viewOf(entry).tiles) return [];
+  if (location.protocol !== "file:") return [". To zoom to single pixels: recon_log/tiles.html"];
+  const link = document.createElement("a");
+  link.href = "tiles.html";
+  link.textContent = "zoom to single pixels";
+  return [link];
 }
