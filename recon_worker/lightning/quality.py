@@ -121,6 +121,10 @@ class ReconQuality(Checkpoint):
         self._last, self.best_model_path, self.best_model_score = 0, "", None
         if trainer.global_step == 0:
             self._ranking = self._new_ranking()
+            if trainer.is_global_zero and (found := sorted(Path(self._folder).glob("recon-epoch=*.ckpt"))):
+                _log.warning(
+                    "Checkpoints of the same epochs will be replaced in %s: %s, ...", self._folder, found[0].name
+                )
         paths = self._ranking.paths
         self._earlier = frozenset(paths)
         for epoch, path in paths.items():

@@ -23,10 +23,11 @@ def main(folder):
     warnings.simplefilter("ignore")
     root = Path(folder)
     tracking = Tracking((root / "uri.txt").read_text(), str(root), root / "artifacts")
-    quality = ReconQuality(dirpath=root / "best", patience=2, deterministic=True)
+    quality = ReconQuality(patience=2, deterministic=True)
     trainer = train(
         tracking, ERRORS_RAD, quality, logs=logging(WorkerSettings(spool_dir=root / "spool")),
         strategy="ddp_find_unused_parameters_true", devices=int(os.environ["LOCAL_WORLD_SIZE"]),
+        default_root_dir=root,
     )  # fmt: skip
     found = {"epochs": trainer.current_epoch, "best": quality.best_model_path, "score": quality.best_model_score}
     (root / f"rank{trainer.global_rank}.json").write_text(json.dumps(found))

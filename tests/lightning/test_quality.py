@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 
 from recon_worker.lightning import ReconQuality
 from recon_worker.settings import WorkerSettings
-from tests.faults.harness import pid_when_ready
+from tests.faults.harness import kill, pid_when_ready
 from tests.lightning.quality_training import kept, logging, train
 
 pytestmark = [pytest.mark.timeout(110), pytest.mark.usefixtures("nothing_left_behind")]
@@ -40,14 +40,28 @@ class Sleeping(Callback):
             os.kill(self.pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("worker", ["inline", "fast", "slow"])
+class Killing(Callback):
+    """Kills the worker before the third epoch."""
+
+    def __init__(self, logs):
+        self.logs = logs
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 2:
+            kill(self.logs._backend)
+
+
+OBSTACLES = {"inline": [], "fast": [], "slow": [Sleeping], "killed": [Killing]}
+
+
+@pytest.mark.parametrize("worker", OBSTACLES)
 def test_the_best_checkpoints_are_kept_however_late_their_metrics_arrive(
     tracking, settings, tmp_path, caplog, worker, plain_sheets
 ):
     quality = ReconQuality(save_top_k=2, dirpath=tmp_path / "best")
     logs = logging(None if worker == "inline" else settings)
     with caplog.at_level(log.INFO, "recon_worker"):
-        train(tracking, ERRORS_RAD, quality, logs=logs, callbacks=[Sleeping(logs)] if worker == "slow" else [])
+        train(tracking, ERRORS_RAD, quality, logs=logs, callbacks=[one(logs) for one in OBSTACLES[worker]])
 
     assert kept(tmp_path / "best") == [3, 5]
     assert quality.best_model_path == str(tmp_path / "best/recon-epoch=003.ckpt")
@@ -79,3 +93,16 @@ def test_by_default_the_checkpoints_are_where_lightning_puts_its_own(tracking, t
     folder = tmp_path / trainer.logger.name / trainer.logger.run_id / "checkpoints"
     assert quality.best_model_path == str(folder / "recon-epoch=001.ckpt")
     assert kept(folder) == [1]
+
+
+def test_a_training_from_scratch_warns_that_it_replaces_checkpoints_of_another_one(
+    tracking, tmp_path, plain_sheets, caplog
+):
+    quality = ReconQuality(dirpath=tmp_path)
+    train(tracking, [0.1], quality)
+    assert "will be replaced" not in caplog.text
+
+    train(tracking, [0.2, 0.1], quality)
+
+    assert f"will be replaced in {tmp_path}: recon-epoch=001.ckpt" in caplog.text
+    assert kept(tmp_path) == [2]
