@@ -189,9 +189,10 @@ class _TakePredictions(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Copy the predictions of a batch."""
-        predictions = PtychoPinnAdapter().predictions(outputs)
+        adapter = PtychoPinnAdapter()
+        predictions = adapter.predictions(outputs)
         assert predictions is not None
-        self.capture.add(self.capture.targets[batch_idx], predictions)
+        self.capture.add(self.capture.targets[batch_idx], predictions, adapter.observed(batch))
 
 
 def _predict(

@@ -122,8 +122,8 @@ def misfit_of(geometry: Geometry | None, number: int, misfit: Float32, filled: B
     Args:
         geometry: The scan; None: unknown, as is the misfit.
         number: Index of the object.
-        misfit: (n, 2) R-factor and deviance per photon of all samples; empty or not finite: unknown.
-        filled: (n,) Whether each sample has a prediction.
+        misfit: (n, 2) R-factor and deviance per photon of the first samples; empty or not finite: unknown.
+        filled: (n,) Whether each of them has a prediction.
     """
     if geometry is None or not np.isfinite(misfit).any():
         return None
@@ -134,7 +134,7 @@ def misfit_of(geometry: Geometry | None, number: int, misfit: Float32, filled: B
         in_object = geometry.samples_per_axis**2
         own = np.arange(number * in_object, (number + 1) * in_object)
     positions = canvas_positions(geometry, number).reshape(len(own), -1, 2).mean(axis=1)
-    kept = filled[own]
+    kept = np.isin(own, np.flatnonzero(filled))  # the snapshot may hold only the first samples of the scan
     values = np.where(np.isfinite(misfit), misfit, np.float32(np.nan))[own[kept]]
     if not len(values):
         return None

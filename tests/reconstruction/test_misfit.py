@@ -101,6 +101,14 @@ def test_positions_of_a_grid_are_the_centres_of_its_tiles():
     assert np.diff(found.positions_px[:3, 0]).tolist() == [4, 4]
 
 
+def test_samples_beyond_those_of_the_snapshot_have_no_misfit():
+    geometry = PositionGeometry(patch_px=16, crop_px=8, positions_px=np.full((6, 1, 2), 20.0))
+
+    found = misfit_of(geometry, 0, np.ones((4, 2), np.float32), np.ones(4, bool))
+
+    assert found.samples.tolist() == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("misfit", [np.zeros((0, 2), np.float32), np.full((6, 2), np.nan, np.float32)])
 def test_there_is_no_misfit_if_it_is_unknown(misfit):
     geometry = PositionGeometry(patch_px=16, crop_px=8, positions_px=np.full((6, 1, 2), 20.0))
