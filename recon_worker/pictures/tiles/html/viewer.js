@@ -195,9 +195,9 @@ async function showValue() {
   const place = `x ${point.x}, y ${point.y} px`;
   const block = blockOf(overview);
   const mean = () => textAt(overview, Math.floor(point.x / block), Math.floor(point.y / block));
-  let text = state.overviewIsThis ? `mean of ${block} \u00d7 ${block} px: ${mean()}` : "";
+  let text = state.overviewIsThis ? `${mean()}, mean of ${block} \u00d7 ${block} px` : "";
   if (CAN_READ) text = await pyramid.valueAt(point.x, point.y).catch(() => text);
-  if (point === state.point && pyramid === state.pyramid) $("readout").textContent = [place, text].filter(Boolean).join("   ");
+  if (point === state.point && pyramid === state.pyramid) $("readout").textContent = [place, text].filter(Boolean).join(": ");
 }
 
 function pointAt(x, y) {
