@@ -175,8 +175,12 @@ def test_from_disk_values_are_means_and_the_page_says_how_to_read_pixels(chromiu
     screenshot(driver, "zoomed")
 
     assert "mean of 4 \u00d7 4 px" in _pixel_and_value(driver)[2]
+    assert driver.find_element(*_css("#notice")).text.startswith("Values are averages over 4 \u00d7 4 px")
     assert "python -m http.server" in driver.find_element(*_css("#notice")).text
     assert not [one for one in driver.get_log("browser") if one["level"] == "SEVERE"]
+    _press(driver, "p")
+    _wait_for(driver, "1 stitched amp_pred")
+    assert driver.find_element(*_css("#notice")).text.startswith("Only the newest epoch has values here")
 
 
 @pytest.mark.parametrize("kind", ["amp_pred", "phase_pred", "phase_gt"])
