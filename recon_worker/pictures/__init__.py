@@ -16,4 +16,5 @@ bytes out; no file access, no processes, no server.
     labels            names and formats of epochs, metrics and lengths
     records           metrics, image cards and the run description
     gallery/          HTML gallery and animation of all epochs
+    tiles/            large objects as tiles, and the page that shows them
 """

@@ -1,10 +1,9 @@
 """Time and memory of large fields: up to 40 000 patches of 128 px and an object of 4096 x 4096 px. Linux only.
 
-    python scripts/benchmarks/large_field.py [--quick] [--queue-gib 1] [--tiles-from 2048] [--server URI] [--json]
+    python scripts/benchmarks/large_field.py [--quick] [--queue-gib 1] [--tiles-from 2048] [--json]
 
 Predictions are cut out of a known object in batches of 16 and copied into the snapshot as the callback does. A real
-worker process stitches, compares, draws and uploads to a fresh SQLite store or to a server. Each size runs in a process
-of its own.
+worker process stitches, compares, draws and uploads to a fresh SQLite store. Each size runs in a separate process.
 Times are those of the second of two events, and of the first event's copy, which goes to cold memory. Own memory is the
 peak of anonymous memory: the increase in the training process, the total in the worker. Mapped memory (slots, files) is
 listed separately: the processes share it, or the system can write it out.
@@ -153,11 +152,7 @@ def capture(scan: Scan, amp: Float32, phase: Float32, arrays: SnapshotArrays) ->
 
 def measure(side_px: int, per_axis: int, arguments: argparse.Namespace, folder: Path) -> Row:
     """Log two events of one size."""
-    target, truth, queue_bytes = (
-        make_run(folder, arguments.server),
-        true_object(side_px),
-        int(arguments.queue_gib * 2**30),
-    )
+    target, truth, queue_bytes = make_run(folder), true_object(side_px), int(arguments.queue_gib * 2**30)
     scan, amp, phase = make_scan(truth, per_axis, arguments.tiles_from), np.abs(truth), np.angle(truth)
     layout = SnapshotLayout(n_fixed=FIXED, patch_px=N_PX, n_stitch=per_axis**2, crop_px=CROP_PX)
     settings = WorkerSettings(spool_dir=folder / "spool", queue_bytes=queue_bytes, flush_timeout_s=FLUSH_S)
@@ -213,13 +208,13 @@ def measure(side_px: int, per_axis: int, arguments: argparse.Namespace, folder: 
     )
 
 
-def make_run(folder: Path, server: str | None) -> RunTarget:
-    """Create a run, on a server or in a new database."""
+def make_run(folder: Path) -> RunTarget:
+    """Create a run in a new database."""
     import mlflow
 
-    uri = server or f"sqlite:///{folder}/mlflow.db"
-    client, location = mlflow.MlflowClient(uri), None if server else (folder / "mlruns").as_uri()
-    experiment = client.create_experiment(f"benchmark {time.time_ns()}", artifact_location=location)
+    uri = f"sqlite:///{folder}/mlflow.db"
+    client = mlflow.MlflowClient(uri)
+    experiment = client.create_experiment("benchmark", artifact_location=(folder / "mlruns").as_uri())
     return RunTarget(run_id=client.create_run(experiment).info.run_id, tracking_uri=uri)
 
 
@@ -237,7 +232,7 @@ def logged_sizes(target: RunTarget, folder: str) -> list[int]:
     while folders:
         found = client.list_artifacts(target.run_id, folders.pop())
         folders += [one.path for one in found if one.is_dir]
-        sizes += [one.file_size for one in found if not one.is_dir]
+        sizes += [one.file_size or 0 for one in found if not one.is_dir]
     return sizes
 
 
@@ -253,7 +248,6 @@ def run_apart(side_px: int, arguments: argparse.Namespace) -> dict[str, float]:
     """Measure one size in a separate process."""
     command = [sys.executable, __file__, "--side", str(side_px), "--queue-gib", str(arguments.queue_gib)]
     command += ["--tiles-from", str(arguments.tiles_from)]
-    command += ["--server", arguments.server] if arguments.server else []
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=3 * FLUSH_S)
     row: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return row
@@ -282,7 +276,6 @@ def main() -> None:
     parser.add_argument(
         "--tiles-from", type=int, default=TILES_FROM_PX, help="side from which objects are tiled; 0: never"
     )
-    parser.add_argument("--server", help="tracking URI of a server, instead of a new SQLite store")
     parser.add_argument(
         "--side", type=int, choices=[*SIZES, *QUICK_SIZES], help="one size only, in this process, as JSON"
     )

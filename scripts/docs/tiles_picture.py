@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     both = Image.new("RGB", (2 * _WIDTH_PX + _GAP_PX, _HEIGHT_PX), "white")
     for number, view in enumerate(views):
         both.paste(view, (number * (_WIDTH_PX + _GAP_PX), 0))
-    both.quantize(128).save(output, optimize=True)
+    both.quantize(256).save(output, optimize=True)
     print(output)
     return 0
 

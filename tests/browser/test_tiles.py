@@ -133,7 +133,7 @@ def _point_at_centre(driver):
 
 def _pixel_and_value(driver):
     text = driver.find_element(*_css("#readout")).text.replace("\u2212", "-")
-    place, _, value = text.partition(" px")
+    place, _, value = text.partition(" px: ")
     x, y = (int(part.split()[1]) for part in place.split(","))
     return x, y, value
 
@@ -175,8 +175,12 @@ def test_from_disk_values_are_means_and_the_page_says_how_to_read_pixels(chromiu
     screenshot(driver, "zoomed")
 
     assert "mean of 4 \u00d7 4 px" in _pixel_and_value(driver)[2]
+    assert driver.find_element(*_css("#notice")).text.startswith("Values are averages over 4 \u00d7 4 px")
     assert "python -m http.server" in driver.find_element(*_css("#notice")).text
     assert not [one for one in driver.get_log("browser") if one["level"] == "SEVERE"]
+    _press(driver, "p")
+    _wait_for(driver, "1 stitched amp_pred")
+    assert driver.find_element(*_css("#notice")).text.startswith("Only the newest epoch has values here")
 
 
 @pytest.mark.parametrize("kind", ["amp_pred", "phase_pred", "phase_gt"])
@@ -186,7 +190,7 @@ def test_from_an_http_server_the_values_are_those_of_the_pixels(kind, chromium, 
     _choose(driver, kind)
     _show_place(driver, 16)
     _point_at_centre(driver)
-    _wait(driver, lambda d: d.find_element(*_css("#readout")).text.count("   ") or "rad" in d.page_source)
+    _wait(driver, lambda d: " px: " in d.find_element(*_css("#readout")).text)
     screenshot(driver, kind)
     x, y, value = _pixel_and_value(driver)
     span = np.ptp(read_png(large_run.artifacts / f"epoch_02/stitched/{kind}.png").value_range)
@@ -250,5 +254,6 @@ def test_the_viewer_fits_a_phone(dark, chromium, large_run, screenshot):
     view = driver.find_element(*_css("#view")).rect
 
     assert driver.execute_script("return document.documentElement.scrollWidth") == 390
+    assert driver.execute_script("return document.documentElement.scrollHeight") == 844
     assert view["width"] > 350
     assert view["height"] > 300

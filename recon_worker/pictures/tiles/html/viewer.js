@@ -161,17 +161,18 @@ function notice() {
   const download = `mlflow artifacts download --run-id ${run} --dst-path run`;
   const shown = state.overview ? `averages over ${blockOf(state.overview)} \u00d7 ${blockOf(state.overview)} px` : "";
   const fails = state.pyramid.failed || !state.pyramid.url(0, 0, 0);
+  const values = state.overviewIsThis ? `Values are ${shown}` : "Only the newest epoch has values here";
   const parts = [];
   if (fails) {
-    const what = state.overviewIsThis ? `what is shown are ${shown}` : "there is nothing to show of this epoch";
+    const what = state.overviewIsThis ? `shown are ${shown}` : "there is nothing to show of this epoch";
     parts.push(IN_PREVIEW
       ? `This preview gets no tiles from the server: ${what}. For every pixel, download the run, `
       : `The tiles are not beside this page: ${what}. Download the whole run, `, code(download), `, and open ${page}.`);
   } else if (IN_PREVIEW) {
-    parts.push(`Values are ${shown}: a preview cannot read single pixels. For those, `, code(download), " and ",
+    parts.push(`${values}: a preview cannot read single pixels. For those, `, code(download), " and ",
       code("python -m http.server -d run"), `, then open ${page.replace("run/", "http://localhost:8000/")}.`);
   } else if (!CAN_READ) {
-    parts.push(`Values are ${shown}: browsers do not read single pixels of files. For those, run `,
+    parts.push(`${values}: browsers do not read single pixels of files. For those, run `,
       code("python -m http.server"), " in the folder above this one and open the page there.");
   }
   const text = parts.map((one) => one.textContent ?? one).join("");
@@ -195,9 +196,9 @@ async function showValue() {
   const place = `x ${point.x}, y ${point.y} px`;
   const block = blockOf(overview);
   const mean = () => textAt(overview, Math.floor(point.x / block), Math.floor(point.y / block));
-  let text = state.overviewIsThis ? `mean of ${block} \u00d7 ${block} px: ${mean()}` : "";
+  let text = state.overviewIsThis ? `${mean()}, mean of ${block} \u00d7 ${block} px` : "";
   if (CAN_READ) text = await pyramid.valueAt(point.x, point.y).catch(() => text);
-  if (point === state.point && pyramid === state.pyramid) $("readout").textContent = [place, text].filter(Boolean).join("   ");
+  if (point === state.point && pyramid === state.pyramid) $("readout").textContent = [place, text].filter(Boolean).join(": ");
 }
 
 function pointAt(x, y) {
