@@ -69,7 +69,7 @@ function tilesPage(entry) {
   if (!viewOf(entry).tiles) return [];
   if (location.protocol !== "file:") return [". To zoom to single pixels: recon_log/tiles.html"];
   const link = document.createElement("a");
-  link.href = "tiles.html";
+  link.href = "../recon_log/tiles.html";
   link.textContent = "zoom to single pixels";
   return [link];
 }
