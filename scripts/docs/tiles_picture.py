@@ -29,7 +29,7 @@ from recon_worker import ReconLogger
 
 _PICTURE = Path(__file__).resolve().parents[2] / "docs" / "pictures" / "large_objects.png"
 _OBJECT_PX, _PATCH_PX, _STEP_PX = 2560, 256, 128
-_WIDTH_PX, _HEIGHT_PX, _GAP_PX, _WAIT_S = 560, 620, 12, 30
+_WIDTH_PX, _HEIGHT_PX, _GAP_PX, _WAIT_S = 560, 650, 12, 30
 _VIEWS = ("fit(); state.point = null; showValue()", "zoomTo(16, {x: 1316, y: 1256}); moveTo(1316, 1256)")
 """The whole object, and the tips of the spokes at 16 screen pixels per pixel."""
 
