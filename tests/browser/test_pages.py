@@ -100,15 +100,16 @@ def test_the_run_page_shows_the_newest_epoch_first_without_moving_a_slider(
 ):
     driver = chromium(width, 900, dark=dark)
     driver.get(_run_page(server, finished_run, "model-metrics"))
-    first = _wait(driver, lambda d: d.find_element(*_css("img[src*='path=images']")))
+    latest = _wait(driver, lambda d: d.find_element(*_css("img[src*='path=images%2Frecon~latest']")))
     _wait(driver, lambda d: d.find_elements(*_css(f"[data-component-id='{ASSISTANT}']")))
     _close(driver, ASSISTANT, *([SIDEBAR] if width < 500 else []))
-    _wait(driver, lambda d: d.execute_script("return arguments[0].getBoundingClientRect().width", first) > 200)
+    _wait(driver, lambda d: d.execute_script("return arguments[0].getBoundingClientRect().width", latest) > 200)
     screenshot(driver, f"{width}-{'dark' if dark else 'light'}")
 
     *_, newest = sorted((finished_run.artifacts / "images").glob("recon~latest*.png"))
-    assert newest.stem.replace("+", "%2B") in first.get_attribute("src")
-    assert 0 < first.rect["y"] < 600
+    assert newest.stem.replace("+", "%2B") in latest.get_attribute("src")
+    others = driver.find_elements(*_css("img[src*='path=images']"))
+    assert 0 < latest.rect["y"] == min(one.rect["y"] for one in others) < 600
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -220,7 +221,7 @@ def test_keys_and_wheel_move_through_epochs_and_zoom_all_pictures_together(chrom
     _press(driver, " ")  # play to the end
     _wait_for_epoch(driver, 2)
 
-    assert len(zoomed) == 6
+    assert len(zoomed) == 7  # amplitude and phase as predicted, truth and error, and the misfit
     assert not driver.find_elements(*_css("canvas.picture.zoomed"))
     _wait(driver, lambda d: d.find_element(*_css("#play")).text == "Play")
     assert _errors(driver) == []
