@@ -34,7 +34,7 @@ def test_the_notebook_runs_from_simulation_to_read_back(monkeypatch):
 
 
 def test_the_outputs_are_complete_and_name_no_folder_of_a_machine():
-    assert sum("image/png" in one for one in shown(NOTEBOOK)) == 3
+    assert sum("image/png" in one for one in shown(NOTEBOOK)) == 4
     assert all(cell.outputs or cell.execution_count for cell in NOTEBOOK.cells if cell.cell_type == "code")
     text = nbformat.writes(NOTEBOOK).replace("/home/me", "")
     assert not [folder for folder in ("/tmp/", "/home/", "/root/", "/work/") if folder in text]
