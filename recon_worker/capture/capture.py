@@ -233,8 +233,8 @@ def _observed(values: object, predicted: Tensor, source: str) -> Tensor:
 
 def _pattern_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return (samples, patterns per sample, rows, columns) of a batch of patterns with any number of channel axes."""
-    size, *leading, rows, columns = (*shape[:1], 1, 1, *(n for n in shape[1:] if n != 1))
-    return size, math.prod(leading), rows, columns
+    axes = (1, 1, *(n for n in shape[1:] if n != 1))
+    return (*shape[:1], math.prod(axes[:-2]), *axes[-2:])
 
 
 def misfit(predicted: Tensor, observed: Tensor, *, intensity: bool) -> Tensor:

@@ -118,6 +118,7 @@ def test_odd_patterns_of_an_adapter_cost_at_most_the_misfit(tracking, caplog, an
     assert {f"epoch_{epoch:02d}/stitched/amp_pred.png" for epoch in (1, 2)} <= tracking.files()
     has_misfit = "epoch_01/stitched/misfit.csv" in tracking.files()
     assert len(complaints(caplog)) == (not has_misfit)
+    assert all("Adapter.observed" in one for one in complaints(caplog))
     assert has_misfit == (answer is torch.Tensor.tolist)
 
 
