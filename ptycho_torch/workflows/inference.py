@@ -26,7 +26,7 @@ from ptycho_torch.workflows.checkpoint import Recipe, Trained, load_trained
 from ptycho_torch.workflows.reconstruction import Reconstruction, write
 from ptycho_torch.workflows.refinement import UnrefinableError, refine
 from recon_worker.capture.adapters import PtychoPinnAdapter
-from recon_worker.capture.capture import Capture
+from recon_worker.capture.capture import Capture, Measured
 from recon_worker.capture.copying import Copier
 from recon_worker.capture.dataset import read_scan
 from recon_worker.capture.plan import CapturePlan, ScanOptions, batch_indices, choose_indices
@@ -192,7 +192,8 @@ class _TakePredictions(Callback):
         adapter = PtychoPinnAdapter()
         predictions = adapter.predictions(outputs)
         assert predictions is not None
-        self.capture.add(self.capture.targets[batch_idx], predictions, adapter.observed(batch))
+        measured = Measured("the batch", lambda: adapter.observed(batch))
+        self.capture.add(self.capture.targets[batch_idx], predictions, measured)
 
 
 def _predict(

@@ -60,7 +60,7 @@ class Adapter(Protocol):
     """Translates between a dataset and network, and the logging. Implement these three methods for your own.
 
     For the misfit map, an adapter also has `observed(batch)`: the measured diffraction of a collated validation batch,
-    (B, C, N, N), in the units of `Sample.diffraction`.
+    (B, C, N, N), in the units of `Sample.diffraction`; None: unknown. An exception costs only the misfit.
     """
 
     def sample(self, item: Any) -> Sample:  # noqa: ANN401

@@ -1,6 +1,8 @@
 """Copies predictions of a network, batch by batch, into the arrays of a snapshot."""
 
 import math
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -10,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon_worker.capture.adapters import Predictions
-from recon_worker.capture.copying import Copier, Part, RowNumbers
-from recon_worker.capture.errors import UnusablePredictionsError
+from recon_worker.capture.copying import Copier, Part, RowNumbers, as_tensor
+from recon_worker.capture.errors import MisfitWarning, UnusableDataError, UnusablePredictionsError, described
 from recon_worker.capture.gathering import Destination
 from recon_worker.capture.plan import CapturePlan, FixedRows, Route, as_slice
 from recon_worker.reconstruction.stitching import crop_start_px
@@ -41,6 +43,15 @@ class Target(NamedTuple):
     """The rows, for marking them as filled."""
 
 
+class Measured(NamedTuple):
+    """Measured diffraction of a batch, read only if its misfit is computed."""
+
+    source: str
+    """Its name in messages, such as "`observed`"."""
+    read: Callable[[], object]
+    """Returns it, (B, C, N, N) or (B, N, N), a tensor or array-like; None if it is unknown. May raise anything."""
+
+
 class Capture:
     """Fills the arrays of one snapshot, batch by batch.
 
@@ -52,12 +63,19 @@ class Capture:
         arrays: Arrays with the plan's layout.
         copier: Copies predictions into the arrays.
         routes: Destinations of the batches that `targets` prepares.
+        misfit_warning: That of the run; None: a new one.
     """
 
     def __init__(
-        self, plan: CapturePlan, arrays: SnapshotArrays, copier: Copier, routes: tuple[Route, ...] = ()
+        self,
+        plan: CapturePlan,
+        arrays: SnapshotArrays,
+        copier: Copier,
+        routes: tuple[Route, ...] = (),
+        misfit_warning: MisfitWarning | None = None,
     ) -> None:
         self.plan, self.arrays = plan, arrays
+        self._misfit_warning = misfit_warning or MisfitWarning()
         self.destinations = (
             Destination((arrays.fixed_amp, arrays.fixed_phase), arrays.fixed_filled),
             Destination((arrays.fixed_diffraction,), np.zeros(len(arrays.fixed_filled), bool)),
@@ -100,7 +118,7 @@ class Capture:
         self._stitched.clear()
         self._fixed.clear()
 
-    def add(self, target: Target, predictions: Predictions, observed: Tensor | None = None) -> None:
+    def add(self, target: Target, predictions: Predictions, measured: Measured | None = None) -> None:
         """Copy the predictions of a batch, and the misfit of its diffraction.
 
         Ignores batches that lost samples (a collate function may skip bad ones), because their samples cannot be
@@ -109,7 +127,8 @@ class Capture:
         Args:
             target: Where to copy to.
             predictions: What the network returned.
-            observed: (B, C, N, N) measured diffraction of the batch; None: unknown, as is the misfit.
+            measured: Measured diffraction of the batch; None: unknown, as is the misfit. If it cannot be used, only the
+                misfit is lost.
 
         Raises:
             UnusablePredictionsError: They have a wrong shape, or hold no data.
@@ -123,7 +142,7 @@ class Capture:
             self._check(amp, phase)
             self._put(target.amp, target.rows, amp.detach()[target.part])
             self._put(target.phase, target.rows, phase.detach()[target.part])
-            self._put(target.misfit, target.rows, self._misfit(target, diffraction, observed))
+            self._put(target.misfit, target.rows, self._misfit(target, diffraction, measured))
             self._stitched.append(target.filled)
         for row, sample in target.fixed:
             tensors = self._tensors
@@ -137,16 +156,19 @@ class Capture:
             self.has_diffraction[row] = diffraction is not None
             self._fixed.append(row)
 
-    def _misfit(self, target: Target, predicted: Tensor | None, observed: Tensor | None) -> Tensor:
-        """Return the misfit of the samples of a batch that fill rows, (r, 2); NaN, (1, 2), if patterns do not match."""
+    def _misfit(self, target: Target, predicted: Tensor | None, measured: Measured | None) -> Tensor:
+        """Return the misfit of the samples of a batch that fill rows, (r, 2); NaN, (1, 2), if it is unknown."""
         assert target.part is not None
-        if predicted is None or observed is None:
-            return target.misfit.new_full((1, 2), math.nan)
-        if predicted.numel() != observed.numel() or len(predicted) < target.size:
-            return target.misfit.new_full((1, 2), math.nan)
-        samples = target.part[0]
-        observed = observed.detach().to(predicted.device, non_blocking=True).reshape(predicted.shape)
-        return misfit(predicted.detach()[samples], observed[samples], intensity=self.plan.intensity)
+        if predicted is not None and measured is not None:
+            try:
+                found = measured.read()
+                if found is not None:
+                    samples, observed = target.part[0], _observed(found, predicted, measured.source)
+                    observed = observed[samples].to(predicted.device, non_blocking=True)
+                    return misfit(predicted.detach()[samples], observed, intensity=self.plan.intensity)
+            except Exception as error:  # user code, or a lack of memory: neither may cost the predictions
+                self._misfit_warning(measured.source, error)
+        return target.misfit.new_full((1, 2), math.nan)
 
     def _check(self, amp: Tensor, phase: Tensor) -> None:
         layout = self.plan.layout
@@ -194,6 +216,27 @@ def _wrong_shape(tensor: Tensor, expected: str) -> UnusablePredictionsError:
     return UnusablePredictionsError(f"predictions have the shape {tuple(tensor.shape)}; expected: {expected}.")
 
 
+def _observed(values: object, predicted: Tensor, source: str) -> Tensor:
+    """Return measured patterns as float32 (MPS has no float64). Raises UnusableDataError if predicted ones differ."""
+    array = values if isinstance(values, Tensor) else np.asarray(values)
+    is_complex = array.is_complex() if isinstance(array, Tensor) else np.iscomplexobj(array)
+    if not is_complex and _pattern_shape(array.shape) == _pattern_shape(predicted.shape):
+        if isinstance(array, Tensor):
+            return array.detach().float()
+        with suppress(TypeError, ValueError), np.errstate(over="ignore"):
+            return as_tensor(array.astype(np.float32, copy=False))
+    raise UnusableDataError(
+        f"{source} is {described(values)}; allowed: real numbers in the shape of the predicted diffraction, "
+        f"{tuple(predicted.shape)}, with or without axes of length 1."
+    )
+
+
+def _pattern_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return (samples, patterns per sample, rows, columns) of a batch of patterns with any number of channel axes."""
+    axes = (1, 1, *(n for n in shape[1:] if n != 1))
+    return (*shape[:1], math.prod(axes[:-2]), *axes[-2:])
+
+
 def misfit(predicted: Tensor, observed: Tensor, *, intensity: bool) -> Tensor:
     """Return R-factor and Poisson deviance per photon of each sample, (B, 2) float32, on the device of the patterns.
 
@@ -202,21 +245,23 @@ def misfit(predicted: Tensor, observed: Tensor, *, intensity: bool) -> Tensor:
     section 2.3). Both have the same value for counts and for amplitudes of any scale.
 
     Args:
-        predicted: (B, C, N, N) predicted diffraction.
-        observed: The same shape, measured diffraction.
+        predicted: (B, ..., N, N) predicted diffraction.
+        observed: Measured diffraction, the same shape but for axes of length 1.
         intensity: Whether both are intensities k and lambda instead of amplitudes.
 
     Returns:
-        Both values; not finite if a measured pattern is dark or a pixel is not finite.
+        Both values; infinite if a measured pattern is dark or a pixel is not finite.
     """
     a, b = observed.flatten(1).float(), predicted.flatten(1).float()
     if intensity:
-        a, b = a.clamp(min=0).sqrt(), b.clamp(min=0).sqrt()
-    counts = a * a
+        a, b = a.clamp(min=0).sqrt_(), b.clamp(min=0).sqrt_()
+    r_factor = torch.linalg.vector_norm(a - b, 1, dim=1) / a.sum(1)
+    counts, rate = a * a, b * b
     total = counts.sum(1, keepdim=True)
-    rate = (b * b).maximum(total * (_LEAST_RATE / max(1, counts.shape[1])))
-    deviance = 2 * (torch.xlogy(counts, counts / rate) - counts + rate).sum(1) / total[:, 0]
-    return torch.stack([torch.linalg.vector_norm(a - b, 1, dim=1) / a.sum(1), deviance], dim=1)
+    torch.maximum(rate, total * (_LEAST_RATE / max(1, counts.shape[1])), out=rate)
+    terms = counts / rate
+    deviance = 2 * torch.xlogy(counts, terms, out=terms).sub_(counts).add_(rate).sum(1) / total[:, 0]
+    return torch.stack([r_factor, deviance], dim=1).nan_to_num_(math.inf, math.inf, math.inf)
 
 
 def crop_of(layout: SnapshotLayout) -> tuple[slice, slice, slice]:

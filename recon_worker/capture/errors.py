@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from recon_worker.spool.folder import SpoolError
+from recon_worker.system.errors import reason
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
@@ -50,6 +51,21 @@ def described(value: object) -> str:
     if isinstance(value, tuple | list):
         return f"a {name} of {len(value)}: ({', '.join(described(one) for one in value[:4])})"
     return f"a {name}"
+
+
+class MisfitWarning:
+    """Logs why samples have no misfit, once per run: their predictions are logged all the same."""
+
+    def __init__(self) -> None:
+        self._given = False
+
+    def __call__(self, source: str, error: Exception) -> None:
+        """Log an error, unless one has been logged. `source`: name of the measured patterns."""
+        if not self._given:
+            self._given = True
+            failed = f"it cannot be computed from {source} ({reason(error)})."
+            why = str(error) if isinstance(error, UnusableDataError) else failed
+            _log.warning("Samples have no misfit: %s Everything else is logged.", why)
 
 
 class Guard:

@@ -10,7 +10,7 @@ import torch
 
 from recon_worker.capture.capture import Capture
 from recon_worker.capture.copying import Copier
-from recon_worker.capture.errors import WrongSettingError, wrong_spool
+from recon_worker.capture.errors import MisfitWarning, WrongSettingError, wrong_spool
 from recon_worker.capture.gathering import Destination, Ranks, Rows
 from recon_worker.capture.plan import CapturePlan, Interval, Route
 from recon_worker.client.backend import ReconBackend, make_backend
@@ -73,6 +73,7 @@ class LoggedRun:
     """Arrays with the predictions of this rank; None on rank zero."""
     captures: dict[int, Capture] = field(default_factory=dict)
     """Captures into reused memory, by its address."""
+    misfit_warning: MisfitWarning = field(default_factory=MisfitWarning)
 
     def begin_capture(self, epoch: int) -> None:
         """Acquire arrays for a snapshot. `end_capture` raises any error."""
@@ -86,12 +87,12 @@ class LoggedRun:
                 self.own_arrays = arrays = self.own_arrays or layout.allocate()
                 arrays.mark_unfilled()
             if self.backend is not None and not self.backend.reuses_memory:
-                self.capture = Capture(self.plan, arrays, self.copier, self.routes)
+                self.capture = self._new_capture(arrays)
                 return
             self.copier.prepare(arrays, layout.nbytes)
             address = arrays.fixed_amp.ctypes.data
             if address not in self.captures:
-                self.captures[address] = Capture(self.plan, arrays, self.copier, self.routes)
+                self.captures[address] = self._new_capture(arrays)
             self.capture = self.captures[address]
             self.capture.restart()
         except Exception as error:
@@ -105,7 +106,10 @@ class LoggedRun:
         self.copier = Copier(device)
         self.captures.clear()
         self.copier.prepare(self.capture.arrays, self.plan.layout.nbytes)
-        self.capture = Capture(self.plan, self.capture.arrays, self.copier, self.routes)
+        self.capture = self._new_capture(self.capture.arrays)
+
+    def _new_capture(self, arrays: SnapshotArrays) -> Capture:
+        return Capture(self.plan, arrays, self.copier, self.routes, self.misfit_warning)
 
     def end_capture(self) -> tuple[Capture, bool]:
         """Gather the predictions of all ranks on rank zero. All ranks must call this.

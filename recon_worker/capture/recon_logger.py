@@ -16,7 +16,7 @@ from recon_worker.capture.adapters import Adapter, adapter_for
 from recon_worker.capture.announcement import announce
 from recon_worker.capture.copying import Copier
 from recon_worker.capture.dataset import RunData, read_item, read_sample, read_scan, start_on_rank_zero
-from recon_worker.capture.errors import NOTHING_LOGGED, Guard, WrongSettingError, wrong_spool
+from recon_worker.capture.errors import NOTHING_LOGGED, Guard, MisfitWarning, WrongSettingError, wrong_spool
 from recon_worker.capture.gathering import ranks_of_process_group
 from recon_worker.capture.given_scan import GivenScan, SampleAdapter
 from recon_worker.capture.logged_run import LoggedRun, claim, launched, release
@@ -120,7 +120,7 @@ class ReconLogger:
         told = {"positions": positions, "ground_truth": ground_truth, "object_index": object_index}
         self._options = ScanOptions(**defaults | told | _known(options))
         self._interval, self._max_epochs = Interval(every_n_epochs, first_epoch), max_epochs
-        self._worker, self.guard = worker, Guard(strict=strict)
+        self._worker, self.guard, self.misfit_warning = worker, Guard(strict=strict), MisfitWarning()
         self.dataset: Any = dataset
         if dataset is None:
             self.dataset = GivenScan(length=num_samples, diffraction=diffraction, positions=positions, probe=probe)
@@ -254,6 +254,7 @@ class ReconLogger:
             plan=CapturePlan(fixed_indices=self.indices, layout=layout, intensity=intensity),
             copier=Copier(torch.device("cpu")),
             interval=self._interval,
+            misfit_warning=self.misfit_warning,
         )
         self.failed = False
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon_worker.capture.adapters import Predictions
-from recon_worker.capture.capture import Capture
+from recon_worker.capture.capture import Capture, Measured
 from recon_worker.capture.copying import Copier, as_tensor
 from recon_worker.capture.errors import (
     LeftEpochError,
@@ -69,7 +69,7 @@ class Shot:
             phase: The same shape, radians.
             diffraction: The same shape, predicted diffraction in the units of the measured one; None: not predicted.
             observed: The same shape, measured diffraction of the batch, for the misfit map; None: that of the logger's
-                `diffraction`, if it is an array or tensor.
+                `diffraction`, if it is an array or tensor. If it cannot be used, only the misfit is lost.
         """
         if not self.due:
             return
@@ -78,11 +78,10 @@ class Shot:
             if not self._entered:
                 raise UnusablePredictionsError("`add` was called outside the `with` block of the epoch.")
             numbers = _numbers(indices, self._logger.num_samples)
-            predicted = measured = None
-            if diffraction is not None:
-                predicted = _batch(diffraction, len(numbers))
-                observed = patterns_of(self._logger.dataset, numbers) if observed is None else observed
-                measured = None if observed is None else _batch(observed, len(numbers))
+            predicted = None if diffraction is None else _batch(diffraction, len(numbers))
+            measured = Measured("`observed`", lambda: observed)
+            if observed is None:
+                measured = Measured("`diffraction`", lambda: patterns_of(self._logger.dataset, numbers))
             predictions = Predictions(_batch(amp, len(numbers)), _batch(phase, len(numbers)), predicted)
             capture = self._capture(predictions.amp)
             if capture is not None:
@@ -105,7 +104,8 @@ class Shot:
             return logger.run.capture
         if self._first is None:  # captured in private memory, because the queue is not open yet
             plan = logger.plan(amp.shape[-1])
-            self._first = Capture(plan, plan.layout.allocate(), Copier(amp.device))
+            arrays, warning = plan.layout.allocate(), logger.misfit_warning
+            self._first = Capture(plan, arrays, Copier(amp.device), misfit_warning=warning)
         return self._first
 
     def _submit(self, *, failed: bool) -> None:

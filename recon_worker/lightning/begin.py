@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from recon_worker.capture.adapters import Adapter, adapter_for, recognised
 from recon_worker.capture.announcement import announce
-from recon_worker.capture.capture import Capture
+from recon_worker.capture.capture import Capture, Measured
 from recon_worker.capture.copying import Copier
 from recon_worker.capture.dataset import RunData, read_item, read_scan, start_on_rank_zero
 from recon_worker.capture.errors import UnusableDataError, UnusablePredictionsError, described, wrong_spool
@@ -65,8 +65,8 @@ class TrainerRun(LoggedRun):
             self._why_extra_pass = self._why_none(len(seen), None if unread is outputs else unread)
             return
         try:
-            observed = None if predictions.diffraction is None else _observed(self.adapter, batch)
-            capture.add(capture.targets[batch_idx], predictions, observed)
+            measured = Measured(f"`{type(self.adapter).__name__}.observed`", lambda: _observed(self.adapter, batch))
+            capture.add(capture.targets[batch_idx], predictions, measured)
         except UnusablePredictionsError as error:
             self._why_extra_pass = str(error).rstrip(".")
 
@@ -241,13 +241,9 @@ def _may_predict(trainer: Trainer) -> bool:
     return may_predict
 
 
-def _observed(adapter: Adapter, batch: object) -> torch.Tensor | None:
-    """Return the measured diffraction of a batch; None if the adapter does not find it."""
-    try:
-        found = adapter.observed(batch)  # type: ignore[attr-defined] # not every adapter has it
-    except Exception:  # user code
-        return None
-    return found if isinstance(found, torch.Tensor) else None
+def _observed(adapter: Adapter, batch: object) -> object:
+    """Return the measured diffraction of a batch; None if the adapter has no method for it."""
+    return adapter.observed(batch) if hasattr(adapter, "observed") else None
 
 
 def _recognised(dataset: Any) -> Adapter:  # noqa: ANN401

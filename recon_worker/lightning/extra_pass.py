@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from lightning.pytorch.plugins import Precision
 from numpy.typing import NDArray
 
 from recon_worker.capture.adapters import HOW_TO_ADAPT, Adapter
-from recon_worker.capture.capture import Capture
+from recon_worker.capture.capture import Capture, Measured
 from recon_worker.capture.dataset import read_item
 from recon_worker.capture.errors import UnusableDataError, described
 from recon_worker.capture.logged_run import LoggedRun
@@ -23,13 +24,19 @@ _BATCH = 32
 def fill_missing(run: LoggedRun, capture: Capture, predict: Callable[[NDArray[np.int64]], None]) -> None:
     """Predict the samples missing from a capture, divided among the ranks. All ranks must call this.
 
+    If validation knows the misfit of none of its samples, that of the others is not kept: it would stand for the scan.
+
     Args:
         run: The logged run.
         capture: This rank's capture; that of rank zero knows what is missing.
         predict: Predicts samples by their dataset indices, and adds them to the capture.
     """
     own = run.ranks.broadcast(lambda: missing_samples(capture, run.plan))[run.ranks.rank :: run.ranks.size]
+    validated = capture.arrays.stitch_filled
+    keeps_misfit = not validated.any() or not np.isnan(capture.arrays.misfit[validated]).all()
     run.add_missing(capture, lambda: predict(own))
+    if run.ranks.rank == 0 and not keeps_misfit:
+        capture.arrays.misfit[:] = np.nan
 
 
 def missing_samples(capture: Capture, plan: CapturePlan) -> NDArray[np.int64]:
@@ -69,16 +76,14 @@ def predict_samples(
                     f"{type(module).__name__} returns {described(outputs)}, which {type(adapter).__name__} does not "
                     f"read as predictions. {HOW_TO_ADAPT}"
                 )
-            observed = None if predictions.diffraction is None else _observed(adapter, items)
-            capture.add(capture.target_of(batch), predictions, observed)
+            measured = Measured("`Sample.diffraction`", partial(_observed, adapter, items))
+            capture.add(capture.target_of(batch), predictions, measured)
 
 
 def _observed(adapter: Adapter, items: Sequence[Any]) -> torch.Tensor | None:
     """Return the measured diffraction of items, (B, C, N, N); None if they have none."""
-    try:
-        return torch.stack([adapter.sample(item).diffraction for item in items])  # type: ignore[misc] # None is no tensor
-    except Exception:  # user code
-        return None
+    patterns = [one for item in items if (one := adapter.sample(item).diffraction) is not None]
+    return torch.stack(patterns) if len(patterns) == len(items) else None
 
 
 @contextmanager

@@ -7,7 +7,8 @@
     pixel_size_m     () float64         absent if unknown
     epoch, step      () int64
     samples          (n,) int64         dataset indices of the samples whose misfit is known; absent if there are none
-    r_factor, deviance_per_photon   (n,) float32   misfit of their diffraction, NaN where a value is not finite
+    r_factor, deviance_per_photon   (n,) float32   misfit of their diffraction, NaN where a pattern is dark or not
+                                                finite
 
 An object that was restored from pictures has neither coverage nor positions. Instead it has
 

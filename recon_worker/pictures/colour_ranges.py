@@ -140,7 +140,8 @@ def misfit_range(scan: Scan, misfit: Float32, colour_ranges: ColourRanges, *, tr
         scan: Holds the measured patterns, of which there may be too few for a mean.
         misfit: (n, 2) R-factors of the predicted patterns, and deviances.
         colour_ranges: The run's ranges; a new one is added.
-        trained: Whether the network has been trained; an untrained network fixes no range.
+        trained: Whether the network has been trained. One that is untrained, or predicts no finite value, fixes no
+            range.
     """
     name = "stitched/misfit"
     if name in colour_ranges.ranges:
@@ -151,7 +152,8 @@ def misfit_range(scan: Scan, misfit: Float32, colour_ranges: ColourRanges, *, tr
     if baseline > 0:
         return colour_ranges.range_of(name, lambda: (0.0, _ERROR_SHARE * baseline))
     high = robust_range(misfit[:, 0], PREDICTION_MARGIN)[1]
-    return colour_ranges.range_of(name, lambda: (0.0, high)) if trained else (0.0, high)
+    fixes = trained and np.isfinite(misfit[:, 0]).any()
+    return colour_ranges.range_of(name, lambda: (0.0, high)) if fixes else (0.0, high)
 
 
 def log_intensity(amplitude: Float32) -> Float32:

@@ -22,16 +22,16 @@ COLUMNS = ("sample", "x_px", "y_px", "r_factor", "deviance_per_photon")
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SampleMisfit:
-    """Misfit of each sample of an object that has a prediction, in order of dataset indices."""
+    """Misfit of each sample of an object whose diffraction is predicted and measured, in order of dataset indices."""
 
     samples: NDArray[np.int64]
     """(n,) dataset indices."""
     positions_px: Float64
     """(n, 2) scan positions, (x, y), pixels from the first pixel of the object; mean of the sample's patch centres."""
     r_factor: Float32
-    """(n,) sum |A_obs - A_pred| / sum A_obs; NaN if a value is not finite."""
+    """(n,) sum |A_obs - A_pred| / sum A_obs; NaN if a pattern is dark or not finite."""
     deviance_per_photon: Float32
-    """(n,) Poisson deviance, 2 sum [k log(k / lambda) - k + lambda] / sum k; NaN if a value is not finite."""
+    """(n,) Poisson deviance, 2 sum [k log(k / lambda) - k + lambda] / sum k; NaN likewise."""
 
     def __repr__(self) -> str:
         worst = self.worst_first()[:1]
@@ -122,10 +122,10 @@ def misfit_of(geometry: Geometry | None, number: int, misfit: Float32, filled: B
     Args:
         geometry: The scan; None: unknown, as is the misfit.
         number: Index of the object.
-        misfit: (n, 2) R-factor and deviance per photon of the first samples; empty or not finite: unknown.
+        misfit: (n, 2) R-factor and deviance per photon of the first samples; NaN: unknown, infinite: not defined.
         filled: (n,) Whether each of them has a prediction.
     """
-    if geometry is None or not np.isfinite(misfit).any():
+    if geometry is None or not len(misfit):
         return None
     if isinstance(geometry, PositionGeometry):
         every = np.arange(len(geometry.positions_px))
@@ -134,10 +134,11 @@ def misfit_of(geometry: Geometry | None, number: int, misfit: Float32, filled: B
         in_object = geometry.samples_per_axis**2
         own = np.arange(number * in_object, (number + 1) * in_object)
     positions = canvas_positions(geometry, number).reshape(len(own), -1, 2).mean(axis=1)
-    kept = np.isin(own, np.flatnonzero(filled))  # the snapshot may hold only the first samples of the scan
-    values = np.where(np.isfinite(misfit), misfit, np.float32(np.nan))[own[kept]]
-    if not len(values):
+    is_known = filled & ~np.isnan(misfit).any(axis=1)
+    kept = np.isin(own, np.flatnonzero(is_known))  # the snapshot may hold only the first samples of the scan
+    if not kept.any():
         return None
+    values = np.where(np.isfinite(misfit), misfit, np.float32(np.nan))[own[kept]]
     return SampleMisfit(
         samples=own[kept], positions_px=positions[kept], r_factor=values[:, 0], deviance_per_photon=values[:, 1]
     )

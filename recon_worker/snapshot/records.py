@@ -76,8 +76,8 @@ class SnapshotArrays:
     stitch_filled: Bool
     """(n,) True for rows that hold a prediction."""
     misfit: Float32
-    """(n, 2) R-factor and Poisson deviance per photon of each sample's diffraction, not finite where unknown. (0, 2) in
-    snapshots of earlier versions."""
+    """(n, 2) R-factor and Poisson deviance per photon of each sample's diffraction: NaN where unknown, infinite where a
+    pattern is dark or not finite. (0, 2) in snapshots of earlier versions."""
 
     def mark_unfilled(self) -> None:
         """Mark all fixed patches and rows as without a prediction."""

@@ -11,6 +11,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ptycho_torch.model.lightning_module import PtychoLightningModule
 from recon_worker.capture.adapters import Predictions
-from recon_worker.capture.capture import Capture
+from recon_worker.capture.capture import Capture, Measured
 from recon_worker.capture.copying import Copier
 from recon_worker.capture.plan import CapturePlan
 from recon_worker.snapshot.records import SnapshotLayout
@@ -68,7 +69,7 @@ def copy_all(patterns: Patterns, batch_size: int, device: torch.device) -> Calla
     def copy(with_misfit: bool) -> None:
         capture.restart()
         for target, part in zip(capture.targets, parts, strict=True):
-            measured = observed[part] if with_misfit else None
+            measured = Measured("observed", partial(observed.__getitem__, part)) if with_misfit else None
             capture.add(target, Predictions(predicted[part], predicted[part], predicted[part]), measured)
         capture.finish()
 

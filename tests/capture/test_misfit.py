@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from recon_worker.capture.adapters import Predictions, PtychoPinnAdapter, TupleAdapter
-from recon_worker.capture.capture import Capture, misfit
+from recon_worker.capture.capture import Capture, Measured, misfit
 from recon_worker.capture.copying import Copier
 from recon_worker.capture.plan import CapturePlan
 from recon_worker.reconstruction.diffraction_metrics import poisson_deviance, r_factor
@@ -46,13 +46,13 @@ def test_the_scale_of_amplitudes_does_not_matter():
     torch.testing.assert_close(found, misfit(predicted, observed, intensity=False), rtol=1e-4, atol=0)
 
 
-def test_dark_or_infinite_patterns_have_no_misfit_and_dark_pixels_do():
+def test_the_misfit_of_dark_or_infinite_patterns_is_infinite_and_that_of_dark_pixels_is_not():
     observed, predicted = map(torch.from_numpy, patterns(3, 4))
     observed[0], predicted[1, 0, 3, 3], predicted[2] = 0, torch.nan, 0
 
     found = misfit(predicted, observed, intensity=False)
 
-    assert not found[:2].isfinite().any()
+    assert found[:2].isinf().all()
     assert found[2:].isfinite().all()
     assert found[2, 0].item() == pytest.approx(1)
 
@@ -66,7 +66,7 @@ def test_each_misfit_arrives_in_the_row_of_its_sample(staged, order):
 
     for batch in np.array_split(order, 4):
         amp = torch.ones(len(batch), 1, N, N)
-        known = None if 7 in batch else observed[batch]
+        known = Measured("patterns", lambda batch=batch: None if 7 in batch else observed[batch])
         capture.add(capture.target_of(batch), Predictions(amp, amp, predicted[batch]), known)
     capture.finish()
 

@@ -49,13 +49,13 @@ def test_without_several_measured_patterns_the_trained_network_fixes_the_range(t
     scan, history = make_scan(n_fixed=1), History()
 
     ranges = []
-    for epoch, scale in ((0, 9), (1, 1), (2, 3)):
+    for epoch, scale in ((0, 9), (1, np.inf), (2, 1), (3, 3)):
         files, _ = _rendered(scan, history, epoch, scale)
         ranges.append(_range(files, epoch, tmp_path).value_range)
 
-    assert ranges[1] == ranges[2]
-    assert ranges[0][1] > 3 * ranges[1][1]
-    assert 0.4 < ranges[1][1] < 0.7
+    assert ranges[2] == ranges[3]
+    assert ranges[0][1] > 3 * ranges[2][1]
+    assert 0.4 < ranges[2][1] < 0.7
 
 
 def test_each_object_has_its_map_and_its_table(tmp_path):

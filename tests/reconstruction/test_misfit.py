@@ -114,3 +114,15 @@ def test_there_is_no_misfit_if_it_is_unknown(misfit):
     geometry = PositionGeometry(patch_px=16, crop_px=8, positions_px=np.full((6, 1, 2), 20.0))
 
     assert misfit_of(geometry, 0, misfit, np.ones(6, bool)) is None
+
+
+def test_unknown_samples_are_left_out_and_those_that_are_not_finite_are_nan():
+    geometry = PositionGeometry(patch_px=16, crop_px=8, positions_px=np.full((6, 1, 2), 20.0))
+    misfit = np.full((6, 2), 0.5, np.float32)
+    misfit[[0, 3]], misfit[4] = np.nan, np.inf
+
+    found = misfit_of(geometry, 0, misfit, np.ones(6, bool))
+
+    assert found.samples.tolist() == [1, 2, 4, 5]
+    assert np.isnan(found.r_factor).tolist() == [False, False, True, False]
+    assert found.worst_first()[0] == 2
