@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COMPARES = "recon_log.compares"
 """Tag of a comparison's run: the ids of the compared runs, separated by commas."""
+_LAST = 5
 _FILE = "compare.html"
 _NAME_CHARACTERS = 250
 _NAMED = 3
@@ -33,7 +34,7 @@ def compare(
     *,
     tracking_uri: str | None,
     experiment: str | None,
-    last: int,
+    last: int | None,
     out: Path | None,
     log: bool,
     force: bool,
@@ -44,7 +45,7 @@ def compare(
         run_ids: MLflow runs; empty: the latest runs of `experiment`.
         tracking_uri: MLflow server or database; None: MLflow's current one.
         experiment: Name of an experiment, instead of `run_ids`.
-        last: Number of its latest runs with reconstructions.
+        last: Number of its latest runs with reconstructions; None: 5.
         out: File to write; None: none.
         log: Whether to log the page as a run of the experiment of the first compared run.
         force: Replace an existing file.
@@ -58,8 +59,11 @@ def compare(
     """
     if bool(run_ids) == (experiment is not None):
         raise ReadError("name the runs, or an experiment with --experiment, not both.")
-    if experiment is not None and not 2 <= last <= MOST_RUNS:
-        raise ReadError(f"--last is {last}; allowed: 2 to {MOST_RUNS}.")
+    if experiment is None and last is not None:
+        raise ReadError("--last needs --experiment.")
+    count = _LAST if last is None else last
+    if not 2 <= count <= MOST_RUNS:
+        raise ReadError(f"--last is {count}; allowed: 2 to {MOST_RUNS}.")
     if out is None and not log:
         raise ReadError("nothing to write: use --out compare.html, --log, or both.")
     if out is not None and out.exists() and not (force and out.is_file()):
@@ -68,7 +72,7 @@ def compare(
     import mlflow
 
     uri = with_absolute_path(tracking_uri or str(mlflow.get_tracking_uri()))
-    opened = latest_runs(experiment, last, uri) if experiment is not None else runs_of_ids(run_ids, uri)
+    opened = latest_runs(experiment, count, uri) if experiment is not None else runs_of_ids(run_ids, uri)
     runs = compared(opened)
     try:
         page = comparison_html(runs)

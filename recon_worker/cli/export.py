@@ -53,7 +53,9 @@ def export(
 def _export_object(run: ReconRun, out: Path, epoch: int, number: int) -> str:
     found = run.object(epoch, number)
     try:
-        arrays = found.to_arrays().with_misfit(run.misfit(epoch, number))
+        arrays = found.to_arrays()
+        if arrays.samples is None:
+            arrays = arrays.with_misfit(run.misfit(epoch, number))
         data = ENCODERS[FORMATS[out.suffix]](arrays)
     except ImportError as error:
         raise ReadError(f"{out} cannot be written: {error}. Install it: pip install h5py") from error

@@ -119,7 +119,7 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     source = parser.add_argument_group("input")
     source.add_argument("run_ids", metavar="RUN", nargs="*", help="IDs of the MLflow runs")
     source.add_argument("--experiment", metavar="NAME", help="compare the latest runs of an experiment instead")
-    source.add_argument("--last", metavar="N", type=int, default=5, help="how many of them (default: %(default)s)")
+    source.add_argument("--last", metavar="N", type=int, help="how many of them (default: 5)")
     source.add_argument("--tracking-uri", metavar="URI", type=_uri, help=_SERVER)
     destination = parser.add_argument_group("destination")
     destination.add_argument("--out", metavar="OUT", type=Path, help="HTML file")

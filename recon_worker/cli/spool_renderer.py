@@ -175,7 +175,10 @@ def _render(outbox: Outbox, scan: Scan, history: History, message: Message) -> l
         history.publish_again()
         raise
     outbox.keep_history(history.files())
-    return [one for one in made if isinstance(one, Failure)]
+    failures = [one for one in made if isinstance(one, Failure)]
+    if failures:
+        history.publish_again()
+    return failures
 
 
 def _render_reference(outbox: Outbox, scan: Scan) -> list[Failure]:

@@ -75,6 +75,7 @@ class InlineBackend:
             _log.info("%s", self.stats.add_epoch(snapshot.epoch, snapshot.step, metrics, took_s))
         else:
             self.stats.failed += 1
+            self._history.publish_again()
 
     def _log_all(self, what: str, artifacts: Iterator[Artifact | Failure]) -> bool:
         """Upload artifacts; log a warning, and return False, if some could not be logged."""

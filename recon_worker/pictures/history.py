@@ -53,8 +53,9 @@ class History:
         return content
 
     def publish_again(self) -> None:
-        """Make the next `unpublished_scales` return the content again, after the last one was lost."""
+        """Make the next epoch publish scales and tiles of the truth again, after artifacts of this one were lost."""
         self._published = b""
+        self.tiled.forget_truth()
 
     def metrics(self) -> dict[int, dict[str, float]]:
         """Return the metrics of each epoch, by their names in MLflow."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recon_worker.pictures.arrays import ObjectArrays
 from recon_worker.pictures.labels import Kind
@@ -86,6 +87,12 @@ class LoggedObject(LoggedImage):
     """(H, W) summed weight of the patches; None: not logged, as only arrays hold it."""
     positions_px: Float64 | None = None
     """(n, 2) patch centres, (x, y), pixels from the first pixel; None: not logged."""
+    samples: NDArray[np.int64] | None = None
+    """(k,) dataset indices of all samples with a misfit; None: not logged, as only arrays hold them."""
+    r_factor: Float32 | None = None
+    """(k,) R-factors of their diffraction, NaN where a value is not finite."""
+    deviance_per_photon: Float32 | None = None
+    """(k,) Poisson deviances per photon of their diffraction, NaN where a value is not finite."""
 
     def aligned(self, *, ramp: bool = True) -> Self:
         """Return the object after the best fit to the truth, as summary and gallery show it.
@@ -122,6 +129,9 @@ class LoggedObject(LoggedImage):
             pixel_size_m=self.pixel_size_m,
             epoch=self.epoch,
             step=self.step,
+            samples=self.samples,
+            r_factor=self.r_factor,
+            deviance_per_photon=self.deviance_per_photon,
             **({} if self.exact else pictures),  # type: ignore[arg-type]
         )
 
@@ -155,6 +165,9 @@ def object_of_arrays(arrays: ObjectArrays) -> LoggedObject:
         pixel_size_m=arrays.pixel_size_m,
         coverage=arrays.coverage,
         positions_px=arrays.positions_px,
+        samples=arrays.samples,
+        r_factor=arrays.r_factor,
+        deviance_per_photon=arrays.deviance_per_photon,
     )
 
 

@@ -204,9 +204,10 @@ class ReconRun:
         return patch_of_pictures(pictures, index=index, epoch=epoch, step=self._step(epoch))
 
     def misfit(self, epoch: int = -1, number: int = 0) -> SampleMisfit | None:
-        """Return the misfit of the diffraction of each sample of a stitched object; None if it is not logged.
+        """Return the misfit of the diffraction of the samples of a stitched object; None if it is not logged.
 
-        It is not logged if the network predicts no diffraction, or the measured patterns are unknown.
+        It is not logged if the network predicts no diffraction, or the measured patterns are unknown. Of more than
+        10 000 samples these are the worst; if arrays are logged, `object` has the numbers of all.
 
         Raises:
             ReadError: The epoch is not logged, or the table is damaged.
@@ -240,10 +241,16 @@ class ReconRun:
         folders += [] if epoch is not None else [one for one in self._artifacts.names("") if _OF_RUN.fullmatch(one)]
         names = list[str]()
         for folder in folders:
-            for base in self._artifacts.names(folder):
-                inside = [] if "." in base else self._artifacts.names(f"{folder}/{base}")
-                names += [f"{folder}/{base}", *(f"{folder}/{base}/{one}" for one in inside)]
+            names += self._files_below(folder)
         return sorted(filter(is_known, names))
+
+    def _files_below(self, folder: str) -> Iterator[str]:
+        for base in self._artifacts.names(folder):
+            name = f"{folder}/{base}"
+            if "." in base:
+                yield name
+            else:
+                yield from self._files_below(name)
 
     def _folder(self, epoch: int) -> tuple[int, str]:
         """Return an epoch as the training counts it, and its folder."""

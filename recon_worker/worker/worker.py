@@ -236,6 +236,8 @@ class Worker:
                 self._priority.run(lambda: self.outbox.keep_history(history.files()))
             except OSError as error:  # costs this worker's successor the colour ranges, but no pictures
                 _log.warning("%s/history cannot be written: %s", self.outbox.folder, error)
+            if failed:
+                history.publish_again()
         except Exception as error:
             if is_shortage(error):
                 history.publish_again()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from recon_worker.pictures.artifacts import render
+from recon_worker.pictures.gallery.page import entries_of, gallery_html
 from recon_worker.pictures.history import History
 from recon_worker.reconstruction.misfit import misfit_of
 from tests.browser.test_pages import _css, _errors, _point_at, _wait, _wait_for_epoch
@@ -23,6 +24,22 @@ def gallery(tmp_path_factory):
     path = tmp_path_factory.mktemp("gallery") / "gallery.html"
     path.write_bytes(page.data)
     return path, misfit_of(scan.geometry, 0, arrays.misfit, arrays.stitch_filled)
+
+
+def test_an_epoch_whose_misfits_are_not_in_the_gallery_names_the_table(gallery, tmp_path, chromium, screenshot):
+    (entry,) = entries_of(gallery[0].read_bytes())
+    path = tmp_path / "gallery.html"
+    path.write_bytes(gallery_html([entry.without_misfit()]))
+    driver = chromium(1200, 1600)
+    driver.get(path.as_uri())
+    _wait_for_epoch(driver, 1)
+    screenshot(driver, "table")
+
+    _point_at(driver, "misfit", 0.5, 0.5)
+
+    text = driver.find_element(*_css("#misfit")).text
+    assert text == "The numbers of the samples are in epoch_01/stitched/misfit.csv."
+    assert not _errors(driver)
 
 
 def _click_on(driver, misfit, sample, shape):

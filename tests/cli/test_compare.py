@@ -118,6 +118,7 @@ def test_objects_of_different_sizes_are_named_with_their_sizes(uri, runs, tmp_pa
         ((), r"name the runs, or an experiment"),
         (("FIRST", "SECOND", "--experiment", "x"), r"name the runs, or an experiment"),
         (("--experiment", "x", "--last", "11"), r"--last is 11; allowed: 2 to 10"),
+        (("FIRST", "SECOND", "--last", "3"), r"--last needs --experiment"),
         (("--experiment", "absent"), r"there is no experiment 'absent' at sqlite:"),
     ],
 )

@@ -83,6 +83,31 @@ def test_a_folder_gets_all_artifacts_and_the_metrics(run_of, tmp_path):
     assert (out / "metrics.csv").read_text().startswith("epoch,step,recon/")
 
 
+def test_a_folder_gets_the_tiles_of_large_objects(mlflow_database, tmp_path):
+    target = new_run(mlflow_database, f"{tmp_path.name}-tiles", tmp_path / "artifacts")
+    known, out = KnownRun(target, "none", tiles_from_px=20).log(1), tmp_path / "run"
+    done = export(known, out)
+
+    tile = "epoch_01/stitched/amp_pred_files/6/0_0.png"
+    assert done.returncode == DONE
+    assert (out / tile).read_bytes() == known.artifact(tile).read_bytes()
+    assert {one for one in known.open().files() if "_files/" in one} == {
+        str(one.relative_to(out)) for one in out.glob("epoch_01/*/*_files/*/*.png")
+    }
+
+
+def test_all_samples_of_a_large_scan_are_exported_though_its_table_has_the_worst_only(mlflow_database, tmp_path):
+    target = new_run(mlflow_database, f"{tmp_path.name}-misfit", tmp_path / "artifacts")
+    known, out = KnownRun(target, "npz", misfit=0.3).log(1), tmp_path / "object.npz"
+    table = known.artifact("epoch_01/stitched/misfit.csv")
+    table.write_text("\n".join(table.read_text().splitlines()[:3]) + "\n")  # as if only two rows were kept
+
+    assert export(known, out).returncode == DONE
+    assert out.read_bytes() == known.artifact("epoch_01/stitched/arrays.npz").read_bytes()
+    assert len(known.open().misfit().samples) == 2
+    assert len(known.open().object().r_factor) == 15
+
+
 def test_a_folder_of_one_epoch_has_no_other(run_of, tmp_path):
     done = export(run_of("npz"), tmp_path / "run", "--epoch", "2")
 

@@ -5,13 +5,15 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 
 from recon_worker.cli.main import main
-from tests.cli.spools import DONE, ERROR, LEFT, command, make_spool
+from recon_worker.spool.outbox import Outbox
+from tests.cli.spools import DONE, ERROR, LEFT, add_raw, command, make_spool
 from tests.faults.harness import ALWAYS, epochs, inject, nothing_left_behind, wait_until  # noqa: F401
-from tests.samples import make_run
+from tests.samples import make_run, make_scan
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
 slow = pytest.mark.slow
@@ -58,6 +60,20 @@ def test_a_process_that_dies_once_costs_nothing(tracking, outbox, fault, caplog,
     assert "the process that rendered it died (killed by SIGKILL, often out of memory)" in caplog.text
     assert epochs(tracking) == {1, 2, 3}
     assert not outbox.folder.exists()
+
+
+def test_after_a_failed_picture_the_next_epoch_makes_the_tiles_of_the_truth_again(tracking, tmp_path, fault):
+    scan, target = replace(make_scan(n_samples=12, n_fixed=1), tiles_from_px=20), make_run(tracking)
+    outbox = Outbox(tmp_path / "spool" / target.run_id)
+    outbox.describe(target, scan)
+    for epoch in (1, 2, 3):
+        add_raw(outbox, scan, epoch)
+    fault("render", "raise")
+
+    main(["sync", str(outbox.folder)])
+
+    cut = [name.partition("/")[0] for name in sorted(tracking.files()) if name.endswith("stitched/amp_gt.dzi")]
+    assert cut == ["epoch_01", "epoch_02"]
 
 
 def test_a_process_that_cannot_start_is_no_snapshots_fault(tracking, outbox, fault, caplog):

@@ -1,5 +1,6 @@
 """The page of a comparison is bounded in size, and names runs and settings so that they can be told apart."""
 
+import dataclasses
 import json
 import re
 
@@ -58,6 +59,18 @@ def test_ten_runs_of_fifty_epochs_stay_within_the_size_limit_and_keep_all_metric
         assert with_pictures(one)[-3:] == [48, 49, 50]
         assert len(with_pictures(one)) > 10
         assert len(one["entries"]) == 50
+
+
+def test_misfits_and_tiles_are_left_out_as_the_page_does_not_show_them():
+    logged = run(1)
+    figure = dataclasses.replace(
+        logged.entries[0].figures[0], misfit=(bytes(120), bytes(80)), tiles={"amp_pred": "epoch_01/stitched"}
+    )
+    logged = dataclasses.replace(logged, entries=[dataclasses.replace(logged.entries[0], figures=(figure,))])
+    data = data_of(comparison_html([logged, run(2)]))
+
+    assert {"misfit", "tiles"}.isdisjoint(data["runs"][0]["entries"][0]["views"][0])
+    assert len(data["pictures"]) == 4
 
 
 def test_runs_of_the_same_name_are_told_apart_by_their_ids():

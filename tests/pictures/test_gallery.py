@@ -70,6 +70,13 @@ def test_the_file_needs_nothing_else_and_stays_a_page_whatever_the_title():
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in page
 
 
+def test_a_title_that_looks_like_a_placeholder_stays_a_title():
+    page = gallery_html(_entries([1]), title="{{data}}")
+
+    assert b"<title>Reconstruction {{data}}</title>" in page
+    assert _data(page)["title"] == "{{data}}"
+
+
 def test_a_picture_that_does_not_change_is_kept_once():
     data = _data(gallery_html(_entries(range(1, 11), patches=0)))
     truths = {entry["views"][0]["pictures"]["amp_gt"]["png"] for entry in data["entries"]}

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from recon_worker.pictures.artifacts import render
+from recon_worker.pictures.gallery.page import MAX_BYTES
 from recon_worker.pictures.history import History
 from recon_worker.pictures.png import read_png
 from recon_worker.reconstruction.diffraction_metrics import mean_pattern, r_factor
 from recon_worker.reconstruction.misfit import SampleMisfit
+from tests.pictures.sheets import sheet
 from tests.samples import fill, layout_of, make_scan, snapshot
 
 
@@ -69,6 +71,32 @@ def test_each_object_has_its_map_and_its_table(tmp_path):
         assert table.samples.tolist() == list(range(number, 30, 2))
         np.testing.assert_array_equal(table.deviance_per_photon, misfit[number::2, 1])
         assert _range(files, 1, tmp_path, name).scanned.any()
+
+
+def _long_run(samples, epochs):
+    """The epochs of a gallery with pictures, those with misfits, and the size of its page."""
+    history, places = History(), np.random.default_rng(0).uniform(0, 40, (samples, 2))
+    for epoch in range(1, epochs + 1):
+        values = np.random.default_rng(epoch).random((2, samples), np.float32)
+        found = SampleMisfit(
+            samples=np.arange(samples), positions_px=places, r_factor=values[0], deviance_per_photon=values[1]
+        )
+        one = sheet(epoch, shape=(60, 60))
+        drawn = [replace(figure, misfit=found) for figure in one.objects]
+        history.add(replace(one, objects=tuple(drawn)))
+    first = {entry.epoch: entry.figures[0] for entry in history.entries}
+    pictures = [epoch for epoch, figure in first.items() if figure.thumbnails]
+    return pictures, [epoch for epoch, figure in first.items() if figure.misfit], len(history.gallery())
+
+
+@pytest.mark.parametrize(("samples", "kept"), [(500, 40), (10_000, 8), (1_000_000, 0)])
+def test_misfits_are_kept_for_the_newest_epochs_within_their_part_of_the_gallery(samples, kept):
+    epochs = 40 if samples < 1_000_000 else 3
+    pictures, misfits, size = _long_run(samples, epochs)
+
+    assert misfits == list(range(1, epochs + 1))[epochs - kept :]
+    assert pictures == list(range(1, epochs + 1))
+    assert size <= MAX_BYTES
 
 
 def test_a_restarted_worker_keeps_the_misfits_of_the_gallery():

@@ -31,11 +31,12 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(tiling, "_SMALLEST_PX", 4)
 
 
-def rendered(history, epoch, from_px=20, **changes):
+def rendered(history, epoch, from_px=20, misfit=np.nan, **changes):
     """Files of an epoch by name."""
     scan = dataclasses.replace(make_scan(), tiles_from_px=from_px, **changes)
     arrays = layout_of(scan).allocate()
     fill(arrays, epoch)
+    arrays.misfit[:] = misfit
     made = list(render(scan, snapshot(arrays, epoch), history))
 
     assert all(isinstance(one, Artifact) for one in made), made
@@ -120,6 +121,16 @@ def test_smaller_objects_and_patches_have_no_tiles(from_px):
 
     assert not [name for name in names if "_files" in name or name.endswith((".dzi", "tiles.html"))]
     assert not [name for name in rendered(History(), 1) if "_files" in name and "patch" in name]
+
+
+def test_the_misfit_map_has_no_tiles():
+    files = rendered(History(), 1, misfit=0.2)
+
+    assert "epoch_01/stitched/misfit.png" in files
+    assert not [
+        name for name in files if name.startswith(("epoch_01/stitched/misfit_files", "epoch_01/stitched/misfit.d"))
+    ]
+    assert list(data_of(files["recon_log/tiles.html"])["pictures"]["stitched"]) == list(KINDS)
 
 
 def test_the_truth_is_cut_once_and_later_epochs_refer_to_it():

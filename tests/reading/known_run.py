@@ -33,9 +33,13 @@ class KnownRun:
 
     target: RunTarget
     arrays_format: str
+    tiles_from_px: int = 0
+    misfit: float = float("nan")
+    """R-factor and deviance of all samples."""
 
     def __post_init__(self):
-        self.scan, self._backend = two_objects(self.arrays_format), InlineBackend()
+        scan = two_objects(self.arrays_format)
+        self.scan, self._backend = replace(scan, tiles_from_px=self.tiles_from_px), InlineBackend()
         self._backend.start(self.target, self.scan, layout_of(self.scan))
 
     def log(self, *epochs):
@@ -43,6 +47,7 @@ class KnownRun:
         for epoch in epochs:
             arrays = self._backend.acquire(layout_of(self.scan))
             _predict(arrays, epoch)
+            arrays.misfit[:] = self.misfit
             self._backend.submit(snapshot(arrays, epoch))
 
         assert self._backend.stats.failed == 0

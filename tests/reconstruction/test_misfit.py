@@ -70,6 +70,14 @@ def test_the_table_is_read_back_exactly_but_for_rounded_positions():
     np.testing.assert_allclose(back.positions_px, one.positions_px, atol=5.1e-4)
 
 
+def test_the_table_of_a_large_scan_has_the_worst_samples():
+    one = _random_misfit(100_000)
+
+    back = SampleMisfit.from_csv(one.to_csv().decode())
+
+    assert back.samples.tolist() == sorted(one.samples[one.worst_first()[:10_000]])
+
+
 @pytest.mark.parametrize("text", ["", "sample,r_factor\n1,2\n", "sample,x_px,y_px,r_factor,deviance_per_photon\n1,2\n"])
 def test_a_damaged_table_is_refused(text):
     with pytest.raises(ValueError, match=r"columns|could not convert"):

@@ -1,5 +1,7 @@
 """A single exception in the worker costs only the affected artifact."""
 
+from dataclasses import replace
+
 import pytest
 
 from recon_worker.settings import WorkerSettings
@@ -37,6 +39,20 @@ def test_a_picture_that_cannot_be_written_for_whatever_reason_costs_that_picture
     assert _names(tracking, 1) < _names(tracking, 2)
     assert "1 artifacts failed, the first being epoch_01/" in caplog.text
     assert "RuntimeError: a fault of the test" in caplog.text
+
+
+def test_after_a_failed_artifact_the_next_epoch_makes_the_tiles_of_the_truth_again(tracking, tmp_path, inject):  # noqa: F811
+    scan = replace(make_scan(n_samples=12, n_fixed=1), tiles_from_px=20)
+    settings = WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=FLUSH_S)
+    inject("outbox", "raise")
+
+    with started(settings, make_run(tracking), scan) as worker:
+        for epoch in (1, 2, 3):
+            log_epoch(worker, layout_of(scan), epoch)
+
+    assert worker.stats.failed == 1
+    assert "stitched/amp_gt.dzi" in _names(tracking, 2)
+    assert "stitched/amp_gt.dzi" not in _names(tracking, 3)
 
 
 def test_a_snapshot_that_cannot_be_read_once_is_logged_all_the_same(tracking, log_two, inject, caplog):  # noqa: F811

@@ -6,12 +6,13 @@ and computes differences. Above the size limit each run drops thumbnails as a ga
 
 import base64
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from recon_worker.pictures.gallery.entry import GalleryEntry, GalleryFigure
-from recon_worker.pictures.gallery.page import base64_texts, filled, labels_of, template, thinned
+from recon_worker.pictures.gallery.page import base64_texts, filled, labels_of, template, within
 from recon_worker.pictures.labels import Kind
 from recon_worker.pictures.png import palette, read_png
 
@@ -30,6 +31,8 @@ _SCRIPTS = (
     "compare.js",
     "compare_controls.js",
 )
+_OTHER_BYTES = 1 << 15
+"""Room for names, labels and colours."""
 _SETTING_CHARACTERS = 200
 _ABSENT = "\u2013"
 
@@ -74,8 +77,10 @@ def comparison_html(runs: Sequence[ComparedRun], *, max_bytes: int = MAX_BYTES) 
     Raises:
         Exception: A thumbnail is damaged. Pillow raises many types.
     """
-    views, share = common_views(runs), max_bytes // len(runs)
-    runs = [dataclasses.replace(run, entries=thinned(_reduced(run.entries, views), share)) for run in runs]
+    page = template("compare.html", ("style.css", "compare.css"), _SCRIPTS)
+    views, settings = common_views(runs), differing_settings([run.settings for run in runs])
+    share = (max_bytes - len(page) - len(json.dumps(settings)) - _OTHER_BYTES) // len(runs)
+    runs = [dataclasses.replace(run, entries=within(_reduced(run.entries, views), share)) for run in runs]
     views = common_views(runs)  # thumbnails of an object that few epochs have may have been dropped
     names, pngs = _distinct_names(runs), dict[str, bytes]()
     data = {
@@ -91,11 +96,10 @@ def comparison_html(runs: Sequence[ComparedRun], *, max_bytes: int = MAX_BYTES) 
         ],
         "views": views,
         "colours": {view: _common_colours(view, runs) for view in views},
-        "settings": differing_settings([run.settings for run in runs]),
+        "settings": settings,
         "difference_palette": _palette_text(_DIFFERENCE_COLORMAP),
         "pictures": base64_texts(pngs),
     }
-    page = template("compare.html", ("style.css", "compare.css"), _SCRIPTS)
     return filled(page, ", ".join(names), data)
 
 
@@ -113,13 +117,13 @@ def _distinct_names(runs: Sequence[ComparedRun]) -> list[str]:
 
 
 def _reduced(entries: Iterable[GalleryEntry], views: Sequence[str]) -> Iterable[GalleryEntry]:
-    """Yield the entries with the compared figures and kinds of thumbnail only."""
+    """Yield the entries with what the page shows: the compared figures, their metrics and some kinds of thumbnail."""
     for entry in entries:
         figures = []
         for name in views:
             for figure in (one for one in entry.figures if one.name == name):
                 thumbnails = {kind: figure.thumbnails[kind] for kind in _KINDS if kind in figure.thumbnails}
-                figures.append(dataclasses.replace(figure, thumbnails=thumbnails))
+                figures.append(dataclasses.replace(figure, thumbnails=thumbnails, tiles={}, misfit=None))
         yield dataclasses.replace(entry, figures=tuple(figures))
 
 

@@ -75,6 +75,10 @@ class GalleryEntry:
         figures = tuple(dataclasses.replace(figure, thumbnails={}, misfit=None) for figure in self.figures)
         return dataclasses.replace(self, figures=figures)
 
+    def without_misfit(self) -> "GalleryEntry":
+        """Return a copy without misfits."""
+        return dataclasses.replace(self, figures=tuple(dataclasses.replace(one, misfit=None) for one in self.figures))
+
     def without_tiles(self) -> "GalleryEntry":
         """Return a copy without folders of tiles."""
         return dataclasses.replace(self, figures=tuple(dataclasses.replace(one, tiles={}) for one in self.figures))
@@ -103,10 +107,15 @@ class GalleryEntry:
 
     @functools.cached_property
     def sizes(self) -> tuple[int, dict[str, int]]:
-        """Size of the metrics in the gallery and of each thumbnail by name, bytes."""
+        """Size of the metrics in the gallery, and of each thumbnail and misfit by name, bytes."""
         pngs: dict[str, bytes] = {}
         metrics = len(json.dumps(self.to_dict(pngs)))
         return metrics, {name: len(name) + 4 * -(-len(png) // 3) + 8 for name, png in pngs.items()}
+
+    @functools.cached_property
+    def misfit_names(self) -> frozenset[str]:
+        """Names of the misfits among those of `sizes`."""
+        return frozenset(_name(array) for figure in self.figures for array in figure.misfit or ())
 
     @classmethod
     def from_dict(cls, entry: Any, pictures: Any) -> "GalleryEntry":  # noqa: ANN401 - JSON values, checked by use

@@ -1,7 +1,8 @@
 """Gallery: one self-contained HTML file that shows the reconstruction epoch by epoch.
 
-Above its size limit, thumbnails are dropped evenly over the run, except those of the first and the latest epochs. The
-metrics of all epochs are kept. Markup, style and script are in `html/`.
+Misfits of samples are kept for the newest epochs, as many as fit in a quarter of the size limit. Above the limit,
+thumbnails are dropped evenly over the run, except those of the first and the latest epochs. The metrics of all epochs
+are kept. Markup, style and script are in `html/`.
 """
 
 import base64
@@ -21,6 +22,8 @@ MAX_BYTES = 4 << 20
 """Size limit of the file; exceeded only if the epochs that always keep their thumbnails require it."""
 _RECENT = 3
 """Number of latest epochs that, like the first, always keep their thumbnails."""
+_MISFIT_SHARE = 4
+"""One over the part of the size limit that the misfits of samples may take."""
 _VERSION = 1
 _SCRIPTS = (
     *("decode.js", "canvas.js", "curves.js", "misfit.js", "values.js", "plot.js", "histogram.js", "profile.js"),
@@ -30,18 +33,34 @@ _DATA = re.compile(rb'<script id="data" type="application/json">(.*?)</script>',
 
 
 def thinned(entries: Iterable[GalleryEntry], max_bytes: int = MAX_BYTES) -> list[GalleryEntry]:
-    """Sort entries by epoch and drop the thumbnails of as few as the size limit requires.
+    """Sort entries by epoch, drop misfits of older ones, and thumbnails of as few as the size limit requires.
 
     Idempotent: entries can be added one by one, and the epochs with thumbnails stay evenly spread. A later entry
     replaces an earlier one of the same epoch.
     """
+    return within(entries, max_bytes - len(_frame()))
+
+
+def within(entries: Iterable[GalleryEntry], max_bytes: int) -> list[GalleryEntry]:
+    """Do what `thinned` does for entries that may take max_bytes, without the rest of a page."""
     kept = sorted({entry.epoch: entry for entry in entries}.values(), key=lambda entry: entry.epoch)
+    kept = _with_newest_misfits(kept, max_bytes // _MISFIT_SHARE)
     while True:
         pictures = {name: size for entry in kept for name, size in entry.sizes[1].items()}  # equal ones count once
-        total = len(_frame()) + sum(entry.sizes[0] for entry in kept) + sum(pictures.values())
+        total = sum(entry.sizes[0] for entry in kept) + sum(pictures.values())
         if total <= max_bytes or (crowded := _most_crowded(kept)) is None:
             return kept
         kept[crowded] = kept[crowded].without_pictures()
+
+
+def _with_newest_misfits(entries: Sequence[GalleryEntry], max_bytes: int) -> list[GalleryEntry]:
+    """Drop the misfits of all but the newest epochs: of those, as many keep theirs as fit in max_bytes."""
+    kept, sizes = list[GalleryEntry](), dict[str, int]()
+    for entry in reversed(entries):
+        sizes |= {name: entry.sizes[1][name] for name in entry.misfit_names}
+        fits = not entry.misfit_names or sum(sizes.values()) <= max_bytes
+        kept.append(entry if fits else entry.without_misfit())
+    return kept[::-1]
 
 
 def _most_crowded(entries: list[GalleryEntry]) -> int | None:
@@ -95,7 +114,8 @@ def template(page: str, styles: Sequence[str], scripts: Sequence[str]) -> str:
 def filled(page: str, title: str, data: Mapping[str, Any]) -> bytes:
     """Return a template with its title and data, as UTF-8."""
     text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # "</script>" would end the data
-    return page.replace("{{title}}", html.escape(title)).replace("{{data}}", text).encode()
+    values = {"title": html.escape(title), "data": text}  # in one pass, because either may hold "{{data}}"
+    return re.sub(r"\{\{(title|data)\}\}", lambda found: values[found[1]], page).encode()
 
 
 def labels_of(entries: Iterable[GalleryEntry]) -> dict[str, dict[str, str]]:

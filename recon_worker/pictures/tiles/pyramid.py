@@ -48,20 +48,28 @@ class TiledPictures:
     """Pictures by name of the figure and kind."""
 
     def to_cut(self, figure: Figure, from_px: int) -> list[Kind]:
-        """Return the pictures of an object of a new epoch to cut; none if `from_px` is 0 or above its longer side."""
+        """Return the pictures of an object of a new epoch to cut; none if `from_px` is 0 or above its longer side.
+
+        The misfit map is none of them: it has one value per scan position.
+        """
         if not from_px or max(figure.panels["amp_pred"].values.shape) < from_px:
             return []
         ranges = {kind: panel.value_range for kind, panel in figure.panels.items() if kind.endswith("_gt")}
         before = self.pictures.get(figure.name, {}).items()
         kept = {kind: one for kind, one in before if ranges.get(kind) == one.overviews[0].value_range}
         self.pictures[figure.name] = kept
-        return [kind for kind in figure.panels if kind not in kept]
+        return [kind for kind in figure.panels if kind.startswith(("amp_", "phase_")) and kind not in kept]
 
     def add(self, name: str, kind: Kind, folder: str, levels: Sequence[Panel]) -> None:
         """Note that a picture is cut."""
         small = [one for one in levels if max(one.values.shape) <= OVERVIEW_PX]
         height, width = levels[0].values.shape
         self.pictures[name][kind] = TiledPicture(folder, (height, width), small)
+
+    def forget_truth(self) -> None:
+        """Make the next epoch cut the pictures of the truth again, after some of their tiles may have been lost."""
+        for name, kinds in self.pictures.items():
+            self.pictures[name] = {kind: one for kind, one in kinds.items() if not kind.endswith("_gt")}
 
     def folders(self) -> dict[str, dict[Kind, str]]:
         """Return the folder of the tiles of each picture."""

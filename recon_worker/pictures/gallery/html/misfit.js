@@ -43,7 +43,9 @@ function chooseSample(event) {
 /** Show the numbers of the chosen sample at the current epoch, and name the samples with the largest misfit. */
 function showMisfit() {
   const misfit = state.panels.has("misfit") ? misfitOf(shown()) : null; // a comparison of epochs has no map
-  $("misfit").hidden = !misfit;
+  const table = !misfit && state.panels.has("misfit") && viewOf(shown())?.pictures.misfit; // kept for the newest epochs
+  $("misfit").hidden = !misfit && !table;
+  if (table) $("misfit").textContent = `The numbers of the samples are in ${shown().folder}/${viewOf(shown()).name}/misfit.csv.`;
   if (!misfit) return;
   const at = misfit.samples.indexOf(chosenSample);
   const size = (row) => (Number.isFinite(misfit.rFactor[row]) ? misfit.rFactor[row] : Infinity);

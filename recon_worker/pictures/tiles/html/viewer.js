@@ -1,7 +1,7 @@
 // The view of one picture: zoom, position, pointed-at pixel and its value.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const PARTS = { amp: "Amplitude", phase: "Phase", misfit: "Misfit of the diffraction" };
+const PARTS = { amp: "Amplitude", phase: "Phase" };
 const ROLES = { pred: "predicted", gt: "truth", error: "error" };
 const MOST_ZOOM = 64; // screen pixels per pixel
 const $ = (id) => document.getElementById(id);
@@ -14,7 +14,7 @@ const epoch = () => DATA.epochs[state.index];
 const titleOfObject = (name) => `Object ${name.split("_object_")[1] ?? ""}`.trim();
 const titleOfKind = (kind) => {
   const [part, role] = kind.split("_");
-  return [PARTS[part], ROLES[role]].filter(Boolean).join(", ");
+  return `${PARTS[part]}, ${ROLES[role]}`;
 };
 
 /** Show a picture of an epoch; the place stays the same. */
