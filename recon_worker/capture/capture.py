@@ -164,7 +164,8 @@ class Capture:
                 found = measured.read()
                 if found is not None:
                     samples, observed = target.part[0], _observed(found, predicted, measured.source)
-                    observed = observed[samples].to(predicted.device, non_blocking=True)
+                    on_gpu = predicted.device.type != "cpu"  # a copy to the CPU must be complete before it is read
+                    observed = observed[samples].to(predicted.device, non_blocking=on_gpu)
                     return misfit(predicted.detach()[samples], observed, intensity=self.plan.intensity)
             except Exception as error:  # user code, or a lack of memory: neither may cost the predictions
                 self._misfit_warning(measured.source, error)

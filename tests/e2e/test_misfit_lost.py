@@ -35,13 +35,15 @@ class Adapter:
             self.observed = lambda batch: answer(self._real.observed(batch))
 
 
-class Mps(TorchFunctionMode):
-    """Refuses to move float64 to a device, as MPS does."""
+class StrictDevice(TorchFunctionMode):
+    """Refuses to move float64 to a device, as MPS does, and asynchronous copies to the CPU, which may be incomplete."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         device = [one for one in args[1:] if isinstance(one, torch.device)]
         if function is torch.Tensor.to and device and args[0].dtype == torch.float64:
             raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        if function is torch.Tensor.to and device and device[0].type == "cpu" and (kwargs or {}).get("non_blocking"):
+            raise RuntimeError("An asynchronous copy to the CPU may be read before it is complete")
         return function(*args, **kwargs or {})
 
 
@@ -102,8 +104,8 @@ def test_a_lack_of_memory_costs_only_the_misfit(tracking, caplog, monkeypatch):
     assert "it cannot be computed from `diffraction` (OutOfMemoryError: CUDA out of memory)" in line
 
 
-def test_patterns_become_float32_before_they_move_to_a_device_without_float64(tracking):
-    with Mps():
+def test_patterns_move_to_the_device_of_the_predictions_as_float32_and_completely(tracking):
+    with StrictDevice():
         run = log(tracking, observed=torch.from_numpy(DIFFRACTION).double())
 
     assert run.misfit().r_factor.max() < 1e-3
