@@ -1,12 +1,15 @@
 """The page of `recon-worker compare`, in a real browser."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from recon_worker.pictures.png import read_png
+from recon_worker.pictures.gallery.comparison import comparison_html
+from recon_worker.pictures.png import Panel, encode_png, read_png
 from tests.cli.spools import DONE, recon_worker
+from tests.pictures.test_comparison import run as compared_run
 from tests.reading.known_run import KnownRun, new_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.usefixtures("plain_sheets")]
@@ -99,6 +102,29 @@ def test_all_runs_have_one_colour_range_and_keep_their_values(page, runs):
     for column, (known, epoch) in enumerate(zip(runs[0], (3, 4), strict=True)):
         logged, _ = gallery_object(known, epoch, WITHOUT_TRUTH)
         np.testing.assert_allclose(shown(driver, "amp", column)[0], np.abs(logged), atol=(high - low) / 502)
+    assert severe(driver) == []
+
+
+def test_a_difference_to_an_infinite_value_is_infinite_as_in_the_gallery(tmp_path, chromium):
+    first, second = compared_run(1), compared_run(2)
+    (entry,) = second.entries
+    figure = entry.figures[0]
+    image = read_png(figure.thumbnails["amp_pred"].png)
+    image.values[0, 0] = np.inf
+    panel = Panel(values=image.values, value_range=(0, 1), colormap="gray", quantity="q", unit="1")
+    infinite = replace(figure.thumbnails["amp_pred"], png=encode_png(panel))
+    figure = replace(figure, thumbnails={**figure.thumbnails, "amp_pred": infinite})
+    path = tmp_path / "compare.html"
+    path.write_bytes(comparison_html([first, replace(second, entries=[replace(entry, figures=(figure,))])]))
+    driver = chromium(1200, 900)
+    driver.get(path.as_uri())
+    settled(driver)
+    choose(driver, "reference", "0")
+
+    values, _ = shown(driver, "amp", 1)
+    assert driver.execute_script("return state.panels.get('amp 1').panel.picture.indices[0]") == 253
+    assert np.isnan(values).sum() == 1
+    assert "+infinity" in driver.find_element("id", "special").text
     assert severe(driver) == []
 
 

@@ -26,6 +26,7 @@ _SCRIPTS = (
     "decode.js",
     "canvas.js",
     "curves.js",
+    "values.js",
     "compare_pictures.js",
     "compare_metrics.js",
     "compare.js",

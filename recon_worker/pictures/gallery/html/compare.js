@@ -195,7 +195,7 @@ const comparedColumns = () => state.columns.map(String).filter((column) => colum
 function differenceOf(part, objects, column) {
   const [one, other] = [objects.get(column), objects.get(state.reference)];
   const fit = one.aligned && other.aligned ? { scale: 1, phase: 0 } : globalFit(one, other);
-  return difference(part, one, other, fit);
+  return objectDifference(part, one, other, fit);
 }
 
 function showPictures(objects, limits) {
@@ -251,8 +251,7 @@ function showValues() {
   const point = state.space.point;
   const pointed = point && point.x >= 0 && point.x < 1 && point.y >= 0 && point.y < 1;
   for (const { figure, panel } of state.panels.values()) {
-    const { x, y } = pointed && panel.picture ? panel.pixel() : {};
-    figure.querySelector("output").textContent = pointed && panel.picture ? textOf(panel.picture, y * panel.picture.width + x) : "";
+    figure.querySelector("output").textContent = pointed && panel.picture ? textAt(panel) : "";
   }
   $("readout").textContent = pointed ? positionText() : "Point at a picture to read its values. Zoom with the wheel or by pinching.";
 }

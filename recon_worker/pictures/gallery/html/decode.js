@@ -84,12 +84,22 @@ function paeth(left, up, corner) {
   return b <= c ? up : corner;
 }
 
+/** Whether the range of a picture is a whole turn: it has no ends. */
+const isCyclic = ({ vmin, vmax }) => Math.abs(vmax - Math.PI) < 1e-6 && Math.abs(vmin + Math.PI) < 1e-6;
+
+/** Whether a palette entry stands for values above (1) or below (-1) the range, as the end colours do, or not (0). */
+function beyondRange(picture, index) {
+  if (isCyclic(picture)) return 0;
+  if (index === LEVELS - 1) return 1;
+  return index === 0 && picture.vmin !== 0 ? -1 : 0;
+}
+
+const bound = (sign) => ({ 1: "\u2265 ", [-1]: "\u2264 " })[sign] ?? "";
+
 /** The value of a palette entry, with its unit. The end colours also represent values beyond the range. */
 function valueText(picture, index) {
   if (index >= LEVELS) return SPECIAL[index - LEVELS].split(",")[0];
-  const cyclic = Math.abs(picture.vmax - Math.PI) < 1e-6 && Math.abs(picture.vmin + Math.PI) < 1e-6;
-  const beyond = index === LEVELS - 1 ? "\u2265 " : index === 0 && picture.vmin !== 0 ? "\u2264 " : "";
-  return (cyclic ? "" : beyond) + levelText(picture, index);
+  return bound(beyondRange(picture, index)) + levelText(picture, index);
 }
 
 function levelText(picture, index) {

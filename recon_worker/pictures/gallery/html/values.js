@@ -1,40 +1,42 @@
-// Values of pictures as numbers, their statistics, and the difference of two epochs.
+// Values of pictures as numbers, their statistics, and the difference of two pictures.
 
 const NOTHING = LEVELS + 3; // palette entry: not scanned, or nothing to compare
 
-const isCyclic = ({ vmin, vmax }) => Math.abs(vmax - Math.PI) < 1e-6 && Math.abs(vmin + Math.PI) < 1e-6;
+/** Values of the palette entries within the range. */
+function levelsOf({ vmin, vmax }) {
+  return Float64Array.from({ length: LEVELS }, (_, index) => vmin + (index * (vmax - vmin)) / (LEVELS - 1));
+}
 
 /** Values of a picture, row by row. NaN: not scanned, nothing to compare, or not a number. */
 function valuesOf(picture) {
   if (!picture.values) {
-    const step = (picture.vmax - picture.vmin) / (LEVELS - 1);
-    const table = Float64Array.from({ length: LEVELS }, (_, index) => picture.vmin + index * step);
+    const table = levelsOf(picture);
     picture.values = Float32Array.from(picture.indices, (index) => table[index] ?? [-Infinity, Infinity, NaN, NaN][index - LEVELS]);
   }
   return picture.values;
 }
 
-/** Whether a palette entry stands for values above (1) or below (-1) the range, as the end colours do, or not (0). */
-function beyondRange(picture, index) {
-  if (isCyclic(picture)) return 0;
-  if (index === LEVELS - 1) return 1;
-  return index === 0 && picture.vmin !== 0 ? -1 : 0;
-}
-
 /**
- * Picture of one epoch minus another; null if their sizes differ. Phases are subtracted modulo 2 pi. Where both values
- * are beyond the same end of the range, the difference is unknown.
+ * One picture minus another of the same size: {values, bounds}. Phases are subtracted modulo 2 pi. A bound of 1 (-1)
+ * says that the difference is at least (at most) the value, as a value is beyond its range. NaN: a value is missing, or
+ * both are beyond the same end. `fitted` maps the values of the first picture before.
  */
-function difference(one, other) {
-  if (one.width !== other.width || one.height !== other.height) return null;
+function subtracted(one, other, fitted = (value) => value) {
   const [first, second] = [valuesOf(one), valuesOf(other)];
   const values = new Float32Array(first.length);
   const bounds = new Int8Array(first.length); // 1: at least this value, -1: at most
   for (let at = 0; at < values.length; at++) {
     const [up, down] = [beyondRange(one, one.indices[at]), -beyondRange(other, other.indices[at])];
     bounds[at] = up || down;
-    values[at] = up && down && up !== down ? NaN : wrapped(first[at] - second[at], one.unit);
+    values[at] = up && down && up !== down ? NaN : wrapped(fitted(first[at]) - second[at], one.unit);
   }
+  return { values, bounds };
+}
+
+/** Picture of one epoch minus another; null if their sizes differ. */
+function difference(one, other) {
+  if (one.width !== other.width || one.height !== other.height) return null;
+  const { values, bounds } = subtracted(one, other);
   const levels = [one, other].map((picture) => (picture.vmax - picture.vmin) / (LEVELS - 1));
   const most = values.reduce((found, value) => (Math.abs(value) > found && Math.abs(value) < Infinity ? Math.abs(value) : found), 0);
   const vmax = Math.max(most, ...levels);
@@ -47,10 +49,16 @@ function wrapped(value, unit) {
   return unit === "rad" ? value - 2 * Math.PI * Math.round(value / (2 * Math.PI)) : value;
 }
 
+/** Palette entry of a difference in the range from -vmax to vmax; finite values beyond it get the end colours. */
 function differenceIndex(value, vmax) {
   if (Number.isNaN(value)) return NOTHING;
   if (Math.abs(value) === Infinity) return value < 0 ? LEVELS : LEVELS + 1;
-  return Math.round(((value + vmax) / (2 * vmax)) * (LEVELS - 1));
+  return entryOf(value, [-vmax, vmax]);
+}
+
+/** The palette entry of a value in a range; values beyond it get the end colours. */
+function entryOf(value, [low, high]) {
+  return Math.min(Math.max(Math.round(((value - low) / (high - low)) * (LEVELS - 1)), 0), LEVELS - 1);
 }
 
 /** Blue, white, red, then the reserved colours of recon_worker/pictures/png.py. */
@@ -66,13 +74,12 @@ const DIVERGING = (() => {
 
 /** The value at the pointed-at pixel, with its unit, as far as it is known. */
 function textAt(panel) {
-  const { picture } = panel;
-  if (!picture.bounds) return valueText(picture, panel.index());
+  const picture = panel.picture.original ?? panel.picture; // of a picture in another range: as logged
   const { x, y } = panel.pixel();
   const at = y * picture.width + x;
+  if (!picture.bounds) return valueText(picture, picture.indices[at]);
   if (Number.isNaN(picture.values[at])) return "unknown";
-  const sign = { 1: "\u2265 ", [-1]: "\u2264 " }[picture.bounds[at]] ?? "";
-  return sign + withUnit(numberText(picture.values[at]), picture.unit);
+  return bound(picture.bounds[at]) + withUnit(numberText(picture.values[at]), picture.unit);
 }
 
 /**
