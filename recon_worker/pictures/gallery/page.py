@@ -29,6 +29,8 @@ _SCRIPTS = (
     *("decode.js", "canvas.js", "curves.js", "misfit.js", "values.js", "plot.js", "histogram.js", "profile.js"),
     *("files.js", "npy.js", "link.js", "keys.js", "app.js"),
 )
+_LABEL_BYTES = 4 << 10
+"""Space for the labels of all metrics and the title."""
 _DATA = re.compile(rb'<script id="data" type="application/json">(.*?)</script>', re.DOTALL)
 
 
@@ -38,7 +40,7 @@ def thinned(entries: Iterable[GalleryEntry], max_bytes: int = MAX_BYTES) -> list
     Idempotent: entries can be added one by one, and the epochs with thumbnails stay evenly spread. A later entry
     replaces an earlier one of the same epoch.
     """
-    return within(entries, max_bytes - len(_frame()))
+    return within(entries, max_bytes - len(_frame()) - _LABEL_BYTES)
 
 
 def within(entries: Iterable[GalleryEntry], max_bytes: int) -> list[GalleryEntry]:
