@@ -36,6 +36,9 @@ class ReconBackend(Protocol):
     def submit(self, snapshot: Snapshot) -> None:
         """Hand over the snapshot whose arrays were acquired last."""
 
+    def awaits(self, epoch: int) -> bool:
+        """Return whether the snapshot of an epoch is in queue or spool, not rendered yet; also after `close`."""
+
     def settled(self, epoch: int, timeout_s: float = 0.0) -> bool:
         """Wait until the metrics of a submitted epoch are in `stats`, or will not come. Returns False on timeout."""
 

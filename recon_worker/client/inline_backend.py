@@ -124,6 +124,10 @@ class InlineBackend:
         self.stats.artifacts_logged += 1
         return ""
 
+    def awaits(self, epoch: int) -> bool:
+        """Return False: `submit` renders."""
+        return False
+
     def settled(self, epoch: int, timeout_s: float = 0.0) -> bool:
         """Return True: `submit` computes the metrics."""
         return True

@@ -133,13 +133,16 @@ class ReconWorker:
             self._queue.submit(snapshot, lambda: bool(arrived))
             self._supervisor.wake()
 
+    def awaits(self, epoch: int) -> bool:
+        """Return whether the snapshot of an epoch is in queue or spool, not rendered yet; also after `close`."""
+        return any(job.epoch == epoch for job in self._queue.in_state(*TO_RENDER))
+
     def settled(self, epoch: int, timeout_s: float = 0.0) -> bool:
         """Wait until the metrics of a submitted epoch are in `stats`, or will not come. Returns False on timeout."""
         queue = self._queue
 
         def is_settled() -> bool:
-            waiting = any(job.epoch == epoch for job in queue.in_state(*TO_RENDER))
-            return not waiting or queue.abandoned or queue.closed
+            return not self.awaits(epoch) or queue.abandoned or queue.closed
 
         with queue.changed:
             return queue.changed.wait_for(is_settled, timeout_s)

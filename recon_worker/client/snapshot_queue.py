@@ -149,7 +149,7 @@ class SnapshotQueue:
                 to_upload = len({job.generation for job in self.in_state(State.UPLOADING)} - self.rejected)
                 exhausted = [j for j in self.in_state(State.POSTPONED) if j.shortages >= _SHORTAGES_PER_FLUSH]
                 stuck = len(exhausted) == to_render and (self.refused or not to_upload)
-                if stuck or self.abandoned or interrupted() or time.monotonic() >= deadline:
+                if stuck or self.abandoned or self.closed or interrupted() or time.monotonic() >= deadline:
                     break
                 report(f"{to_render} to render, {to_upload} to upload to the tracking server")
                 self.changed.wait(min(_POLL_S, max(0.0, deadline - time.monotonic())))
@@ -164,13 +164,13 @@ class SnapshotQueue:
             self.changed.wait_for(lambda: not self._arriving, _ARRIVAL_WAIT_S)
 
     def leave(self) -> None:
-        """Move all remaining snapshots to disk and count them; rendered ones are already in the outbox."""
+        """Move all remaining snapshots to disk, where they stay, and count them; rendered ones are in the outbox."""
         with self.changed:
             for job in self.in_state(*TO_RENDER):
                 self.stats.spooled += self._spill(job)
             for job in self.in_state(State.UPLOADING):
                 self.stats.count_rendered(job, uploaded=False)
-            self._jobs.clear()
+                del self._jobs[job.generation]
 
     # --- supervisor: holds `changed` and notifies, except for `abandon` ---------------------------------------------
 

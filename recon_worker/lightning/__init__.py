@@ -1,13 +1,14 @@
 """WHEN to log: Lightning's hooks, and what validation computes. Runs in the training process, on every rank.
 
-callback        `PtychoReconLoggingCallback`: cadence, Lightning's hooks, failures
-quality         `ReconQuality`: the checkpoints of the best reconstructions, early stopping
-ranking         which checkpoints to keep
-begin           selects what to log at the start of training, on all ranks
-trainer_state   reads loggers, loaders and ranks from the Trainer
-forward_watch   sees the predictions that validation computes
-extra_pass      predicts the samples missing from validation
-mlflow_logger   `QueuedMLFlowLogger`: sends the training's own metrics from a background thread
+callback          `PtychoReconLoggingCallback`: cadence, Lightning's hooks, failures
+quality           `ReconQuality`: the checkpoints of the best reconstructions, early stopping
+quality_settings  checks of its settings
+ranking           which checkpoints to keep
+begin             selects what to log at the start of training, on all ranks
+trainer_state     reads loggers, loaders and ranks from the Trainer
+forward_watch     sees the predictions that validation computes
+extra_pass        predicts the samples missing from validation
+mlflow_logger     `QueuedMLFlowLogger`: sends the training's own metrics from a background thread
 
 The logger is imported on first use: it loads MLflow, which takes seconds.
 """

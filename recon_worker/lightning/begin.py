@@ -23,7 +23,7 @@ from recon_worker.capture.plan import CapturePlan, Interval, ScanOptions, batch_
 from recon_worker.client.backend import ReconBackend
 from recon_worker.lightning.extra_pass import fill_missing, predict_samples, random_state_kept
 from recon_worker.lightning.forward_watch import ForwardWatch, predicting_module
-from recon_worker.lightning.trainer_state import choose_data, completed_epochs, logged_loader, set_up_validation_data
+from recon_worker.lightning.trainer_state import choose_data, logged_loader, set_up_validation_data
 from recon_worker.settings import WorkerSettings
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.messages import message_log
@@ -125,6 +125,8 @@ class Settings:
 
     options: ScanOptions
     every_n_epochs: int
+    completed_epochs: int
+    """Epochs trained before the start; above 0 if the training is resumed."""
     adapter: Adapter | None
     """None: recognised from the dataset's items."""
     predictions_from: str | None
@@ -169,7 +171,7 @@ def begin_run(
         predicting = predicting_module(module, settings.predictions_from)
         set_up_validation_data(trainer)
     data = _chosen(trainer, ranks, settings)
-    interval = Interval(settings.every_n_epochs, completed_epochs(trainer))
+    interval = Interval(settings.every_n_epochs, settings.completed_epochs)
     layout, intensity = start_on_rank_zero(ranks, lambda: _start(trainer, data, settings, interval, backend, target))
     plan = CapturePlan(fixed_indices=data.indices, layout=layout, intensity=intensity)
     with ranks.all_or_none():

@@ -15,8 +15,9 @@ epochs, hence the same collectives, even if logging has failed on one of them. L
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -27,7 +28,7 @@ from recon_worker.capture.logged_run import launched, release
 from recon_worker.capture.plan import Interval, ScanOptions
 from recon_worker.client.backend import ReconBackend
 from recon_worker.lightning.begin import Settings, TrainerRun, begin_run
-from recon_worker.lightning.trainer_state import completed_epochs, mlflow_logger, ranks_of
+from recon_worker.lightning.trainer_state import Progress, mlflow_logger, ranks_of
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.choices import TILES_FROM_PX, ArraysFormat, StitchWeight
 from recon_worker.spool.run_target import RunTarget
@@ -107,10 +108,8 @@ class PtychoReconLoggingCallback(Callback):
         self._guard = Guard(strict=strict)
         self._backend: ReconBackend | None = None
         self._run: TrainerRun | None = None
-        self._run_id: str | None = None
-        self._fit_unix_s = 0.0  # when the fit continued here began to log from scratch
-        self._earlier_run_id: str | None = None
-        self._earlier_fit_unix_s = 0.0
+        self._progress = Progress()
+        self._earlier = Progress()  # in the checkpoint from which the training is resumed
 
     @property
     def errors(self) -> int:
@@ -127,22 +126,19 @@ class PtychoReconLoggingCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the checkpoint state, from which a resumed training continues its run's colour ranges and gallery."""
-        return {"run_id": self._run_id, "fit_unix_s": self._fit_unix_s} if self._run_id is not None else {}
+        return asdict(self._progress) if self._progress.run_id is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state from a checkpoint. Values of unexpected types are ignored."""
-        state = state_dict if isinstance(state_dict, Mapping) else {}
-        run_id, fit_unix_s = state.get("run_id"), state.get("fit_unix_s")
-        self._earlier_run_id = run_id if isinstance(run_id, str) else None
-        self._earlier_fit_unix_s = fit_unix_s if isinstance(fit_unix_s, float) else 0.0
+        self._earlier = Progress.of_state(state_dict)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Launch the backend on global rank zero, in the background."""
+        self._earlier = Progress()  # Lightning loads a checkpoint after `setup`
         if stage != "fit" or not trainer.is_global_zero:
             return
         with self._guard("setup", lost=NOTHING_LOGGED):
             self._finish()
-            self._earlier_run_id, self._earlier_fit_unix_s = None, 0.0
             if mlflow_logger(trainer) is None:
                 why = " (fast_dev_run removes it)" if trainer.fast_dev_run else ""  # type: ignore[attr-defined] # set by Lightning
                 _log.warning("%s: the Trainer has no MLFlowLogger%s.", NOTHING_LOGGED, why)
@@ -159,37 +155,37 @@ class PtychoReconLoggingCallback(Callback):
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if mlflow_logger(trainer) is None:
             return
-        ranks = ranks_of(trainer)
+        ranks, completed = ranks_of(trainer), max(trainer.current_epoch, self._earlier.completed_epochs)
         settings = Settings(
             options=self._options(),
             every_n_epochs=self.every_n_epochs,
+            completed_epochs=completed,
             adapter=self.adapter,
             predictions_from=self.predictions_from,
             reference=not self.baseline,
             worker=self.worker,
         )
+        target = partial(self._target, trainer, completed)
         try:
-            self._run = begin_run(trainer, pl_module, ranks, settings, self._backend, lambda: self._target(trainer))
+            self._run = begin_run(trainer, pl_module, ranks, settings, self._backend, target)
         except BaseException:
             ranks.close()
             raise
 
-    def _target(self, trainer: Trainer) -> RunTarget:
+    def _target(self, trainer: Trainer, completed_epochs: int) -> RunTarget:
         """Return the MLflow run of the Trainer and, if the training is resumed, the run that it continues."""
-        if self._earlier_run_id is None:  # no checkpoint loaded: continue this callback's own run
-            self._earlier_run_id, self._earlier_fit_unix_s = self._run_id, self._fit_unix_s
-        logger, resumed = mlflow_logger(trainer), trainer.global_step > 0
+        earlier = self._progress if self._earlier.run_id is None else self._earlier  # without a checkpoint: its own run
+        resumed, logger = trainer.global_step > 0, mlflow_logger(trainer)
         assert logger is not None
-        run_id = str(logger.run_id)
         target = RunTarget(
-            run_id=run_id,
+            run_id=str(logger.run_id),
             tracking_uri=as_opened_by(logger.experiment, str(logger._tracking_uri)),
-            earlier_run_id=(self._earlier_run_id or run_id) if resumed else None,
-            earlier_epoch=completed_epochs(trainer),
-            earlier_fit_unix_s=self._earlier_fit_unix_s if resumed else 0.0,
+            earlier_run_id=(earlier.run_id or str(logger.run_id)) if resumed else None,
+            earlier_epoch=completed_epochs,
+            earlier_fit_unix_s=earlier.fit_unix_s if resumed else 0.0,
             started_unix_s=time.time(),
         )
-        self._run_id, self._fit_unix_s = target.run_id, target.fit_unix_s
+        self._progress = Progress(target.run_id, target.fit_unix_s, completed_epochs)
         return target
 
     def _log_by_extra_pass(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
@@ -246,6 +242,9 @@ class PtychoReconLoggingCallback(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete and submit the snapshot."""
         run = self._run
+        if run is not None and not trainer.sanity_checking:
+            completed = trainer.current_epoch + int(trainer.is_last_batch)  # Lightning increments after the hooks
+            self._progress = replace(self._progress, completed_epochs=completed)
         if run is not None and run.epoch is not None:
             with self._guard("on_validation_end"):
                 run.watch.stop()
@@ -254,6 +253,7 @@ class PtychoReconLoggingCallback(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log from the training set if no validation set is usable."""
         run, epoch = self._run, trainer.current_epoch + 1
+        self._progress = replace(self._progress, completed_epochs=epoch)
         if run is not None and run.from_training_set and run.interval.is_due(epoch, trainer.max_epochs):
             self._log_by_extra_pass(trainer, pl_module, epoch)
 

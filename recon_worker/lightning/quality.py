@@ -11,9 +11,8 @@ and removes files.
 """
 
 import math
-import re
+import os
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,19 @@ from recon_worker.capture.errors import WrongSettingError
 from recon_worker.client.backend import ReconBackend
 from recon_worker.client.ledger import quality_text
 from recon_worker.lightning.begin import TrainerRun
-from recon_worker.lightning.callback import PtychoReconLoggingCallback
+from recon_worker.lightning.quality_settings import (
+    check_local,
+    default_folder,
+    default_root,
+    logging_callback,
+    lower_is_better,
+)
 from recon_worker.lightning.ranking import Ranking
-from recon_worker.lightning.trainer_state import mlflow_logger
-from recon_worker.pictures.labels import METRICS, metric_label
+from recon_worker.pictures.labels import metric_label
 from recon_worker.system.arguments import check_arguments
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
-_GROUP = re.compile(r"stitched(_object_\d{2})?|patches")
 
 
 class ReconQuality(Checkpoint):
@@ -51,7 +54,8 @@ class ReconQuality(Checkpoint):
             the metrics that have arrived decide, and a late worker ends the training later.
 
     Raises:
-        ValueError: A setting is out of range, the metric is unknown or, at the start of `fit`, is not logged.
+        ValueError: A setting is out of range, the metric is unknown or, at the start of `fit`, is not logged, or the
+            folder is not on this machine or is that of another `ReconQuality`.
     """
 
     def __init__(
@@ -70,14 +74,16 @@ class ReconQuality(Checkpoint):
             raise ValueError(f"patience is {patience}; it must be at least 1, or None.")
         if deterministic and patience is None:
             raise ValueError("deterministic is True, but only early stopping waits for metrics; set patience as well.")
+        check_local("dirpath", dirpath)
         self.monitor, self.save_top_k = monitor, save_top_k
+        self._state_key = f"ReconQuality[monitor={monitor}, dirpath={dirpath}]"
         self.dirpath = None if dirpath is None else Path(dirpath).absolute()
         self.patience, self.deterministic = patience, deterministic
         self.best_model_path = ""
         """Checkpoint of the best reconstruction, known when the training has ended; empty: none."""
         self.best_model_score: float | None = None
         """Its metric; None: unknown, and the checkpoint is that of the last reconstruction."""
-        self._lower_is_better = _lower_is_better(monitor)
+        self._lower_is_better = lower_is_better(monitor)
         self._ranking = self._new_ranking()
         self._run: TrainerRun | None = None
         self._backend: ReconBackend | None = None
@@ -94,30 +100,38 @@ class ReconQuality(Checkpoint):
         """Return the state without the run and the backend, which stay in their process."""
         return {**self.__dict__, "_run": None, "_backend": None}
 
+    @property
+    def state_key(self) -> str:
+        """Return the name of the state in a checkpoint, by which Lightning tells several `ReconQuality` apart."""
+        return self._state_key
+
     def state_dict(self) -> dict[str, Any]:
         """Return the checkpoint state: checkpoints and metrics so far, that of the epoch just logged included."""
         self._register()
         self._collect()
-        return {"monitor": self.monitor, "paths": dict(self._ranking.paths), "numbers": dict(self._ranking.numbers)}
+        return {"paths": dict(self._ranking.paths), "numbers": dict(self._ranking.numbers)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state from a checkpoint. Numbers of another metric are replaced when the worker reports them."""
+        """Load the state from a checkpoint."""
         self._ranking = self._new_ranking()
         self._ranking.paths |= state_dict["paths"]
-        if state_dict["monitor"] == self.monitor:
-            self._ranking.numbers |= state_dict["numbers"]
+        self._ranking.numbers |= state_dict["numbers"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check, before training, that the metric will be logged."""
+        """Check, before training, that the metric will be logged and the checkpoints have a local folder."""
         if stage == "fit":
-            _logging_callback(trainer, self.monitor)
+            self._folder = ""
+            logging_callback(trainer, self.monitor)
+            if self.dirpath is None and self.save_top_k:
+                check_local("The folder of the logger or Trainer", default_root(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the run that the logging callback has begun, and the checkpoints of the training that it continues."""
-        logging = _logging_callback(trainer, self.monitor)
+        logging = logging_callback(trainer, self.monitor)
+        self._folder = trainer.strategy.broadcast(str(self.dirpath or default_folder(trainer)))
+        self._check_folder(trainer)
         self._run, self._backend = logging._run, logging._backend
         self._flush_timeout_s = 0.0 if logging.worker is None else logging.worker.flush_timeout_s
-        self._folder = trainer.strategy.broadcast(str(self.dirpath or _default_folder(trainer)))
         self._last, self.best_model_path, self.best_model_score = 0, "", None
         if trainer.global_step == 0:
             self._ranking = self._new_ranking()
@@ -130,6 +144,18 @@ class ReconQuality(Checkpoint):
         for epoch, path in paths.items():
             if trainer.is_global_zero and path and not Path(path).exists():
                 paths[epoch] = ""  # removed since the state was saved
+
+    def _check_folder(self, trainer: Trainer) -> None:
+        """Raise WrongSettingError if another `ReconQuality` saves its checkpoints in the same folder."""
+        folder = os.path.realpath(self._folder)
+        for other in trainer.callbacks:  # type: ignore[attr-defined] # set by Lightning
+            if other is self or not isinstance(other, ReconQuality) or not (other._folder and other.save_top_k):
+                continue
+            if self.save_top_k and os.path.realpath(other._folder) == folder:
+                raise WrongSettingError(
+                    f"Two ReconQuality, which monitor {other.monitor} and {self.monitor}, would remove each other's "
+                    f"checkpoints in {folder}; give each a dirpath of its own."
+                )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the checkpoint of the epoch just logged, if any."""
@@ -162,7 +188,7 @@ class ReconQuality(Checkpoint):
         stop = False
         if trainer.is_global_zero:
             self._await_metrics()
-            self._prune(trainer, at_end=False)
+            self._prune(trainer)
             stop = self.patience is not None and self._ranking.stagnates(self.patience)
             if stop:
                 _log.info("The training stops: no better reconstruction in %d logged epochs.", self.patience)
@@ -214,17 +240,20 @@ class ReconQuality(Checkpoint):
         others = ", ".join(sorted(name for name in metrics if metric_label(name.rpartition("/")[2]).better))
         _log.warning("Epoch %d has no %s, by which ReconQuality ranks. It has: %s.", epoch, self.monitor, others)
 
-    def _prune(self, trainer: Trainer, *, at_end: bool) -> None:
-        """Remove the checkpoints that are not among the best; `at_end`: no further metrics arrive."""
-        awaited = set[int]()
-        if self._backend is not None and not at_end:  # before `_collect`: what arrives in between is pruned next time
-            missing = self._ranking.without_number
-            awaited = {epoch for epoch in missing if epoch in self._earlier or not self._backend.settled(epoch)}
+    def _awaits(self, epoch: int) -> bool:
+        """Return whether the metrics of an epoch may still arrive, be it after the training by `recon-worker sync`."""
+        return epoch in self._earlier or (self._backend is not None and self._backend.awaits(epoch))
+
+    def _prune(self, trainer: Trainer) -> None:
+        """Remove the checkpoints that are not among the best, except those whose metrics may still arrive."""
+        # Before `_collect`: what arrives in between is pruned next time.
+        awaited = set(filter(self._awaits, self._ranking.without_number))
         self._collect()
-        paths, start = self._ranking.paths, trainer.ckpt_path
+        paths, folder = self._ranking.paths, os.path.realpath(self._folder)
+        start = os.path.realpath(trainer.ckpt_path) if trainer.ckpt_path else ""
         for epoch in self._ranking.surplus(awaited):
             path, paths[epoch] = paths[epoch], ""
-            if str(Path(path).parent) != self._folder or (start and Path(start).absolute() == Path(path)):
+            if os.path.realpath(Path(path).parent) != folder or os.path.realpath(path) == start:
                 continue  # another training's folder, or the checkpoint that this training continues
             try:
                 trainer.strategy.remove_checkpoint(path)
@@ -235,7 +264,7 @@ class ReconQuality(Checkpoint):
         """After the flush: prune the checkpoints and name the best, once."""
         run = self._run
         if run is not None and trainer.is_global_zero and self._ranking.paths:
-            self._prune(trainer, at_end=True)
+            self._prune(trainer)
             self._announce()
         self._run = self._backend = None
 
@@ -247,47 +276,13 @@ class ReconQuality(Checkpoint):
         checkpoint = f", checkpoint {self.best_model_path}" if self.best_model_path else ""
         if best is None:
             _log.warning("No reconstruction has a %s; the last one is epoch %d%s", self.monitor, last, checkpoint)
-            return
-        self.best_model_score = ranking.numbers[best]
-        text = quality_text(self.monitor, self.best_model_score)
-        _log.info("Best reconstruction: epoch %d (%s)%s", best, text, checkpoint)
+        else:
+            self.best_model_score = ranking.numbers[best]
+            text = quality_text(self.monitor, self.best_model_score)
+            _log.info("Best reconstruction: epoch %d (%s)%s", best, text, checkpoint)
         if missing:
-            kept = f" Its checkpoint is kept as well: {paths[last]}" if last in missing and paths[last] else ""
-            text = "The metrics of %d of %d reconstructions have not arrived; the last of them is epoch %d.%s"
-            _log.warning(text, len(missing), len(paths), missing[-1], kept)
-
-
-def _lower_is_better(monitor: str) -> bool:
-    """Return whether lower values of a metric are better. Raises ValueError if it ranks no reconstructions."""
-    _, group, name = ["", "", *monitor.split("/")][-3:]
-    group = group if _GROUP.fullmatch(group) else "stitched"
-    names = [name for name, label in METRICS.items() if label.better]
-    if name in names and monitor == f"recon/{group}/{name}":
-        return METRICS[name].better == "low"
-    near = get_close_matches(name, names, n=1)
-    advice = f"did you mean 'recon/{group}/{near[0]}'?" if near else f"allowed: recon/{group}/... {', '.join(names)}."
-    raise ValueError(f"monitor is {monitor!r}, which is no metric that ranks reconstructions; {advice}")
-
-
-def _logging_callback(trainer: Trainer, monitor: str) -> PtychoReconLoggingCallback:
-    """Return the callback whose reconstructions are ranked. Raises WrongSettingError if it logs no such metric."""
-    found = next((one for one in trainer.callbacks if isinstance(one, PtychoReconLoggingCallback)), None)  # type: ignore[attr-defined] # set by Lightning
-    if found is None:
-        raise WrongSettingError(
-            "ReconQuality ranks what PtychoReconLoggingCallback logs, and the Trainer has none; add "
-            "PtychoReconLoggingCallback(..., log_stitch=True) to its callbacks."
-        )
-    if monitor.startswith("recon/stitched") and not found.log_stitch:
-        raise WrongSettingError(
-            f"ReconQuality monitors {monitor}, but PtychoReconLoggingCallback stitches no object; add log_stitch=True "
-            "to it, or monitor a metric of the patches, such as recon/patches/phase_mae_rad."
-        )
-    return found
-
-
-def _default_folder(trainer: Trainer) -> Path:
-    """Return the folder that `ModelCheckpoint` would use: of the MLflow run, below the logger's or Trainer's folder."""
-    logger = mlflow_logger(trainer)
-    below = () if logger is None else (str(logger.name), str(logger.version))
-    root = Path((logger and logger.save_dir) or trainer.default_root_dir)
-    return root.absolute().joinpath(*below, "checkpoints")
+            kept = ", ".join(Path(paths[epoch]).name for epoch in missing if paths[epoch])
+            kept = kept and f" Kept as well, in {self._folder}: {kept}."
+            sync = " `recon-worker sync` brings metrics from the spool." if any(map(self._awaits, missing)) else ""
+            text = "The metrics of %d of %d reconstructions have not arrived; the last of them is epoch %d.%s%s"
+            _log.warning(text, len(missing), len(paths), missing[-1], kept, sync)

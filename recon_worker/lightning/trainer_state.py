@@ -1,5 +1,7 @@
 """Reads the logger, the data and the ranks of a Lightning Trainer."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
@@ -20,13 +22,27 @@ def mlflow_logger(trainer: Trainer) -> MLFlowLogger | None:
     return next((one for one in trainer.loggers if isinstance(one, MLFlowLogger)), None)
 
 
-def completed_epochs(trainer: Trainer) -> int:
-    """Return the epochs whose training is complete, at the start of a training.
+@dataclass(frozen=True)
+class Progress:
+    """What a checkpoint records of the logging, for a training that is resumed from it."""
 
-    In a checkpoint saved at the end of validation, Lightning counts the epoch just validated as unfinished.
+    run_id: str | None = None
+    """The MLflow run; None: nothing was logged."""
+    fit_unix_s: float = 0.0
+    """When the fit began to log from scratch."""
+    completed_epochs: int = 0
+    """Epochs trained and validated, those of the training that it continues included.
+
+    Lightning's counters do not tell: in a checkpoint saved at the end of validation `current_epoch` is one too low, and
+    after a crash `ready` stays one too high.
     """
-    begun = trainer.fit_loop.epoch_progress.current.ready
-    return trainer.current_epoch + int(trainer.is_last_batch and begun > trainer.current_epoch)
+
+    @classmethod
+    def of_state(cls, state: object) -> "Progress":
+        """Read the state in a checkpoint. Missing values and those of unexpected types are ignored."""
+        found = state if isinstance(state, Mapping) else {}
+        kinds = {"run_id": str, "fit_unix_s": float, "completed_epochs": int}
+        return cls(**{name: found[name] for name, kind in kinds.items() if isinstance(found.get(name), kind)})
 
 
 def ranks_of(trainer: Trainer) -> Ranks:

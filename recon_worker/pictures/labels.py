@@ -31,13 +31,15 @@ class MetricLabel:
     unit: str = ""
     better: Literal["low", "high", ""] = ""
     """Better direction; empty: neither."""
+    group: Literal["stitched", "patches", ""] = "stitched"
+    """Whether MLflow has it of the stitched objects or as the mean over the patches; empty: both."""
 
 
 METRICS: Mapping[str, MetricLabel] = {
     "phase_correlation": MetricLabel("phase correlation", "", "high"),
     "amp_correlation": MetricLabel("amplitude correlation", "", "high"),
-    "amp_mae": MetricLabel("amplitude MAE", "", "low"),
-    "phase_mae_rad": MetricLabel("phase MAE", "rad", "low"),
+    "amp_mae": MetricLabel("amplitude MAE", "", "low", ""),
+    "phase_mae_rad": MetricLabel("phase MAE", "rad", "low", ""),
     "amp_psnr_db": MetricLabel("amplitude PSNR", "dB", "high"),
     "phase_psnr_db": MetricLabel("phase PSNR", "dB", "high"),
     "amp_ssim": MetricLabel("amplitude SSIM", "", "high"),
@@ -48,16 +50,16 @@ METRICS: Mapping[str, MetricLabel] = {
     "half_data_frc_cutoff": MetricLabel("half-data FRC cut-off, half-bit", "cycles/px", "high"),
     "half_data_frc_half_period_px": MetricLabel("half-data FRC, half period", "px", "low"),
     "half_data_frc_half_period_nm": MetricLabel("half-data FRC, half period", "nm", "low"),
-    "r_factor": MetricLabel("R-factor", "", "low"),
-    "mean_pattern_r_factor": MetricLabel("mean-pattern R-factor"),
-    "deviance": MetricLabel("deviance", "", "low"),
+    "r_factor": MetricLabel("R-factor", "", "low", "patches"),
+    "mean_pattern_r_factor": MetricLabel("mean-pattern R-factor", group="patches"),
+    "deviance": MetricLabel("deviance", "", "low", "patches"),
     "deviance_before": MetricLabel("deviance before refinement"),
-    "mean_pattern_deviance": MetricLabel("mean-pattern deviance"),
+    "mean_pattern_deviance": MetricLabel("mean-pattern deviance", group="patches"),
     "misfit_r_factor_median": MetricLabel("R-factor of all samples, median", "", "low"),
     "misfit_r_factor_p95": MetricLabel("R-factor, 95th percentile", "", "low"),
     "misfit_deviance_median": MetricLabel("deviance per photon, median", "", "low"),
     "misfit_deviance_p95": MetricLabel("deviance per photon, 95th perc.", "", "low"),
-    "finite_share": MetricLabel("finite share", "", "high"),
+    "finite_share": MetricLabel("finite share", "", "high", ""),
     "coverage": MetricLabel("coverage"),
     "shift_x_px": MetricLabel("shift from the truth, x", "px"),
     "shift_y_px": MetricLabel("shift from the truth, y", "px"),
@@ -87,7 +89,7 @@ def epoch_label(epoch: int) -> str:
 
 def metric_label(name: str) -> MetricLabel:
     """Return the label of a metric; outside `METRICS`, its name with spaces for underscores."""
-    return METRICS.get(name, MetricLabel(name.replace("_", " ")))
+    return METRICS.get(name, MetricLabel(name.replace("_", " "), group=""))
 
 
 def metric_value(name: str, value: float) -> str:
