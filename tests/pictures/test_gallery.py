@@ -119,7 +119,7 @@ def test_of_two_entries_of_an_epoch_the_later_one_counts():
 
 
 def test_the_file_stays_below_its_limit_and_keeps_the_ends():
-    limit = 200_000
+    limit = 250_000
     kept = []
     for entry in _entries(range(60), shape=(30, 30)):
         kept = thinned([*kept, entry], limit)

@@ -80,7 +80,7 @@ def comparison_html(runs: Sequence[ComparedRun], *, max_bytes: int = MAX_BYTES) 
     """
     page = template("compare.html", ("style.css", "compare.css"), _SCRIPTS)
     views, settings = common_views(runs), differing_settings([run.settings for run in runs])
-    share = (max_bytes - len(page) - len(json.dumps(settings)) - _OTHER_BYTES) // len(runs)
+    share = (max_bytes - len(page.encode()) - len(json.dumps(settings)) - _OTHER_BYTES) // len(runs)
     runs = [dataclasses.replace(run, entries=within(_reduced(run.entries, views), share)) for run in runs]
     views = common_views(runs)  # thumbnails of an object that few epochs have may have been dropped
     names, pngs = _distinct_names(runs), dict[str, bytes]()

@@ -23,14 +23,12 @@ MAX_BYTES = 4 << 20
 _RECENT = 3
 """Number of latest epochs that, like the first, always keep their thumbnails."""
 _MISFIT_SHARE = 4
-"""One over the part of the size limit that the misfits of samples may take."""
+"""One over the part of the space for entries that the misfits of samples may take."""
 _VERSION = 1
 _SCRIPTS = (
     *("decode.js", "canvas.js", "curves.js", "misfit.js", "values.js", "plot.js", "histogram.js", "profile.js"),
     *("files.js", "npy.js", "link.js", "keys.js", "app.js"),
 )
-_LABEL_BYTES = 4 << 10
-"""Space for the labels of all metrics and the title."""
 _DATA = re.compile(rb'<script id="data" type="application/json">(.*?)</script>', re.DOTALL)
 
 
@@ -40,7 +38,8 @@ def thinned(entries: Iterable[GalleryEntry], max_bytes: int = MAX_BYTES) -> list
     Idempotent: entries can be added one by one, and the epochs with thumbnails stay evenly spread. A later entry
     replaces an earlier one of the same epoch.
     """
-    return within(entries, max_bytes - len(_frame()) - _LABEL_BYTES)
+    every = list(entries)
+    return within(every, max_bytes - len(_page(every, "", {"entries": [], "pictures": {}})))
 
 
 def within(entries: Iterable[GalleryEntry], max_bytes: int) -> list[GalleryEntry]:
@@ -49,7 +48,7 @@ def within(entries: Iterable[GalleryEntry], max_bytes: int) -> list[GalleryEntry
     kept = _with_newest_misfits(kept, max_bytes // _MISFIT_SHARE)
     while True:
         pictures = {name: size for entry in kept for name, size in entry.sizes[1].items()}  # equal ones count once
-        total = sum(entry.sizes[0] for entry in kept) + sum(pictures.values())
+        total = sum(entry.sizes[0] + len(", ") for entry in kept) + sum(pictures.values())
         if total <= max_bytes or (crowded := _most_crowded(kept)) is None:
             return kept
         kept[crowded] = kept[crowded].without_pictures()
@@ -91,14 +90,12 @@ def gallery_html(entries: Iterable[GalleryEntry], *, title: str = "", max_bytes:
     if not kept:
         raise ValueError("a gallery shows at least one epoch; there is none.")
     pngs: dict[str, bytes] = {}
-    data = {
-        "version": _VERSION,
-        "title": title,
-        "labels": labels_of(kept),
-        "entries": [entry.to_dict(pngs) for entry in kept],
-        "pictures": base64_texts(pngs),
-    }
-    return filled(_frame(), title, data)
+    dicts = [entry.to_dict(pngs) for entry in kept]
+    return _page(kept, title, {"entries": dicts, "pictures": base64_texts(pngs)})
+
+
+def _page(entries: Iterable[GalleryEntry], title: str, content: Mapping[str, Any]) -> bytes:
+    return filled(_frame(), title, {"version": _VERSION, "title": title, "labels": labels_of(entries), **content})
 
 
 def _frame() -> str:
