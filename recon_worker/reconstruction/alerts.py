@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 _WATCHED = {
     "recon/stitched/phase_ssim": 0.2,
-    "recon/stitched/frc_cutoff_half": 0.1,  # cycles/px: it halves where the resolution doubles
+    "recon/stitched/frc_cutoff_half": 0.2,  # cycles/px: it halves where the smallest resolved detail doubles
     "recon/patches/r_factor": 0.2,
 }
 """Metrics that are compared with their best value, the most meaningful first, and the smallest value that can fall by

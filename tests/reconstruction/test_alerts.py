@@ -26,7 +26,7 @@ def test_a_metric_that_is_half_as_good_as_its_best_is_a_collapse(name, values, t
 
 @pytest.mark.parametrize(
     ("name", "values"),
-    [(SSIM, (0.8, 0.5)), (SSIM, (0.1, 0.01)), (CUTOFF, (0.05, 0.0)), (R_FACTOR, (0.05, 0.15)), (SSIM, (0.1, 0.8))],
+    [(SSIM, (0.8, 0.5)), (SSIM, (0.1, 0.01)), (CUTOFF, (0.155, 0.05)), (R_FACTOR, (0.05, 0.15)), (SSIM, (0.1, 0.8))],
 )
 def test_smaller_changes_and_those_of_poor_values_are_no_collapse(name, values):
     assert alerts(history(name, *values)) == {}
