@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="recon-worker",
         description="Inspect, draw and upload reconstructions that a training could not upload to MLflow itself, and "
-        "export those that are in MLflow.",
+        "export or compare those that are in MLflow.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
