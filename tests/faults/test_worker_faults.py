@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_be
 PLACES = ("start-up", "set-up", "read", "stitch", "render", "outbox", "upload", "report")
 WAYS = ("raise", "hang", "kill", "segv", "exit")
 SILENCE_S = 25
-"""Silence limit for hanging workers: longer than a healthy start; scaled up on a busy machine."""
+"""Silence limit for hanging workers: longer than a healthy start; scaled up on a busy machine, but below the flush."""
 DEATH = {"hang": "it said nothing for", "kill": "killed by SIGKILL", "segv": "killed by SIGSEGV", "exit": "exit code 7"}
 
 
@@ -42,6 +42,10 @@ def settings(tmp_path):
 @pytest.fixture
 def scan():
     return make_scan(n_samples=12, n_fixed=1, truth=False)
+
+
+def silence_s():
+    return min(SILENCE_S * busyness(), FLUSH_S / 4)
 
 
 def log_three(settings, tracking, scan, flush_timeout_s=FLUSH_S, close_when=lambda: True):
@@ -66,7 +70,7 @@ def test_one_fault_of_the_worker_costs_at_most_the_snapshot_that_raised(
     how,
 ):
     committed = inject(where, how)
-    settings = replace(settings, silence_s=SILENCE_S * busyness() if how == "hang" else settings.silence_s)
+    settings = replace(settings, silence_s=silence_s() if how == "hang" else settings.silence_s)
     nobody_notices = how == "hang" and where in ("upload", "report")
     end = {"flush_timeout_s": 8, "close_when": committed} if nobody_notices else {}
     worker = log_three(settings, tracking, scan, **end)
