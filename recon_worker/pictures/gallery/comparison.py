@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recon_worker.pictures.gallery.entry import GalleryEntry, GalleryFigure
-from recon_worker.pictures.gallery.page import base64_texts, filled, labels_of, template, within
+from recon_worker.pictures.gallery.page import base64_texts, filled, in_gallery, labels_of, template, within
 from recon_worker.pictures.labels import Kind
 from recon_worker.pictures.png import palette, read_png
 
@@ -23,6 +23,8 @@ MOST_RUNS = 10
 _KINDS: tuple[Kind, ...] = ("amp_pred", "amp_gt", "phase_pred", "phase_gt")
 _DIFFERENCE_COLORMAP = "RdBu_r"
 _SCRIPTS = (
+    "page.js",
+    "entries.js",
     "decode.js",
     "canvas.js",
     "curves.js",
@@ -78,7 +80,8 @@ def comparison_html(runs: Sequence[ComparedRun], *, max_bytes: int = MAX_BYTES) 
     Raises:
         Exception: A thumbnail is damaged. Pillow raises many types.
     """
-    page = template("compare.html", ("style.css", "compare.css"), _SCRIPTS)
+    title, styles = "<title>Comparison {{title}}</title>", in_gallery("style.css", "compare.css")
+    page = template(title, in_gallery("compare.html"), styles, in_gallery(*_SCRIPTS))
     views, settings = common_views(runs), differing_settings([run.settings for run in runs])
     share = (max_bytes - len(page.encode()) - len(json.dumps(settings)) - _OTHER_BYTES) // len(runs)
     runs = [dataclasses.replace(run, entries=within(_reduced(run.entries, views), share)) for run in runs]

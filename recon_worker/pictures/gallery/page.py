@@ -26,8 +26,8 @@ _MISFIT_SHARE = 4
 """One over the part of the space for entries that the misfits of samples may take."""
 _VERSION = 1
 _SCRIPTS = (
-    *("decode.js", "canvas.js", "curves.js", "misfit.js", "values.js", "plot.js", "histogram.js", "profile.js"),
-    *("files.js", "npy.js", "link.js", "keys.js", "app.js"),
+    *("page.js", "entries.js", "decode.js", "canvas.js", "curves.js", "misfit.js", "values.js", "plot.js"),
+    *("histogram.js", "profile.js", "files.js", "npy.js", "link.js", "keys.js", "app.js"),
 )
 _DATA = re.compile(rb'<script id="data" type="application/json">(.*?)</script>', re.DOTALL)
 
@@ -99,22 +99,36 @@ def _page(entries: Iterable[GalleryEntry], title: str, content: Mapping[str, Any
 
 
 def _frame() -> str:
-    return template("page.html", ("style.css",), _SCRIPTS)
+    title = "<title>Reconstruction {{title}}</title>"
+    return template(title, in_gallery("page.html"), in_gallery("style.css"), in_gallery(*_SCRIPTS))
+
+
+def in_gallery(*names: str) -> tuple[str, ...]:
+    """Return the paths of files of the gallery's pages, below `pictures`."""
+    return tuple(f"gallery/html/{name}" for name in names)
 
 
 @functools.cache
-def template(page: str, styles: Sequence[str], scripts: Sequence[str]) -> str:
-    """Return a page of the folder `html` with its styles and scripts, without title and data."""
-    folder = files("recon_worker.pictures.gallery") / "html"
-    style, script = ("\n".join((folder / name).read_text("utf-8") for name in names) for names in (styles, scripts))
-    return (folder / page).read_text("utf-8").replace("{{style}}", style).replace("{{script}}", script)
+def template(head: str, body: Sequence[str], styles: Sequence[str], scripts: Sequence[str]) -> str:
+    """Return a page, without title and data: further elements of its head, and files as paths below `pictures`."""
+    pictures = files("recon_worker.pictures")
+
+    def read(paths: Iterable[str]) -> str:
+        return "\n".join((pictures / path).read_text("utf-8") for path in paths)
+
+    values = {"head": head, "style": read(styles), "body": read(body), "script": read(scripts)}
+    return _filled_in(read(in_gallery("frame.html")), values)
 
 
 def filled(page: str, title: str, data: Mapping[str, Any]) -> bytes:
     """Return a template with its title and data, as UTF-8."""
     text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # "</script>" would end the data
-    values = {"title": html.escape(title), "data": text}  # in one pass, because either may hold "{{data}}"
-    return re.sub(r"\{\{(title|data)\}\}", lambda found: values[found[1]], page).encode()
+    return _filled_in(page, {"title": html.escape(title), "data": text}).encode()
+
+
+def _filled_in(text: str, values: Mapping[str, str]) -> str:
+    """Replace `{{name}}` by its value, all in one pass, because values may hold such text."""
+    return re.sub(rf"\{{\{{({'|'.join(values)})\}}\}}", lambda found: values[found[1]], text)
 
 
 def labels_of(entries: Iterable[GalleryEntry]) -> dict[str, dict[str, str]]:

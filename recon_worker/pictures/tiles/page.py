@@ -6,18 +6,16 @@
     MLflow's artifact preview            the server's address of artifacts     the overview
 
 The page holds an overview of each picture of the newest epoch. It is all that a preview shows to which the server gives
-no tiles. Markup, style and script are in `html/`; the script shares the gallery's PNG decoder.
+no tiles. Markup, style and script are in `html/`; frame, keyboard and PNG decoder are the gallery's.
 """
 
 import base64
-import functools
-import json
 import re
 from collections.abc import Iterable
-from importlib.resources import files
 from typing import Any, get_args
 
 from recon_worker.pictures.gallery.entry import GalleryEntry
+from recon_worker.pictures.gallery.page import filled, in_gallery, template
 from recon_worker.pictures.labels import Kind
 from recon_worker.pictures.png import Panel, encode_png
 from recon_worker.pictures.tiles.pyramid import TILE_PX, TiledPicture, TiledPictures
@@ -26,6 +24,12 @@ MAX_OVERVIEW_BYTES = 600_000
 """Size limit of all overviews, before base64 makes them a third larger."""
 _ADDRESS = '<meta name="artifacts" content="{}">'
 _ADDRESS_WIDTH = 96
+_HEAD = f"{_ADDRESS.format(' ' * _ADDRESS_WIDTH)}\n<title>Object at full resolution</title>"
+_BODY, _STYLES = ("tiles/html/page.html",), ("tiles/html/style.css",)
+_SCRIPTS = (
+    *in_gallery("page.js", "decode.js"),
+    *("tiles/html/tiles.js", "tiles/html/viewer.js", "tiles/html/controls.js"),
+)
 
 
 def tiles_html(entries: Iterable[GalleryEntry], tiled: TiledPictures) -> bytes:
@@ -40,8 +44,7 @@ def tiles_html(entries: Iterable[GalleryEntry], tiled: TiledPictures) -> bytes:
         "epochs": [_epoch(entry) for entry in entries if any(one.tiles for one in entry.figures)],
         "pictures": _overviews(tiled),
     }
-    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # "</script>" would end the data
-    return _frame().replace("{{data}}", text).encode()
+    return filled(template(_HEAD, _BODY, _STYLES, _SCRIPTS), "", data)
 
 
 def addressed(page: bytes, address: str) -> bytes:
@@ -53,8 +56,8 @@ def addressed(page: bytes, address: str) -> bytes:
     """
     if len(address) > _ADDRESS_WIDTH or not re.fullmatch(r"[A-Za-z0-9_/-]+", address):
         return page
-    blank, filled = (_ADDRESS.format(text.ljust(_ADDRESS_WIDTH)).encode() for text in ("", address))
-    return page.replace(blank, filled, 1)
+    blank, named = (_ADDRESS.format(text.ljust(_ADDRESS_WIDTH)).encode() for text in ("", address))
+    return page.replace(blank, named, 1)
 
 
 def _epoch(entry: GalleryEntry) -> dict[str, Any]:
@@ -80,13 +83,3 @@ def _overviews(tiled: TiledPictures) -> dict[str, dict[str, Any]]:
 
 def _level(picture: TiledPicture, skipped: int) -> Panel:
     return picture.overviews[min(skipped, len(picture.overviews) - 1)]
-
-
-@functools.cache
-def _frame() -> str:
-    """Return the page without data and address."""
-    page, gallery = files("recon_worker.pictures.tiles") / "html", files("recon_worker.pictures.gallery") / "html"
-    scripts = (gallery / "decode.js", *(page / name for name in ("tiles.js", "viewer.js", "controls.js")))
-    script = "\n".join(one.read_text("utf-8") for one in scripts)
-    text = (page / "page.html").read_text("utf-8").replace("{{style}}", (page / "style.css").read_text("utf-8"))
-    return text.replace("{{address}}", _ADDRESS.format(" " * _ADDRESS_WIDTH)).replace("{{script}}", script)

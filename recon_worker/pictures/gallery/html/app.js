@@ -1,13 +1,9 @@
 // State of the page (current figure and epoch, epoch to compare with), pictures, curves and controls.
 
-const DATA = JSON.parse(document.getElementById("data").textContent);
 const GROUPS = { amp: "Amplitude", phase: "Phase", diff: "Diffraction", misfit: "Misfit of the diffraction" };
 const ROLES = { pred: "predicted", gt: "truth", obs: "observed" };
 const FIT = /^fit_/;
-const FRAME_MS = 350;
-const $ = (id) => document.getElementById(id);
 
-const decoded = new Map();
 /**
  * other: epoch to compare with; null: none, so truth and error are shown if there is a truth
  * line: {from, to}, each {x, y} in fractions of the picture's sides; contrast: [first, last] value by quantity
@@ -17,19 +13,7 @@ const state = {
   quantity: "", line: null, contrast: new Map(),
 };
 
-function picture(name) {
-  if (!decoded.has(name)) decoded.set(name, decodePicture(DATA.pictures[name]));
-  return decoded.get(name);
-}
-
-const viewOf = (entry) => entry.views.find((view) => view.name === state.view);
 const shown = () => state.frames[state.index];
-
-function titleOfView(name) {
-  const [kind, number] = name.split("_object_");
-  if (kind.startsWith("patch_")) return `Sample ${Number(kind.split("_").at(-1))}`;
-  return `Object ${number ?? ""}`.trim() + (kind === "refined" ? ", refined" : "");
-}
 
 function titleOfPicture(kind) {
   const [group, role] = kind.split("_");
@@ -276,7 +260,7 @@ function start() {
   $("zoom-reset").addEventListener("click", KEYS[0]);
   $("help-button").addEventListener("click", KEYS["?"]);
   $("rows").addEventListener("click", chooseSample);
-  document.addEventListener("keydown", onKey);
+  listenToKeys(actionOf);
   listenToInspector();
   window.addEventListener("hashchange", () => location.hash !== linkText() && openLink());
   if (names.length) openLink();

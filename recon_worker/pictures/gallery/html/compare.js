@@ -1,32 +1,17 @@
 // State of the comparison page (figure, epoch, reference) and what it shows.
 
-const DATA = JSON.parse(document.getElementById("data").textContent);
 const PARTS = { amp: "Amplitude", phase: "Phase" };
 const TRUTH = "truth";
 const FIT = /^(fit|steep)_/;
 const DIFFERENCE_PALETTE = bytesOf(DATA.difference_palette);
 const NAMES = DATA.runs.map((run) => run.name);
-const $ = (id) => document.getElementById(id);
 
-const decoded = new Map();
 const state = { view: "", epochs: [], index: 0, mode: "", reference: "", timer: 0, asked: 0,
   columns: [], panels: new Map(), space: null, curves: [], limits: new Map() };
 
-function picture(name) {
-  if (!decoded.has(name)) decoded.set(name, decodePicture(DATA.pictures[name]));
-  return decoded.get(name);
-}
-
-const viewOf = (entry) => entry.views.find((view) => view.name === state.view);
 const framesOf = (run) => run.entries.filter((entry) => viewOf(entry)?.pictures.amp_pred);
 const valueOf = (entry, name) => viewOf(entry)?.metrics[name] ?? entry.metrics[name] ?? null;
 const numbers = (column) => column !== TRUTH;
-
-function titleOfView(name) {
-  const [kind, number] = name.split("_object_");
-  if (kind.startsWith("patch_")) return `Sample ${Number(kind.split("_").at(-1))}`;
-  return `Object ${number ?? ""}`.trim() + (kind === "refined" ? ", refined" : "");
-}
 
 /** The epoch shown of each run: the best one, or the latest one that is not after the chosen epoch. */
 function shownFrames() {

@@ -1,7 +1,5 @@
 // Controls, keyboard shortcuts and start of the comparison page.
 
-const FRAME_MS = 350;
-
 function play(on) {
   clearTimeout(state.timer);
   if (on && state.index === state.epochs.length - 1) goTo(0);
@@ -39,14 +37,6 @@ const KEYS = {
   "?": () => $("help").showModal(),
 };
 
-function onKey(event) {
-  const own = event.target.closest("select, dialog") || (event.key === " " && event.target.closest("button, a"));
-  const act = KEYS[event.key];
-  if (!act || own || event.ctrlKey || event.metaKey || event.altKey) return;
-  event.preventDefault();
-  act();
-}
-
 function start() {
   $("title").textContent = `${NAMES.length} runs`;
   fill($("view"), DATA.views.map((name) => [name, titleOfView(name)]));
@@ -69,7 +59,7 @@ function start() {
   $("slider").addEventListener("input", () => stepTo(Number($("slider").value)));
   const clicks = { previous: "ArrowLeft", next: "ArrowRight", play: " ", "zoom-in": "+", "zoom-out": "-", "zoom-reset": "0", "help-button": "?" };
   for (const [id, key] of Object.entries(clicks)) $(id).addEventListener("click", KEYS[key]);
-  document.addEventListener("keydown", onKey);
+  listenToKeys((event) => KEYS[event.key]);
   chooseView(DATA.views[0]);
 }
 

@@ -1,7 +1,5 @@
 // Pictures of several runs in one colour range, and their differences. All work on decoded palette entries.
 
-const bytesOf = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-
 const rescaled = new WeakMap();
 
 /** The picture in the common colours of a view, made once; its values are still read from the original. */

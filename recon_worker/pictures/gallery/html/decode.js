@@ -4,8 +4,10 @@
 const LEVELS = 252;
 const SPECIAL = ["\u2212infinity", "+infinity", "not a number", "not scanned, or nothing to compare"];
 
+const bytesOf = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+
 /** Decode a base64 PNG; see decodePng. */
-const decodePicture = (base64) => decodePng(Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)));
+const decodePicture = (base64) => decodePng(bytesOf(base64));
 
 /** Decode the bytes of a PNG to {width, height, indices, palette, vmin, vmax, quantity, unit}. */
 async function decodePng(bytes) {

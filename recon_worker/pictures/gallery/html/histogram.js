@@ -72,14 +72,12 @@ const windowOf = (quantity, vmin, vmax) => state.contrast.get(quantity) ?? [vmin
 function contrasted(kind, picture) {
   const chosen = state.contrast.get(quantityOf(kind));
   if (!chosen) return picture;
-  const { vmin, vmax } = picture;
   const palette = Uint8Array.from(picture.palette);
-  for (let index = 0; index < LEVELS; index++) {
-    const value = vmin + (index * (vmax - vmin)) / (LEVELS - 1);
+  levelsOf(picture).forEach((value, index) => {
     const share = Math.min(Math.max((value - chosen[0]) / (chosen[1] - chosen[0]), 0), 1);
     const from = 3 * Math.round(share * (LEVELS - 1));
     palette.set(picture.palette.subarray(from, from + 3), 3 * index);
-  }
+  });
   return { ...picture, palette };
 }
 

@@ -22,14 +22,9 @@ const KEYS = {
 };
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-function onKey(event) {
-  const own = event.target.closest("select, dialog, input:not(#slider)")
-    || (event.key === " " && event.target.closest("button, summary, a"));
+function actionOf(event) {
   const move = event.shiftKey && MOVES[event.key];
-  const act = move ? () => movePoint(...move) : KEYS[event.key];
-  if (!act || own || event.ctrlKey || event.metaKey || event.altKey) return;
-  event.preventDefault();
-  act();
+  return move ? () => movePoint(...move) : KEYS[event.key];
 }
 
 /** Announce a text to screen readers. */

@@ -3,13 +3,11 @@
 const MOST_NAMED = 8;
 let chosenSample = null; // dataset index
 
-const arrayBytes = (name) => Uint8Array.from(atob(DATA.pictures[name]), (c) => c.charCodeAt(0)).buffer;
-
 /** The misfits of an epoch, as arrays of equal length; null if it has none. */
 function misfitOf(entry) {
   const names = viewOf(entry)?.misfit;
   if (!names) return null;
-  const [places, values] = names.map(arrayBytes);
+  const [places, values] = names.map((name) => bytesOf(DATA.pictures[name]).buffer);
   const n = places.byteLength / 12;
   const part = (at) => new Float32Array(places, 4 * n * at, n);
   const value = (at) => new Float32Array(values, 4 * n * at, n);

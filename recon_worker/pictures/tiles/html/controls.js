@@ -1,6 +1,5 @@
 // Moving the view: controls, keys, pointers, wheel.
 
-
 function moveTo(x, y) {
   const inside = (value, size) => Math.min(Math.max(value, 0), size);
   state.centre = { x: inside(x, state.pyramid.width), y: inside(y, state.pyramid.height) };
@@ -42,13 +41,8 @@ const KEYS = {
   p: () => goTo(state.index - 1), n: () => goTo(state.index + 1), v: nextPicture, "?": () => $("help").showModal(),
 };
 
-function onKey(event) {
-  const act = KEYS[event.key];
-  const own = event.target.closest("select, dialog") || (event.key.startsWith("Arrow") && event.target.closest("input"));
-  if (!act || own || event.ctrlKey || event.metaKey || event.altKey) return;
-  event.preventDefault();
-  act();
-}
+/** What a key does; the arrow keys of the focused slider are its own. */
+const actionOf = ({ key, target }) => (key.startsWith("Arrow") && target.closest("input") ? undefined : KEYS[key]);
 
 /** Position of an event in full-size pixels. */
 function place(event) {
@@ -100,7 +94,7 @@ function start() {
   const buttons = { previous: "p", next: "n", "zoom-in": "+", "zoom-out": "-", "zoom-fit": "0", "zoom-pixels": "1" };
   for (const [id, key] of Object.entries(buttons)) $(id).addEventListener("click", KEYS[key]);
   $("help-button").addEventListener("click", KEYS["?"]);
-  document.addEventListener("keydown", onKey);
+  listenToKeys(actionOf);
   listen();
   new ResizeObserver(() => {
     const whole = state.scale <= fitScale();

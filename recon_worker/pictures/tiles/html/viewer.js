@@ -1,10 +1,8 @@
 // The view of one picture: zoom, position, pointed-at pixel and its value.
 
-const DATA = JSON.parse(document.getElementById("data").textContent);
 const PARTS = { amp: "Amplitude", phase: "Phase" };
 const ROLES = { pred: "predicted", gt: "truth", error: "error" };
 const MOST_ZOOM = 64; // screen pixels per pixel
-const $ = (id) => document.getElementById(id);
 const canvas = $("view");
 
 const state = { object: "", kind: "", index: 0, scale: 0, centre: null, point: null, pyramid: null, overview: null,
