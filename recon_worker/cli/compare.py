@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recon_worker.cli.console import write_output
 from recon_worker.pictures.gallery.comparison import MOST_RUNS, ComparedRun, comparison_html
 from recon_worker.reading.comparison import compared, latest_runs, runs_of_ids
-from recon_worker.reading.run_artifacts import ReadError
-from recon_worker.spool.folder import temporary_path
+from recon_worker.reading.run_artifacts import ReadError, mlflow_errors
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.system.databases import with_absolute_path
 from recon_worker.system.errors import reason
 from recon_worker.system.mlflow_environment import for_uploads
 from recon_worker.system.uris import shown
-from recon_worker.upload.mlflow_client import connect, without_mlflow_tracebacks
+from recon_worker.upload.mlflow_client import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -80,18 +80,11 @@ def compare(
         raise ReadError(f"a picture in the gallery of one of the runs is damaged: {reason(error)}") from error
     done = [f"{len(runs)} runs, {len(page) / 1e6:.1f} MB"]
     if out is not None:
-        _write(out, page)
+        write_output(out, page)
         done.append(f"written to {out}")
     if log:
         done.append(f"logged as run {_log(page, runs, opened[0].experiment_id, uri)}")
     return ", ".join(done)
-
-
-def _write(out: Path, page: bytes) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    half = temporary_path(out)
-    half.write_bytes(page)
-    half.replace(out)
 
 
 def _log(page: bytes, runs: Sequence[ComparedRun], experiment_id: str, uri: str) -> str:
@@ -99,17 +92,14 @@ def _log(page: bytes, runs: Sequence[ComparedRun], experiment_id: str, uri: str)
     ids = ",".join(run.run_id for run in runs)
     names = [run.name for run in runs[:_NAMED]] + [f"{len(runs) - _NAMED} more"] * (len(runs) > _NAMED)
     title = f"compare {', '.join(names)}"[:_NAME_CHARACTERS]
-    try:
-        with without_mlflow_tracebacks(), tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
-            client = connect(RunTarget(run_id="", tracking_uri=uri))
-            run_id = str(client.create_run(experiment_id, tags={COMPARES: ids}, run_name=title).info.run_id)
-            file = Path(folder, _FILE)
-            file.write_bytes(page)
-            _upload(client, run_id, file)
-            return run_id
-    except Exception as error:
-        problem = f"the comparison cannot be logged to {shown(uri)}: {reason(error)}"
-        raise ReadError(problem) from None  # the original may quote the URI with its password
+    failed = f"the comparison cannot be logged to {shown(uri)}"
+    with mlflow_errors(failed), tempfile.TemporaryDirectory(prefix="recon-log-") as folder:
+        client = connect(RunTarget(run_id="", tracking_uri=uri))
+        run_id = str(client.create_run(experiment_id, tags={COMPARES: ids}, run_name=title).info.run_id)
+        file = Path(folder, _FILE)
+        file.write_bytes(page)
+        _upload(client, run_id, file)
+        return run_id
 
 
 def _upload(client: "MlflowClient", run_id: str, file: Path) -> None:

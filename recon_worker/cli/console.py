@@ -1,10 +1,13 @@
-"""Exit codes of `recon-worker`, and its log messages on stderr."""
+"""Exit codes of `recon-worker`, its log messages on stderr, and the files that it writes for the user."""
 
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from pathlib import Path
+
+from recon_worker.spool.folder import temporary_path
 
 
 class ExitCode(IntEnum):
@@ -33,3 +36,11 @@ def log_on_stderr() -> Iterator[None]:
             yield
     finally:
         package.removeHandler(handler)
+
+
+def write_output(out: Path, data: bytes) -> None:
+    """Write a file whole, or leave what was there; creates its folder. Unlike the spool's files, others may read it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    half = temporary_path(out)
+    half.write_bytes(data)
+    half.replace(out)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from recon_worker.cli.console import write_output
 from recon_worker.pictures.arrays import ENCODERS
 from recon_worker.reading.run import ReconRun, open_run
 from recon_worker.reading.run_artifacts import ReadError
-from recon_worker.spool.folder import temporary_path
 from recon_worker.system.mlflow_environment import for_uploads
 from recon_worker.system.standard_streams import shows_progress
 
@@ -59,10 +59,7 @@ def _export_object(run: ReconRun, out: Path, epoch: int, number: int) -> str:
         data = ENCODERS[FORMATS[out.suffix]](arrays)
     except ImportError as error:
         raise ReadError(f"{out} cannot be written: {error}. Install it: pip install h5py") from error
-    out.parent.mkdir(parents=True, exist_ok=True)
-    half = temporary_path(out)
-    half.write_bytes(data)
-    half.replace(out)
+    write_output(out, data)
     height, width = found.object.shape
     return f"epoch {found.epoch} of run {run.run_id}, {width} x {height} px, {found.accuracy()}: written to {out}"
 

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 from recon_worker.pictures.gallery.comparison import MOST_RUNS, ComparedRun, common_views
 from recon_worker.reading.run import ReconRun, open_run
-from recon_worker.reading.run_artifacts import ReadError
+from recon_worker.reading.run_artifacts import ReadError, mlflow_errors
 from recon_worker.spool.run_target import RunTarget
-from recon_worker.system.errors import reason
 from recon_worker.system.uris import shown
-from recon_worker.upload.mlflow_client import connect, without_mlflow_tracebacks
+from recon_worker.upload.mlflow_client import connect
 
 _LOOKED_AT = 100
 """Latest runs of an experiment among which those with reconstructions are looked for."""
@@ -28,23 +27,17 @@ def latest_runs(experiment: str, count: int, tracking_uri: str) -> list[ReconRun
     Raises:
         ReadError: There is no such experiment, or the server does not answer.
     """
-    try:
-        with without_mlflow_tracebacks():
-            client = connect(RunTarget(run_id="", tracking_uri=tracking_uri))
-            found = client.get_experiment_by_name(experiment)
-            if found is None:
-                raise ReadError(f"there is no experiment {experiment!r} at {shown(tracking_uri)}.")
-            latest = client.search_runs(
-                [found.experiment_id],
-                _WITH_RECONSTRUCTIONS,
-                max_results=_LOOKED_AT,
-                order_by=["attributes.start_time DESC"],
-            )
-    except ReadError:
-        raise
-    except Exception as error:
-        problem = f"experiment {experiment!r} at {shown(tracking_uri)} cannot be read: {reason(error)}"
-        raise ReadError(problem) from None  # the original may quote the URI with its password
+    with mlflow_errors(f"experiment {experiment!r} at {shown(tracking_uri)} cannot be read"):
+        client = connect(RunTarget(run_id="", tracking_uri=tracking_uri))
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise ReadError(f"there is no experiment {experiment!r} at {shown(tracking_uri)}.")
+        latest = client.search_runs(
+            [found.experiment_id],
+            _WITH_RECONSTRUCTIONS,
+            max_results=_LOOKED_AT,
+            order_by=["attributes.start_time DESC"],
+        )
     runs = list[ReconRun]()
     for one in latest:
         run = open_run(one.info.run_id, tracking_uri)

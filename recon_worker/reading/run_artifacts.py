@@ -8,7 +8,8 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -32,6 +33,18 @@ _REFINED = re.compile(r"refined(_object_\d{1,9})?/([A-Za-z0-9_]+\.png|arrays\.(n
 
 class ReadError(RuntimeError):
     """A run or an artifact cannot be read. The message names it and gives the reason, without credentials."""
+
+
+@contextmanager
+def mlflow_errors(what: str) -> Iterator[None]:
+    """Turn any error of MLflow's client into a ReadError that says what cannot be done."""
+    try:
+        with without_mlflow_tracebacks():
+            yield
+    except ReadError:
+        raise
+    except Exception as error:
+        raise ReadError(f"{what}: {reason(error)}") from None  # the original may quote the URI with its password
 
 
 def is_known(name: str) -> bool:
@@ -64,7 +77,8 @@ class RunArtifacts:
         self._listings.clear()
         if "_downloads" in vars(self):
             shutil.rmtree(self._downloads, ignore_errors=True)
-        self._run: Run = self._request(f"{self} cannot be opened", lambda: self._client.get_run(self._target.run_id))
+        with mlflow_errors(f"{self} cannot be opened"):
+            self._run = self._client.get_run(self._target.run_id)
         fits = max(1, len(fits_of(self.run.data.tags)))
         number = fits if self._number is None else self._number
         if not 1 <= number <= fits:
@@ -94,9 +108,8 @@ class RunArtifacts:
         """
         if folder not in self._listings:
             path = self._path(folder)
-            found = self._request(
-                f"The artifacts of {self} cannot be listed", lambda: self._store.list_artifacts(path or None)
-            )
+            with mlflow_errors(f"The artifacts of {self} cannot be listed"):
+                found = self._store.list_artifacts(path or None)
             self._listings[folder] = frozenset(one.path.rpartition("/")[2] for one in found)
         return self._listings[folder]
 
@@ -115,10 +128,8 @@ class RunArtifacts:
             raise ReadError(f"{name!r} is not the name of a reconstruction's artifact, such as epoch_05/summary.png.")
         if not self.has(name):
             raise ReadError(f"{name} is not in {self}{self.perhaps_later()}.")
-        path = self._path(name)
-        return self._request(
-            f"{name} of {self} cannot be read", lambda: local_artifact(self._store, path, lambda: self._downloads)
-        )
+        with mlflow_errors(f"{name} of {self} cannot be read"):
+            return local_artifact(self._store, self._path(name), lambda: self._downloads)
 
     def decoded(self, name: str, decode: Callable[[Path], _T]) -> _T:
         """Decode an artifact.
@@ -142,10 +153,8 @@ class RunArtifacts:
         Raises:
             ReadError: The metric cannot be read.
         """
-        history = self._request(
-            f"{key} of {self} cannot be read",
-            lambda: self._client.get_metric_history(self._target.run_id, self._path(key)),
-        )
+        with mlflow_errors(f"{key} of {self} cannot be read"):
+            history = self._client.get_metric_history(self._target.run_id, self._path(key))
         return {one.step: one.value for one in sorted(history, key=lambda one: one.timestamp)}
 
     def metric_names(self) -> list[str]:
@@ -174,10 +183,3 @@ class RunArtifacts:
         folder = tempfile.mkdtemp(prefix="recon-log-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)
-
-    def _request(self, what: str, request: Callable[[], _T]) -> _T:
-        try:
-            with without_mlflow_tracebacks():
-                return request()
-        except Exception as error:
-            raise ReadError(f"{what}: {reason(error)}") from None  # the original may quote the URI with its password

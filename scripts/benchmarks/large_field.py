@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from processes import cpu_s_of
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -166,7 +167,7 @@ def measure(side_px: int, per_axis: int, arguments: argparse.Namespace, folder: 
                 arrays = worker.acquire(layout)
                 in_memory = worker.reuses_memory
                 copies.append(capture(scan, amp, phase, arrays))
-                began, cpu_before = time.perf_counter(), cpu_s(worker.pid)
+                began, cpu_before = time.perf_counter(), cpu_s_of(worker.pid)
                 worker.submit(
                     Snapshot(
                         epoch=epoch,
@@ -182,7 +183,7 @@ def measure(side_px: int, per_axis: int, arguments: argparse.Namespace, folder: 
                 if not worker.flush(FLUSH_S):
                     raise RuntimeError(f"an event of {per_axis**2} patches took more than {FLUSH_S:.0f} s.")
                 times.append(time.perf_counter() - began)
-                used_s = cpu_s(worker.pid) - cpu_before
+                used_s = cpu_s_of(worker.pid) - cpu_before
     sizes = logged_sizes(target, f"epoch_{EVENTS:02d}")
     if worker.stats.logged != EVENTS:
         raise RuntimeError(worker.summary())
@@ -216,12 +217,6 @@ def make_run(folder: Path) -> RunTarget:
     client = mlflow.MlflowClient(uri)
     experiment = client.create_experiment("benchmark", artifact_location=(folder / "mlruns").as_uri())
     return RunTarget(run_id=client.create_run(experiment).info.run_id, tracking_uri=uri)
-
-
-def cpu_s(pid: int) -> float:
-    """Processor time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def logged_sizes(target: RunTarget, folder: str) -> list[int]:
