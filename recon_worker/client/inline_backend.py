@@ -66,13 +66,11 @@ class InlineBackend:
         began_s, report = time.monotonic(), dict[str, Any](metrics={}, alert="")
         artifacts = noting_metrics(render(self._scan, snapshot, self._history), report)
         complete = self._log_all(f"Epoch {snapshot.epoch}", artifacts)
-        self.stats.metrics[snapshot.epoch] = metrics = report["metrics"]
-        if report["alert"]:
-            _log.warning("Epoch %d: %s.", snapshot.epoch, report["alert"])
+        self.stats.add_rendered(snapshot.epoch, report)
         if complete:
             self.stats.logged += 1
             took_s = time.monotonic() - began_s
-            _log.info("%s", self.stats.add_epoch(snapshot.epoch, snapshot.step, metrics, took_s))
+            _log.info("%s", self.stats.add_epoch(snapshot.epoch, snapshot.step, report["metrics"], took_s))
         else:
             self.stats.failed += 1
             self._history.publish_again()

@@ -5,10 +5,13 @@ At the end `submitted = logged + dropped + spooled + failed`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from recon_worker.client.job import EVENTS, REFERENCE, Job
 from recon_worker.pictures.labels import epoch_label, metric_label
+from recon_worker.system.messages import message_log
 
+_log = message_log(__name__)
 _QUALITY = ("phase_ssim", "phase_correlation", "r_factor", "deviance")
 """Metrics that tell how good a reconstruction is, the most meaningful first."""
 _RESOLUTION = {"frc_resolution_half_px": "FRC", "half_data_frc_half_period_px": "half-data FRC"}
@@ -93,6 +96,12 @@ class Ledger:
         else:
             self.spooled += 1
 
+    def add_rendered(self, epoch: int, report: Mapping[str, Any]) -> None:
+        """Keep the `metrics` of a rendered epoch, and warn of what is wrong with it, its `alert`, if anything is."""
+        self.metrics[epoch] = report["metrics"]
+        if report["alert"]:
+            _log.warning("Epoch %d: %s.", epoch, report["alert"])
+
     def add_epoch(self, epoch: int, step: int, metrics: Mapping[str, float], took_s: float) -> str:
         """Keep a logged snapshot. Returns the line that reports it, compared with the latest epoch before it."""
         new = LoggedEpoch(epoch=epoch, step=step, metrics=metrics, took_s=took_s)
@@ -103,7 +112,6 @@ class Ledger:
             change = "" if earlier is None else f" ({metrics[quality] - earlier.metrics[quality]:+.3f})"
             parts.append(quality_text(quality, metrics[quality]) + change)
         self.epochs.append(new)
-        self.metrics[epoch] = metrics
         parts += filter(None, [new.resolution, f"logged in {took_s:.1f} s"])
         return f"{epoch_label(epoch)}: {', '.join(parts)}"
 

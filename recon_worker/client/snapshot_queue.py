@@ -233,10 +233,8 @@ class SnapshotQueue:
             job.state, job.artifacts, job.failures = State.UPLOADING, report["artifacts"], len(failures)
             job.started, job.stitched = report["started_unix_s"], report["stitched_unix_s"]
             job.rendered, job.metrics = report["rendered_unix_s"], report["metrics"]
-            earlier = {int(epoch): metrics for epoch, metrics in report["earlier"].items()}
-            self.stats.metrics |= earlier | {job.epoch: job.metrics}
-            if report["alert"]:
-                _log.warning("Epoch %d: %s.", job.epoch, report["alert"])
+            self.stats.metrics |= {int(epoch): metrics for epoch, metrics in report["earlier"].items()}
+            self.stats.add_rendered(job.epoch, report)
             if failures:
                 text = "Epoch %d: %d artifacts failed, the first being %s: %s"
                 _log.warning(text, job.epoch, job.failures, *failures[0])

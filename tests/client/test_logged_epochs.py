@@ -15,8 +15,11 @@ LINE = r"Epoch (\d): phase SSIM -?0\.\d{3}( \([+-]0\.\d{3}\))?(, (half-data )?FR
 
 
 def lines_of(*epochs, took_s=1.14):
-    stats = Ledger()
-    return stats, [stats.add_epoch(number, 10 * number, one, took_s) for number, one in enumerate(epochs, 1)]
+    stats, lines = Ledger(), []
+    for number, one in enumerate(epochs, 1):
+        stats.add_rendered(number, {"metrics": one, "alert": ""})
+        lines.append(stats.add_epoch(number, 10 * number, one, took_s))
+    return stats, lines
 
 
 def test_a_line_has_the_metric_of_the_object_its_change_and_the_resolution():
