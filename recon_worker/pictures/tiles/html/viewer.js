@@ -168,10 +168,10 @@ function notice() {
       : `The tiles are not beside this page: ${what}. Download the whole run, `, code(download), `, and open ${page}.`);
   } else if (IN_PREVIEW) {
     parts.push(`${values}: a preview cannot read single pixels. For those, `, code(download), " and ",
-      code("python -m http.server -d run"), `, then open ${page.replace("run/", "http://localhost:8000/")}.`);
+      code("python -m http.server --bind 127.0.0.1 -d run"), `, then open ${page.replace("run/", "http://localhost:8000/")}.`);
   } else if (!CAN_READ) {
     parts.push(`${values}: browsers do not read single pixels of files. For those, run `,
-      code("python -m http.server"), " in the folder above this one and open the page there.");
+      code("python -m http.server --bind 127.0.0.1"), " in the folder above this one and open the page there.");
   }
   const text = parts.map((one) => one.textContent ?? one).join("");
   if ($("notice").textContent !== text) $("notice").replaceChildren(...parts);
