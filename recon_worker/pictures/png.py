@@ -49,6 +49,9 @@ _KEPT_PX = 1 << 18
 """Largest panel that keeps what was derived from it: 512 x 512 px."""
 _TEXT_KEYS = ("quantity", "unit", "vmin", "vmax", "colormap", "encoding")
 _BACKEND = "MPLBACKEND"
+_MAX_PX = 1 << 29
+"""Largest picture that is read: twice the largest object."""
+_NOT_SCALAR = "this is not a scalar image of this program: it is not a palette PNG with a value range."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -237,12 +240,23 @@ def read_png(source: Path | bytes) -> DecodedImage:
     """Map the pixels of a PNG written by `encode_png` back to values.
 
     Raises:
-        ValueError: The file was not written by `encode_png`.
+        ValueError: The file was not written by `encode_png`, or is damaged.
+        OSError: It cannot be read.
     """
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        if not isinstance(image, PngImageFile) or image.mode != "P" or not set(_TEXT_KEYS) <= image.text.keys():
-            raise ValueError("this is not a scalar image of this program: it is not a palette PNG with a value range.")
-        indices, facts = np.asarray(image), image.text
+    try:
+        # `Image.open` refuses pictures of more than 13 377 x 13 377 px
+        with PngImageFile(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.width * image.height > _MAX_PX:
+                raise ValueError(f"this picture has {image.width} x {image.height} px, more than any of this program.")
+            if image.mode != "P" or not set(_TEXT_KEYS) <= image.text.keys():
+                raise ValueError(_NOT_SCALAR)
+            indices, facts = np.asarray(image), image.text
+    except (SyntaxError, EOFError, struct.error, zlib.error) as error:
+        raise ValueError(f"{_NOT_SCALAR} {error}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(f"this picture is damaged: {error}.") from error
     vmin, vmax = float(facts["vmin"]), float(facts["vmax"])
     levels = vmin + np.linspace(0, 1, LEVELS) * (vmax - vmin)
     table = np.append(levels, [-np.inf, np.inf, np.nan, np.nan])

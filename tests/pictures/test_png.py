@@ -182,6 +182,19 @@ def test_a_png_of_other_origin_is_refused(mode):
         read_png(stream.getvalue())
 
 
+@pytest.mark.parametrize("end", [0, 4, 40, 900, -30])
+def test_a_damaged_file_is_a_value_error(end):
+    png = _encode(np.random.default_rng(0).uniform(size=(40, 40)))
+    with pytest.raises(ValueError, match=r"damaged|not a scalar image"):
+        read_png(png[:end])
+
+
+def test_objects_larger_than_pillows_limit_are_read(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # of the 2^28 px of the largest object, Pillow opens 2 / 3
+
+    assert read_png(_encode(np.zeros((20, 20)))).values.shape == (20, 20)
+
+
 @pytest.mark.parametrize("constant", [0.25, -3e20])
 def test_a_constant_image_comes_back_exactly_in_its_shared_range(constant):
     values = np.full((1, 4), constant)
