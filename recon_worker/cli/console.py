@@ -1,6 +1,8 @@
 """Exit codes of `recon-worker`, its log messages on stderr, and the files that it writes for the user."""
 
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,5 +44,16 @@ def write_output(out: Path, data: bytes) -> None:
     """Write a file whole, or leave what was there; creates its folder. Unlike the spool's files, others may read it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     half = temporary_path(out)
-    half.write_bytes(data)
-    half.replace(out)
+    try:
+        half.write_bytes(data)
+        half.replace(out)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def say(text: str) -> None:
+    """Print to stdout. It is no error if nobody reads it any more, as after `| head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it exits

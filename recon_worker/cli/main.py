@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from recon_worker.cli.console import ExitCode, log_on_stderr
+from recon_worker.cli.console import ExitCode, log_on_stderr, say
 from recon_worker.spool.folder import SpoolError, run_folders
 from recon_worker.system.databases import with_absolute_path
 from recon_worker.system.messages import message_log
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _log.error("%s: %s", type(error).__name__, error)
             return ExitCode.ERROR
         except KeyboardInterrupt:
-            _log.error("interrupted; nothing is lost. Run the same command again to upload the rest.")
+            _log.error("interrupted; nothing is lost. Run the same command again.")
             return ExitCode.LEFT
 
 
@@ -173,7 +173,7 @@ def _seconds(text: str) -> float:
 def _sync(arguments: argparse.Namespace) -> ExitCode:
     folders = run_folders(arguments.directory)
     if not folders:
-        print(_NOTHING)
+        say(_NOTHING)
         return ExitCode.DONE
     if not arguments.dry_run:
         from recon_worker.cli.sync import sync
@@ -184,7 +184,7 @@ def _sync(arguments: argparse.Namespace) -> ExitCode:
     found, code = _each(folders, lambda folder: status(folder, arguments.tracking_uri))
     for one in found:
         code = max(code, ExitCode.ERROR if one.refusal else ExitCode.DONE)
-        print(f"{describe(one)}\n  to: {arguments.tracking_uri or one.tracking_uri} (dry run: nothing was done)")
+        say(f"{describe(one)}\n  to: {arguments.tracking_uri or one.tracking_uri} (dry run: nothing was done)")
     return code
 
 
@@ -193,11 +193,11 @@ def _status(arguments: argparse.Namespace) -> ExitCode:
 
     found, code = _each(run_folders(arguments.directory), status)
     if arguments.json:
-        print(json.dumps([asdict(one) for one in found], indent=1))
+        say(json.dumps([asdict(one) for one in found], indent=1))
     elif any(one.left or one.in_use for one in found):
-        print("\n".join(map(describe, found)))
+        say("\n".join(map(describe, found)))
     elif code is ExitCode.DONE:
-        print(_NOTHING)
+        say(_NOTHING)
     return code
 
 
@@ -209,10 +209,10 @@ def _render(arguments: argparse.Namespace) -> ExitCode:
         raise SpoolError(f"--out {out} lies in the spool {directory}; choose a folder outside it.")
     folders = run_folders(directory)
     if not folders:
-        print(_NOTHING)
+        say(_NOTHING)
     results, code = _each(folders, lambda folder: render_to(folder, out / folder.name))
     for number, failures in results:
-        print(f"{number} pictures written to {out}")
+        say(f"{number} pictures written to {out}")
         for failure in failures:
             _log.error("%s cannot be drawn: %s", failure.path, failure.reason)
     return max(code, ExitCode.LEFT if any(failures for _, failures in results) else ExitCode.DONE)
@@ -237,7 +237,7 @@ def _read(command: Callable[[], str]) -> ExitCode:
     from recon_worker.reading.run_artifacts import ReadError
 
     try:
-        print(command())
+        say(command())
     except ReadError as error:
         _log.error("%s", error)
         return ExitCode.ERROR

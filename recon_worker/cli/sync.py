@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recon_worker.cli.console import ExitCode
+from recon_worker.cli.console import ExitCode, say
 from recon_worker.cli.spool_renderer import CrashError, ShortageError, SpoolRenderer
 from recon_worker.snapshot.artifact import Failure
 from recon_worker.spool.folder import SpoolError
@@ -68,7 +68,7 @@ def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget, *, retry_d
         outbox = Outbox(folder, create=False)
         lock = outbox.take_lock()
     except FileNotFoundError:
-        print(f"{folder}: another process has just finished it; nothing is left")
+        say(f"{folder}: another process has just finished it; nothing is left")
         return ExitCode.DONE
     except (SpoolError, SpoolBusyError) as error:
         _log.error("%s", error)
@@ -118,7 +118,7 @@ def _empty(outbox: Outbox, target: RunTarget, lock: int, budget: Budget) -> Exit
     outbox.sweep()
     empty = outbox.is_empty
     outbox.discard()
-    print(
+    say(
         f"run {target.run_id} at {shown(target.tracking_uri)}: {rendered} snapshots rendered, "
         f"{uploaded} artifacts uploaded; {'nothing is left' if empty else left}"
     )

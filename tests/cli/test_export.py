@@ -128,6 +128,15 @@ def test_existing_files_are_replaced_only_on_request(run_of, tmp_path, name):
     assert export(run_of("none"), out, "--force").returncode == DONE
 
 
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(run_of, tmp_path):
+    (tmp_path / "object.npz").mkdir()
+    done = export(run_of("none"), tmp_path / "object.npz", "--force")
+
+    assert done.returncode == ERROR
+    assert "IsADirectoryError" in done.stderr
+    assert [one.name for one in tmp_path.iterdir()] == ["object.npz"]
+
+
 @pytest.mark.parametrize(
     ("out", "options", "message"),
     [

@@ -1,5 +1,6 @@
 """Arguments of `recon-worker`: wrong usage, help, version."""
 
+import os
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ from importlib.metadata import version
 import pytest
 
 from recon_worker.cli.main import main
-from tests.cli.spools import DONE, ERROR, recon_worker
+from tests.cli.spools import DONE, ERROR, command, recon_worker
 from tests.faults.harness import soon_s
 
 pytestmark = pytest.mark.timeout(200)
@@ -60,3 +61,12 @@ def test_the_version_of_a_copied_package_is_unknown(monkeypatch, capsys):
         main(["--version"])
 
     assert capsys.readouterr().out == "recon-worker unknown\n"
+
+
+def test_a_reader_that_has_stopped_is_no_error(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command("status", tmp_path), stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+
+    assert (done.returncode, done.stderr) == (DONE, "")
