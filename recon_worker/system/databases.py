@@ -56,7 +56,7 @@ def why_not_mlflows(uri: str) -> str | None:
     from sqlalchemy import make_url  # MLflow resolves the URI to a file with it
 
     named = make_url(uri).database
-    file = Path(named or "").absolute()
+    file = Path((named or "").removeprefix("file:")).absolute()
     if not named or not file.is_file():
         return f"there is no database {file}."
     for options in (_READ_ONLY, _IMMUTABLE):
