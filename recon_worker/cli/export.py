@@ -12,6 +12,7 @@ from recon_worker.reading.run import ReconRun, open_run
 from recon_worker.reading.run_artifacts import ReadError
 from recon_worker.system.mlflow_environment import for_uploads
 from recon_worker.system.standard_streams import shows_progress
+from recon_worker.system.uris import shown
 
 FORMATS = {".npz": "npz", ".cxi": "h5", ".h5": "h5"}
 """Format of a file by its suffix."""
@@ -67,7 +68,7 @@ def _export_object(run: ReconRun, out: Path, epoch: int, number: int) -> str:
 def _export_folder(run: ReconRun, out: Path, epoch: int | None) -> str:
     names = run.files(epoch)
     if not names:
-        raise ReadError(f"run {run.run_id} has no reconstructions.")
+        raise ReadError(f"run {run.run_id} has no reconstructions in {shown(run.artifact_uri)}.")
     for name in tqdm(names, "export", unit="file", disable=not shows_progress()):
         place = out / name
         place.parent.mkdir(parents=True, exist_ok=True)

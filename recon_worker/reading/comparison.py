@@ -1,6 +1,8 @@
 """Runs to compare: which, whether they can be compared, and what a comparison shows of them."""
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from recon_worker.pictures.gallery.comparison import MOST_RUNS, ComparedRun, common_views
 from recon_worker.reading.run import ReconRun, open_run
@@ -12,6 +14,8 @@ from recon_worker.upload.mlflow_client import connect
 _LOOKED_AT = 100
 """Latest runs of an experiment among which those with reconstructions are looked for."""
 _WITH_RECONSTRUCTIONS = 'tags."recon_log.fits" != ""'
+_ZEROS = re.compile(r"(?<=^patch_)0+(?=\d)")
+"""Leading zeros of a dataset index; their number depends on the largest index of the run."""
 
 
 def runs_of_ids(run_ids: Sequence[str], tracking_uri: str) -> list[ReconRun]:
@@ -57,9 +61,10 @@ def compared(runs: Sequence[ReconRun]) -> list[ComparedRun]:
     if not 2 <= len(runs) <= MOST_RUNS:
         raise ReadError(f"a comparison shows 2 to {MOST_RUNS} runs with reconstructions; here: {len(runs)}.")
     found = [_shown(run) for run in runs]
-    for one in found:
+    for run, one in zip(runs, found, strict=True):
         if not one.sizes():
-            raise ReadError(f"{_named(one)} has no reconstructions{' yet' if one.status == 'RUNNING' else ''}.")
+            later = " yet" if one.status == "RUNNING" else ""
+            raise ReadError(f"{_named(one)} has no reconstructions in {shown(run.artifact_uri)}{later}.")
     views = common_views(found)
     if not views:
         what = "; ".join(f"{_named(one)} has {', '.join(one.sizes())}" for one in found)
@@ -72,10 +77,12 @@ def compared(runs: Sequence[ReconRun]) -> list[ComparedRun]:
 
 
 def _shown(run: ReconRun) -> ComparedRun:
-    return ComparedRun(
-        run_id=run.run_id, name=run.name, status=run.status, settings=run.settings, entries=run.gallery_entries()
-    )
+    entries = [
+        replace(entry, figures=tuple(replace(one, name=_ZEROS.sub("", one.name)) for one in entry.figures))
+        for entry in run.gallery_entries()
+    ]
+    return ComparedRun(run_id=run.run_id, name=run.name, status=run.status, settings=run.settings, entries=entries)
 
 
 def _named(run: ComparedRun) -> str:
-    return f"run {run.name} ({run.run_id})"
+    return f"run {shown(run.name)} ({run.run_id})"

@@ -112,7 +112,7 @@ def test_objects_of_different_sizes_are_named_with_their_sizes(uri, runs, tmp_pa
     ("arguments", "message"),
     [
         (("FIRST", "0123"), r"run 0123 at sqlite:.* cannot be opened: .*not found"),
-        (("FIRST", "EMPTY"), r"run empty \(EMPTY\) has no reconstructions yet"),
+        (("FIRST", "EMPTY"), r"run empty \(EMPTY\) has no reconstructions in file:\S+ yet"),
         (("FIRST", "FIRST"), r"run FIRST is named twice"),
         (("FIRST",), r"a comparison shows 2 to 10 runs with reconstructions; here: 1"),
         ((), r"name the runs, or an experiment"),
@@ -131,6 +131,20 @@ def test_what_cannot_be_compared_is_named_and_writes_nothing(uri, runs, tmp_path
     assert (done.returncode, done.stdout) == (ERROR, "")
     assert re.search(message, done.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_patches_are_matched_by_their_index_whatever_its_number_of_digits(uri, runs, tmp_path):
+    content = runs[0].artifact("recon_log/gallery.html").read_text()
+    made = []
+    for name, patch in (("one", "patch_00"), ("other", "patch_000")):
+        made.append(runs[0].client.create_run(experiment_of(runs[0])).info.run_id)
+        gallery = tmp_path / "gallery.html"
+        gallery.write_text(content.replace('"stitched', f'"{name}').replace("patch_00", patch))
+        runs[0].client.log_artifact(made[-1], str(gallery), "recon_log")
+    done = compare(uri, *made, "--out", tmp_path / "compare.html")
+
+    assert (done.returncode, done.stderr) == (DONE, "")
+    assert data_of(tmp_path / "compare.html")["views"] == ["patch_0", "patch_1"]
 
 
 def test_a_damaged_picture_in_a_gallery_is_an_error(uri, runs, tmp_path):

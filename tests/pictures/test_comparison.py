@@ -93,6 +93,14 @@ def test_settings_that_are_equal_or_absent_everywhere_are_left_out():
     assert found == {"b": ["2", "3"], "c": ["\u2013", "4"]}
 
 
+def test_long_settings_are_cut_to_where_they_differ():
+    first, second = differing_settings([{"path": "/folder" * 100 + end} for end in ("/one.npz", "/two.npz")])["path"]
+
+    assert first.startswith("\u2026")
+    assert (first[-8:], second[-8:]) == ("/one.npz", "/two.npz")
+    assert max(len(first), len(second)) <= 201
+
+
 def test_patches_are_compared_only_where_there_is_no_object_in_common():
     patch = "patch_07"
 

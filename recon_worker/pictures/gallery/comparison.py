@@ -9,6 +9,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from recon_worker.pictures.gallery.entry import GalleryEntry, GalleryFigure
@@ -110,8 +111,17 @@ def comparison_html(runs: Sequence[ComparedRun], *, max_bytes: int = MAX_BYTES) 
 def differing_settings(settings: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
     """Return the settings that are not the same in all runs: the value in each run by name, a dash where absent."""
     names = sorted({name for one in settings for name in one})
-    values = {name: [one.get(name, _ABSENT)[:_SETTING_CHARACTERS] for one in settings] for name in names}
-    return {name: one for name, one in values.items() if len(set(one)) > 1}
+    values = {name: [one.get(name, _ABSENT) for one in settings] for name in names}
+    return {name: _shortened(one) for name, one in values.items() if len(set(one)) > 1}
+
+
+def _shortened(values: Sequence[str]) -> list[str]:
+    """Cut long values, so that their first difference is shown."""
+    if max(map(len, values)) <= _SETTING_CHARACTERS:
+        return list(values)
+    equal = next(at for at, found in enumerate(zip_longest(*values)) if len(set(found)) > 1)
+    start = max(0, equal - _SETTING_CHARACTERS // 4)
+    return [("\u2026" if start else "") + one[start : start + _SETTING_CHARACTERS] for one in values]
 
 
 def _distinct_names(runs: Sequence[ComparedRun]) -> list[str]:

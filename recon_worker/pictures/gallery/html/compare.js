@@ -272,6 +272,6 @@ function showNotes(frames) {
     truths && "Predictions are aligned with the truth.",
     truths && !state.truth && "The runs have different truths.",
     truths < frames.length && "Without a truth, global phase and amplitude scale are arbitrary; before a difference is taken they are fitted to the reference.",
-    thinned && "Not every logged epoch has pictures: each run shows its latest one that is not after the chosen epoch.",
+    thinned && `Not every logged epoch has pictures: each run shows its ${state.mode ? "best one that has" : "latest one that is not after the chosen epoch"}.`,
   ].filter(Boolean).join(" ");
 }
