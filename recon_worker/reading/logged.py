@@ -4,18 +4,22 @@ A picture holds 252 values between the ends of its range. A decoded value is wit
 stated precision, unless it is clipped: at an end of the range, the logged value may lie beyond.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recon_worker.pictures.arrays import ObjectArrays
+from recon_worker.pictures.gallery.entry import GalleryEntry
+from recon_worker.pictures.gallery.page import entries_of
 from recon_worker.pictures.labels import Kind
 from recon_worker.pictures.png import LEVELS, DecodedImage, to_indices
 from recon_worker.snapshot.array_types import Bool, Complex64, Float32, Float64
 
+_MAX_GALLERY_BYTES = 1 << 28
 Pictures = Mapping[Kind, DecodedImage]
 
 
@@ -62,9 +66,9 @@ class LoggedImage:
 
     def __repr__(self) -> str:
         height, width = self.object.shape
-        place = ", ".join(f"{name} {value}" for name, value in self._place().items() if value is not None)
-        truth = "no truth" if self.truth is None else "with truth"
-        return f"<{type(self).__name__}: {place}, {height} x {width} px, {truth}, {self.accuracy()}>"
+        facts = [f"{name} {value}" for name, value in self._place().items() if value is not None]
+        facts += [f"{height} x {width} px", "no truth" if self.truth is None else "with truth", self.accuracy()]
+        return f"<{type(self).__name__}: {', '.join(facts)}>"
 
     def accuracy(self) -> str:
         """Describe the precision in words."""
@@ -110,9 +114,10 @@ class LoggedObject(LoggedImage):
         if self.truth is None:
             raise ValueError("this object has no ground truth to be aligned with.")
         coverage = self.scanned.astype(np.float32) if self.coverage is None else self.coverage
-        result = compare(self.object, self.truth, coverage, ramp=ramp)
-        scale = result.alignment.scale
-        return replace(self, object=result.aligned, amp_precision=self.amp_precision * scale)
+        with np.errstate(all="ignore"):  # as the logging
+            result = compare(self.object, self.truth, coverage, ramp=ramp)
+        precision = self.amp_precision * max(result.alignment.scale, 1.0)  # the truth is not scaled
+        return replace(self, object=result.aligned, amp_precision=precision)
 
     def to_arrays(self) -> ObjectArrays:
         """Return the fields of `arrays.npz`; an object from pictures states its precision instead of the coverage."""
@@ -153,6 +158,15 @@ class LoggedPatch(LoggedImage):
         return {"patch": self.index, **super()._place()}
 
 
+def kinds_of(names: Collection[str]) -> list[Kind]:
+    """Return the pictures to read of the files in a folder: a prediction, its truth and its diffraction, if logged."""
+    kinds: list[Kind] = ["amp_pred", "phase_pred"]
+    if not {"amp_gt.png", "phase_gt.png"}.isdisjoint(names):
+        kinds += ["amp_gt", "phase_gt"]
+    diffraction: tuple[Kind, ...] = ("diff_obs_logI", "diff_pred_logI")
+    return kinds + [kind for kind in diffraction if f"{kind}.png" in names]
+
+
 def object_of_arrays(arrays: ObjectArrays) -> LoggedObject:
     """Return the object of a logged array file."""
     assert arrays.coverage is not None
@@ -177,6 +191,8 @@ def object_of_pictures(
     """Return an object from its pictures. Raises ValueError if they do not match."""
     object_, scanned, clipped = _complex(pictures, "pred")
     truth = _complex(pictures, "gt") if "amp_gt" in pictures else None
+    if truth is not None and truth[0].shape != object_.shape:
+        raise ValueError("amp_pred.png and amp_gt.png have different sizes")
     return LoggedObject(
         object=object_,
         scanned=scanned,
@@ -218,8 +234,15 @@ def _complex(pictures: Pictures, kind: str) -> tuple[Complex64, Bool, Bool]:
     amp, phase = (pictures[f"{part}_{kind}"] for part in ("amp", "phase"))  # type: ignore[index]
     if not np.array_equal(amp.scanned, phase.scanned):
         raise ValueError(f"amp_{kind}.png and phase_{kind}.png do not show the same pixels")
-    with np.errstate(invalid="ignore"):
+    with np.errstate(all="ignore"):
         values = (amp.values * np.exp(1j * phase.values)).astype(np.complex64)
     indices = to_indices(amp)
     at_end = (indices == LEVELS - 1) | ((indices == 0) & (amp.value_range[0] > 0))  # no amplitude is below 0
     return np.where(amp.scanned, values, np.complex64(0)), amp.scanned, at_end & amp.scanned
+
+
+def read_gallery(file: Path) -> list[GalleryEntry]:
+    """Read the entries of a gallery. Raises ValueError if it is none, damaged or impossibly large."""
+    if file.stat().st_size > _MAX_GALLERY_BYTES:
+        raise ValueError(f"it has {file.stat().st_size} bytes, more than any gallery")
+    return entries_of(file.read_bytes())

@@ -1,34 +1,37 @@
 """`open_run`: the reconstructions of an MLflow run as data."""
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from recon_worker.pictures.arrays import DECODERS
 from recon_worker.pictures.gallery.entry import GalleryEntry
-from recon_worker.pictures.gallery.page import entries_of
-from recon_worker.pictures.labels import Kind, object_folder
+from recon_worker.pictures.labels import object_folder
 from recon_worker.pictures.png import DecodedImage, read_png
 from recon_worker.reading.logged import (
     LoggedObject,
     LoggedPatch,
-    Pictures,
+    kinds_of,
     object_of_arrays,
     object_of_pictures,
     patch_of_pictures,
+    read_gallery,
 )
 from recon_worker.reading.notebook import run_html
 from recon_worker.reading.run_artifacts import ReadError, RunArtifacts, is_known
 from recon_worker.reconstruction.misfit import SampleMisfit
 from recon_worker.snapshot.artifact import GALLERY
 from recon_worker.system.databases import with_absolute_path
+from recon_worker.system.uris import shown
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
 
+_T = TypeVar("_T")
 _GALLERY = f"recon_log/{GALLERY}"
-_MAX_GALLERY_BYTES = 1 << 28
 _PATCH = re.compile(r"patch_(\d{1,9})")
 _OF_RUN = re.compile(r"recon_log|refined(_object_\d{1,9})?")
 _OWN_TAGS = ("mlflow.", "recon_log.")
@@ -99,6 +102,11 @@ class ReconRun:
         return str(self._artifacts.run.info.experiment_id)
 
     @property
+    def artifact_uri(self) -> str:
+        """Where MLflow keeps the artifacts of the run."""
+        return str(self._artifacts.run.info.artifact_uri)
+
+    @property
     def settings(self) -> dict[str, str]:
         """Parameters and tags of the run, except those that MLflow and this package set themselves."""
         data = self._artifacts.run.data
@@ -108,7 +116,7 @@ class ReconRun:
     @property
     def epochs(self) -> list[int]:
         """Epochs that have artifacts, sorted; the last one of an unfinished run may be incomplete."""
-        return list(self._artifacts.epoch_folders())
+        return list(self._epoch_folders())
 
     @property
     def pixel_size_m(self) -> float | None:
@@ -123,19 +131,19 @@ class ReconRun:
         """
         import pandas as pd
 
-        steps = {entry.epoch: entry.step for entry in self.gallery_entries()}
-        table = pd.DataFrame({"step": pd.Series(steps, dtype="int64")})
+        steps = pd.Series({entry.epoch: entry.step for entry in self.gallery_entries()}, dtype="int64")
+        columns: dict[str, Any] = {"step": steps}  # added one by one, many columns cost a warning of pandas
         for name in self._artifacts.metric_names():
             history = self._artifacts.history(name)
-            table[name] = [history.get(step, float("nan")) for step in steps.values()]
-        return table.rename_axis("epoch")
+            columns[name] = [history.get(step, math.nan) for step in steps]
+        return pd.DataFrame(columns, index=steps.index).rename_axis("epoch")
 
     def gallery_entries(self) -> list[GalleryEntry]:
         """Return the entries of the run's gallery, one for each epoch; none before the first gallery."""
         if self._entries is None:
             has = self._artifacts.has(_GALLERY)
-            self._entries = self._artifacts.decoded(_GALLERY, _read_gallery) if has else []
-        return self._entries
+            self._entries = self._artifacts.decoded(_GALLERY, read_gallery) if has else []
+        return list(self._entries)
 
     def objects(self, epoch: int = -1) -> list[int]:
         """Return the numbers of the stitched objects of an epoch; [0] if the scan has one."""
@@ -200,8 +208,7 @@ class ReconRun:
                 f"Patch {index} is not logged in epoch {epoch} of {self._artifacts}"
                 f"{self._artifacts.perhaps_later()}; logged: {sorted(folders)}."
             )
-        pictures = self._pictures(f"{folder}/{folders[index]}")
-        return patch_of_pictures(pictures, index=index, epoch=epoch, step=self._step(epoch))
+        return self._of_pictures(f"{folder}/{folders[index]}", epoch, partial(patch_of_pictures, index=index))
 
     def misfit(self, epoch: int = -1, number: int = 0) -> SampleMisfit | None:
         """Return the misfit of the diffraction of the samples of a stitched object; None if it is not logged.
@@ -237,38 +244,35 @@ class ReconRun:
 
     def files(self, epoch: int | None = None) -> list[str]:
         """Return the names of an epoch's artifacts, for `file`; None: of all epochs and of the whole run."""
-        folders = [self._folder(epoch)[1]] if epoch is not None else [*self._artifacts.epoch_folders().values()]
+        folders = [self._folder(epoch)[1]] if epoch is not None else [*self._epoch_folders().values()]
         folders += [] if epoch is not None else [one for one in self._artifacts.names("") if _OF_RUN.fullmatch(one)]
-        names = list[str]()
-        for folder in folders:
-            names += self._files_below(folder)
+        names = (name for folder in folders for name in self._artifacts.files_below(folder))
         return sorted(filter(is_known, names))
 
-    def _files_below(self, folder: str) -> Iterator[str]:
-        for base in self._artifacts.names(folder):
-            name = f"{folder}/{base}"
-            if "." in base:
-                yield name
-            else:
-                yield from self._files_below(name)
+    def _epoch_folders(self) -> dict[int, str]:
+        """Return the folder of each epoch, sorted by epoch.
+
+        Trainings of 50 and of 100 epochs name epoch_05 and epoch_005. The gallery names the one that was logged last.
+        """
+        found = self._artifacts.epoch_folders()
+        newest = self.gallery_entries() if len(dict(found)) < len(found) else []
+        return dict([*found, *((one.epoch, one.folder) for one in newest if (one.epoch, one.folder) in found)])
 
     def _folder(self, epoch: int) -> tuple[int, str]:
         """Return an epoch as the training counts it, and its folder."""
-        folders = self._artifacts.epoch_folders()
+        folders, later = self._epoch_folders(), self._artifacts.perhaps_later()
         logged = list(folders)
         if not logged:
-            raise ReadError(f"{self._artifacts} has no reconstructions{self._artifacts.perhaps_later()}.")
+            raise ReadError(f"{self._artifacts} has no reconstructions in {shown(self.artifact_uri)}{later}.")
         if -len(logged) <= epoch < 0:
             epoch = logged[epoch]
         if epoch not in folders:
-            raise ReadError(
-                f"Epoch {epoch} is not logged in {self._artifacts}{self._artifacts.perhaps_later()}; "
-                f"logged: {', '.join(map(str, logged))}."
-            )
+            known = ", ".join(map(str, logged))
+            raise ReadError(f"Epoch {epoch} is not logged in {self._artifacts}{later}; logged: {known}.")
         return epoch, folders[epoch]
 
     def _patch_folders(self, epoch: int) -> dict[int, str]:
-        found = (_PATCH.fullmatch(name) for name in self._artifacts.names(self._folder(epoch)[1]))
+        found = map(_PATCH.fullmatch, sorted(self._artifacts.names(self._folder(epoch)[1])))
         return {int(match[1]): match[0] for match in found if match}
 
     def _object(self, folder: str, epoch: int | None) -> LoggedObject:
@@ -276,25 +280,18 @@ class ReconRun:
         for extension, decode in DECODERS.items():
             if f"arrays.{extension}" in names:
                 return object_of_arrays(self._artifacts.decoded(f"{folder}/arrays.{extension}", decode))
-        pictures = self._pictures(folder)
-        step = None if epoch is None else self._step(epoch)
-        return object_of_pictures(pictures, epoch=epoch, step=step, pixel_size_m=self.pixel_size_m)
+        return self._of_pictures(
+            folder, epoch, lambda found, **when: object_of_pictures(found, pixel_size_m=self.pixel_size_m, **when)
+        )
 
-    def _pictures(self, folder: str) -> Pictures:
-        """Read the pictures of a prediction, and those of its truth and its diffraction that exist."""
+    def _of_pictures(self, folder: str, epoch: int | None, make: Callable[..., _T]) -> _T:
+        """Make an image of the pictures in a folder. Raises ReadError if one is missing or damaged, or they differ."""
         names = self._artifacts.names(folder)
-        kinds: list[Kind] = ["amp_pred", "phase_pred"]
-        if names & {"amp_gt.png", "phase_gt.png"}:
-            kinds += ["amp_gt", "phase_gt"]
-        diffraction: tuple[Kind, ...] = ("diff_obs_logI", "diff_pred_logI")
-        kinds += [kind for kind in diffraction if f"{kind}.png" in names]
-        return {kind: self._artifacts.decoded(f"{folder}/{kind}.png", read_png) for kind in kinds}
+        pictures = {kind: self._artifacts.decoded(f"{folder}/{kind}.png", read_png) for kind in kinds_of(names)}
+        try:
+            return make(pictures, epoch=epoch, step=self._step(epoch))
+        except ValueError as error:  # some may be of an earlier training
+            raise ReadError(f"{folder} of {self._artifacts} cannot be read: {error}.") from error
 
-    def _step(self, epoch: int) -> int | None:
+    def _step(self, epoch: int | None) -> int | None:
         return next((entry.step for entry in self.gallery_entries() if entry.epoch == epoch), None)
-
-
-def _read_gallery(file: Path) -> list[GalleryEntry]:
-    if file.stat().st_size > _MAX_GALLERY_BYTES:
-        raise ValueError(f"it has {file.stat().st_size} bytes, more than any gallery")
-    return entries_of(file.read_bytes())

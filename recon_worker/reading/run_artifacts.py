@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from recon_worker.spool.outbox import is_artifact_name
 from recon_worker.spool.run_target import RunTarget
-from recon_worker.system.errors import is_shortage, reason
+from recon_worker.system.errors import reason
 from recon_worker.system.uris import shown
 from recon_worker.upload.mlflow_client import artifact_store, connect, local_artifact, without_mlflow_tracebacks
 from recon_worker.upload.resume import fits_of, folder_of_number
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 _T = TypeVar("_T")
-_EPOCH = re.compile(r"epoch_(\d{1,9})")
+_EPOCH = re.compile(r"epoch_(\d{2,9})")
 _REFINED = re.compile(r"refined(_object_\d{1,9})?/([A-Za-z0-9_]+\.png|arrays\.(npz|h5))")
 
 
@@ -69,6 +69,10 @@ class RunArtifacts:
         self._listings = dict[str, frozenset[str]]()
         self.forget()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and other processes connect and download themselves."""
+        return {name: value for name, value in vars(self).items() if name not in ("_client", "_store", "_downloads")}
+
     def __str__(self) -> str:
         return f"run {shown(self._target.run_id)} at {shown(self._target.tracking_uri)}"
 
@@ -95,10 +99,19 @@ class RunArtifacts:
         """Whether the run's status says that more may be logged."""
         return str(self.run.info.status) in ("RUNNING", "SCHEDULED")
 
-    def epoch_folders(self) -> dict[int, str]:
-        """Return the folder of each epoch, sorted by epoch."""
+    def epoch_folders(self) -> list[tuple[int, str]]:
+        """Return (epoch, folder) of each folder of an epoch, sorted."""
         found = (_EPOCH.fullmatch(name) for name in self.names(""))
-        return dict(sorted((int(match[1]), match[0]) for match in found if match))
+        return sorted((int(match[1]), match[0]) for match in found if match)
+
+    def files_below(self, folder: str) -> Iterator[str]:
+        """Yield the names of the files in a folder and in those below it."""
+        for base in self.names(folder):
+            name = f"{folder}/{base}"
+            if "." in base:
+                yield name
+            else:
+                yield from self.files_below(name)
 
     def names(self, folder: str) -> frozenset[str]:
         """Return the names of the files and folders in a folder of the fit; empty if it does not exist.
@@ -142,10 +155,12 @@ class RunArtifacts:
             return decode(file)
         except ImportError as error:
             raise ReadError(f"{name} cannot be read: {error}. Install it: pip install h5py") from error
+        except MemoryError:
+            raise
         except Exception as error:  # zipfile, NumPy, h5py and Pillow raise many types for a damaged file
-            if is_shortage(error):
-                raise
-            raise ReadError(f"{name} of {self} is damaged: {reason(error)}") from error
+            by_system = isinstance(error, OSError) and error.errno is not None
+            what = "cannot be read" if by_system else "is damaged"
+            raise ReadError(f"{name} of {self} {what}: {reason(error)}") from error
 
     def history(self, key: str) -> dict[int, float]:
         """Return the latest value of a metric at each step.

@@ -99,9 +99,9 @@ def local_artifact(store: "ArtifactRepository", path: str, folder: Callable[[], 
     place = folder() / path
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
-        half = place.with_name(f"{place.name}.half")
+        half = place.with_name(f"{place.name}.{threading.get_ident()}.half")  # several threads may read one run
         untyped._download_file(path, str(half))
-        half.rename(place)
+        half.replace(place)
     return place
 
 

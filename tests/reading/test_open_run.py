@@ -1,12 +1,21 @@
 """`open_run` gives back what was logged."""
 
 import gc
+import pickle
+import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Barrier
 
 import numpy as np
 import pytest
+from mlflow.entities import Metric
 
+from recon_worker import open_run
+from recon_worker.upload.mlflow_client import local_artifact
 from tests.reading.known_run import PIXEL_SIZE_M, KnownRun, new_run
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("plain_sheets")]
@@ -181,3 +190,64 @@ def test_a_refined_object_is_read_from_its_folder(fresh):
 
     np.testing.assert_array_equal(run.refined().object, run.object(1).object)
     assert (run.refined().epoch, run.refined().truth) == (None, None)
+    assert repr(run.refined()).startswith("<LoggedObject: 35 x 33 px, no truth, ")
+
+
+@pytest.mark.parametrize("newest", ["epoch_02", "epoch_002"])
+def test_of_an_epoch_with_two_folders_the_one_in_the_gallery_is_read(fresh, newest):
+    """A training of 50 epochs that is resumed for 100 repeats epoch_45 as epoch_045."""
+    gallery = fresh.log(1, 2).artifact("recon_log/gallery.html")
+    gallery.write_text(gallery.read_text().replace('"epoch_02"', f'"{newest}"'))
+    for folder in ("epoch_002", "epoch_7"):  # the second is the user's: ours have two digits at least
+        shutil.copytree(fresh.artifact("epoch_01"), fresh.artifact(folder))
+    run = fresh.open()
+
+    assert run.epochs == [1, 2]
+    assert np.array_equal(run.object(2).object, run.object(1).object) == (newest == "epoch_002")
+    assert {name.partition("/")[0] for name in run.files()} == {"epoch_01", newest, "recon_log"}
+
+
+def test_a_run_has_any_number_of_metrics(fresh):
+    client, run_id = fresh.log(1).client, fresh.target.run_id
+    client.log_batch(run_id, [Metric(f"recon/stitched/number_{one}", one, 0, 10) for one in range(150)])
+    table = fresh.open().metrics  # pandas warns of columns that are added one by one
+
+    assert table.loc[1, "recon/stitched/number_149"] == 149
+    assert (table.index.name, table.columns[0], table["step"].dtype) == ("epoch", "step", np.int64)
+
+
+def test_the_precision_of_an_aligned_object_is_also_that_of_its_truth(run_of):
+    found = run_of("none").open().object(3)
+    brighter = replace(found, object=2 * found.object)
+
+    assert np.abs(brighter.aligned().object).sum() < np.abs(brighter.object).sum()
+    assert brighter.aligned().amp_precision == found.amp_precision
+
+
+def test_a_run_can_be_sent_to_another_process(remote):
+    run = remote.open()
+    run.object(1)
+
+    assert_exact(pickle.loads(pickle.dumps(run)).object(1), remote, 1, 0)
+
+
+def test_threads_can_download_the_same_file():
+    together = Barrier(2, timeout=60)
+
+    class Store:
+        def _download_file(self, path, local):
+            together.wait()
+            Path(local).write_text("content")
+            together.wait()
+
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: local_artifact(Store(), "a/b", lambda: Path(folder)), range(2)))
+        assert [one.read_text() for one in found] == ["content"] * 2
+        assert [one.name for one in Path(folder, "a").iterdir()] == ["b"]
+
+
+def test_a_database_is_opened_by_a_file_uri(run_of):
+    known = run_of("none")
+    file = known.target.tracking_uri.removeprefix("sqlite:///")
+
+    assert open_run(known.target.run_id, f"sqlite:///file:{file}?mode=ro&uri=true").epochs == [1, 2, 3]

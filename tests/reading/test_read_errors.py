@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 
 import h5py
 import numpy as np
@@ -39,11 +40,11 @@ def test_a_run_without_reconstructions_says_so(fresh):
     run = fresh.open()
 
     assert (run.epochs, run.metrics.empty, run.pixel_size_m, list(run.evolution())) == ([], True, None, [])
-    with pytest.raises(ReadError, match=r"has no reconstructions yet; refresh\(\) looks again"):
+    with pytest.raises(ReadError, match=r"has no reconstructions in file:\S+ yet; refresh\(\) looks again"):
         run.object()
     fresh.client.set_terminated(run.run_id)
     run.refresh()
-    with pytest.raises(ReadError, match=r"has no reconstructions\.$"):
+    with pytest.raises(ReadError, match=r"has no reconstructions in file:\S+\.$"):
         run.object()
 
 
@@ -166,4 +167,40 @@ def test_an_exported_npz_without_coverage_is_no_logged_one(fresh):
     fresh.log(1).artifact(f"{ARRAYS}.npz").write_bytes(encode_npz(fresh.open().object().to_arrays()))
 
     with pytest.raises(ReadError, match="coverage is missing"):
+        fresh.open().object()
+
+
+def test_a_run_whose_artifacts_are_not_on_this_machine_says_where_they_were(fresh):
+    folder = fresh.log(1).artifact("")
+    folder.rename(folder.with_name("elsewhere"))
+
+    with pytest.raises(ReadError, match=rf"has no reconstructions in file:.*{fresh.target.run_id}/artifacts yet"):
+        fresh.open().object()
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "message"),
+    [
+        ("phase_pred", "stitched_object_01/phase_pred", r"amp_pred.png and phase_pred.png do not show the same pixels"),
+        ("{}_gt", "patch_00/{}_gt", r"amp_pred.png and amp_gt.png have different sizes"),
+    ],
+)
+def test_pictures_that_do_not_belong_together_are_named(fresh, name, source, message):
+    fresh.log(1)
+    for part in ("amp", "phase"):
+        shutil.copy(
+            fresh.artifact(f"epoch_01/{source.format(part)}.png"),
+            fresh.artifact(f"epoch_01/stitched/{name.format(part)}.png"),
+        )
+
+    with pytest.raises(ReadError, match=rf"epoch_01/stitched of run .* cannot be read: {message}"):
+        fresh.open().object()
+
+
+def test_a_picture_that_the_system_cannot_open_is_not_called_damaged(fresh):
+    picture = fresh.log(1).artifact("epoch_01/stitched/amp_pred.png")
+    picture.unlink()
+    picture.mkdir()
+
+    with pytest.raises(ReadError, match=r"amp_pred.png of run .* cannot be read: IsADirectoryError"):
         fresh.open().object()
