@@ -131,7 +131,8 @@ class ReconRun:
         """
         import pandas as pd
 
-        steps = pd.Series({entry.epoch: entry.step for entry in self.gallery_entries()}, dtype="int64")
+        own = self.epochs  # the gallery of a resumed training has the epochs of an earlier run, too
+        steps = pd.Series({one.epoch: one.step for one in self.gallery_entries() if one.epoch in own}, dtype="int64")
         columns: dict[str, Any] = {"step": steps}  # added one by one, many columns cost a warning of pandas
         for name in self._artifacts.metric_names():
             history = self._artifacts.history(name)

@@ -251,3 +251,14 @@ def test_a_database_is_opened_by_a_file_uri(run_of):
     file = known.target.tracking_uri.removeprefix("sqlite:///")
 
     assert open_run(known.target.run_id, f"sqlite:///file:{file}?mode=ro&uri=true").epochs == [1, 2, 3]
+
+
+def test_a_run_that_resumes_another_has_the_metrics_of_its_own_epochs(fresh):
+    client, first = fresh.log(1, 2).client, fresh.target
+    run_id = client.create_run(client.get_run(first.run_id).info.experiment_id).info.run_id
+    resumed = replace(first, run_id=run_id, earlier_run_id=first.run_id, earlier_epoch=2)
+    run = KnownRun(resumed, "none").log(3).open()
+
+    assert [entry.epoch for entry in run.gallery_entries()] == [1, 2, 3]
+    assert list(run.metrics.index) == run.epochs == [3]
+    assert run.metrics.notna().all(axis=None)
