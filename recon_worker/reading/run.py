@@ -131,13 +131,14 @@ class ReconRun:
         """
         import pandas as pd
 
-        own = self.epochs  # the gallery of a resumed training has the epochs of an earlier run, too
-        steps = pd.Series({one.epoch: one.step for one in self.gallery_entries() if one.epoch in own}, dtype="int64")
+        steps = pd.Series({entry.epoch: entry.step for entry in self.gallery_entries()}, dtype="int64")
         columns: dict[str, Any] = {"step": steps}  # added one by one, many columns cost a warning of pandas
         for name in self._artifacts.metric_names():
             history = self._artifacts.history(name)
             columns[name] = [history.get(step, math.nan) for step in steps]
-        return pd.DataFrame(columns, index=steps.index).rename_axis("epoch")
+        table = pd.DataFrame(columns, index=steps.index).rename_axis("epoch")
+        # The gallery of a resumed training has the epochs of an earlier run, too.
+        return table[table.drop(columns="step").notna().any(axis=1) | table.index.isin(self.epochs)]
 
     def gallery_entries(self) -> list[GalleryEntry]:
         """Return the entries of the run's gallery, one for each epoch; none before the first gallery."""
