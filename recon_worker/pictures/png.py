@@ -97,7 +97,7 @@ class ConstantPanels:
         return panel
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class DecodedImage:
     """Content of a PNG written by `encode_png`."""
 

@@ -239,6 +239,8 @@ class ReconRun:
     def file(self, name: str) -> Path:
         """Return an artifact as a local file, such as "epoch_05/summary.png". It must not be changed.
 
+        A downloaded file is removed by `refresh`, and when this run is no longer referred to.
+
         Raises:
             ReadError: The artifact is not logged, or is none of the reconstructions.
         """
@@ -263,15 +265,14 @@ class ReconRun:
     def _folder(self, epoch: int) -> tuple[int, str]:
         """Return an epoch as the training counts it, and its folder."""
         folders, later = self._epoch_folders(), self._artifacts.perhaps_later()
-        logged = list(folders)
-        if not logged:
+        if not folders:
             raise ReadError(f"{self._artifacts} has no reconstructions in {shown(self.artifact_uri)}{later}.")
-        if -len(logged) <= epoch < 0:
-            epoch = logged[epoch]
+        if -len(folders) <= epoch < 0:
+            epoch = list(folders)[epoch]
         if epoch not in folders:
-            known = ", ".join(map(str, logged))
+            known = ", ".join(map(str, folders))
             raise ReadError(f"Epoch {epoch} is not logged in {self._artifacts}{later}; logged: {known}.")
-        return epoch, folders[epoch]
+        return int(epoch), folders[epoch]  # pandas and NumPy have integers of their own
 
     def _patch_folders(self, epoch: int) -> dict[int, str]:
         found = map(_PATCH.fullmatch, sorted(self._artifacts.names(self._folder(epoch)[1])))

@@ -130,6 +130,7 @@ def test_metrics_are_those_of_mlflow_by_epoch(run_of):
     assert list(table["step"]) == [10, 20, 30]
     assert list(table["recon/stitched/phase_correlation"]) == [one.value for one in history]
     assert "recon/patches/r_factor" in table
+    assert type(known.open().object(table["recon/stitched/amp_mae"].idxmin()).epoch) is int
     assert table.index.name == "epoch"
 
 
