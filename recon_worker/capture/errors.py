@@ -106,9 +106,9 @@ class Guard:
             return
         if isinstance(error, UnusableDataError):
             line, _, example = str(error).partition("\n")
-            _log.warning("%s: %s The training goes on.%s", lost, line, f"\n{example}" if example else "")
+            _log.warning("%s: %s Training continues.%s", lost, line, f"\n{example}" if example else "")
         else:
-            _log.warning("Reconstruction logging failed in %s; training goes on.", where, exc_info=error)
+            _log.warning("Reconstruction logging failed in %s; training continues.", where, exc_info=error)
 
     def add_stall(self, began_s: float) -> None:
         """Add the time since `began_s` (`time.perf_counter`)."""

@@ -172,7 +172,7 @@ class Supervisor:
             elif (self._queue.in_state(State.IN_FLIGHT) or not self.is_ready) and (
                 time.monotonic() - self._heard_s > allowed_s
             ):
-                raise TimeoutError(f"it said nothing for {allowed_s:.0f} s")
+                raise TimeoutError(f"it sent no message for {allowed_s:.0f} s")
             for outgoing in self._due_messages():
                 process.send(outgoing)
         except EOFError:
@@ -264,7 +264,7 @@ class Supervisor:
             self._deaths += 1
             self._queue.stats.restarts += 1
             self._earlier_retries = self._queue.stats.retries
-            _log.warning("The reconstruction worker died (%s). Training goes on.", how)
+            _log.warning("The reconstruction worker died (%s). Training continues.", how)
             self._queue.worker_died()
             self._queue.changed.notify_all()
         if self._deaths >= _MAX_DEATHS:

@@ -191,7 +191,7 @@ class ReconQuality(Checkpoint):
             self._prune(trainer)
             stop = self.patience is not None and self._ranking.stagnates(self.patience)
             if stop:
-                _log.info("The training stops: no better reconstruction in %d logged epochs.", self.patience)
+                _log.info("Training stops: no better reconstruction in %d logged epochs.", self.patience)
         if self.patience is not None and trainer.strategy.broadcast(stop):
             trainer.should_stop = True
 
@@ -219,7 +219,7 @@ class ReconQuality(Checkpoint):
         """With `deterministic`, wait for the metrics of the epoch just logged."""
         backend, wait_s = self._backend, self._flush_timeout_s
         if self.deterministic and backend is not None and not backend.settled(self._last, wait_s):
-            text = "The metrics of epoch %d have not arrived within %.0f s: the training goes on without them."
+            text = "The metrics of epoch %d have not arrived within %.0f s: training continues without them."
             _log.warning(text, self._last, wait_s)
 
     def _collect(self) -> None:
@@ -283,6 +283,6 @@ class ReconQuality(Checkpoint):
         if missing:
             kept = ", ".join(Path(paths[epoch]).name for epoch in missing if paths[epoch])
             kept = kept and f" Kept as well, in {self._folder}: {kept}."
-            sync = " `recon-worker sync` brings metrics from the spool." if any(map(self._awaits, missing)) else ""
+            sync = " `recon-worker sync` logs the metrics in the spool." if any(map(self._awaits, missing)) else ""
             text = "The metrics of %d of %d reconstructions have not arrived; the last of them is epoch %d.%s%s"
             _log.warning(text, len(missing), len(paths), missing[-1], kept, sync)

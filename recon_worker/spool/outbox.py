@@ -173,7 +173,7 @@ class Outbox(RunFolder):
             return False
         if attempts >= _REFERENCE_ATTEMPTS:
             self.end_reference()
-            _log.warning("The reference pictures are not made: %d processes died over them.", attempts)
+            _log.warning("The reference pictures are not made: %d processes died while rendering them.", attempts)
         return attempts < _REFERENCE_ATTEMPTS
 
     def end_reference(self) -> None:

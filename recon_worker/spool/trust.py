@@ -112,7 +112,7 @@ def why_refused(uri: str, *, own: bool) -> str | None:
     named = without_credentials(with_absolute_path(os.environ.get("MLFLOW_TRACKING_URI", "")))
     if own or is_sqlite(uri) or uri == named or (server is not None and server == _server(named)):
         return None
-    unsigned = "and no training of yours on this machine has signed the spool"
+    unsigned = "and the spool is not signed by a training run of yours on this machine"
     agree = f"To permit it, add: --tracking-uri {shlex.quote(shown(uri))}"
     if not uri.lower().startswith(("http://", "https://")):
         return f"it names {shown(uri)}, {unsigned}. {agree}"
