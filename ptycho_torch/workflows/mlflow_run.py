@@ -1,4 +1,4 @@
-"""Selects the MLflow run of a training, so that a resumed training continues its run.
+"""Selects the MLflow run to log to; resumed training continues its earlier run.
 
 Checkpoints store their run (`RunInCheckpoint`); `chosen_run_id` reads it before the logger is created.
 """

@@ -27,7 +27,7 @@ _STDERR_CHARACTERS = 600
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Warning)\b")
 _EXIT_WAIT_S = 2.0
 _MESSAGE_LIMIT = struct.pack("ll", 1, 500_000)
-"""Timeout for one message in either direction, as a `timeval`: a stopped worker must not block the training."""
+"""Timeout for one message in either direction, as a `timeval`: a stopped worker must not block training."""
 
 
 class WorkerProcess:

@@ -125,7 +125,7 @@ class PtychoReconLoggingCallback(Callback):
         return {**self.__dict__, "_run": None, "_backend": None}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the checkpoint state, from which a resumed training continues its run's colour ranges and gallery."""
+        """Return the checkpoint state, from which resumed training continues its run's colour ranges and gallery."""
         return asdict(self._progress) if self._progress.run_id is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -173,7 +173,7 @@ class PtychoReconLoggingCallback(Callback):
             raise
 
     def _target(self, trainer: Trainer, completed_epochs: int) -> RunTarget:
-        """Return the MLflow run of the Trainer and, if the training is resumed, the run that it continues."""
+        """Return the MLflow run of the Trainer and, if training is resumed, the run that it continues."""
         earlier = self._progress if self._earlier.run_id is None else self._earlier  # without a checkpoint: its own run
         resumed, logger = trainer.global_step > 0, mlflow_logger(trainer)
         assert logger is not None

@@ -39,7 +39,7 @@ _log = message_log(__name__)
 
 
 class ReconQuality(Checkpoint):
-    """Keeps the checkpoints of the best reconstructions, and can end a training whose reconstructions stagnate.
+    """Keeps the checkpoints of the best reconstructions, and can stop training when they no longer improve.
 
     Use it beside a `PtychoReconLoggingCallback`, in any order. Checkpoints are named after the epoch as the logging
     counts it, from 1: `recon-epoch=008.ckpt`. Which ones are left does not depend on how late the metrics arrive.
@@ -49,9 +49,9 @@ class ReconQuality(Checkpoint):
             or recon/patches/r_factor. Whether higher or lower is better follows from the name.
         save_top_k: Number of checkpoints to keep; -1: all; 0: none.
         dirpath: Folder of the checkpoints; None: that of Lightning's `ModelCheckpoint`, below the MLflow run.
-        patience: Stop the training after this number of logged epochs without a better reconstruction; None: never.
+        patience: Stop training after this number of logged epochs without a better reconstruction; None: never.
         deterministic: For `patience`, wait at each logged epoch for its metrics, at most the flush timeout. By default
-            the metrics that have arrived decide, and a late worker ends the training later.
+            the metrics that have arrived decide, and a late worker ends training later.
 
     Raises:
         ValueError: A setting is out of range, the metric is unknown or, at the start of `fit`, is not logged, or the
@@ -80,7 +80,7 @@ class ReconQuality(Checkpoint):
         self.dirpath = None if dirpath is None else Path(dirpath).absolute()
         self.patience, self.deterministic = patience, deterministic
         self.best_model_path = ""
-        """Checkpoint of the best reconstruction, known when the training has ended; empty: none."""
+        """Checkpoint of the best reconstruction, known when training has ended; empty: none."""
         self.best_model_score: float | None = None
         """Its metric; None: unknown, and the checkpoint is that of the last reconstruction."""
         self._lower_is_better = lower_is_better(monitor)
@@ -89,7 +89,7 @@ class ReconQuality(Checkpoint):
         self._backend: ReconBackend | None = None
         self._flush_timeout_s = 0.0
         self._folder = ""
-        self._earlier: frozenset[int] = frozenset()  # epochs of the training that this one continues
+        self._earlier: frozenset[int] = frozenset()  # epochs of the run that this one continues
         self._last = 0
         self._warned = False
 
@@ -126,7 +126,7 @@ class ReconQuality(Checkpoint):
                 check_local("The folder of the logger or Trainer", default_root(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the run that the logging callback has begun, and the checkpoints of the training that it continues."""
+        """Find the run that the logging callback has begun, and the checkpoints of the run that it continues."""
         logging = logging_callback(trainer, self.monitor)
         self._folder = trainer.strategy.broadcast(str(self.dirpath or default_folder(trainer)))
         self._check_folder(trainer)
@@ -241,7 +241,7 @@ class ReconQuality(Checkpoint):
         _log.warning("Epoch %d has no %s, by which ReconQuality ranks. It has: %s.", epoch, self.monitor, others)
 
     def _awaits(self, epoch: int) -> bool:
-        """Return whether the metrics of an epoch may still arrive, be it after the training by `recon-worker sync`."""
+        """Return whether the metrics of an epoch may still arrive, possibly after training, by `recon-worker sync`."""
         return epoch in self._earlier or (self._backend is not None and self._backend.awaits(epoch))
 
     def _prune(self, trainer: Trainer) -> None:
@@ -254,7 +254,7 @@ class ReconQuality(Checkpoint):
         for epoch in self._ranking.surplus(awaited):
             path, paths[epoch] = paths[epoch], ""
             if os.path.realpath(Path(path).parent) != folder or os.path.realpath(path) == start:
-                continue  # another training's folder, or the checkpoint that this training continues
+                continue  # of another run, or the checkpoint that this run continues
             try:
                 trainer.strategy.remove_checkpoint(path)
             except OSError as error:

@@ -41,7 +41,7 @@ def open_run(run_id: str, tracking_uri: str | None = None, *, fit: int | None = 
     Args:
         run_id: MLflow run.
         tracking_uri: MLflow server or database; None: MLflow's current one.
-        fit: Number of the fit, from 1, if several trainings from scratch logged to the run; None: the latest.
+        fit: Number of the fit, from 1, if training was started from scratch several times in the run; None: the latest.
 
     Raises:
         ReadError: There is no such run or fit, or the server does not answer.
@@ -57,7 +57,7 @@ class ReconRun:
     """The reconstructions of a run; create it with `open_run`.
 
     Artifacts are read when they are asked for, and kept. What an unfinished run logs later appears after `refresh`.
-    Methods take an epoch as it was counted by the training, or -1 for the last one logged, -2 for the one before.
+    Methods take an epoch as numbered in training, or -1 for the last one logged, -2 for the one before.
     """
 
     def __init__(self, artifacts: RunArtifacts) -> None:
@@ -253,7 +253,7 @@ class ReconRun:
                 yield from self._files_below(name)
 
     def _folder(self, epoch: int) -> tuple[int, str]:
-        """Return an epoch as the training counts it, and its folder."""
+        """Return an epoch as numbered in training, and its folder."""
         folders = self._artifacts.epoch_folders()
         logged = list(folders)
         if not logged:

@@ -3,7 +3,7 @@
 A training run and its worker share the lock; a `sync` holds it exclusively. The kernel releases a lock when the last
 process that holds its descriptor has ended, so locks never become stale.
 
-Some file systems cannot lock (Lustre mounted without flock, NFS without its lock daemon). There a training continues
+Some file systems cannot lock (Lustre mounted without flock, NFS without its lock daemon). There training continues
 without a lock, as each run has its own folder; a `sync`, which could interfere with a running training, refuses.
 """
 

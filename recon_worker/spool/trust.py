@@ -1,7 +1,7 @@
 """Decides whether a `sync` may contact the server named in a spool.
 
-It may if a training of this user wrote the spool: its run.json is signed with a key in the user's state directory. Any
-other spool, from another user or an earlier version, must not direct credentials to a server that the user has not
+It may if a training run of this user wrote the spool: its run.json is signed with a key in the user's state directory.
+Any other spool, from another user or an earlier version, must not direct credentials to a server that the user has not
 named, nor MLflow, which creates missing tables, to a database.
 """
 

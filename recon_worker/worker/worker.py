@@ -85,7 +85,7 @@ class Worker:
         """Make the reference pictures, unless an earlier worker has, and upload what waits in the outbox.
 
         Args:
-            unlogged: Generations that the training awaits, by epoch, or by "reference".
+            unlogged: Generations that the training process awaits, by epoch, or by "reference".
         """
         if self.outbox.begin_reference():
             self._make_for_run(reference(self._scan), unlogged.get("reference", _NO_SNAPSHOT), "The reference pictures")
