@@ -60,7 +60,7 @@ class PtychoReconLoggingCallback(Callback):
         worker: Settings of the worker process that stitches, renders and uploads; None: use the training thread.
         strict: Raise when logging fails. By default the first failure is logged as a warning, all failures are counted
             in `errors`, and training continues.
-        adapter: Translates between the dataset and network, and the logging; None: recognised from the dataset.
+        adapter: Translates dataset items and network outputs for the logging; None: recognised from the dataset.
         predictions_from: Name of the submodule whose `forward` predicts, such as "model"; None: the LightningModule.
         intensity: Whether diffraction is intensity instead of amplitude; None: recognised from the fields.
         positions: Patch centres of all samples of the logged dataset, (n, 2) or (n, C, 2), (x, y), object pixels, or a

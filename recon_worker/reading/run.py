@@ -56,7 +56,7 @@ def open_run(run_id: str, tracking_uri: str | None = None, *, fit: int | None = 
 class ReconRun:
     """The reconstructions of a run; create it with `open_run`.
 
-    Artifacts are read when they are asked for, and kept. What an unfinished run logs later appears after `refresh`.
+    Artifacts are read on first use, and kept. What an unfinished run logs later appears after `refresh`.
     Methods take an epoch as numbered in training, or -1 for the last one logged, -2 for the one before.
     """
 
@@ -74,7 +74,7 @@ class ReconRun:
             return run_html(self.name, self.run_id, self.status, [], [], str(error))
 
     def refresh(self) -> None:
-        """Look at the run again, and read artifacts that are asked for later again."""
+        """Read the run again, and drop the artifacts read so far, so that later logged ones become visible."""
         self._entries = None
         self._artifacts.forget()
 
@@ -231,7 +231,7 @@ class ReconRun:
         """Return an artifact as a local file, such as "epoch_05/summary.png". It must not be changed.
 
         Raises:
-            ReadError: The artifact is not logged, or is none of the reconstructions.
+            ReadError: The artifact is not logged, or does not belong to the reconstructions.
         """
         return self._artifacts.file(name)
 

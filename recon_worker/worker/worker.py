@@ -200,7 +200,7 @@ class Worker:
             snapshot = self._priority.run(read)
             batch = self.uploader.begin()
             self._make(snapshot, batch, names, failures, report)
-        except Exception as error:  # a failing snapshot must not cost the others
+        except Exception as error:  # one failing snapshot must not prevent the others
             failures.append(Failure("snapshot", f"{type(error).__name__}: {error}"))
             short = is_shortage(error)
             if short:
@@ -244,7 +244,7 @@ class Worker:
             raise
 
     def _put(self, made: Artifact | Failure, names: list[str], failures: list[Failure]) -> bool:
-        """Write an artifact to the outbox. Raises only for a shortage: one artifact must not cost the others."""
+        """Write an artifact to the outbox. Raises only for a shortage: one artifact must not prevent the others."""
         if isinstance(made, Failure):
             failures.append(made)
             return False
