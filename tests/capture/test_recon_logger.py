@@ -159,7 +159,7 @@ def test_wrong_predictions_cost_themselves_and_one_warning(tracking, run_id, log
                 shot.add(arguments.get("rows", [0, 1]), **wrong)
 
     assert recon.errors == 2
-    (line,) = [record.message for record in caplog.records if "training continues" in record.message]
+    (line,) = [record.message for record in caplog.records if "Training continues" in record.message]
     assert re.search(f"^Predictions of epoch 1 are not logged: .*{message}", line)
     assert min(correlations(tracking, run_id)) > 0.99
     assert tracking.epoch_folders() == ["epoch_01", "epoch_02"]
