@@ -97,7 +97,7 @@ class TrainingConfig:
     batch_size: int = option(8, "samples per step and device")
     learning_rate: float = option(1e-3, "learning rate of Adam")
     warmup_steps: int = option(
-        50, "steps over which the learning rate rises to its value; without warm-up some trainings do not converge"
+        50, "steps over which the learning rate rises to its value; without warm-up some training runs do not converge"
     )
     lr_schedule: ScheduleName = option(
         "constant", "learning rate after the warm-up: constant, or cosine decay to 2 % of it at the last step"

@@ -16,7 +16,7 @@ from ptycho_torch.checks import (
 from ptycho_torch.config import Accelerator
 from recon_worker.snapshot.choices import ArraysFormat, StitchWeight
 
-_PICTURES = "Pictures and numbers (default: as in the training)"
+_PICTURES = "Pictures and numbers (default: as in training)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class InferenceConfig:
     """Reconstruction"""
 
     checkpoint: Path = option(
-        None, "checkpoint of a training, such as outputs/checkpoints/last.ckpt (required)", metavar="CKPT"
+        None, "checkpoint of a training run, such as outputs/checkpoints/last.ckpt (required)", metavar="CKPT"
     )
     data_file: Path = option(
         None,
@@ -74,7 +74,7 @@ class InferenceConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        require(self.checkpoint is not None, "checkpoint is missing. Name the checkpoint of a training: --checkpoint.")
+        require(self.checkpoint is not None, "checkpoint is missing. Name one that training has written: --checkpoint.")
         require(self.data_file is not None, "data_file is missing. Name the NPZ file to reconstruct: --data_file.")
         for name in ("checkpoint", "data_file", "scales"):
             check_readable(name, getattr(self, name))

@@ -1,6 +1,6 @@
 """Keeps tips, deprecations and migrations of libraries off the terminal of this project's programs.
 
-Only programs do this: a training that is started from Python leaves the settings of its process alone.
+Only programs do this: a training run that is started from Python leaves the settings of its process alone.
 """
 
 import logging

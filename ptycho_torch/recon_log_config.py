@@ -75,7 +75,7 @@ class ReconLogConfig:
     )
     recon_log_async: bool = option(
         False,
-        "stitch, render and upload in a separate process; the training only copies arrays and does not wait",
+        "stitch, render and upload in a separate process; training only copies arrays and does not wait",
         group=_RECON,
     )
     recon_log_queue_depth: str = option(
@@ -93,7 +93,7 @@ class ReconLogConfig:
     recon_log_overflow: Overflow = option(
         "spill",
         "async, when the queue is full: spill writes the snapshot to disk; drop-oldest discards the oldest waiting "
-        "snapshot (minimum depth 2); block makes the training wait, at most for the flush timeout, then writes to disk",
+        "snapshot (minimum depth 2); block makes training wait, at most for the flush timeout, then writes to disk",
         group=_RECON,
     )
     recon_log_spill_gib: float = option(
@@ -103,8 +103,8 @@ class ReconLogConfig:
     )
     recon_log_flush_timeout: float = option(
         300.0,
-        "async: seconds that the end of the training may wait for outstanding snapshots; what is left stays in the "
-        "spool directory for recon-worker sync",
+        "async: maximum time that the end of training waits for outstanding snapshots, seconds; what is left stays in "
+        "the spool directory for recon-worker sync",
         group=_RECON,
     )
     recon_log_spool_dir: Path | None = option(
@@ -116,7 +116,7 @@ class ReconLogConfig:
     )
     recon_log_strict: bool = option(
         False,
-        "stop the training if a snapshot cannot be prepared or queued, instead of warning once; failed pictures and "
+        "stop training if a snapshot cannot be prepared or queued, instead of warning once; failed pictures and "
         "uploads only ever warn",
         group=_RECON,
     )

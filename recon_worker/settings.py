@@ -1,4 +1,4 @@
-"""`WorkerSettings`: the queue between the training and its worker, and the worker's time limits."""
+"""`WorkerSettings`: the queue between the training process and its worker, and the worker's time limits."""
 
 import re
 from collections.abc import Iterator
@@ -70,7 +70,7 @@ class WorkerSettings:
     start with 2 and grow to as many as fit into memory, at most 16. `drop-oldest` uses at least 2, because the snapshot
     held by the worker cannot be dropped."""
     overflow: Overflow = "spill"
-    """Policy when no slot is free: write the snapshot to disk, drop the oldest waiting one, or block the training until
+    """Policy when no slot is free: write the snapshot to disk, drop the oldest waiting one, or block training until
     a slot is free, at most `flush_timeout_s`, and then write to disk."""
     spill_bytes: int = 10 * 2**30
     """Size limit of the snapshots waiting on disk, in bytes; beyond it the oldest is dropped. A snapshot captured in a

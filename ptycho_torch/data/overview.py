@@ -36,7 +36,7 @@ class Overview:
         return max(0.0, 1 - self.step_px / self.probe_px)
 
     def describe(self, name: str, source: object) -> list[str]:
-        """Return lines for the terminal; `name` is the role of the file in the training."""
+        """Return lines for the terminal; `name` is the role of the file in training."""
         n_px, stated = self.n_px, "stated" if self.photons_stated else "if the file holds sqrt(counts)"
         truth = f"for {self.patterns_with_truth} of {self.patterns} patterns" if self.patterns_with_truth else "none"
         probe = "none" if self.probe_px is None else f"{self.probe_px:.3g} px in diameter"

@@ -1,4 +1,4 @@
-"""Checkpoint contents: self-contained, usable without the files of the training.
+"""Checkpoint contents: self-contained, usable without the files of the training run.
 
     state_dict, hyper_parameters     the network
     PtychoDataModule                 constants of the training set: `Normalisation.to_state`
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Settings that reproduce a training's reconstructions from its network and data."""
+    """Settings that reproduce a training run's reconstructions from its network and data."""
 
     scan_kind: ScanKind
     """Format of the data files."""
@@ -53,7 +53,7 @@ class Recipe:
 
     @classmethod
     def of(cls, config: RunConfig) -> "Recipe":
-        """Extract the recipe from the settings of a training."""
+        """Extract the recipe from the settings of a training run."""
         execution = config.execution
         return cls(
             scan_kind=config.data.scan_kind,
@@ -141,7 +141,7 @@ def check_resumable(path: Path, model: PtychoLightningModule) -> None:
 
 
 def load_trained(path: Path) -> Trained:
-    """Read the checkpoint of a training.
+    """Read the checkpoint of a training run.
 
     Raises:
         ConfigError: It cannot be read, holds an unknown network, or lacks constants or recipe.

@@ -1,4 +1,4 @@
-"""Runs a training from its settings: data -> model -> Trainer -> fit.
+"""Trains a network from its settings: data -> model -> Trainer -> fit.
 
 The scripts call `run_training`. Logger, callbacks and Trainer are created before data is read, so that invalid settings
 fail within seconds rather than after loading a large scan.

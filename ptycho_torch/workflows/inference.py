@@ -95,7 +95,7 @@ def _scales(path: Path | None) -> ColourRanges:
 
 
 def _changed(recipe: Recipe, config: InferenceConfig) -> Recipe:
-    """Override the training's recipe with the given settings."""
+    """Override the recipe of the training run with the given settings."""
     if config.num_patches is not None:
         recipe = replace(recipe, num_patches=config.num_patches, fixed_indices=None)
     given = {
@@ -108,7 +108,7 @@ def _changed(recipe: Recipe, config: InferenceConfig) -> Recipe:
 
 
 def _dataset(config: InferenceConfig, trained: Trained) -> PtychoDataset:
-    """Read the scan as a test set, with the normalisation constants of the training."""
+    """Read the scan as a test set, with the normalisation constants of the training set."""
     path, kind = config.data_file, trained.recipe.scan_kind
     try:
         scan = load_scan(path, kind, allow_pickled_metadata=config.allow_pickled_metadata)
@@ -119,7 +119,7 @@ def _dataset(config: InferenceConfig, trained: Trained) -> PtychoDataset:
     if found != n_px:
         raise DataError(
             f"{path.name}: patterns are {found} x {found} px, but the network was trained on {n_px} x {n_px} px. Give "
-            "a checkpoint of a training with patterns of this size."
+            "a checkpoint of a training run with patterns of this size."
         )
     if isinstance(scan, RawScan):
         return raw_dataset(scan, gridsize=gridsize, constants=trained.constants, source=path.name)
@@ -131,7 +131,7 @@ def _grid_dataset(scan: GridLines, trained: Trained, source: str) -> PtychoDatas
     if channels != gridsize**2:
         raise DataError(
             f"{source}: samples have {channels} channels, but the network was trained with gridsize {gridsize}. Give "
-            "a checkpoint of a training with this gridsize."
+            "a checkpoint of a training run with this gridsize."
         )
     # Only test files have these keys. The samples of a training file are shuffled and cannot be stitched.
     split: Split = "train" if scan.ground_truth is None and scan.norm_Y_I is None else "test"

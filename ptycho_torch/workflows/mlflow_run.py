@@ -1,4 +1,4 @@
-"""Selects the MLflow run of a training, so that a resumed training continues its run.
+"""Selects the MLflow run to log to; resumed training continues its earlier run.
 
 Checkpoints store their run (`RunInCheckpoint`); `chosen_run_id` reads it before the logger is created.
 """
@@ -57,7 +57,7 @@ def chosen_run_id(config: RunConfig) -> str | None:
     named, ours = _named_by(path), without_credentials(config.tracking_uri)
     if named and named["tracking_uri"] != ours:
         _log.warning(
-            "The checkpoint belongs to run %s at %s; this training logs to %s, in a new run.",
+            "The checkpoint belongs to run %s at %s; training continues in a new run at %s.",
             named["run_id"], named["tracking_uri"], ours,
         )  # fmt: skip
     return named["run_id"] if named.get("tracking_uri") == ours else None

@@ -105,7 +105,7 @@ def _descend(scan: "_Scan", pixels: Tensor, passes: int) -> None:
 
 
 def _loss(scan: "_Scan", pixels: Tensor, batch: NDArray[np.int64]) -> Tensor:
-    """Compute the Poisson loss of the training."""
+    """Compute the Poisson loss, as in training."""
     predicted, observed = scan.compare(pixels, batch)
     return normalised(poisson_nll(predicted * scan.photon_scale, observed * scan.photon_scale), observed)
 

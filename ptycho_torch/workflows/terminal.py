@@ -1,4 +1,4 @@
-"""What a training prints: its run and its data at the start, a line per epoch in log files, the results at the end.
+"""What a training run prints: its run and its data at the start, a line per epoch in log files, the results at the end.
 
 The lines of logged epochs come from `recon_worker`.
 """

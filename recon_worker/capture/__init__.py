@@ -14,5 +14,5 @@ Requires torch but not Lightning: any training loop can use it, with a backend f
     gathering     sends the ranks' rows to rank zero
     logged_run    state of one rank during a logged run: interval and current capture
     announcement  the message at the start
-    errors        errors of the logging, and the guard that keeps them from the training
+    errors        errors of the logging, and the guard that keeps them from ending training
 """

@@ -57,10 +57,10 @@ class Sample:
 
 @runtime_checkable
 class Adapter(Protocol):
-    """Translates between a dataset and network, and the logging. Implement these three methods for your own.
+    """Translates the items of a dataset and the outputs of a network for the logging. Implement these three methods.
 
     For the misfit map, an adapter also has `observed(batch)`: the measured diffraction of a collated validation batch,
-    (B, C, N, N), in the units of `Sample.diffraction`; None: unknown. An exception costs only the misfit.
+    (B, C, N, N), in the units of `Sample.diffraction`; None: unknown. If it raises, only the misfit is missing.
     """
 
     def sample(self, item: Any) -> Sample:  # noqa: ANN401
@@ -217,7 +217,7 @@ class TupleAdapter:
         return (torch.stack([as_tensor(item[0]) for item in items]),)
 
     def predictions(self, outputs: Any) -> Predictions | None:  # noqa: ANN401
-        """Read any of the forms above, or named `amp`, `phase` and perhaps `pred_diffraction`."""
+        """Read any of the forms above, or named `amp`, `phase` and optionally `pred_diffraction`."""
         named = _object_and_diffraction(outputs, min_ndim=3)
         return self._object(outputs) if named is None else named
 
@@ -244,7 +244,7 @@ class TupleAdapter:
 
 
 def _object_and_diffraction(outputs: Any, *, min_ndim: int) -> Predictions | None:  # noqa: ANN401
-    """Read `amp` and `phase` by name, or (diffraction, amp, phase); None if these are no batches of real images."""
+    """Read `amp` and `phase` by name, or (diffraction, amp, phase); None if these are not batches of real images."""
     amp, phase, first = (member(outputs, name) for name in ("amp", "phase", "pred_diffraction"))
     if amp is None or phase is None:
         if not (isinstance(outputs, tuple | list) and len(outputs) == 3):

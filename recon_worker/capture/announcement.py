@@ -1,4 +1,4 @@
-"""The message at the start of a logged training: what is logged, when, and where to."""
+"""The message at the start of a logged training run: what is logged, when, and where."""
 
 from recon_worker.capture.dataset import RunData
 from recon_worker.capture.plan import Interval
@@ -39,5 +39,5 @@ def announce(
 
 def _by_whom(worker: WorkerSettings | None) -> str:
     if worker is None:
-        return "by the training itself, which waits"
+        return "by the training process, which waits"
     return f"by a worker process; spool: {worker.spool_dir}"

@@ -49,7 +49,7 @@ class Measured(NamedTuple):
     source: str
     """Its name in messages, such as "`observed`"."""
     read: Callable[[], object]
-    """Returns it, (B, C, N, N) or (B, N, N), a tensor or array-like; None if it is unknown. May raise anything."""
+    """Returns it, (B, C, N, N) or (B, N, N), a tensor or array-like; None if it is unknown. May raise any exception."""
 
 
 class Capture:
@@ -167,7 +167,7 @@ class Capture:
                     on_gpu = predicted.device.type != "cpu"  # a copy to the CPU must be complete before it is read
                     observed = observed[samples].to(predicted.device, non_blocking=on_gpu)
                     return misfit(predicted.detach()[samples], observed, intensity=self.plan.intensity)
-            except Exception as error:  # user code, or a lack of memory: neither may cost the predictions
+            except Exception as error:  # user code, or a lack of memory: the predictions must be kept
                 self._misfit_warning(measured.source, error)
         return target.misfit.new_full((1, 2), math.nan)
 

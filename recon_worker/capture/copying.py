@@ -23,7 +23,7 @@ def as_tensor(values: Any) -> Tensor:  # noqa: ANN401 - a tensor or array-like
     """Return numbers as a tensor, in the memory of an array if torch can use it: not reversed, read-only or big-endian.
 
     Raises:
-        TypeError: They are no numbers.
+        TypeError: They are not numbers.
     """
     if isinstance(values, Tensor):
         return values

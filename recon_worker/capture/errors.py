@@ -1,4 +1,4 @@
-"""Errors of the logging, and `Guard`, which keeps them from the training."""
+"""Errors of the logging, and `Guard`, which keeps them from ending training."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -69,7 +69,7 @@ class MisfitWarning:
 
 
 class Guard:
-    """Keeps logging errors from the training, counts them, and measures the time that logging takes from it.
+    """Keeps logging errors from ending training, counts them, and measures how long logging delays training.
 
     Args:
         strict: Raise the errors instead.
@@ -92,7 +92,7 @@ class Guard:
             raise
         except LeftEpochError:  # the training loop's own exception follows
             pass
-        except Exception as error:  # logging failures must not stop the training
+        except Exception as error:  # logging failures must not stop training
             if self.strict:
                 raise
             self._report(error, where, lost)
@@ -106,9 +106,9 @@ class Guard:
             return
         if isinstance(error, UnusableDataError):
             line, _, example = str(error).partition("\n")
-            _log.warning("%s: %s The training goes on.%s", lost, line, f"\n{example}" if example else "")
+            _log.warning("%s: %s Training continues.%s", lost, line, f"\n{example}" if example else "")
         else:
-            _log.warning("Reconstruction logging failed in %s; training goes on.", where, exc_info=error)
+            _log.warning("Reconstruction logging failed in %s; training continues.", where, exc_info=error)
 
     def add_stall(self, began_s: float) -> None:
         """Add the time since `began_s` (`time.perf_counter`)."""
@@ -116,7 +116,7 @@ class Guard:
 
     @property
     def stall_s(self) -> float:
-        """Time taken from the training since the last `restart`, within a block, seconds."""
+        """Delay of training by logging since the last `restart`, within a block, seconds."""
         return self._stall_s + time.perf_counter() - self._began_s
 
     def restart(self) -> None:

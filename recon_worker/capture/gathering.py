@@ -1,4 +1,4 @@
-"""Sends the rows of a snapshot from all ranks of a distributed training to rank zero, in bounded chunks.
+"""Sends the rows of a snapshot from all ranks of distributed training to rank zero, in bounded chunks.
 
 Every rank calls the same methods in the same order, even if its own part failed: it announces the failure, and all
 ranks abort together. No rank ever waits in a collective that another rank skipped. The process group is a CPU (gloo)
@@ -99,7 +99,7 @@ class Destination:
 
 
 class Ranks:
-    """The ranks of a training, seen from one of them. The default is a single process.
+    """The ranks of a training run, as seen from one of them. The default is a single process.
 
     Args:
         rank: Number of this process.

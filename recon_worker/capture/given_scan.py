@@ -36,8 +36,8 @@ class GivenScan:
         lengths = {**({} if length is None else {"num_samples": length}), **given}
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
             raise WrongSettingError(
-                f"the number of samples is unclear: {lengths or 'nothing says it'}. Pass positions, diffraction or "
-                "num_samples, each for all samples of the validation set, at least one."
+                f"the number of samples is unknown or inconsistent: {lengths or 'no argument gives it'}. Pass "
+                "positions, diffraction or num_samples, each for all samples of the validation set, at least one."
             )
         self._length = next(iter(lengths.values()))
         self.diffraction = diffraction

@@ -76,7 +76,7 @@ class Interval:
 
     every_n_epochs: int
     first_epoch: int = 0
-    """Completed epochs at the start; above 0 if the training was resumed."""
+    """Completed epochs at the start; above 0 if training was resumed."""
     last_logged: int = 0
 
     def __post_init__(self) -> None:

@@ -54,7 +54,7 @@ class ReconLogger:
 
     Args:
         tracking_uri: MLflow server or database; None: MLflow's current one.
-        run_id: MLflow run; None: the active run. Counts on rank zero only.
+        run_id: MLflow run; None: the active run. Used on rank zero only.
         positions: Patch centres, (n, 2) or (n, C, 2), (x, y), object pixels, or a function of `dataset` that returns
             them; None: found in the dataset, or unknown.
         ground_truth: True object, complex (H, W), or the path of an NPZ file with it; None: as for positions.
@@ -64,12 +64,12 @@ class ReconLogger:
         dataset: Map-style dataset of the n samples, from which patterns, labels, positions and truth are read, instead
             of `diffraction` and `probe`.
         adapter: Reads the dataset's items; None: recognised.
-        num_samples: Number n of samples, if nothing else tells it.
+        num_samples: Number n of samples, if no other argument gives it.
         patch_px: Side N of a patch, if there are no patterns. Without it, positions are compared with the true object
             only when the first predictions are added, and the cards of step 0 appear then.
         every_n_epochs: Log every N epochs, counted from 1.
         max_epochs: Last epoch, which is always logged; None: unknown.
-        first_epoch: Completed epochs, if the training is resumed in the same run.
+        first_epoch: Completed epochs, if training is resumed in the same run.
         worker: Settings of the worker process that stitches, renders and uploads; None: use the training thread.
         strict: Raise when logging fails. By default the first failure is logged as a warning, all failures are counted
             in `errors`, and training continues.

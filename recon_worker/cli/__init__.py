@@ -1,4 +1,4 @@
-"""The program `recon-worker`: sync | status | render what a training could not upload; export | compare runs of MLflow.
+"""The program `recon-worker`: sync | status | render what was not uploaded in training; export | compare MLflow runs.
 
 Runs as a separate process. Holds a spool's lock while changing it.
 

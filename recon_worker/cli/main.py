@@ -26,9 +26,9 @@ _SERVER = "MLflow server or database (default: $MLFLOW_TRACKING_URI)"
 _EPILOG = f"""\
 exit codes:
   {ExitCode.DONE}  everything is done
-  {ExitCode.LEFT}  something is left or damaged; nothing is lost, try again
-  {ExitCode.ERROR}  wrong usage, an unreadable spool or run, or a spool that names a server which you must permit
-  {ExitCode.BUSY}  another process works on the spool
+  {ExitCode.LEFT}  something is left or damaged; nothing is lost, run the command again
+  {ExitCode.ERROR}  wrong usage, an unreadable spool or run, or a spool that names a server which you must confirm
+  {ExitCode.BUSY}  another process uses the spool
 
 Credentials are read from the environment only: MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD,
 MLFLOW_TRACKING_TOKEN, or an MLFLOW_TRACKING_URI that contains them.
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="recon-worker",
-        description="Inspect, draw and upload reconstructions that a training could not upload to MLflow itself, and "
+        description="Inspect, render and upload reconstructions that could not be uploaded during training, and "
         "export or compare those that are in MLflow.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -67,16 +67,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    sync = _add_command(commands, "sync", _sync, "render and upload what waits, then remove it")
+    sync = _add_command(commands, "sync", _sync, "render and upload what is left, then remove it")
     sync.add_argument_group("destination").add_argument(
-        "--tracking-uri", metavar="URI", type=_uri, help="MLflow server (default: the server of the training)"
+        "--tracking-uri", metavar="URI", type=_uri, help="MLflow server (default: the server named in the spool)"
     )
     seconds = "time limit for uploading, for all runs together; the rest is kept (default: %(default).0f)"
     sync.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=_TIMEOUT_S, help=seconds)
     sync.add_argument("--retry-damaged", action="store_true", help="render the snapshots in *.damaged files again")
-    sync.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+    sync.add_argument("--dry-run", action="store_true", help="show what would be done, but do nothing")
 
-    status = _add_command(commands, "status", _status, "show what waits, for which run, since when; change nothing")
+    status = _add_command(commands, "status", _status, "show what is left, for each run, with its age; change nothing")
     status.add_argument_group("output").add_argument("--json", action="store_true", help="print a JSON list")
 
     render = _add_command(commands, "render", _render, "write the pictures to a folder, without a server")
@@ -106,7 +106,7 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     source = parser.add_argument_group("input")
     source.add_argument("run_id", metavar="RUN", help="ID of the MLflow run")
     source.add_argument("--tracking-uri", metavar="URI", type=_uri, help=_SERVER)
-    source.add_argument("--epoch", metavar="N", type=int, help="default: the last one to a file, all to a folder")
+    source.add_argument("--epoch", metavar="N", type=int, help="default: the last one for a file, all for a folder")
     source.add_argument("--object", metavar="N", type=int, dest="number", help="number of the object (default: 0)")
     out = "object.npz, object.cxi (HDF5), or a folder without a suffix, which gets all pictures and metrics"
     destination = parser.add_argument_group("destination")
@@ -119,7 +119,7 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     source = parser.add_argument_group("input")
     source.add_argument("run_ids", metavar="RUN", nargs="*", help="IDs of the MLflow runs")
     source.add_argument("--experiment", metavar="NAME", help="compare the latest runs of an experiment instead")
-    source.add_argument("--last", metavar="N", type=int, help="how many of them (default: 5)")
+    source.add_argument("--last", metavar="N", type=int, help="with --experiment: number of runs (default: 5)")
     source.add_argument("--tracking-uri", metavar="URI", type=_uri, help=_SERVER)
     destination = parser.add_argument_group("destination")
     destination.add_argument("--out", metavar="OUT", type=Path, help="HTML file")
@@ -214,7 +214,7 @@ def _render(arguments: argparse.Namespace) -> ExitCode:
     for number, failures in results:
         say(f"{number} pictures written to {out}")
         for failure in failures:
-            _log.error("%s cannot be drawn: %s", failure.path, failure.reason)
+            _log.error("%s cannot be rendered: %s", failure.path, failure.reason)
     return max(code, ExitCode.LEFT if any(failures for _, failures in results) else ExitCode.DONE)
 
 

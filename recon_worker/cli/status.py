@@ -1,6 +1,6 @@
 """`recon-worker status`: number, size and age of the files waiting in a run's spool.
 
-Read-only, so it is safe while a training writes to the spool. Files that vanish meanwhile have been uploaded.
+Read-only, so it is safe while a training run writes to the spool. Files that vanish meanwhile have been uploaded.
 """
 
 import contextlib

@@ -178,7 +178,7 @@ def _render(renderer: SpoolRenderer, raw: Path, taken_unix_s: float) -> list[Fai
         except CrashError as error:
             how = str(error)
             _log.warning("%s: the process that rendered it died (%s).", raw.name, how)
-    return [Failure(f"raw/{raw.name}", f"{_ATTEMPTS} processes died over it ({how})")]
+    return [Failure(f"raw/{raw.name}", f"{_ATTEMPTS} processes died while rendering it ({how})")]
 
 
 def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:

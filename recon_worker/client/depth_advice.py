@@ -78,7 +78,7 @@ def advice(jobs: Sequence[Job], depth: int, stats: Ledger, memory_bytes: int) ->
     if needed > MAX_DEPTH:
         return (
             f"{text}no depth up to {MAX_DEPTH} would have been enough: the worker takes longer to process a snapshot "
-            "than the training takes to produce the next. Log less often, or stitch fewer samples."
+            "than training takes to produce the next. Log less often, or stitch fewer samples."
         )
     if needed * nbytes <= memory_bytes:
         avoided = " and ".join(f"every {_NOUNS[what]}" for what in full)

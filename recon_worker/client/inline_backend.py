@@ -117,7 +117,7 @@ class InlineBackend:
                 local.write_bytes(artifact.data)
                 self._sink.upload(local, artifact.path)
                 sent[artifact.path] = version_of(local)
-        except Exception as error:  # tracker errors must not stop the training
+        except Exception as error:  # tracker errors must not stop training
             return str(error) if isinstance(error, UploadError) else reason(error)
         self.stats.artifacts_logged += 1
         return ""

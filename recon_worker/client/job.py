@@ -71,4 +71,4 @@ class Job:
     stall_s: float = 0.0
     """Time of the capture on the training thread."""
     waited_s: float = 0.0
-    """Time that overflow policy `block` delayed the training, counted from `submitted`."""
+    """Time that overflow policy `block` delayed training, counted from `submitted`."""

@@ -65,7 +65,7 @@ class Ledger:
     spilled: int = 0
     """Snapshots written to disk because the queue was full."""
     waited: int = 0
-    """Snapshots for which the training waited for a free slot (overflow policy `block`)."""
+    """Snapshots for which training waited for a free slot (overflow policy `block`)."""
     high_water: int = 0
     """Largest number of snapshots in the queue at once."""
     retries: int = 0
@@ -75,7 +75,7 @@ class Ledger:
     epochs: list[LoggedEpoch] = field(default_factory=list)
     """Logged snapshots, in the order in which they were completed."""
     metrics: dict[int, Mapping[str, float]] = field(default_factory=dict)
-    """Metrics of each rendered epoch, by their names in MLflow, those of the training that it continues included."""
+    """Metrics of each rendered epoch, by their names in MLflow, including those of the run that it continues."""
 
     @property
     def pending(self) -> int:
@@ -97,7 +97,7 @@ class Ledger:
             self.spooled += 1
 
     def add_rendered(self, epoch: int, report: Mapping[str, Any]) -> None:
-        """Keep the `metrics` of a rendered epoch, and warn of what is wrong with it, its `alert`, if anything is."""
+        """Keep the `metrics` of a rendered epoch, and log its `alert`, if any, as a warning."""
         self.metrics[epoch] = report["metrics"]
         if report["alert"]:
             _log.warning("Epoch %d: %s.", epoch, report["alert"])

@@ -27,7 +27,7 @@ _STDERR_CHARACTERS = 600
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Warning)\b")
 _EXIT_WAIT_S = 2.0
 _MESSAGE_LIMIT = struct.pack("ll", 1, 500_000)
-"""Timeout for one message in either direction, as a `timeval`: a stopped worker must not block the training."""
+"""Timeout for one message in either direction, as a `timeval`: a stopped worker must not block training."""
 
 
 class WorkerProcess:
@@ -96,7 +96,7 @@ class WorkerProcess:
         try:
             self._connection.send_bytes(json.dumps(message).encode())
         except BlockingIOError as error:
-            raise TimeoutError("it takes no messages") from error
+            raise TimeoutError("it does not read its messages") from error
         except OSError:
             pass
 
@@ -147,7 +147,7 @@ def end_process(process: "subprocess.Popen[bytes]", patience_s: float) -> str:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        return "ended by this program"
+        return "killed by this program"
     if status >= 0:
         return f"exit code {status}"
     try:

@@ -89,7 +89,7 @@ class ReconWorker:
         return len(self._queue.in_state(*TO_RENDER))
 
     def launch(self) -> None:
-        """Start the worker process in the background: it imports its modules while the training loads its data.
+        """Start the worker process in the background: it imports its modules while the training process loads its data.
 
         Raises:
             SpoolError: The spool directory cannot be used.

@@ -194,13 +194,13 @@ class SnapshotQueue:
         self.refused = False  # the next worker retries all uploads
         self.rejected.clear()
         for job in self.in_state(State.IN_FLIGHT):
-            died = f"{job.attempts} workers died over the snapshot of epoch {job.epoch}"
+            died = f"{job.attempts} workers died while rendering the snapshot of epoch {job.epoch}"
             if job.attempts < _ATTEMPTS_BEFORE_PARKED:
                 job.state = State.WAITING  # it keeps its position
             elif job.attempts >= _MAX_ATTEMPTS:
                 self._set_aside(job, died)
             elif self._spill(job):
-                _log.warning("%s: the others go first.", died)
+                _log.warning("%s; the other snapshots go first.", died)
                 self._requeue(job, State.PARKED)
 
     def abandon(self) -> None:

@@ -4,7 +4,7 @@
                         worker dead or silent -> requeue its snapshot -> back off -> start a new worker
 
 Until `stop`, only this thread uses the pipe, and never while it holds the queue's lock: a worker that does not read
-cannot block the training. After five consecutive deaths all snapshots go to the spool. The count restarts when a worker
+cannot block training. After five consecutive deaths all snapshots go to the spool. The count restarts when a worker
 begins to render a snapshot (its death then counts against that snapshot), when a snapshot is logged, and when a worker
 has lived for a minute.
 """
@@ -118,7 +118,7 @@ class Supervisor:
         self.wake()
 
     def hurry(self) -> None:
-        """Run this worker and its successors at normal priority: the training waits for them."""
+        """Run this worker and its successors at normal priority: training waits for them."""
         with self._queue.changed:
             self._hurried = True
             if self.process is not None:
@@ -172,7 +172,7 @@ class Supervisor:
             elif (self._queue.in_state(State.IN_FLIGHT) or not self.is_ready) and (
                 time.monotonic() - self._heard_s > allowed_s
             ):
-                raise TimeoutError(f"it said nothing for {allowed_s:.0f} s")
+                raise TimeoutError(f"it sent no message for {allowed_s:.0f} s")
             for outgoing in self._due_messages():
                 process.send(outgoing)
         except EOFError:
@@ -264,7 +264,7 @@ class Supervisor:
             self._deaths += 1
             self._queue.stats.restarts += 1
             self._earlier_retries = self._queue.stats.retries
-            _log.warning("The reconstruction worker died (%s). Training goes on.", how)
+            _log.warning("The reconstruction worker died (%s). Training continues.", how)
             self._queue.worker_died()
             self._queue.changed.notify_all()
         if self._deaths >= _MAX_DEATHS:

@@ -126,13 +126,13 @@ class Settings:
     options: ScanOptions
     every_n_epochs: int
     completed_epochs: int
-    """Epochs trained before the start; above 0 if the training is resumed."""
+    """Epochs trained before the start; above 0 if training is resumed."""
     adapter: Adapter | None
     """None: recognised from the dataset's items."""
     predictions_from: str | None
     """Name of the submodule that predicts; None: the LightningModule."""
     reference: bool
-    """Whether to log the reference at step 0, unless the training is resumed."""
+    """Whether to log the reference at step 0, unless training is resumed."""
     worker: WorkerSettings | None
     """Settings of the backend's worker; None: it has none."""
 

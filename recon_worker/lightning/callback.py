@@ -60,7 +60,7 @@ class PtychoReconLoggingCallback(Callback):
         worker: Settings of the worker process that stitches, renders and uploads; None: use the training thread.
         strict: Raise when logging fails. By default the first failure is logged as a warning, all failures are counted
             in `errors`, and training continues.
-        adapter: Translates between the dataset and network, and the logging; None: recognised from the dataset.
+        adapter: Translates dataset items and network outputs for the logging; None: recognised from the dataset.
         predictions_from: Name of the submodule whose `forward` predicts, such as "model"; None: the LightningModule.
         intensity: Whether diffraction is intensity instead of amplitude; None: recognised from the fields.
         positions: Patch centres of all samples of the logged dataset, (n, 2) or (n, C, 2), (x, y), object pixels, or a
@@ -125,7 +125,7 @@ class PtychoReconLoggingCallback(Callback):
         return {**self.__dict__, "_run": None, "_backend": None}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the checkpoint state, from which a resumed training continues its run's colour ranges and gallery."""
+        """Return the checkpoint state, from which resumed training continues its run's colour ranges and gallery."""
         return asdict(self._progress) if self._progress.run_id is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -173,7 +173,7 @@ class PtychoReconLoggingCallback(Callback):
             raise
 
     def _target(self, trainer: Trainer, completed_epochs: int) -> RunTarget:
-        """Return the MLflow run of the Trainer and, if the training is resumed, the run that it continues."""
+        """Return the MLflow run of the Trainer and, if training is resumed, the run that it continues."""
         earlier = self._progress if self._earlier.run_id is None else self._earlier  # without a checkpoint: its own run
         resumed, logger = trainer.global_step > 0, mlflow_logger(trainer)
         assert logger is not None

@@ -24,7 +24,7 @@ _BATCH = 32
 def fill_missing(run: LoggedRun, capture: Capture, predict: Callable[[NDArray[np.int64]], None]) -> None:
     """Predict the samples missing from a capture, divided among the ranks. All ranks must call this.
 
-    If validation knows the misfit of none of its samples, that of the others is not kept: it would stand for the scan.
+    If validation provides no misfit for its samples, that of the others is dropped, as it would not represent the scan.
 
     Args:
         run: The logged run.

@@ -2,7 +2,7 @@
 
     training thread: log_metrics -> bounded queue -> sender thread -> MLflow, retried until it succeeds
 
-Lightning's logger sends metrics from the training thread: a slow server slows the training, an unreachable one stops
+Lightning's logger sends metrics from the training thread: a slow server slows training down, an unreachable one stops
 it. Creating the run and sending the settings remain synchronous, so that errors appear before training starts.
 """
 

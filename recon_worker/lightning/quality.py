@@ -39,7 +39,7 @@ _log = message_log(__name__)
 
 
 class ReconQuality(Checkpoint):
-    """Keeps the checkpoints of the best reconstructions, and can end a training whose reconstructions stagnate.
+    """Keeps the checkpoints of the best reconstructions, and can stop training when they no longer improve.
 
     Use it beside a `PtychoReconLoggingCallback`, in any order. Checkpoints are named after the epoch as the logging
     counts it, from 1: `recon-epoch=008.ckpt`. Which ones are left does not depend on how late the metrics arrive.
@@ -49,9 +49,9 @@ class ReconQuality(Checkpoint):
             or recon/patches/r_factor. Whether higher or lower is better follows from the name.
         save_top_k: Number of checkpoints to keep; -1: all; 0: none.
         dirpath: Folder of the checkpoints; None: that of Lightning's `ModelCheckpoint`, below the MLflow run.
-        patience: Stop the training after this number of logged epochs without a better reconstruction; None: never.
+        patience: Stop training after this number of logged epochs without a better reconstruction; None: never.
         deterministic: For `patience`, wait at each logged epoch for its metrics, at most the flush timeout. By default
-            the metrics that have arrived decide, and a late worker ends the training later.
+            the metrics that have arrived decide, and a late worker ends training later.
 
     Raises:
         ValueError: A setting is out of range, the metric is unknown or, at the start of `fit`, is not logged, or the
@@ -80,7 +80,7 @@ class ReconQuality(Checkpoint):
         self.dirpath = None if dirpath is None else Path(dirpath).absolute()
         self.patience, self.deterministic = patience, deterministic
         self.best_model_path = ""
-        """Checkpoint of the best reconstruction, known when the training has ended; empty: none."""
+        """Checkpoint of the best reconstruction, known when training has ended; empty: none."""
         self.best_model_score: float | None = None
         """Its metric; None: unknown, and the checkpoint is that of the last reconstruction."""
         self._lower_is_better = lower_is_better(monitor)
@@ -89,7 +89,7 @@ class ReconQuality(Checkpoint):
         self._backend: ReconBackend | None = None
         self._flush_timeout_s = 0.0
         self._folder = ""
-        self._earlier: frozenset[int] = frozenset()  # epochs of the training that this one continues
+        self._earlier: frozenset[int] = frozenset()  # epochs of the run that this one continues
         self._last = 0
         self._warned = False
 
@@ -126,7 +126,7 @@ class ReconQuality(Checkpoint):
                 check_local("The folder of the logger or Trainer", default_root(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the run that the logging callback has begun, and the checkpoints of the training that it continues."""
+        """Find the run that the logging callback has begun, and the checkpoints of the run that it continues."""
         logging = logging_callback(trainer, self.monitor)
         self._folder = trainer.strategy.broadcast(str(self.dirpath or default_folder(trainer)))
         self._check_folder(trainer)
@@ -191,7 +191,7 @@ class ReconQuality(Checkpoint):
             self._prune(trainer)
             stop = self.patience is not None and self._ranking.stagnates(self.patience)
             if stop:
-                _log.info("The training stops: no better reconstruction in %d logged epochs.", self.patience)
+                _log.info("Training stops: no better reconstruction in %d logged epochs.", self.patience)
         if self.patience is not None and trainer.strategy.broadcast(stop):
             trainer.should_stop = True
 
@@ -219,7 +219,7 @@ class ReconQuality(Checkpoint):
         """With `deterministic`, wait for the metrics of the epoch just logged."""
         backend, wait_s = self._backend, self._flush_timeout_s
         if self.deterministic and backend is not None and not backend.settled(self._last, wait_s):
-            text = "The metrics of epoch %d have not arrived within %.0f s: the training goes on without them."
+            text = "The metrics of epoch %d have not arrived within %.0f s: training continues without them."
             _log.warning(text, self._last, wait_s)
 
     def _collect(self) -> None:
@@ -241,7 +241,7 @@ class ReconQuality(Checkpoint):
         _log.warning("Epoch %d has no %s, by which ReconQuality ranks. It has: %s.", epoch, self.monitor, others)
 
     def _awaits(self, epoch: int) -> bool:
-        """Return whether the metrics of an epoch may still arrive, be it after the training by `recon-worker sync`."""
+        """Return whether the metrics of an epoch may still arrive, possibly after training, by `recon-worker sync`."""
         return epoch in self._earlier or (self._backend is not None and self._backend.awaits(epoch))
 
     def _prune(self, trainer: Trainer) -> None:
@@ -254,7 +254,7 @@ class ReconQuality(Checkpoint):
         for epoch in self._ranking.surplus(awaited):
             path, paths[epoch] = paths[epoch], ""
             if os.path.realpath(Path(path).parent) != folder or os.path.realpath(path) == start:
-                continue  # another training's folder, or the checkpoint that this training continues
+                continue  # of another run, or the checkpoint that this run continues
             try:
                 trainer.strategy.remove_checkpoint(path)
             except OSError as error:
@@ -283,6 +283,6 @@ class ReconQuality(Checkpoint):
         if missing:
             kept = ", ".join(Path(paths[epoch]).name for epoch in missing if paths[epoch])
             kept = kept and f" Kept as well, in {self._folder}: {kept}."
-            sync = " `recon-worker sync` brings metrics from the spool." if any(map(self._awaits, missing)) else ""
+            sync = " `recon-worker sync` logs the metrics in the spool." if any(map(self._awaits, missing)) else ""
             text = "The metrics of %d of %d reconstructions have not arrived; the last of them is epoch %d.%s%s"
             _log.warning(text, len(missing), len(paths), missing[-1], kept, sync)

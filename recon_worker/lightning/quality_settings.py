@@ -30,7 +30,7 @@ def lower_is_better(monitor: str) -> bool:
         advice = f"did you mean 'recon/{group}/{near[0]}'?"
     else:
         advice = f"allowed: recon/{group}/... {', '.join(names)}."
-    raise ValueError(f"monitor is {monitor!r}, which is no metric that ranks reconstructions; {advice}")
+    raise ValueError(f"monitor is {monitor!r}, which is not a metric that ranks reconstructions; {advice}")
 
 
 def check_local(name: str, folder: object) -> None:

@@ -24,14 +24,14 @@ def mlflow_logger(trainer: Trainer) -> MLFlowLogger | None:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a checkpoint records of the logging, for a training that is resumed from it."""
+    """What a checkpoint records of the logging, for a training run that is resumed from it."""
 
     run_id: str | None = None
     """The MLflow run; None: nothing was logged."""
     fit_unix_s: float = 0.0
     """When the fit began to log from scratch."""
     completed_epochs: int = 0
-    """Epochs trained and validated, those of the training that it continues included.
+    """Epochs trained and validated, including those of the run that it continues.
 
     Lightning's counters do not tell: in a checkpoint saved at the end of validation `current_epoch` is one too low, and
     after a crash `ready` stays one too high.

@@ -180,8 +180,8 @@ def _error_panel(part: Literal["amplitude", "phase"], result: Comparison, value_
 def downsampled(panel: Panel, block_px: int) -> Panel:
     """Average a panel over squares of block_px x block_px pixels; (ceil(H / block), ceil(W / block)).
 
-    Averages scanned pixels only; a square without scanned pixels is not scanned. NaN and infinity spread over their
-    square, so that a single faulty pixel stays visible. Cyclic values are averaged as directions:
+    Averages scanned pixels only; a square without scanned pixels is not scanned. A square with NaN or infinity is
+    not finite, so that a single faulty pixel stays visible. Cyclic values are averaged as directions:
     period / 2 pi times the angle of sum exp(2 pi i value / period).
     """
     return panel if block_px == 1 else panel.derived(f"downsampled {block_px}", lambda: _block_means(panel, block_px))

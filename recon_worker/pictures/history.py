@@ -1,7 +1,7 @@
 """Run history: the colour ranges and gallery entries that later epochs reuse.
 
 The history is stored in the run's spool, where a restarted worker and `recon-worker sync` find it. Its files are also
-the artifacts `recon_log/scales.json` and `recon_log/gallery.html`, from which a resumed training restores it.
+the artifacts `recon_log/scales.json` and `recon_log/gallery.html`, from which a resumed training run restores it.
 """
 
 import math

@@ -12,7 +12,7 @@ from recon_worker.system.uris import shown
 from recon_worker.upload.mlflow_client import connect
 
 _LOOKED_AT = 100
-"""Latest runs of an experiment among which those with reconstructions are looked for."""
+"""Number of latest runs of an experiment that are searched for reconstructions."""
 _WITH_RECONSTRUCTIONS = 'tags."recon_log.fits" != ""'
 _ZEROS = re.compile(r"(?<=^patch_)0+(?=\d)")
 """Leading zeros of a dataset index; their number depends on the largest index of the run."""

@@ -44,7 +44,7 @@ def open_run(run_id: str, tracking_uri: str | None = None, *, fit: int | None = 
     Args:
         run_id: MLflow run.
         tracking_uri: MLflow server or database; None: MLflow's current one.
-        fit: Number of the fit, from 1, if several trainings from scratch logged to the run; None: the latest.
+        fit: Number of the fit, from 1, if training was started from scratch several times in the run; None: the latest.
 
     Raises:
         ReadError: There is no such run or fit, or the server does not answer.
@@ -59,8 +59,8 @@ def open_run(run_id: str, tracking_uri: str | None = None, *, fit: int | None = 
 class ReconRun:
     """The reconstructions of a run; create it with `open_run`.
 
-    Artifacts are read when they are asked for, and kept. What an unfinished run logs later appears after `refresh`.
-    Methods take an epoch as it was counted by the training, or -1 for the last one logged, -2 for the one before.
+    Artifacts are read on first use, and kept. What an unfinished run logs later appears after `refresh`.
+    Methods take an epoch as numbered in training, or -1 for the last one logged, -2 for the one before.
     """
 
     def __init__(self, artifacts: RunArtifacts) -> None:
@@ -77,7 +77,7 @@ class ReconRun:
             return run_html(self.name, self.run_id, self.status, [], [], str(error))
 
     def refresh(self) -> None:
-        """Look at the run again, and read artifacts that are asked for later again."""
+        """Read the run again, and drop the artifacts read so far, so that later logged ones become visible."""
         self._entries = None
         self._artifacts.forget()
 
@@ -242,7 +242,7 @@ class ReconRun:
         A downloaded file is removed by `refresh`, and when this run is no longer referred to.
 
         Raises:
-            ReadError: The artifact is not logged, or is none of the reconstructions.
+            ReadError: The artifact is not logged, or does not belong to the reconstructions.
         """
         return self._artifacts.file(name)
 
@@ -263,7 +263,7 @@ class ReconRun:
         return dict([*found, *((one.epoch, one.folder) for one in newest if (one.epoch, one.folder) in found)])
 
     def _folder(self, epoch: int) -> tuple[int, str]:
-        """Return an epoch as the training counts it, and its folder."""
+        """Return an epoch as numbered in training, and its folder."""
         folders, later = self._epoch_folders(), self._artifacts.perhaps_later()
         if not folders:
             raise ReadError(f"{self._artifacts} has no reconstructions in {shown(self.artifact_uri)}{later}.")

@@ -135,7 +135,7 @@ class RunArtifacts:
         """Return an artifact as a local file. It belongs to this object or to the store: do not change it.
 
         Raises:
-            ReadError: The artifact is not there, is none of this program, or cannot be downloaded.
+            ReadError: The artifact does not exist, was not written by this program, or cannot be downloaded.
         """
         if not is_known(name):
             raise ReadError(f"{name!r} is not the name of a reconstruction's artifact, such as epoch_05/summary.png.")

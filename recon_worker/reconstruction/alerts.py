@@ -12,7 +12,7 @@ half to a collapse, or (R-factor) be one: below it they vary by more than that w
 _LOWER_IS_BETTER = frozenset({"recon/patches/r_factor"})
 _WITH_TRUTH = _WATCHED.keys() - _LOWER_IS_BETTER
 STAGNATION_EPOCHS = 10
-"""Logged epochs without a better reconstruction after which a training stagnates."""
+"""Logged epochs without a better reconstruction after which a training run stagnates."""
 
 
 def alerts(history: Mapping[int, Mapping[str, float]]) -> dict[int, str]:

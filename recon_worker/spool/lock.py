@@ -3,7 +3,7 @@
 A training run and its worker share the lock; a `sync` holds it exclusively. The kernel releases a lock when the last
 process that holds its descriptor has ended, so locks never become stale.
 
-Some file systems cannot lock (Lustre mounted without flock, NFS without its lock daemon). There a training continues
+Some file systems cannot lock (Lustre mounted without flock, NFS without its lock daemon). There training continues
 without a lock, as each run has its own folder; a `sync`, which could interfere with a running training, refuses.
 """
 
@@ -59,7 +59,7 @@ def take_lock(folder: Path, *, shared: bool = False, held: Path | None = None) -
                 _warned.add(folder.parent)
                 _log.warning(
                     "%s lies on a file system that cannot lock files (%s). Logging continues. Do not sync it before "
-                    "the training has ended; then copy it to a local disk (cp -a) and sync the copy, or choose another "
+                    "training has ended; then copy it to a local disk (cp -a) and sync the copy, or choose another "
                     "--recon-log-spool-dir.", folder.parent, error,
                 )  # fmt: skip
         if os.fstat(descriptor).st_ino != path.stat().st_ino:

@@ -78,7 +78,7 @@ class Outbox(RunFolder):
             write_whole(self._place / "reference", [b""])
 
     def target_and_owner(self) -> tuple[RunTarget, bool]:
-        """Return the spool's run, and whether a training of this user wrote run.json (`trust.is_own`).
+        """Return the spool's run, and whether a training run of this user wrote run.json (`trust.is_own`).
 
         Raises:
             SpoolError: The spool contains links, has another version, or names no run.
@@ -173,7 +173,7 @@ class Outbox(RunFolder):
             return False
         if attempts >= _REFERENCE_ATTEMPTS:
             self.end_reference()
-            _log.warning("The reference pictures are not made: %d processes died over them.", attempts)
+            _log.warning("The reference pictures are not made: %d processes died while rendering them.", attempts)
         return attempts < _REFERENCE_ATTEMPTS
 
     def end_reference(self) -> None:

@@ -21,9 +21,9 @@ class RunTarget:
     tracking_uri: str
     """May contain credentials in memory; they are never written to the spool."""
     earlier_run_id: str | None = None
-    """Run that a resumed training continues, possibly this one; None if the training started with this run."""
+    """Run that resumed training continues, possibly this one; None if training started with this run."""
     earlier_epoch: int = 0
-    """Completed epochs when the training was resumed."""
+    """Completed epochs when training was resumed."""
     earlier_fit_unix_s: float = 0.0
     """When the continued fit began to log from scratch; 0: unknown."""
     started_unix_s: float = 0.0
@@ -50,7 +50,7 @@ def read_target(file: Path, folder: Path) -> tuple[RunTarget, bool]:
     """Read run.json from `file`; `folder` is the run's folder, for messages.
 
     Returns:
-        The run, and whether a training of this user wrote the record (`trust.is_own`).
+        The run, and whether a training run of this user wrote the record (`trust.is_own`).
 
     Raises:
         SpoolError: The file cannot be read, has another version, or names no run.

@@ -1,7 +1,7 @@
 """Decides whether a `sync` may contact the server named in a spool.
 
-It may if a training of this user wrote the spool: its run.json is signed with a key in the user's state directory. Any
-other spool, from another user or an earlier version, must not direct credentials to a server that the user has not
+It may if a training run of this user wrote the spool: its run.json is signed with a key in the user's state directory.
+Any other spool, from another user or an earlier version, must not direct credentials to a server that the user has not
 named, nor MLflow, which creates missing tables, to a database.
 """
 
@@ -112,7 +112,7 @@ def why_refused(uri: str, *, own: bool) -> str | None:
     named = without_credentials(with_absolute_path(os.environ.get("MLFLOW_TRACKING_URI", "")))
     if own or is_sqlite(uri) or uri == named or (server is not None and server == _server(named)):
         return None
-    unsigned = "and no training of yours on this machine has signed the spool"
+    unsigned = "and the spool is not signed by a training run of yours on this machine"
     agree = f"To permit it, add: --tracking-uri {shlex.quote(shown(uri))}"
     if not uri.lower().startswith(("http://", "https://")):
         return f"it names {shown(uri)}, {unsigned}. {agree}"

@@ -41,7 +41,7 @@ def check_argument(name: str, value: object, hint: Any) -> None:  # noqa: ANN401
 
     Raises:
         TypeError: It is not.
-        ValueError: It is none of the values of a `Literal`.
+        ValueError: It is not one of the values of a `Literal`.
     """
     if _fits(value, hint):
         return

@@ -33,7 +33,7 @@ def with_absolute_path(uri: str) -> str:
 def as_opened_by(client: Any, uri: str) -> str:  # noqa: ANN401 - a mlflow.MlflowClient
     """Make the path of an SQLite URI absolute, as the client opened it.
 
-    The working directory may have changed since, so the open database is asked for its file.
+    The working directory may have changed since, so the path is read from the open database.
 
     Args:
         client: Client that was created with `uri`.

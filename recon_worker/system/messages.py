@@ -1,4 +1,4 @@
-"""Messages on the terminal, whose failure never ends a training or a `sync`; sizes as text."""
+"""Messages on the terminal, whose failure never ends a training run or a `sync`; sizes as text."""
 
 import contextlib
 import logging

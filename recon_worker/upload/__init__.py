@@ -5,6 +5,6 @@ retry          decides whether and when to retry a failed request
 errors         classifies server errors
 mlflow_sink    one MLflow run: artifacts, metrics, image cards, description
 image_cards    MLflow's image cards, each logged once
-resume         folders and history of resumed trainings
+resume         folders and history of resumed training runs
 mlflow_client  connects to MLflow
 """

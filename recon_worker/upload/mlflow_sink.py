@@ -1,4 +1,4 @@
-"""Writes artifacts and records of a training to its MLflow run.
+"""Writes artifacts and records of a training run to its MLflow run.
 
     epoch_05/..., recon_log/...   -> log_artifact, below `fit_2/` or `before_resume_1/` if needed (`resume`)
     cards/...                     -> log_image (`image_cards`)

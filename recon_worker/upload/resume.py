@@ -1,8 +1,8 @@
-"""Resumed trainings: the folder of their artifacts in a run, and the history that they continue.
+"""Resumed training runs: the folder of their artifacts in a run, and the history that they continue.
 
-Two tags of the run record which trainings have logged to it.
+Two tags of the run record which training runs have logged to it.
 
-`recon_log.fits`: start times of the trainings that began from scratch. Artifacts of the first go to the run's top
+`recon_log.fits`: start times of the training runs that began from scratch. Artifacts of the first go to the run's top
 level; those of a second `fit` into the same run, which has its own epoch 1, go below `fit_2/`.
 
 `recon_log.resumed` (for the second fit `recon_log.resumed.fit_2`): [epoch, time] of each resume. A training
@@ -37,7 +37,7 @@ _FITS, _RESUMED = "recon_log.fits", "recon_log.resumed"
 
 @dataclass(frozen=True, order=True)
 class Resume:
-    """One resume of a training into the run."""
+    """One resume of a training run into the run."""
 
     unix_s: float
     epoch: int
@@ -90,7 +90,7 @@ def folder_of_number(number: int) -> str:
 
 
 def folder_of(name: str, taken_unix_s: float, resumes: Sequence[Resume]) -> str | None:
-    """Return the folder for an artifact that a resumed training has replaced; None if it was not replaced.
+    """Return the folder for an artifact that a resumed training run has replaced; None if it was not replaced.
 
     `name` contains the epoch, as in epoch_07/stitched/amp_pred.png; `resumes` are those of its fit, oldest first.
     """

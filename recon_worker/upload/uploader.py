@@ -256,7 +256,7 @@ class Uploader:
         for name in lost:
             if self._set_aside(batch, name, warn_of="lost"):
                 _log.warning(
-                    "The tracking server has acknowledged %s %d times, and it is not there. Files that are lost like "
+                    "The tracking server has acknowledged %s %d times, but it is not there. Files that are lost like "
                     "this stay in the spool; a proxy in front of the artifacts may be the cause.",
                     name, 1 + RESENDS,
                 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""CPU priority of the worker: low while the training runs, normal once the training only waits for the flush.
+"""CPU priority of the worker: low while training runs, normal once training only waits for the flush.
 
 A process cannot raise its priority again, but on Linux each thread has its own priority. Heavy work therefore runs in
 low-priority (`nice`) threads while its callers wait and, once the priority is restored, in the callers themselves. Work

@@ -85,7 +85,7 @@ class Worker:
         """Make the reference pictures, unless an earlier worker has, and upload what waits in the outbox.
 
         Args:
-            unlogged: Generations that the training awaits, by epoch, or by "reference".
+            unlogged: Generations that the training process awaits, by epoch, or by "reference".
         """
         if self.outbox.begin_reference():
             self._make_for_run(reference(self._scan), unlogged.get("reference", _NO_SNAPSHOT), "The reference pictures")
@@ -200,7 +200,7 @@ class Worker:
             snapshot = self._priority.run(read)
             batch = self.uploader.begin()
             self._make(snapshot, batch, names, failures, report)
-        except Exception as error:  # a failing snapshot must not cost the others
+        except Exception as error:  # one failing snapshot must not prevent the others
             failures.append(Failure("snapshot", f"{type(error).__name__}: {error}"))
             short = is_shortage(error)
             if short:
@@ -244,7 +244,7 @@ class Worker:
             raise
 
     def _put(self, made: Artifact | Failure, names: list[str], failures: list[Failure]) -> bool:
-        """Write an artifact to the outbox. Raises only for a shortage: one artifact must not cost the others."""
+        """Write an artifact to the outbox. Raises only for a shortage: one artifact must not prevent the others."""
         if isinstance(made, Failure):
             failures.append(made)
             return False

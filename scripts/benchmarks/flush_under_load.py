@@ -2,7 +2,7 @@
 
     python scripts/benchmarks/flush_under_load.py [--rounds 3]
 
-Four snapshots wait when the training ends, beside one busy process per processor. Measures the duration of `close`
+Four snapshots wait when training ends, beside one busy process per processor. Measures the duration of `close`
 with the worker at low priority throughout, and with normal priority during the flush, as implemented. Drops root's
 privilege to raise priorities first.
 """

@@ -1,12 +1,12 @@
-"""What logging costs a training on a GPU, in one run of at most four minutes. Needs no network: data are simulated.
+"""What logging costs a training run on a GPU, in one run of at most four minutes. Needs no network: data are simulated.
 
     python scripts/benchmarks/gpu.py [--accelerator gpu] [--output FILE]
     python scripts/benchmarks/gpu.py --accelerator cpu --short        # a check of the script
 
 Measures (1) the stall per event, per hook and per batch, for predictions that `validation_step` returns and for those
 that a forward hook sees, N = 64 and 128, and whether weights are bit-identical to those without logging; (2) every call
-within a hook; (3) the transfer, beside plain copies of the same bytes; (4) complete trainings, on and off, while time
-remains. docs/benchmarks.md defines the columns.
+within a hook; (3) the transfer, beside plain copies of the same bytes; (4) complete training runs, on and off, while
+time remains. docs/benchmarks.md defines the columns.
 Without installed packages, set PYTHONPATH to the repository.
 """
 
@@ -51,7 +51,7 @@ class Plan:
     cases: tuple[str, ...] = ("a", "b", "c")
     network: Network = "full"
     last_start_s: float = 190.0
-    """No further pair of complete trainings starts after this time."""
+    """No further pair of complete training runs starts after this time."""
 
 
 SHORT = Plan(
@@ -110,7 +110,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="gpu", help="device of the trainings")
+    parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="gpu", help="device of the training runs")
     parser.add_argument("--short", action="store_true", help="tiny sizes, as a check of this script")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/gpu.json"), help="JSON file")
     return parser

@@ -24,7 +24,7 @@ _OF_A_BATCH = ("on_validation_batch_start", "on_validation_batch_end")
 
 @dataclass(frozen=True, kw_only=True)
 class StallRow:
-    """Figures of one training; the first event counts in `first_ms` only."""
+    """Figures of one training run; the first event counts in `first_ms` only."""
 
     n_px: int
     predictions: str

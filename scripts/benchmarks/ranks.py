@@ -38,7 +38,7 @@ _IN_TRAINING = "RANKS_BENCHMARK"
 
 
 def main() -> None:
-    """Run one training per number of ranks; print and save the results."""
+    """Train once per number of ranks; print and save the results."""
     if _IN_TRAINING in os.environ:
         measure(json.loads(os.environ[_IN_TRAINING]))
         dist.destroy_process_group()

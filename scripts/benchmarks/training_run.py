@@ -1,4 +1,4 @@
-"""One complete training of the benchmarks `whole_run.py` and `gpu.py`, in a separate process.
+"""One complete training run of the benchmarks `whole_run.py` and `gpu.py`, in a separate process.
 
 python training_run.py '<CaseSettings as JSON>' result.json
 """
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _result(settings: CaseSettings, trained: Trained) -> dict[str, Any]:
-    """Return the figures of a training. Raises RuntimeError if a due epoch is not in MLflow."""
+    """Return the figures of a training run. Raises RuntimeError if a due epoch is not in MLflow."""
     logged, expected = logged_epochs(settings), settings.due if settings.logging else []
     if [epoch for epoch in logged if epoch] != expected:
         raise RuntimeError(f"MLflow has the epochs {logged}; expected: {expected}.")

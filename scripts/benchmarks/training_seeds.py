@@ -35,7 +35,7 @@ _COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """Results of one training."""
+    """Results of one training run."""
 
     seed: int
     phase: float

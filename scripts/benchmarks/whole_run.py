@@ -1,10 +1,10 @@
-"""Wall clock of complete trainings, from start-up to exit, with and without logged reconstructions.
+"""Wall clock of complete training runs, from start-up to exit, with and without logged reconstructions.
 
     python scripts/benchmarks/whole_run.py [--epochs 20] [--every 5] [--repeats 3] [--cases a b c] [--output FILE]
 
 Cases: (a) the reference training, (b) a LightningModule that returns nothing from validation, (c) a plain PyTorch loop
 with ReconLogger. Each training is a process of its own, and logs 4 patches and the stitched object with ground truth;
-trainings with and without logging alternate. docs/benchmarks.md defines the columns. Linux only.
+training runs with and without logging alternate. docs/benchmarks.md defines the columns. Linux only.
 """
 
 import argparse
@@ -50,17 +50,17 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=20, help="epochs of each training (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of each training run (default: %(default)s)")
     parser.add_argument("--every", type=int, default=5, help="logging interval, epochs (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="pairs of trainings (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="pairs of training runs (default: %(default)s)")
     parser.add_argument("--limit-s", type=float, default=float("inf"), help="start no further pair after this time")
-    parser.add_argument("--together", action="store_true", help="run both trainings of a pair at the same time")
+    parser.add_argument("--together", action="store_true", help="run both training runs of a pair at the same time")
     parser.add_argument("--cases", nargs="+", choices=[*TITLES], default=[*TITLES], help="trainings (default: all)")
     parser.add_argument("--patterns", type=int, default=PATTERNS, help="validation patterns, a square number")
     parser.add_argument("--train-samples", type=int, default=PATTERNS, help="training patterns")
     parser.add_argument("--network", choices=("small", "full"), default="small", help="full: that of ptycho_torch")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch (0: its default); 1 on a busy machine")
-    parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu", help="device of the trainings")
+    parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu", help="device of the training runs")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/whole_run.json"), help="JSON file")
     return parser
 

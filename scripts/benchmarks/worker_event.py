@@ -149,7 +149,7 @@ def upload(outbox: Outbox, sink: MlflowSink) -> dict[str, float]:
 
 
 def measure(epochs: int, arrays_format: str, folder: Path) -> Iterator[Row]:
-    """Simulate a training; yields the first two epochs and the last."""
+    """Simulate a training run; yields the first two epochs and the last."""
     truth = true_object()
     scan = make_scan(truth, arrays_format)
     layout = SnapshotLayout(n_fixed=FIXED, patch_px=N_PX, n_stitch=PER_AXIS**2, crop_px=CROP_PX)

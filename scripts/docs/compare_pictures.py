@@ -1,4 +1,4 @@
-"""Draw the picture of docs/how-to/compare.md: log three imitated trainings, compare them, and photograph the page.
+"""Draw the picture of docs/how-to/compare.md: log three imitated training runs, compare them, and photograph the page.
 
 python scripts/docs/compare_pictures.py   # writes docs/pictures/compare.png; needs Chromium (.ci/install-browser)
 """
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def log(uri: str) -> None:
-    """Log the imitated trainings to the experiment "compare"."""
+    """Log the imitated training runs to the experiment "compare"."""
     truth = make_object(*default_pictures(), _OBJECT_PX)
     x, y = (axis.ravel() for axis in np.meshgrid(*[np.arange(_N // 2, _OBJECT_PX - _N // 2 + 1, _STEP_PX)] * 2))
     positions = np.stack([x, y], axis=1)

@@ -47,7 +47,7 @@ class Epoch:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write hero.gif and hero.png; exit code 0, or 2 if the training has logged no arrays."""
+    """Write hero.gif and hero.png; exit code 0, or 2 if the run has logged no arrays."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("training", type=Path, help="output directory of the training")
     parser.add_argument("output", type=Path, help="folder for the pictures")

@@ -1,4 +1,4 @@
-"""Draw the picture of docs/how-to/quality.md: a training with its best reconstruction long before its lowest loss.
+"""Draw the picture of docs/how-to/quality.md: a training run with its best reconstruction long before its lowest loss.
 
 python scripts/docs/quality_picture.py   # writes docs/pictures/quality.png; trains for some minutes on two cores
 """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TorchRunnerConfig(ReconLogConfig):
-    """Settings of one training on a pair of grid-lines files, for studies that start it from Python.
+    """Settings of one training run on a pair of grid-lines files, for studies that start it from Python.
 
     Each field maps to a setting of the command line; its metadata holds the name and the help text of that setting. A
     `recon_log_*` field that differs from its default switches the logging on, every 5 epochs unless
@@ -43,7 +43,7 @@ class TorchRunnerConfig(ReconLogConfig):
         self.run_config()
 
     def run_config(self) -> RunConfig:
-        """Return the settings of the training, complete and checked."""
+        """Return the settings of the training run, complete and checked."""
         values = {f.metadata.get("setting", f.name): (getattr(self, f.name), f.default) for f in fields(self)}
         return resolve("grid_lines", {name: value for name, (value, default) in values.items() if value != default})
 

@@ -159,7 +159,7 @@ def test_wrong_predictions_cost_themselves_and_one_warning(tracking, run_id, log
                 shot.add(arguments.get("rows", [0, 1]), **wrong)
 
     assert recon.errors == 2
-    (line,) = [record.message for record in caplog.records if "training goes on" in record.message]
+    (line,) = [record.message for record in caplog.records if "Training continues" in record.message]
     assert re.search(f"^Predictions of epoch 1 are not logged: .*{message}", line)
     assert min(correlations(tracking, run_id)) > 0.99
     assert tracking.epoch_folders() == ["epoch_01", "epoch_02"]
@@ -240,7 +240,7 @@ def test_a_closed_logger_warns_and_does_nothing(logger_of, caplog):
 
 
 INVALID = {
-    "no samples": ({"positions": None, "ground_truth": None}, "number of samples is unclear"),
+    "no samples": ({"positions": None, "ground_truth": None}, "number of samples is unknown"),
     "two numbers": ({"diffraction": DIFFRACTION[:5]}, "'diffraction': 5, 'positions': 60"),
     "metres": ({"positions": POSITIONS * 1e-8}, "pixel"),
     "axes": ({"positions": POSITIONS[:, ::-1], "patch_px": N}, "fit with x and y swapped"),
@@ -267,7 +267,7 @@ def test_positions_that_turn_out_wrong_later_cost_the_pictures_not_the_training(
                 add_all(shot)
 
     (line,) = [record.message for record in caplog.records if "fit with x and y swapped" in record.message]
-    assert "The training goes on" in line
+    assert "Training continues" in line
     assert recon.errors == 1
     assert tracking.files() == set()
 

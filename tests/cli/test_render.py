@@ -43,5 +43,5 @@ def test_render_reports_damaged_snapshots_and_draws_the_rest(outbox, tmp_path, c
 
     assert main(["render", str(outbox.folder), "--out", str(tmp_path / "out")]) == LEFT
 
-    assert "raw/00000001_epoch_1.snapshot cannot be drawn" in caplog.text
+    assert "raw/00000001_epoch_1.snapshot cannot be rendered" in caplog.text
     assert len(list((tmp_path / "out").rglob("*.png"))) == 2 * PER_EPOCH

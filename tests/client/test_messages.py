@@ -38,7 +38,7 @@ def test_the_end_of_a_process_is_described_in_words(code, words):
 
 def test_a_process_killed_by_this_program_is_not_reported_as_out_of_memory():
     assert end_process(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]), 0.0) == (
-        "ended by this program"
+        "killed by this program"
     )
 
 

@@ -115,7 +115,7 @@ def test_training_goes_on_when_the_spool_is_read_only_from_the_start(tracking, s
 
     assert trainer.current_epoch == 2
     assert callback.errors >= 1
-    assert "Reconstruction logging failed in on_train_start; training goes on." in caplog.text
+    assert "Reconstruction logging failed in on_train_start; training continues." in caplog.text
     assert "Read-only file system" in caplog.text
 
 

@@ -40,7 +40,7 @@ def test_a_snapshot_that_kills_what_renders_it_is_set_aside_and_named_and_the_ot
     (kept,) = outbox.damaged()
     assert committed() == 2
     assert kept.name == "00000002_epoch_2.snapshot.damaged"
-    assert f"2 processes died over it ({ENDS[how]}). The snapshot is kept as raw/{kept.name}" in caplog.text
+    assert f"2 processes died while rendering it ({ENDS[how]}). The snapshot is kept as raw/{kept.name}" in caplog.text
     assert epochs(tracking) == {1, 3}
     assert main(["sync", str(outbox.folder)]) == LEFT
     assert committed() == 2
@@ -94,7 +94,7 @@ def test_a_process_that_hangs_is_replaced(tracking, outbox, fault, monkeypatch, 
 
     assert main(["sync", str(outbox.folder)]) == DONE
 
-    assert "no answer within 25 s: ended by this program" in caplog.text
+    assert "no answer within 25 s: killed by this program" in caplog.text
     assert epochs(tracking) == {1, 2, 3}
 
 

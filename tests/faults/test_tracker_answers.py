@@ -26,7 +26,7 @@ def sign_in_page(method, path):
 
 
 ACKNOWLEDGED = {
-    "stores-nothing": (always(Fault(status=200, body=b"{}"), is_put), "and it is not there"),
+    "stores-nothing": (always(Fault(status=200, body=b"{}"), is_put), "but it is not there"),
     "redirect": (sign_in_page, "answered with 302"),
     "page": (
         always(Fault(status=200, headers={"Content-Type": "text/html"}), is_put),

@@ -31,7 +31,12 @@ PLACES = ("start-up", "set-up", "read", "stitch", "render", "outbox", "upload", 
 WAYS = ("raise", "hang", "kill", "segv", "exit")
 SILENCE_S = 25
 """Silence limit for hanging workers: longer than a healthy start; scaled up on a busy machine, but below the flush."""
-DEATH = {"hang": "it said nothing for", "kill": "killed by SIGKILL", "segv": "killed by SIGSEGV", "exit": "exit code 7"}
+DEATH = {
+    "hang": "it sent no message for",
+    "kill": "killed by SIGKILL",
+    "segv": "killed by SIGSEGV",
+    "exit": "exit code 7",
+}
 
 
 @pytest.fixture
@@ -124,7 +129,7 @@ def test_after_five_deaths_in_a_row_everything_goes_to_the_spool_and_sync_comple
 
     assert time.monotonic() - began < soon_s()
     assert (committed(), worker.stats.restarts, worker.stats.spooled) == (5, 5, 3)
-    assert caplog.text.count("The reconstruction worker died (exit code 7). Training goes on.") == 5
+    assert caplog.text.count("The reconstruction worker died (exit code 7). Training continues.") == 5
     assert "5 workers died in a row: reconstructions go to the spool from now on." in caplog.text
     assert_balanced(worker.stats)
     assert sync(settings.spool_dir) == 0
@@ -145,7 +150,7 @@ def test_a_poisonous_snapshot_is_set_aside_and_named_and_the_others_go_through(
 
     assert (worker.stats.logged, worker.stats.failed, committed()) == (2, 1, 3)
     assert_balanced(worker.stats)
-    assert "2 workers died over the snapshot of epoch 2: the others go first" in caplog.text
+    assert "2 workers died while rendering the snapshot of epoch 2; the other snapshots go first" in caplog.text
     (kept,) = settings.spool_dir.glob("*/raw/*")
     assert f"It is kept as {kept} and not tried again" in caplog.text
     assert kept.name.endswith("_epoch_2.snapshot.damaged")

@@ -175,7 +175,7 @@ def test_samples_that_cannot_be_used_cost_the_pictures(tracking, caplog, said):
     callback = assert_unharmed(tracking, NO_PICTURES[said])
 
     (line,) = [record for record in caplog.records if said in record.message]
-    assert "The training goes on" in line.message
+    assert "Training continues" in line.message
     assert not line.exc_info
     assert (tracking.files(), callback.errors) == (set(), 1)
 

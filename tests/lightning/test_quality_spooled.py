@@ -32,7 +32,7 @@ def test_without_a_working_worker_all_checkpoints_are_kept_and_named(broken, tmp
     assert "No reconstruction has a recon/stitched/phase_ssim; the last one is epoch 3, checkpoint" in caplog.text
     names = ", ".join(f"recon-epoch=00{epoch}.ckpt" for epoch in (1, 2, 3))
     assert (
-        f"Kept as well, in {tmp_path / 'best'}: {names}. `recon-worker sync` brings metrics from the spool."
+        f"Kept as well, in {tmp_path / 'best'}: {names}. `recon-worker sync` logs the metrics in the spool."
         in caplog.text
     )
 

@@ -108,7 +108,7 @@ def test_an_exception_in_the_callback_costs_one_warning_and_not_the_training(tra
 
     assert trainer.current_epoch == 3
     assert callback.errors == 3
-    assert sum("training goes on" in record.message for record in caplog.records) == 1
+    assert sum("training continues" in record.message for record in caplog.records) == 1
     assert len(module.losses) == 12
 
 

@@ -212,7 +212,7 @@ def test_what_is_not_there_after_its_upload_is_sent_again_and_at_last_kept(outbo
     uploader.add(2, [GALLERY])
     assert aside.get(timeout=30) == 2
     assert (sink.uploads[GALLERY], list(outbox.artifacts()), uploader.idle) == (3, [GALLERY], True)
-    assert caplog.text.count(f"has acknowledged {GALLERY} 3 times, and it is not there") == 1
+    assert caplog.text.count(f"has acknowledged {GALLERY} 3 times, but it is not there") == 1
 
     sink.kept_from = 0
     uploader.retry_now()

@@ -135,9 +135,9 @@ def check_order(found: Positions, objects: dict[int, Complex64], parts: Sequence
             continue
     if not correlations and any(_is_grid(found.px[part.rows, 0]) for part in parts):
         raise ValueError(
-            "coords_offsets lie on a grid, and in a grid-lines training split not in the order of the samples; the "
-            "dataset has neither metadata nor phases (Y_phi) and a true object to tell. If they are in order, pass "
-            "them as `positions`, or give the dataset its `metadata`"
+            "coords_offsets lie on a grid; in a grid-lines training split they are not in the order of the samples, "
+            "and the dataset has neither metadata, nor phases (Y_phi) and a true object, to check this. If they are in "
+            "order, pass them as `positions`, or give the dataset its `metadata`"
         )
     if correlations and np.median(correlations) < _SAME:
         raise ValueError(

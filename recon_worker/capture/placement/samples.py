@@ -1,7 +1,7 @@
 """Places the samples of a dataset in the object: their geometry, the true object on its canvas, and true patches.
 
-What the user passes wins and, if it is wrong, raises before the first step. What is found in the dataset and is
-unusable costs the pictures that need it.
+Arguments of the user take precedence; if they are wrong, they raise before the first step. If data found in the dataset
+are unusable, the pictures that need them are skipped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -92,7 +92,7 @@ class Samples:
 
 
 def place_samples(samples: Samples, options: ScanOptions) -> Placement:
-    """Find the positions and the true objects of a dataset; those in the options win.
+    """Find the positions and the true objects of a dataset; those in the options take precedence.
 
     Raises:
         WrongSettingError: Positions, ground truth or object numbers in the options cannot be used.

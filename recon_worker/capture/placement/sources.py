@@ -23,7 +23,7 @@ from recon_worker.snapshot.geometry import Geometry, GridGeometry
 from recon_worker.system.errors import reason
 
 _POSITIONS_S = 120.0
-"""Timeout for reading positions from the items; the training waits meanwhile."""
+"""Timeout for reading positions from the items; training waits meanwhile."""
 _UNKNOWN = (
     "the dataset has neither grid metadata nor absolute positions (coords_global in its items, or global_offsets in "
     "its container); pass them as `positions`"

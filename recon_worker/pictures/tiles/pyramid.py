@@ -50,7 +50,7 @@ class TiledPictures:
     def to_cut(self, figure: Figure, from_px: int) -> list[Kind]:
         """Return the pictures of an object of a new epoch to cut; none if `from_px` is 0 or above its longer side.
 
-        The misfit map is none of them: it has one value per scan position.
+        The misfit map is not included: it has one value per scan position.
         """
         if not from_px or max(figure.panels["amp_pred"].values.shape) < from_px:
             return []

@@ -1,6 +1,6 @@
-"""Complete trainings of the benchmarks `whole_run.py` and `gpu.py`, with and without logged reconstructions.
+"""Complete training runs of the benchmarks `whole_run.py` and `gpu.py`, with and without logged reconstructions.
 
-    case        settings and results of one training
+    case        settings and results of one training run
     network     small and full networks
     scan        a scan as tensors, as another project would read it
     reference   case a: the reference training, ptycho_torch

@@ -1,4 +1,4 @@
-"""Settings and results of one complete training. Imports no torch: the process that starts trainings needs none."""
+"""Settings and results of one complete training run. Imports no torch: the process that starts it needs none."""
 
 import csv
 import hashlib
@@ -24,13 +24,13 @@ EXPERIMENT = "benchmark"
 
 @dataclass(frozen=True, kw_only=True)
 class CaseSettings:
-    """Settings of one training."""
+    """Settings of one training run."""
 
     case: Case
     logging: bool
     """Whether reconstructions are logged."""
     folder: str
-    """Contains `data`; each training writes into its own folder beside it."""
+    """Contains `data`; each training run writes into its own folder beside it."""
     name: str
     n_px: int = 64
     epochs: int = 20
@@ -77,7 +77,7 @@ class CaseSettings:
 
 @dataclass(kw_only=True)
 class Moments:
-    """Wall time and CPU time of this process at the moments that divide a training into phases."""
+    """Wall time and CPU time of this process at the moments that divide a training run into phases."""
 
     epochs: list[tuple[float, float]] = field(default_factory=list)
     """(seconds since 1970, CPU seconds) at the start of each epoch."""
@@ -95,7 +95,7 @@ class Moments:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """Result of one training."""
+    """Result of one training run."""
 
     network: "nn.Module"
     moments: Moments

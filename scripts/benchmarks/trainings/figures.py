@@ -1,4 +1,4 @@
-"""Figures of trainings with and without logging, as Markdown tables. docs/benchmarks.md defines them."""
+"""Figures of training runs with and without logging, as Markdown tables. docs/benchmarks.md defines them."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -135,7 +135,7 @@ def markdown(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """Return the Markdown tables of complete trainings: durations, waits, phases."""
+    """Return the Markdown tables of complete training runs: durations, waits, phases."""
     return f"{_durations(rows)}\n\n{_waits(rows)}\n\n{_phases(rows)}"
 
 

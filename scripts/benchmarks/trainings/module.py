@@ -122,7 +122,7 @@ def train(settings: CaseSettings) -> Trained:
 
 
 def trained_of(settings: CaseSettings, module: nn.Module, moments: Moments, hooks: Hooks) -> Trained:
-    """Return the result of a training with Lightning."""
+    """Return the result of a training run with Lightning."""
     return Trained(
         network=module,
         moments=moments,

@@ -42,7 +42,7 @@ def make_network(kind: Network, n_px: int) -> nn.Module:
 
 
 def use_deterministic_kernels() -> None:
-    """Make trainings on a GPU repeatable where torch has deterministic kernels. Call this before the first kernel."""
+    """Make training on a GPU repeatable where torch has deterministic kernels. Call this before the first kernel."""
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS requires it
     torch.use_deterministic_algorithms(True, warn_only=True)
     # It would launch extra kernels, which would distort the figures.

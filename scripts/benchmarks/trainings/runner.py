@@ -1,4 +1,4 @@
-"""Runs one training as a process of its own, and measures it from outside."""
+"""Trains in a separate process, and measures that process from outside."""
 
 import compileall
 import json
@@ -28,9 +28,9 @@ _SCRIPT = Path(__file__).parent.with_name("training_run.py")
 
 
 def run_training(settings: CaseSettings) -> Run:
-    """Run a training from start-up to exit; returns its result with wall time and CPU time of all its processes.
+    """Train from start-up to exit; returns the result with wall time and CPU time of all processes.
 
-    Exits with the end of the training's stderr if it fails.
+    Exits with the end of its stderr if it fails.
     """
     result, load, began_s = Path(settings.folder, f"{settings.name}.json"), os.getloadavg()[0], time.time()
     stderr = result.with_suffix(".err")
@@ -70,7 +70,7 @@ def _end_of(process: "subprocess.Popen[bytes]") -> tuple[int, float]:
 
 
 def run_pair(off: CaseSettings, on: CaseSettings, *, on_first: bool, together: bool) -> list[Run]:
-    """Run a training without and one with logging, one after the other or at the same time."""
+    """Train without and with logging, one after the other or at the same time."""
     order = [on, off] if on_first else [off, on]
     if not together:
         return [run_training(settings) for settings in order]
@@ -86,14 +86,14 @@ def run_pair(off: CaseSettings, on: CaseSettings, *, on_first: bool, together: b
 def run_pairs(
     base: CaseSettings, cases: Sequence[str], repeats: int, *, last_start_s: float, together: bool = False
 ) -> Iterator[list[Run]]:
-    """Run pairs of trainings, case by case, and swap their order with each repeat.
+    """Run pairs of training runs, case by case, and swap their order with each repeat.
 
     Args:
         base: Settings of all trainings.
         cases: Cases to run.
         repeats: Pairs of each case.
         last_start_s: After the first pair, none starts later (`time.monotonic`).
-        together: Whether the trainings of a pair run at the same time.
+        together: Whether the training runs of a pair run at the same time.
     """
     for package in _PACKAGES:  # as pip does; an editable install may not have done so
         compileall.compile_dir(package, quiet=1)
