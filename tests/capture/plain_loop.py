@@ -22,8 +22,9 @@ class Network(Oracle):
         return patches.abs(), patches.angle()
 
 
-def train(uri, run_id, folder, *, rank=0, size=1, fails_on_rank=None, epochs=2, logs=True, **settings):
+def train(uri, run_id, folder, *, rank=0, size=1, fails_on_rank=None, epochs=2, logs=True, dtype="float32", **settings):
     """Train, and log on all ranks; return weights, losses and the number of logging errors."""
+    torch.set_default_dtype(getattr(torch, dtype))
     torch.manual_seed(5)
     network = Network()
     model = DistributedDataParallel(network) if size > 1 else network
