@@ -31,7 +31,7 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, object]) -
 
 
 def check_fields(settings: Any) -> None:  # noqa: ANN401 - a dataclass
-    """Check the fields of a dataclass, and make NumPy's numbers those of Python, for JSON; raises as `check_argument`."""
+    """Check the fields of a dataclass; make NumPy's numbers those of Python, for JSON. Raises as `check_argument`."""
     for field in fields(settings):
         value = getattr(settings, field.name)
         check_argument(field.name, value, field.type)

@@ -54,7 +54,7 @@ def train(uri, run_id, folder, *, rank=0, size=1, fails_on_rank=None, epochs=2, 
                         shot.add(indices, amp=np.zeros(3), phase=np.zeros(3))
                     amp, phase = network(x)
                     measured = torch.from_numpy(DIFFRACTION)[indices]
-                    predicted = measured * (1 + indices / 100)[:, None, None]
+                    predicted = measured * (1 + (indices / 100).float())[:, None, None]
                     shot.add(indices, amp=amp, phase=phase, diffraction=predicted, observed=measured)
     return {"weight": network.weight.item(), "losses": losses, "errors": recon.errors}
 
