@@ -67,7 +67,9 @@ def read_sample(dataset: Any, adapter: Adapter, index: int) -> Sample:  # noqa: 
     try:
         sample = adapter.sample(item)
         values = {field.name: getattr(sample, field.name) for field in fields(Sample)}
-        arrays = {name: as_tensor(value) for name, value in values.items() if isinstance(value, np.ndarray)}
+        arrays: dict[str, Any] = {
+            name: as_tensor(value) for name, value in values.items() if isinstance(value, np.ndarray)
+        }
         return replace(sample, **arrays)
     except Exception as error:
         raise UnusableDataError(

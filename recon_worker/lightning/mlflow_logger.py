@@ -109,7 +109,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
         batch = list(self._loggable(metrics, int(step or 0)))
         self._enqueue(lambda: self.experiment.log_batch(str(self.run_id), metrics=batch, synchronous=True))
 
-    def _loggable(self, metrics: Mapping[str, float], step: int) -> Iterator[Metric]:
+    def _loggable(self, metrics: Mapping[str, float | str], step: int) -> Iterator[Metric]:
         """Yield metrics with the current time, by which MLflow recognises duplicates after a lost response.
 
         Those that MLflow would refuse for ever, which would hold up all others, are left out and named once.

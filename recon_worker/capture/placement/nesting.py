@@ -76,7 +76,8 @@ def left_unchanged(dataset: object) -> Iterator[None]:
     before = [(state, dict(state)) for state in _attributes(dataset)]
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        uses_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        with torch.random.fork_rng(range(torch.cuda.device_count()) if uses_gpu else []):
             yield
     finally:
         random.setstate(python_state)
