@@ -1,5 +1,6 @@
 """`WorkerSettings`: the queue between the training process and its worker, and the worker's time limits."""
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -87,8 +88,8 @@ class WorkerSettings:
         check_fields(self)
         if self.depth is not None and not 1 <= self.depth <= MAX_DEPTH:
             raise ValueError(f"depth is {self.depth}; allowed: 1 to {MAX_DEPTH}, or None to let it adapt.")
-        # The working directory may change; a string is accepted from users who do not check types.
-        object.__setattr__(self, "spool_dir", Path(self.spool_dir).absolute())
+        # The working directory may change. A string is accepted from users who do not check types, "~" as in a shell.
+        object.__setattr__(self, "spool_dir", Path(os.path.expanduser(self.spool_dir)).absolute())  # noqa: PTH111
         refusal = why_not_ours(self.spool_dir, shared=True) if self.spool_dir.is_dir() else None
         if refusal:
             raise ValueError(f"spool_dir {self.spool_dir} cannot be used: {refusal}. Choose a folder of your own.")

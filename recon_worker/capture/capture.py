@@ -112,6 +112,11 @@ class Capture:
             return Target(amp, phase, misfits, None, part, route.fixed, route.size, route.rows)
         return Target(*arrays, torch.from_numpy(route.rows), part, route.fixed, route.size, route.rows)
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether predictions were added since the start, or since `finish`."""
+        return bool(self._stitched or self._fixed)
+
     def restart(self) -> None:
         """Start over in the same arrays. Their rows must be marked as not filled."""
         self.has_diffraction[:] = False
@@ -136,6 +141,8 @@ class Capture:
         amp, phase, diffraction = predictions
         if amp.is_meta:
             raise UnusablePredictionsError("predictions are on the device 'meta', which holds no data.")
+        if any(one is not None and one.is_complex() for one in predictions):
+            raise UnusablePredictionsError("predictions are complex; expected: real amplitude, phase and diffraction.")
         if min(len(amp), len(phase)) < target.size:
             return
         if target.part is not None:

@@ -72,6 +72,7 @@ class Copier:
         else:
             self._locked[address] = arrays  # keeps the memory alive while it is locked
 
+    @torch.inference_mode(mode=False)  # tensors made in that mode could not be changed outside it
     def targets(self, arrays: SnapshotArrays) -> Targets:
         """Return the tensors to copy to: the staging tensors, which all snapshots share, or the arrays themselves."""
         host = Targets(*(from_numpy(getattr(arrays, name)) for name in Targets._fields))

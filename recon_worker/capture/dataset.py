@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from recon_worker.capture.adapters import Adapter, Sample
+from recon_worker.capture.copying import as_tensor
 from recon_worker.capture.errors import UnusableDataError, described
 from recon_worker.capture.gathering import Ranks
+from recon_worker.capture.placement.nesting import left_unchanged
 from recon_worker.capture.placement.positions import ItemPosition
 from recon_worker.capture.placement.samples import Placement, Samples, place_samples
 from recon_worker.capture.plan import ScanOptions
@@ -63,7 +65,12 @@ def read_sample(dataset: Any, adapter: Adapter, index: int) -> Sample:  # noqa: 
     """Return a sample. Raises UnusableDataError if it cannot be read, or is not of the adapter's form."""
     item = read_item(dataset, index)
     try:
-        return adapter.sample(item)
+        sample = adapter.sample(item)
+        values = {field.name: getattr(sample, field.name) for field in fields(Sample)}
+        arrays: dict[str, Any] = {
+            name: as_tensor(value) for name, value in values.items() if isinstance(value, np.ndarray)
+        }
+        return replace(sample, **arrays)
     except Exception as error:
         raise UnusableDataError(
             f"{type(adapter).__name__} cannot read sample {index} of {type(dataset).__name__}, which is "
@@ -118,14 +125,15 @@ def read_scan(
         UnusableDataError: The samples cannot be logged.
         WrongSettingError: Positions or ground truth are given explicitly, but wrong.
     """
-    samples = [read_sample(dataset, adapter, i) for i in (fixed_indices or (0,))]
-    fixed = samples[: len(fixed_indices)]
-    observed, n_px = _patterns(dataset, samples, patch_px)
+    with left_unchanged(dataset):
+        samples = [read_sample(dataset, adapter, i) for i in (fixed_indices or (0,))]
+        fixed = samples[: len(fixed_indices)]
+        observed, n_px = _patterns(dataset, samples, patch_px)
+        n_stitch = min(n for n in (len(dataset), options.max_stitch_samples, reach) if n is not None)
+        placement = _place(dataset, adapter, samples[0], n_stitch, n_px, options)
+        label_amp, label_phase = _true_patches(fixed, placement, fixed_indices, n_px)
     intensity = samples[0].intensity if options.intensity is None else options.intensity
-    n_stitch = min(n for n in (len(dataset), options.max_stitch_samples, reach) if n is not None)
-    placement = _place(dataset, adapter, samples[0], n_stitch, n_px, options)
     geometry = placement.geometry
-    label_amp, label_phase = _true_patches(fixed, placement, fixed_indices, n_px)
     scan = Scan(
         fixed_indices=fixed_indices,
         observed_diffraction=None if observed is None else _amplitude(observed[: len(fixed)], intensity=intensity),
@@ -148,7 +156,7 @@ def _layout(n_fixed: int, n_px: int, n_stitch: int, geometry: Geometry | None) -
     layout = SnapshotLayout(n_fixed=n_fixed, patch_px=n_px)
     if geometry is None:
         return layout
-    return replace(layout, n_stitch=n_stitch, channels=_channels(geometry), crop_px=geometry.crop_px)
+    return replace(layout, n_stitch=n_stitch, channels=channels_of(geometry), crop_px=geometry.crop_px)
 
 
 def to_float32(tensor: Tensor) -> Float32:
@@ -218,7 +226,7 @@ def _true_patches(
     return (patches[0], patches[1]) if patches.any() else (None, None)
 
 
-def _channels(geometry: Geometry) -> int:
+def channels_of(geometry: Geometry) -> int:
     """Return the number of patches of a sample, as stitched."""
     if isinstance(geometry, PositionGeometry):
         return int(geometry.positions_px.shape[1])

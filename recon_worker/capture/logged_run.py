@@ -99,8 +99,8 @@ class LoggedRun:
             self.capture, self.failure = None, error
 
     def use_device(self, device: torch.device) -> None:
-        """Copy from another device from now on. Call this before the first predictions are added to a capture."""
-        if self.copier.device == device or self.capture is None:
+        """Copy from another device from now on, unless the current capture holds predictions of an earlier one."""
+        if self.copier.device == device or self.capture is None or self.capture.has_rows:
             return
         self.copier.close()
         self.copier = Copier(device)

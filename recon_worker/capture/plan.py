@@ -161,7 +161,7 @@ def choose_indices(length: int, options: ScanOptions) -> tuple[int, ...]:
         raise WrongSettingError(
             f"fixed_indices has {repeated} more than once, for a dataset of {length} samples; name each sample once."
         )
-    return tuple(given)
+    return tuple(map(int, given))
 
 
 def batch_indices(loader: object, rank: int = 0, size: int = 1) -> list[range]:
@@ -170,7 +170,7 @@ def batch_indices(loader: object, rank: int = 0, size: int = 1) -> list[range]:
     Excludes samples that a DistributedSampler drops or adds as padding. If all ranks iterate over the whole dataset,
     only the batches of rank zero count.
     """
-    if not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
+    if not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler or _may_reorder(loader):
         return []
     sampler: Any = loader.batch_sampler.sampler
     in_batch = loader.batch_sampler.batch_size
@@ -188,3 +188,9 @@ def batch_indices(loader: object, rank: int = 0, size: int = 1) -> list[range]:
         return []
     starts = range(first, first + batches * in_batch * step, in_batch * step)
     return [range(start, max(start, min(start + in_batch * step, length)), step) for start in starts]
+
+
+def _may_reorder(loader: DataLoader[Any]) -> bool:
+    """Return whether a loader may return batches in another order than that of its sampler."""
+    any_order = loader.num_workers > 0 and not getattr(loader, "in_order", True)  # since PyTorch 2.6
+    return any_order or type(loader).__iter__ is not DataLoader.__iter__

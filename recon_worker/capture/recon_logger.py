@@ -9,20 +9,20 @@ from dataclasses import fields, replace
 from difflib import get_close_matches
 from typing import Any
 
-import numpy as np
 import torch
 
 from recon_worker.capture.adapters import Adapter, adapter_for
 from recon_worker.capture.announcement import announce
 from recon_worker.capture.copying import Copier
-from recon_worker.capture.dataset import RunData, read_item, read_sample, read_scan, start_on_rank_zero
+from recon_worker.capture.dataset import RunData, channels_of, read_item, read_sample, read_scan, start_on_rank_zero
 from recon_worker.capture.errors import NOTHING_LOGGED, Guard, MisfitWarning, WrongSettingError, wrong_spool
 from recon_worker.capture.gathering import ranks_of_process_group
 from recon_worker.capture.given_scan import GivenScan, SampleAdapter
 from recon_worker.capture.logged_run import LoggedRun, claim, launched, release
+from recon_worker.capture.placement.nesting import left_unchanged
 from recon_worker.capture.placement.samples import Samples, place_samples
 from recon_worker.capture.plan import CapturePlan, Interval, ScanOptions, choose_indices
-from recon_worker.capture.shot import Shot
+from recon_worker.capture.shot import Shot, whole_number
 from recon_worker.client.backend import ReconBackend
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.records import SnapshotLayout
@@ -92,6 +92,7 @@ class ReconLogger:
     """Whether a message about missing predictions has been logged."""
     _backend: ReconBackend | None = None
     _target: RunTarget | None = None
+    _channels = 1
 
     def __init__(
         self,
@@ -125,11 +126,14 @@ class ReconLogger:
         if dataset is None:
             self.dataset = GivenScan(length=num_samples, diffraction=diffraction, positions=positions, probe=probe)
             adapter = SampleAdapter()
-        self._adapter = adapter or adapter_for(read_item(dataset, 0), type(dataset).__name__)
         if patch_px is not None and patch_px < _SMALLEST_PX:
             raise WrongSettingError(f"patch_px is {patch_px}; it must be at least {_SMALLEST_PX}, or None.")
-        self.indices = choose_indices(len(self.dataset), self._options)
-        self._known_px = self._pattern_px() if patch_px is None else patch_px
+        with left_unchanged(dataset):
+            self._adapter = adapter or adapter_for(read_item(dataset, 0), type(dataset).__name__)
+            self._known_px = self._pattern_px() if patch_px is None else patch_px
+        self.num_samples = len(self.dataset)
+        """Number of samples of the scan."""
+        self.indices = choose_indices(self.num_samples, self._options)
         self._closed, self._owner = False, os.getpid()
         self.ranks = ranks_of_process_group(distributed)
         self._start(tracking_uri, run_id)
@@ -154,15 +158,12 @@ class ReconLogger:
 
     def _check_positions(self) -> None:
         """Check explicit positions and ground truth before training; the patch size may be unknown yet."""
-        options, n = self._options, len(self.dataset)
+        options, n, n_px = self._options, self.num_samples, self._known_px or _SMALLEST_PX
         if options.positions is not None or options.ground_truth is not None:
-            n_px = self._known_px or _SMALLEST_PX
-            place_samples(Samples(dataset=self.dataset, length=n, count=n, n_px=n_px, weight="uniform"), options)
-
-    @property
-    def num_samples(self) -> int:
-        """Number of samples of the scan."""
-        return len(self.dataset)
+            samples = Samples(dataset=self.dataset, length=n, count=n, n_px=n_px, weight="uniform")
+            with left_unchanged(self.dataset):
+                geometry = place_samples(samples, options).geometry
+            self._channels = 1 if geometry is None else channels_of(geometry)
 
     def _pattern_px(self) -> int:
         """Return the side of a pattern of the dataset; 0 if unknown."""
@@ -194,10 +195,13 @@ class ReconLogger:
             due: Whether to log this epoch; None: as `every_n_epochs` and `max_epochs` say. Equal on all ranks.
         """
         if self._closed:
-            _log.warning("Epoch %d is not logged: the ReconLogger is closed.", epoch)
-        is_due = self._interval.is_due(epoch, self._max_epochs) if due is None else due
-        can_log = not self._closed and not self.failed and os.getpid() == self._owner
-        return Shot(self, epoch, epoch if step is None else step, due=is_due and can_log)
+            _log.warning("Epoch %s is not logged: the ReconLogger is closed.", epoch)
+        elif not self.failed and os.getpid() == self._owner:
+            with self.guard("ReconLogger.epoch"):
+                number, at = whole_number("epoch", epoch), whole_number("step", epoch if step is None else step)
+                is_due = self._interval.is_due(number, self._max_epochs) if due is None else bool(due)
+                return Shot(self, number, at, due=is_due)
+        return Shot(self, 0, 0, due=False)
 
     def close(self) -> None:
         """Flush what was logged, and end the worker. May be called twice; runs at exit if forgotten."""
@@ -219,15 +223,11 @@ class ReconLogger:
 
     def plan(self, patch_px: int) -> CapturePlan:
         """Return the plan for patches of this size, if the positions can be used."""
-        options, n_samples = self._options, len(self.dataset)
-        shape = np.shape(options.positions)
-        layout = SnapshotLayout(
-            n_fixed=len(self.indices),
-            patch_px=patch_px,
-            n_stitch=min(n_samples, options.max_stitch_samples or n_samples) if options.log_stitch else 0,
-            channels=shape[1] if len(shape) == 3 else 1,
-            crop_px=patch_px // 4 * 2 if options.log_stitch else 0,
-        )
+        options = self._options
+        layout = SnapshotLayout(n_fixed=len(self.indices), patch_px=patch_px, channels=self._channels)
+        if options.log_stitch:
+            n_stitch = min(self.num_samples, options.max_stitch_samples or self.num_samples)
+            layout = replace(layout, n_stitch=n_stitch, crop_px=patch_px // 4 * 2)
         return CapturePlan(fixed_indices=self.indices, layout=layout, intensity=bool(options.intensity))
 
     def begin(self, patch_px: int) -> None:

@@ -179,7 +179,7 @@ def _batch(values: Tensor | NDArray[Any], length: int) -> Tensor:
     """Return values as a (B, C, N, N) tensor. Raises UnusablePredictionsError if they have another shape."""
     try:
         tensor = as_tensor(values)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # of a library that the values belong to
         raise UnusablePredictionsError(
             f"predictions are {described(values)}; expected: tensors or arrays of real numbers."
         ) from error
@@ -192,3 +192,14 @@ def _batch(values: Tensor | NDArray[Any], length: int) -> Tensor:
             f"expected: real, ({length}, N, N) or ({length}, C, N, N)."
         )
     return batch
+
+
+def whole_number(name: str, value: object) -> int:
+    """Return a number of any type as an int. Raises UnusableDataError if it is none, or not whole."""
+    try:
+        number = int(value)  # type: ignore[call-overload]
+        if number == value:
+            return int(number)
+    except Exception:  # of the value's type
+        pass
+    raise UnusableDataError(f"{name} is {value!r}; allowed: a whole number.")

@@ -4,6 +4,7 @@ Python runs signal handlers between any two instructions of the main thread: a C
 leave a snapshot that is counted but not stored.
 """
 
+import ctypes
 import signal
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from types import FrameType
 from typing import Any
 
 _HELD: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_LIBC = ctypes.CDLL(None)
+_SIGACTION_BYTES = 512
+"""More than a `struct sigaction` has on any system."""
 
 
 @contextmanager
@@ -25,7 +29,7 @@ def held_signals() -> Iterator[list[int]]:
         Pending signals in order of arrival; a signal removed from the list is not delivered.
     """
     arrived: list[int] = []
-    handlers: dict[int, Any] = {}
+    handlers: dict[int, tuple[Any, ctypes.Array[ctypes.c_char]]] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         if number not in arrived:
@@ -35,12 +39,15 @@ def held_signals() -> Iterator[list[int]]:
         for number in _HELD if threading.current_thread() is threading.main_thread() else ():
             handler = signal.getsignal(number)  # None: installed by non-Python code
             if handler is not None and (handler is not signal.SIG_IGN or number == signal.SIGINT):
-                handlers[number] = handler
+                action = ctypes.create_string_buffer(_SIGACTION_BYTES)
+                _LIBC.sigaction(number, None, action)
+                handlers[number] = handler, action
                 signal.signal(number, note)
         yield arrived
     finally:
-        for number, handler in handlers.items():
+        for number, (handler, action) in handlers.items():
             signal.signal(number, handler)
+            _LIBC.sigaction(number, action, None)  # `faulthandler.register` tells Python nothing of its handler
         _deliver(arrived)
 
 

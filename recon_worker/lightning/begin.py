@@ -11,7 +11,7 @@ from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
-from recon_worker.capture.adapters import Adapter, adapter_for, recognised
+from recon_worker.capture.adapters import Adapter, adapter_for
 from recon_worker.capture.announcement import announce
 from recon_worker.capture.capture import Capture, Measured
 from recon_worker.capture.copying import Copier
@@ -19,10 +19,11 @@ from recon_worker.capture.dataset import RunData, read_item, read_scan, start_on
 from recon_worker.capture.errors import UnusableDataError, UnusablePredictionsError, described, wrong_spool
 from recon_worker.capture.gathering import Ranks
 from recon_worker.capture.logged_run import LoggedRun, claim
-from recon_worker.capture.plan import CapturePlan, Interval, ScanOptions, batch_indices, choose_indices
+from recon_worker.capture.placement.nesting import left_unchanged
+from recon_worker.capture.plan import CapturePlan, Interval, Route, ScanOptions, batch_indices, choose_indices
 from recon_worker.client.backend import ReconBackend
-from recon_worker.lightning.extra_pass import fill_missing, predict_samples, random_state_kept
-from recon_worker.lightning.forward_watch import ForwardWatch, predicting_module
+from recon_worker.lightning.extra_pass import fill_missing, predict_samples
+from recon_worker.lightning.forward_watch import ForwardWatch, predicting_module, recognised
 from recon_worker.lightning.trainer_state import choose_data, logged_loader, set_up_validation_data
 from recon_worker.settings import WorkerSettings
 from recon_worker.spool.run_target import RunTarget
@@ -31,12 +32,18 @@ from recon_worker.system.messages import message_log
 _log = message_log(__name__)
 _SHARDING = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
 """Strategies that shard the network: no rank can call it alone."""
+_UNKNOWN_SAMPLES = (
+    "which samples are in a validation batch is unknown. Do not shuffle them, use a plain DataLoader and batch "
+    "sampler, and the same dataset in all epochs"
+)
 
 
 @dataclass(kw_only=True)
 class TrainerRun(LoggedRun):
     """State of one rank of a Trainer between the start and the end of a logged training."""
 
+    loader: Any
+    """Loader to whose batches `routes` belongs."""
     dataset: Any
     """Map-style dataset of the logged samples."""
     adapter: Adapter
@@ -55,8 +62,9 @@ class TrainerRun(LoggedRun):
 
         Predictions named `amp` and `phase` in the returned mapping are meant for logging and take precedence.
         """
-        (seen, unread, changed), capture = self.watch.take(), self.capture
+        (seen, unread, changed), capture = self.watch.stop(), self.capture
         if capture is None or batch_idx >= len(capture.targets):
+            self._why_extra_pass = self._why_extra_pass if self.routes else _UNKNOWN_SAMPLES
             return
         returned = recognised(self.adapter, outputs)
         use_returned = returned is not None and (isinstance(outputs, Mapping) or len(seen) != 1)
@@ -64,11 +72,19 @@ class TrainerRun(LoggedRun):
         if predictions is None:
             self._why_extra_pass = self._why_none(len(seen), None if unread is outputs else unread)
             return
+        if len(predictions.amp) < capture.targets[batch_idx].size:
+            self._why_extra_pass = "validation predicts fewer samples than its batches should hold"
         try:
             measured = Measured(f"`{type(self.adapter).__name__}.observed`", lambda: _observed(self.adapter, batch))
             capture.add(capture.targets[batch_idx], predictions, measured)
         except UnusablePredictionsError as error:
             self._why_extra_pass = str(error).rstrip(".")
+
+    def follow(self, loader: object) -> None:
+        """Take predictions from this validation loader; Lightning may have created another one since the start."""
+        if loader is not self.loader:
+            self.loader, self.routes = loader, _routes(self.plan, loader, self.dataset, self.ranks)
+            self.captures.clear()
 
     def _why_none(self, calls: int, unread: object) -> str:
         """Return why a validation batch gives no predictions."""
@@ -175,14 +191,14 @@ def begin_run(
     layout, intensity = start_on_rank_zero(ranks, lambda: _start(trainer, data, settings, interval, backend, target))
     plan = CapturePlan(fixed_indices=data.indices, layout=layout, intensity=intensity)
     with ranks.all_or_none():
-        batches = [] if data.from_training_set else batch_indices(data.loader, ranks.rank, ranks.size)
         return TrainerRun(
             backend=backend,
             ranks=ranks,
             plan=plan,
             copier=Copier(module.device),
             interval=interval,
-            routes=tuple(plan.route(batch) for batch in batches),
+            routes=() if data.from_training_set else _routes(plan, data.loader, data.loader.dataset, ranks),
+            loader=data.loader,
             dataset=data.loader.dataset,
             adapter=data.adapter,
             module=predicting,
@@ -221,8 +237,7 @@ def _start(
         raise RuntimeError("the backend could not be launched.")
     dataset, digits = data.loader.dataset, max(2, len(str(trainer.max_epochs)))
     reach = data.length if data.from_training_set else _reach(trainer, data.loader, data.length)
-    with random_state_kept():
-        found = read_scan(dataset, data.adapter, data.indices, settings.options, reach=reach, epoch_digits=digits)
+    found = read_scan(dataset, data.adapter, data.indices, settings.options, reach=reach, epoch_digits=digits)
     scan = replace(found.scan, reference=settings.reference and trainer.global_step == 0)
     run = target()
     claim(run, backend)
@@ -230,6 +245,15 @@ def _start(
         backend.start(run, scan, found.layout)
     announce(found, run, interval, trainer.max_epochs, settings.worker)
     return found
+
+
+def _routes(plan: CapturePlan, loader: Any, dataset: object, ranks: Ranks) -> tuple[Route, ...]:  # noqa: ANN401
+    """Return the destination of each batch of a validation loader; empty if its samples are unknown."""
+    try:
+        batches = batch_indices(loader, ranks.rank, ranks.size) if loader.dataset is dataset else []
+    except Exception:  # user code
+        batches = []
+    return tuple(map(plan.route, batches))
 
 
 def _may_predict(trainer: Trainer) -> bool:
@@ -249,7 +273,7 @@ def _observed(adapter: Adapter, batch: object) -> object:
 
 
 def _recognised(dataset: Any) -> Adapter:  # noqa: ANN401
-    with random_state_kept():
+    with left_unchanged(dataset):
         return adapter_for(read_item(dataset, 0), type(dataset).__name__)
 
 

@@ -2,7 +2,7 @@
 
     setup                     launch the worker, which imports its modules while the data loads
     on_train_start            pass the constant data (labels, diffraction, positions) on
-    on_validation_start       if the epoch is due: acquire arrays from the backend, watch the module's calls
+    on_validation_start       if the epoch is due: acquire arrays; then, in each batch, watch the module's calls
     on_validation_batch_end   copy the predictions already computed by validation
     on_validation_end         gather the predictions of all ranks, predict missing samples, submit
     on_train_epoch_end        without a usable validation set: log from the training set
@@ -28,7 +28,7 @@ from recon_worker.capture.logged_run import launched, release
 from recon_worker.capture.plan import Interval, ScanOptions
 from recon_worker.client.backend import ReconBackend
 from recon_worker.lightning.begin import Settings, TrainerRun, begin_run
-from recon_worker.lightning.trainer_state import Progress, mlflow_logger, ranks_of
+from recon_worker.lightning.trainer_state import Progress, logged_loader, mlflow_logger, ranks_of, why_no_logger
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.choices import TILES_FROM_PX, ArraysFormat, StitchWeight
 from recon_worker.spool.run_target import RunTarget
@@ -140,8 +140,7 @@ class PtychoReconLoggingCallback(Callback):
         with self._guard("setup", lost=NOTHING_LOGGED):
             self._finish()
             if mlflow_logger(trainer) is None:
-                why = " (fast_dev_run removes it)" if trainer.fast_dev_run else ""  # type: ignore[attr-defined] # set by Lightning
-                _log.warning("%s: the Trainer has no MLFlowLogger%s.", NOTHING_LOGGED, why)
+                _log.warning("%s: the Trainer has no MLFlowLogger%s.", NOTHING_LOGGED, why_no_logger(trainer))
                 return
             self._backend = launched(self.worker)
 
@@ -203,8 +202,8 @@ class PtychoReconLoggingCallback(Callback):
         with self._guard("on_validation_start"):
             epoch = max(1, trainer.current_epoch + int(trainer.is_last_batch))  # epochs with complete training batches
             if run.interval.is_due(epoch, trainer.max_epochs):
+                run.follow(logged_loader(trainer, from_training_set=False))
                 run.begin_capture(epoch)
-                run.watch.start()
 
     def on_validation_batch_start(
         self,
@@ -214,9 +213,9 @@ class PtychoReconLoggingCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Forget the calls of the module between two batches."""
-        if self._run is not None:
-            self._run.watch.take()
+        """Watch the calls of the module, if the batch may be logged."""
+        if self._run is not None and self._run.capture is not None and dataloader_idx == 0:
+            self._run.watch.start()
 
     def on_validation_batch_end(
         self,

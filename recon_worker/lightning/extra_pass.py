@@ -1,6 +1,5 @@
 """Predicts the samples missing from validation, by an extra pass through the module."""
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,10 +12,13 @@ from numpy.typing import NDArray
 
 from recon_worker.capture.adapters import HOW_TO_ADAPT, Adapter
 from recon_worker.capture.capture import Capture, Measured
+from recon_worker.capture.copying import as_tensor
 from recon_worker.capture.dataset import read_item
 from recon_worker.capture.errors import UnusableDataError, described
 from recon_worker.capture.logged_run import LoggedRun
+from recon_worker.capture.placement.nesting import left_unchanged
 from recon_worker.capture.plan import CapturePlan
+from recon_worker.lightning.forward_watch import read_predictions
 
 _BATCH = 32
 
@@ -57,20 +59,20 @@ def predict_samples(
 ) -> None:
     """Predict samples of a dataset, and add them to a capture.
 
-    Runs in eval mode, without gradients, in the Trainer's precision; restores the modes of all submodules and all
-    random states.
+    Runs in eval mode, without gradients, in the Trainer's precision; restores the modes of all submodules, all random
+    states, and what the dataset refers to.
 
     Raises:
         UnusableDataError: The adapter does not recognise what the module returns, or it has a wrong shape.
     """
     device = next((one.device for one in module.parameters()), torch.device("cpu"))
-    with random_state_kept(), evaluating(module), torch.no_grad(), precision.val_step_context():
+    with left_unchanged(dataset), evaluating(module), torch.no_grad(), precision.val_step_context():
         for start in range(0, len(indices), _BATCH):
             batch = indices[start : start + _BATCH]
             items = [read_item(dataset, int(i)) for i in batch]
             arguments = adapter.arguments(items)
-            outputs = module(*(precision.convert_input(one.to(device)) for one in arguments))
-            predictions = adapter.predictions(outputs)
+            outputs = module(*(precision.convert_input(as_tensor(one).to(device)) for one in arguments))
+            predictions = read_predictions(adapter, outputs)
             if predictions is None:
                 raise UnusableDataError(
                     f"{type(module).__name__} returns {described(outputs)}, which {type(adapter).__name__} does not "
@@ -82,7 +84,7 @@ def predict_samples(
 
 def _observed(adapter: Adapter, items: Sequence[Any]) -> torch.Tensor | None:
     """Return the measured diffraction of items, (B, C, N, N); None if they have none."""
-    patterns = [one for item in items if (one := adapter.sample(item).diffraction) is not None]
+    patterns = [as_tensor(one) for item in items if (one := adapter.sample(item).diffraction) is not None]
     return torch.stack(patterns) if len(patterns) == len(items) else None
 
 
@@ -96,16 +98,3 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
     finally:
         for submodule, training in modes:
             submodule.training = training
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Restore the random states of Python, NumPy and torch (all devices) on exit."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count()))
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)

@@ -1,4 +1,4 @@
-"""Sees the predictions that validation computes, through a forward hook on the module."""
+"""Reads the predictions in what modules return, and sees those that validation computes, through a forward hook."""
 
 from typing import Any, NamedTuple
 
@@ -6,8 +6,9 @@ from lightning.pytorch import LightningModule
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from recon_worker.capture.adapters import Adapter, Predictions, recognised
-from recon_worker.capture.errors import WrongSettingError
+from recon_worker.capture.adapters import Adapter, Predictions
+from recon_worker.capture.copying import as_tensor
+from recon_worker.capture.errors import UnusableDataError, WrongSettingError, described
 
 
 def predicting_module(module: LightningModule, name: str | None) -> nn.Module:
@@ -27,6 +28,31 @@ def predicting_module(module: LightningModule, name: str | None) -> nn.Module:
         ) from error
 
 
+def read_predictions(adapter: Adapter, outputs: object) -> Predictions | None:
+    """Return the predictions in what a module returned, as tensors without a graph; None if there are none.
+
+    Raises what the adapter raises; UnusableDataError or TypeError if it returns something else than predictions.
+    """
+    found: object = None if outputs is None else adapter.predictions(outputs)
+    if found is None:
+        return None
+    if not (isinstance(found, tuple | list) and 2 <= len(found) <= 3):
+        raise UnusableDataError(
+            f"{type(adapter).__name__}.predictions returns {described(found)}; allowed: Predictions(amp, phase) or "
+            "Predictions(amp, phase, diffraction), or None."
+        )
+    amp, phase, diffraction = (None if one is None else as_tensor(one).detach() for one in (*found, None)[:3])
+    return None if amp is None or phase is None else Predictions(amp, phase, diffraction)
+
+
+def recognised(adapter: Adapter, outputs: object) -> Predictions | None:
+    """Return the predictions in what a module returned; None if there are none, or if the adapter raises."""
+    try:
+        return read_predictions(adapter, outputs)
+    except Exception:  # user code, which expects another form
+        return None
+
+
 class Seen(NamedTuple):
     """Results of a module's calls."""
 
@@ -39,6 +65,8 @@ class Seen(NamedTuple):
 
 class ForwardWatch:
     """Collects the predictions of one validation batch while a hook is on the module.
+
+    Between batches there is none: a module that is copied or saved then, as by a callback, does not take it along.
 
     Under DDP, Lightning calls the module once more around `validation_step`; the result of that call is what
     `on_validation_batch_end` receives, and not a tuple of predictions.
@@ -58,7 +86,7 @@ class ForwardWatch:
         """Why the module accepts no hook; empty: it does."""
 
     def start(self) -> None:
-        """Put the hook on the module."""
+        """Put the hook on the module, at the start of a batch."""
         self.stop()
         try:
             self._handle = self._module.register_forward_hook(self._see)
@@ -67,26 +95,20 @@ class ForwardWatch:
 
     def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401
         if (predictions := recognised(self._adapter, output)) is not None:
-            amp, phase, diffraction = predictions
-            seen = Predictions(amp.detach(), phase.detach(), None if diffraction is None else diffraction.detach())
-            self._seen.append(seen)
-            self._versions.append(_versions(seen))
+            self._seen.append(predictions)
+            self._versions.append(_versions(predictions))
         elif self._unread is None:
             self._unread = output
 
-    def take(self) -> Seen:
-        """Return and forget what was seen since the last call."""
+    def stop(self) -> Seen:
+        """Remove the hook; return and forget what it saw."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
         changed = [_versions(one) for one in self._seen] != self._versions
         seen = Seen(self._seen, self._unread, changed)
         self._seen, self._versions, self._unread = [], [], None
         return seen
-
-    def stop(self) -> None:
-        """Remove the hook, and forget what it saw."""
-        self.take()
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
 
 
 def _versions(predictions: Predictions) -> list[int]:

@@ -33,6 +33,9 @@ _QUEUE_LENGTH = 10_000
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _HURRIED_WAIT_S = 0.5, 15.0, 0.2
 _FORBIDDEN = re.compile(r"[^a-zA-Z0-9_/. -]+")
 """Characters that MLflow rejects in metric names."""
+_NAME_CHARACTERS = 250
+"""MLflow's limit for the length of a metric's name."""
+_ALLOWED = "Allowed: numbers, under names of letters, digits, _ / . - and spaces."
 _TAG_CHARACTERS = 5000
 """MLflow's limit for the length of a tag."""
 _NO_SERVER = "http://localhost"
@@ -67,6 +70,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
         self._stopped = threading.Event()
         self._hurry = threading.Event()
         self._error: BaseException | None = None
+        self._refused: set[str] = set()
         self._last_metrics_s = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,7 +98,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Send the settings synchronously, before training starts, as tags (docs/decisions/0013)."""
-        values = params if isinstance(params, dict) else vars(params)
+        values = vars(params) if isinstance(params, Namespace) else params or {}
         tags = [RunTag(name, str(value)[:_TAG_CHARACTERS]) for name, value in _flat(values)]
         self.experiment.log_batch(str(self.run_id), tags=tags, synchronous=True)
 
@@ -102,8 +106,22 @@ class QueuedMLFlowLogger(MLFlowLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Queue the metrics and return immediately. A full queue drops the oldest ones."""
         self._last_metrics_s = time.monotonic()
-        batch = _batch(metrics, step or 0, self._prefix)
+        batch = list(self._loggable(metrics, int(step or 0)))
         self._enqueue(lambda: self.experiment.log_batch(str(self.run_id), metrics=batch, synchronous=True))
+
+    def _loggable(self, metrics: Mapping[str, float | str], step: int) -> Iterator[Metric]:
+        """Yield metrics with the current time, by which MLflow recognises duplicates after a lost response.
+
+        Those that MLflow would refuse for ever, which would hold up all others, are left out and named once.
+        """
+        now_ms = int(time.time() * 1000)
+        for name, value in metrics.items():
+            key = _key(f"{self._prefix}-{name}" if self._prefix else name)
+            if key and not isinstance(value, str):
+                yield Metric(key, float(value), now_ms, step)
+            elif name not in self._refused:
+                self._refused.add(name)
+                _log.warning("Metric %r, %r, is not logged. %s", name, value, _ALLOWED)
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
@@ -173,11 +191,10 @@ class QueuedMLFlowLogger(MLFlowLogger):
         self._error = error
 
 
-def _batch(metrics: Mapping[str, float], step: int, prefix: str) -> list[Metric]:
-    """Build metrics with the current time, by which MLflow recognises duplicates after a lost response."""
-    now_ms = int(time.time() * 1000)
-    named = {f"{prefix}-{name}" if prefix else name: float(value) for name, value in metrics.items()}
-    return [Metric(_FORBIDDEN.sub("", name), value, now_ms, step) for name, value in named.items()]
+def _key(name: str) -> str:
+    """Return the name of a metric as MLflow accepts it; empty if nothing is left."""
+    parts = _FORBIDDEN.sub("", name).split("/")
+    return "/".join(part for part in parts if part.strip("."))[:_NAME_CHARACTERS]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

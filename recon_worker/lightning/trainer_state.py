@@ -22,6 +22,14 @@ def mlflow_logger(trainer: Trainer) -> MLFlowLogger | None:
     return next((one for one in trainer.loggers if isinstance(one, MLFlowLogger)), None)
 
 
+def why_no_logger(trainer: Trainer) -> str:
+    """Return what follows "the Trainer has no MLFlowLogger" in a message; empty if nothing explains it."""
+    if trainer.fast_dev_run:  # type: ignore[attr-defined] # set by Lightning
+        return " (fast_dev_run removes it)"
+    others = [type(one).__module__ for one in trainer.loggers if type(one).__name__ == MLFlowLogger.__name__]
+    return f" of lightning.pytorch, only that of {others[0]}. Import all from lightning.pytorch" if others else ""
+
+
 @dataclass(frozen=True)
 class Progress:
     """What a checkpoint records of the logging, for a training run that is resumed from it."""

@@ -31,9 +31,12 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, object]) -
 
 
 def check_fields(settings: Any) -> None:  # noqa: ANN401 - a dataclass
-    """Check all fields of a dataclass; raises as `check_argument`."""
+    """Check the fields of a dataclass; make NumPy's numbers those of Python, for JSON. Raises as `check_argument`."""
     for field in fields(settings):
-        check_argument(field.name, getattr(settings, field.name), field.type)
+        value = getattr(settings, field.name)
+        check_argument(field.name, value, field.type)
+        if _is_numpy(value, "generic"):
+            object.__setattr__(settings, field.name, value.item())  # the dataclass may be frozen
 
 
 def check_argument(name: str, value: object, hint: Any) -> None:  # noqa: ANN401 - a type

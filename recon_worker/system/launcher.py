@@ -26,6 +26,10 @@ def _main() -> int:
     gc.set_threshold(50_000)  # imports allocate but free nothing: saves 0.2 s of CPU time before the first upload
 
     sys.path[:] = after_standard_library(loads(os.environ[_PATH]))
+    try:
+        os.getcwd()  # noqa: PTH109 - avoids the import of pathlib
+    except OSError:  # it was removed, as a temporary directory; MLflow needs one
+        os.chdir("/")
 
     from importlib import import_module
     from importlib.util import module_from_spec, spec_from_file_location

@@ -67,8 +67,9 @@ class Parts:
         watch, part = ForwardWatch(module, adapter), target.part
 
         def watched() -> None:
+            watch.start()
             module()
-            watch.take()
+            watch.stop()
 
         found = {
             "detach": self._median_us(amp.detach),
@@ -80,9 +81,7 @@ class Parts:
             "Capture.add with a fixed patch": self._median_us(lambda: capture.add(with_patch, predictions)),
             "call of a module": self._median_us(module),
         }
-        watch.start()
         found["call of a module with ForwardWatch"] = self._median_us(watched)
-        watch.stop()
         capture.restart()
         return found | {"wait for an idle device": self._median_us(lambda: wait_for(self._device))}
 

@@ -22,8 +22,9 @@ class Network(Oracle):
         return patches.abs(), patches.angle()
 
 
-def train(uri, run_id, folder, *, rank=0, size=1, fails_on_rank=None, epochs=2, logs=True, **settings):
+def train(uri, run_id, folder, *, rank=0, size=1, fails_on_rank=None, epochs=2, logs=True, dtype="float32", **settings):
     """Train, and log on all ranks; return weights, losses and the number of logging errors."""
+    torch.set_default_dtype(getattr(torch, dtype))
     torch.manual_seed(5)
     network = Network()
     model = DistributedDataParallel(network) if size > 1 else network
@@ -53,7 +54,7 @@ def train(uri, run_id, folder, *, rank=0, size=1, fails_on_rank=None, epochs=2, 
                         shot.add(indices, amp=np.zeros(3), phase=np.zeros(3))
                     amp, phase = network(x)
                     measured = torch.from_numpy(DIFFRACTION)[indices]
-                    predicted = measured * (1 + indices / 100)[:, None, None]
+                    predicted = measured * (1 + (indices / 100).float())[:, None, None]
                     shot.add(indices, amp=amp, phase=phase, diffraction=predicted, observed=measured)
     return {"weight": network.weight.item(), "losses": losses, "errors": recon.errors}
 

@@ -38,3 +38,20 @@ def test_nothing_is_said_of_a_sampler_of_another_order(wrapped):
     loader = DataLoader(TensorDataset(torch.arange(8)), batch_size=1, sampler=sampler)
 
     assert batch_indices(loader, 0, 2) == []
+
+
+class _Reordering(DataLoader):
+    def __iter__(self):
+        return reversed(list(super().__iter__()))
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        DataLoader(TensorDataset(torch.arange(8)), num_workers=2, in_order=False),
+        _Reordering(TensorDataset(torch.arange(8))),
+    ],
+    ids=["workers", "class"],
+)
+def test_nothing_is_said_of_a_loader_that_may_return_batches_in_another_order(loader):
+    assert batch_indices(loader) == []

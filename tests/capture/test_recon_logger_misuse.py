@@ -3,6 +3,7 @@
 import atexit
 import os
 
+import mlflow
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from recon_worker import ReconLogger, WorkerSettings
 from recon_worker.capture.errors import WrongSettingError
 from tests.capture.test_recon_logger import AMP, N_SAMPLES, PHASE, POSITIONS, N, add_all, logger_of, run_id
+from tests.lightning.foreign import ForeignDataset
 
 __all__ = ["logger_of", "run_id"]
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("plain_sheets")]
@@ -164,3 +166,68 @@ def test_a_server_error_is_printed_once_an_epoch_without_a_worker(tracking, run_
 def test_a_patch_size_too_small_to_stitch_is_named():
     with pytest.raises(WrongSettingError, match="patch_px is 2; it must be at least 4"):
         ReconLogger(positions=POSITIONS, patch_px=2)
+
+
+def test_numbers_may_be_those_of_numpy_and_torch(logger_of, tracking, run_id, tmp_path):
+    worker = WorkerSettings(spool_dir=tmp_path / "spool", depth=np.int64(2))
+    options = {"fixed_indices": np.arange(2), "pixel_size_m": np.float32(1e-8), "first_epoch": np.int64(0)}
+    with (
+        logger_of(worker=worker, strict=True, **options) as recon,
+        recon.epoch(np.int64(1), step=torch.tensor(7)) as shot,
+    ):
+        add_all(shot)
+
+    assert tracking.epoch_folders() == ["epoch_01"]
+    history = mlflow.MlflowClient(tracking.uri).get_metric_history(run_id, "recon/stitched/amp_correlation")
+    assert [one.step for one in history] == [7]
+
+
+@pytest.mark.parametrize("numbers", [{"epoch": 1.5}, {"epoch": "1"}, {"epoch": 1, "step": [2]}])
+def test_an_epoch_that_is_no_whole_number_is_named(logger_of, caplog, numbers):
+    with logger_of() as recon, recon.epoch(**numbers) as shot:
+        add_all(shot)
+
+    assert recon.errors == 1
+    assert f"is {[*numbers.values()][-1]!r}; allowed: a whole number. The training goes on." in caplog.text
+
+
+def test_reading_a_dataset_changes_no_random_state(tracking, run_id):
+    before = torch.get_rng_state()
+
+    ReconLogger(tracking_uri=tracking.uri, run_id=run_id, dataset=ForeignDataset(12)).close()
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_epochs_in_inference_mode_and_outside_are_logged_alike(logger_of, tracking):
+    with logger_of(strict=True) as recon:
+        with torch.inference_mode(), recon.epoch(1) as shot:
+            add_all(shot, amp=torch.from_numpy(AMP) * 1, phase=PHASE)
+        with recon.epoch(2) as shot:
+            add_all(shot)
+
+    one, two = (tracking.path(f"epoch_0{i}/stitched/amp_pred.png").read_bytes() for i in (1, 2))
+    assert one == two
+
+
+def test_another_device_in_the_middle_of_an_epoch_loses_nothing(logger_of, tracking):
+    with logger_of(strict=True) as recon:
+        for epoch in (1, 2):
+            with recon.epoch(epoch) as shot:
+                add_all(shot)
+                if epoch == 2:
+                    recon.run.use_device(torch.device("meta"))
+                shot.add([0], amp=AMP[:1], phase=PHASE[:1])
+
+    one, two = (tracking.path(f"epoch_0{i}/stitched/amp_pred.png").read_bytes() for i in (1, 2))
+    assert one == two
+
+
+def test_a_function_may_return_the_positions_of_several_patches_per_sample(logger_of, tracking):
+    several = {name: np.stack([one, one], axis=1) for name, one in (("amp", AMP), ("phase", PHASE))}
+    positions = np.stack([POSITIONS, POSITIONS], axis=1)
+    with logger_of(positions=lambda _: positions, num_samples=N_SAMPLES) as recon, recon.epoch(1) as shot:
+        add_all(shot, **several)
+
+    assert recon.errors == 0
+    assert "epoch_01/stitched/amp_error.png" in tracking.files()

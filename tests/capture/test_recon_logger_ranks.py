@@ -51,11 +51,11 @@ def forked(tmp_path, **settings):
 
 
 @pytest.mark.xdist_group("forked ranks")
-def test_two_ranks_add_their_parts(tracking, new_tracking, run_id, tmp_path):
+def test_two_ranks_add_their_parts_also_in_double_precision(tracking, new_tracking, run_id, tmp_path):
     alone = new_tracking()
     train(alone.uri, new_run(alone), None)
 
-    found = forked(tmp_path, uri=tracking.uri, run_id=run_id, folder=str(tmp_path / "spool"))
+    found = forked(tmp_path, uri=tracking.uri, run_id=run_id, folder=str(tmp_path / "spool"), dtype="float64")
 
     assert [one["errors"] for one in found] == [0, 0]
     assert pixels(tracking) == pixels(alone)

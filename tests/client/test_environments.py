@@ -69,6 +69,18 @@ def test_a_module_that_shadows_the_standard_library_does_not_stop_the_worker(tra
     assert epochs(tracking) == {1}
 
 
+def test_a_working_directory_that_was_removed_does_not_stop_the_worker(tracking, tmp_path):
+    target = make_run(tracking)
+    code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
+    code = code.replace('Path("spool")', f"Path({str(tmp_path / 'spool')!r})")
+    (tmp_path / "gone").mkdir()
+
+    done = run_python("-c", f"import os; os.rmdir(os.getcwd())\n{code}", cwd=tmp_path / "gone")
+
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+    assert epochs(tracking) == {1}
+
+
 @slow
 @pytest.mark.parametrize("environment", [NOTEBOOK, SHELL], ids=["notebook", "shell"])
 def test_a_sync_from_a_notebook_or_a_shell_renders_every_snapshot(tracking, tmp_path, environment):

@@ -193,7 +193,7 @@ class _Watcher(Callback):
     def __init__(self):
         self.hooks, self.kept = [], []
 
-    def on_validation_batch_end(self, trainer, module, *args):
+    def on_validation_batch_start(self, trainer, module, *args):
         self.hooks.append(len(module._forward_hooks))
 
     def on_train_batch_start(self, trainer, module, *args):

@@ -5,8 +5,10 @@ import pickle
 import sqlite3
 import threading
 import time
+from collections import UserDict
 
 import pytest
+import torch
 from lightning.pytorch.utilities import rank_zero_only
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -150,3 +152,20 @@ def test_a_copy_in_another_process_goes_on_in_the_same_run(logger):
 
     assert copy.run_id == logger.run_id
     assert len(logger.experiment.get_metric_history(logger.run_id, "loss")) == 2
+
+
+def test_metrics_that_mlflow_does_not_take_hold_up_no_others(logger, caplog):
+    logger.log_metrics({"/val//loss/": 1.0, "损失": 2.0, "stage": "train", "x" * 300: 3.0}, 0)
+    logger.log_metrics({"损失": 3.0, "loss": 4.0}, torch.tensor(1))
+    logger.finalize("success")
+
+    assert _finished(logger).data.metrics == {"val/loss": 1.0, "loss": 4.0, "x" * 250: 3.0}
+    assert _finished(logger).info.status == "FINISHED"
+    assert caplog.text.count("is not logged. Allowed: numbers, under names") == 2
+
+
+def test_settings_may_be_any_mapping_or_none(logger):
+    logger.log_hyperparams(UserDict({"optimiser": UserDict({"lr": 1e-3})}))
+    logger.log_hyperparams(None)
+
+    assert _finished(logger).data.tags["optimiser/lr"] == "0.001"

@@ -182,3 +182,11 @@ def test_the_stall_of_an_event_does_not_count_for_the_next_one(tracking, monkeyp
 
     assert stalls_s[0] >= 0.5
     assert stalls_s[1] < 0.5
+
+
+def test_an_mlflow_logger_of_another_package_is_named(tracking, caplog):
+    other = type("MLFlowLogger", (CSVLogger,), {"__module__": "pytorch_lightning.loggers.mlflow"})
+
+    fit(tracking, PtychoReconLoggingCallback(1), epochs=1, logger=other(tracking.artifacts))
+
+    assert "no MLFlowLogger of lightning.pytorch, only that of pytorch_lightning.loggers.mlflow. Import" in caplog.text

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from recon_worker import ReconLogger, TupleAdapter, WorkerSettings
+from recon_worker.capture.plan import ScanOptions, choose_indices
 from recon_worker.lightning import PtychoReconLoggingCallback
 
 WORKER = "allowed: worker=WorkerSettings(...) or None."
@@ -65,3 +66,17 @@ def test_an_unknown_option_names_the_logger_and_the_nearest_option(option, advic
         ReconLogger(positions=np.ones((4, 2)), **{option: 3})
 
     assert str(error.value).startswith(f"ReconLogger got an unknown option {option!r}; {advice}")
+
+
+def test_numbers_of_numpy_become_those_of_python(tmp_path):
+    options = ScanOptions(pixel_size_m=np.float32(1e-8), log_stitch=np.bool_(True), fixed_indices=np.arange(3))
+    settings = WorkerSettings(spool_dir=tmp_path, depth=np.int64(3))
+
+    assert [type(one) for one in (options.pixel_size_m, options.log_stitch, settings.depth)] == [float, bool, int]
+    assert [type(one) for one in choose_indices(9, options)] == [int, int, int]
+
+
+def test_the_home_directory_may_be_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert WorkerSettings(spool_dir="~/spool").spool_dir == tmp_path / "spool"

@@ -4,7 +4,9 @@
 any access may raise any exception.
 """
 
+import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +64,40 @@ def flatten(dataset: object, length: int) -> tuple[Part, ...]:
     """Return the innermost datasets of a dataset of `length` samples, in order."""
     rows = np.arange(length)
     return tuple(_parts(dataset, (), rows, rows, 0))
+
+
+@contextmanager
+def left_unchanged(dataset: object) -> Iterator[None]:
+    """Restore, on exit, all random states and the attributes of a dataset and of those nested in it.
+
+    Datasets draw random numbers, and open files at the first access: DataLoader workers forked later would share a file
+    that this process has opened, and its position.
+    """
+    before = [(state, dict(state)) for state in _attributes(dataset)]
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        uses_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        with torch.random.fork_rng(range(torch.cuda.device_count()) if uses_gpu else []):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        for state, attributes in before:
+            for name in [name for name in state if name not in attributes]:
+                del state[name]
+            state.update(attributes)
+
+
+def _attributes(dataset: object) -> list[dict[str, Any]]:
+    """Return the `__dict__` of a dataset and of those nested in it."""
+    found, left = dict[int, dict[str, Any]](), [dataset]
+    while left:
+        state = getattr(left.pop(), "__dict__", None)
+        if type(state) is dict and id(state) not in found:
+            found[id(state)] = state
+            several = state.get("datasets")
+            left += [state.get("dataset"), *(several if isinstance(several, list | tuple) else ())]
+    return list(found.values())
 
 
 def member(owner: Any, name: str) -> Any:  # noqa: ANN401

@@ -1,0 +1,158 @@
+"""What programs do beside training: they copy modules, replace loaders, read files in worker processes."""
+
+import copy
+import os
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch.utils.data import Subset
+
+from recon_worker import Predictions
+from tests.lightning.clients import N_SAMPLES, TRUTH, Container, Module, loader
+from tests.lightning.test_clients import (
+    BATCHES,
+    EXTRA_PASS,
+    DictItems,
+    DictModule,
+    OwnAdapter,
+    callback_of,
+    correlations,
+    fit,
+    pictures,
+)
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("plain_sheets")]
+
+
+class PairOfArrays(OwnAdapter):
+    def predictions(self, outputs):
+        return outputs["a"].numpy(), outputs["p"].numpy()
+
+
+class Sums(OwnAdapter):
+    def predictions(self, outputs):
+        return sum(outputs.values())
+
+
+class Objects(OwnAdapter):
+    def predictions(self, outputs):
+        return Predictions(torch.polar(outputs["a"], outputs["p"]), outputs["p"])
+
+
+def test_an_adapter_may_return_a_pair_of_arrays(tracking):
+    module = DictModule()
+
+    trainer = fit(tracking, module, DictItems(), callback_of(adapter=PairOfArrays(), ground_truth=TRUTH))
+
+    assert module.oracle.calls == 2 * BATCHES
+    assert min(correlations(tracking, trainer)) > 0.99
+
+
+@pytest.mark.parametrize("adapter", [Sums, Objects])
+def test_an_adapter_that_returns_anything_else_costs_pictures_not_the_training(tracking, adapter, caplog):
+    trainer = fit(tracking, DictModule(), DictItems(), callback_of(adapter=adapter(), strict=False))
+
+    assert trainer.current_epoch == 2
+    assert "epoch_02" not in tracking.epoch_folders()
+    assert "training goes on" in caplog.text
+
+
+def test_a_module_that_is_copied_during_validation_carries_no_hook(tracking):
+    class Keeps(Callback):
+        kept = None
+
+        def on_validation_epoch_end(self, trainer, module):
+            self.kept = copy.deepcopy(module)
+
+    keeps = Keeps()
+    fit(tracking, Module(), Container(), callback_of(every_n_epochs=1), callbacks=[keeps])
+
+    assert len(keeps.kept._forward_hooks) == 0
+
+
+class Reloads(Module):
+    """Makes a new validation loader in each epoch, by `loaders`."""
+
+    loaders = ()
+
+    def val_dataloader(self):
+        return self.loaders[min(self.trainer.current_epoch, len(self.loaders) - 1)]
+
+
+def fit_reloading(tracking, loaders, callback):
+    module = Reloads()
+    module.loaders = loaders
+    trainer = Trainer(
+        max_epochs=2,
+        logger=tracking.logger(),
+        callbacks=[callback],
+        accelerator="cpu",
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        reload_dataloaders_every_n_epochs=1,
+    )
+    trainer.fit(module, loader(Container(), batch_size=30))
+    return module
+
+
+def test_a_validation_loader_that_is_replaced_shows_no_sample_under_the_name_of_another(tracking, new_tracking, caplog):
+    other, scan = new_tracking(), Container()
+    order = np.random.default_rng(2).permutation(N_SAMPLES)
+    fit_reloading(other, [loader(scan)], callback_of(every_n_epochs=1))
+
+    fit_reloading(tracking, [loader(scan), loader(Subset(scan, order))], callback_of(every_n_epochs=1))
+
+    assert pictures(tracking) == pictures(other)
+    assert f"{EXTRA_PASS}, which costs time: which samples are in a validation batch is unknown" in caplog.text
+
+
+def test_a_validation_loader_with_another_batch_size_needs_no_extra_pass(tracking, new_tracking):
+    other, scan = new_tracking(), Container()
+    fit_reloading(other, [loader(scan)], callback_of(every_n_epochs=1))
+
+    module = fit_reloading(tracking, [loader(scan), loader(scan, batch_size=20)], callback_of(every_n_epochs=1))
+
+    assert module.oracle.calls == [*BATCHES, 20, 20, 20]
+    assert pictures(tracking) == pictures(other)
+
+
+def test_a_shuffled_validation_set_costs_one_line(tracking, caplog):
+    fit(tracking, Module(), Container(), callback_of(every_n_epochs=1), shuffle=True)
+
+    (line,) = [record.message for record in caplog.records if EXTRA_PASS in record.message]
+    assert "Do not shuffle them" in line
+
+
+class OpensAtFirstAccess(Container):
+    """Like a dataset that opens an HDF5 file in each loader's worker: forked processes must not share it."""
+
+    opened_by = None
+
+    def __getitem__(self, number):
+        self.opened_by = self.opened_by or os.getpid()
+        assert self.opened_by == os.getpid()
+        return super().__getitem__(number)
+
+
+def test_files_that_a_dataset_opens_are_not_shared_with_the_workers_of_its_loaders(tracking):
+    scan = OpensAtFirstAccess()
+    dataset = Subset(scan, range(N_SAMPLES))
+    trainer = Trainer(
+        max_epochs=2,
+        logger=tracking.logger(),
+        callbacks=[callback_of(every_n_epochs=1)],
+        accelerator="cpu",
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+    trainer.fit(Module(calls=2), *(loader(dataset, num_workers=1) for _ in range(2)))
+
+    assert scan.opened_by is None
+    assert min(correlations(tracking, trainer)) > 0.99
