@@ -110,7 +110,7 @@ class Ranks:
     def __init__(self, rank: int = 0, size: int = 1, group: dist.ProcessGroup | None = None) -> None:
         self.rank, self.size, self._group = rank, size, group
         self._sending: list[tuple[dist.Work | None, Tensor]] = []  # work is None only outside the group
-        self._received = torch.empty(0)
+        self._received = torch.empty(0, dtype=torch.float32, device="cpu")
 
     def close(self) -> None:
         """Wait for the last rows to be sent, then destroy the process group."""
@@ -135,24 +135,24 @@ class Ranks:
             Exception: On rank zero, the error of `make`.
             RankFailedError: On the other ranks, if `make` failed.
         """
-        made, count = np.zeros(0, np.int64), torch.tensor(_NOTHING)
+        made, count = np.zeros(0, np.int64), torch.tensor(_NOTHING, device="cpu")
         try:
             if self.rank == 0:
                 made = np.array(make(), np.int64)
-                count = torch.tensor(len(made))
+                count = torch.tensor(len(made), device="cpu")
         finally:
             if self.size > 1:
                 dist.broadcast(count, 0, self._group)
         if count == _NOTHING:
             raise RankFailedError("rank zero failed to do its part.")
-        numbers = torch.from_numpy(made) if self.rank == 0 else torch.empty(int(count), dtype=torch.int64)
+        numbers = torch.from_numpy(made) if self.rank == 0 else torch.empty(int(count), dtype=torch.int64, device="cpu")
         if self.size > 1:
             dist.broadcast(numbers, 0, self._group)
         return numbers.numpy()
 
     def maximum(self, value: int) -> int:
         """Return the largest of the values of all ranks."""
-        largest = torch.tensor(value)
+        largest = torch.tensor(value, device="cpu")
         if self.size > 1:
             dist.all_reduce(largest, dist.ReduceOp.MAX, self._group)
         return int(largest)
@@ -196,7 +196,7 @@ class Ranks:
             if self.rank == 0 and self.size > 1:  # the receive buffer is kept: fresh memory is slow
                 floats = self.size * max(to.chunk(self.size)[1] for to, _ in parts)
                 if self._received.numel() < floats:
-                    self._received = torch.empty(floats)
+                    self._received = torch.empty(floats, dtype=torch.float32, device="cpu")
         except BaseException:
             self._exchange_counts(None)
             raise
@@ -221,8 +221,8 @@ class Ranks:
         """
         counts = [[*(own or [])]]
         if self.size > 1:
-            padded = torch.tensor([*counts[0], *[_NOTHING] * (_MAX_DESTINATIONS - len(counts[0]))])
-            found = torch.empty(self.size, _MAX_DESTINATIONS, dtype=torch.int64)
+            padded = torch.tensor([*counts[0], *[_NOTHING] * (_MAX_DESTINATIONS - len(counts[0]))], device="cpu")
+            found = torch.empty(self.size, _MAX_DESTINATIONS, dtype=torch.int64, device="cpu")
             dist.all_to_all_single(found.view(-1), padded.repeat(self.size), group=self._group)
             counts = [[count for count in one if count != _NOTHING] for one in found.tolist()]
         failed = [rank for rank, one in enumerate(counts) if not one]
@@ -265,7 +265,7 @@ class Ranks:
                 shapes = [(length, *array.shape[1:]) for array in to.arrays]
                 ends = [0, *accumulate(map(prod, shapes))]
                 values = [memory[a:b].view(shape) for (a, b), shape in zip(pairwise(ends), shapes, strict=True)]
-                numbers = torch.empty(length, dtype=torch.int64)
+                numbers = torch.empty(length, dtype=torch.int64, device="cpu")
                 works = [dist.irecv(one, rank, self._group) for one in (numbers, *values)]
                 arriving.append((works, Rows(numbers.numpy(), tuple(one.numpy() for one in values))))
             for works, rows in arriving:

@@ -53,7 +53,7 @@ def train(uri, run_id, folder, *, rank=0, size=1, fails_on_rank=None, epochs=2, 
                         shot.add(indices, amp=np.zeros(3), phase=np.zeros(3))
                     amp, phase = network(x)
                     measured = torch.from_numpy(DIFFRACTION)[indices]
-                    predicted = measured * (1 + indices / 100)[:, None, None]
+                    predicted = measured * ((100 + indices).float() / 100)[:, None, None]
                     shot.add(indices, amp=amp, phase=phase, diffraction=predicted, observed=measured)
     return {"weight": network.weight.item(), "losses": losses, "errors": recon.errors}
 
@@ -70,6 +70,7 @@ def batches(rank, size):
 def main(plan):
     settings = json.loads(Path(plan).read_text())
     dist.init_process_group("gloo")
+    torch.set_default_dtype(torch.float64)  # as in trainings in double precision
     rank = dist.get_rank()
     found = train(**settings["train"], rank=rank, size=dist.get_world_size())
     Path(settings["results"], f"{rank}.json").write_text(json.dumps(found))
