@@ -93,14 +93,6 @@ def adapter_for(item: object, dataset_name: str) -> Adapter:
     )
 
 
-def recognised(adapter: Adapter, outputs: object) -> Predictions | None:
-    """Return the predictions in what a module returned; None if there are none, or if the adapter raises."""
-    try:
-        return None if outputs is None else adapter.predictions(outputs)
-    except Exception:  # user code, which expects another form
-        return None
-
-
 HOW_TO_ADAPT = """\
 Write an adapter like this one, and pass it as adapter=.
     class MyAdapter:

@@ -11,7 +11,7 @@ from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
-from recon_worker.capture.adapters import Adapter, adapter_for, recognised
+from recon_worker.capture.adapters import Adapter, adapter_for
 from recon_worker.capture.announcement import announce
 from recon_worker.capture.capture import Capture, Measured
 from recon_worker.capture.copying import Copier
@@ -22,7 +22,7 @@ from recon_worker.capture.logged_run import LoggedRun, claim
 from recon_worker.capture.plan import CapturePlan, Interval, ScanOptions, batch_indices, choose_indices
 from recon_worker.client.backend import ReconBackend
 from recon_worker.lightning.extra_pass import fill_missing, predict_samples, random_state_kept
-from recon_worker.lightning.forward_watch import ForwardWatch, predicting_module
+from recon_worker.lightning.forward_watch import ForwardWatch, predicting_module, recognised
 from recon_worker.lightning.trainer_state import choose_data, logged_loader, set_up_validation_data
 from recon_worker.settings import WorkerSettings
 from recon_worker.spool.run_target import RunTarget

@@ -17,6 +17,7 @@ from recon_worker.capture.dataset import read_item
 from recon_worker.capture.errors import UnusableDataError, described
 from recon_worker.capture.logged_run import LoggedRun
 from recon_worker.capture.plan import CapturePlan
+from recon_worker.lightning.forward_watch import predictions_in
 
 _BATCH = 32
 
@@ -70,7 +71,7 @@ def predict_samples(
             items = [read_item(dataset, int(i)) for i in batch]
             arguments = adapter.arguments(items)
             outputs = module(*(precision.convert_input(one.to(device)) for one in arguments))
-            predictions = adapter.predictions(outputs)
+            predictions = predictions_in(adapter, outputs)
             if predictions is None:
                 raise UnusableDataError(
                     f"{type(module).__name__} returns {described(outputs)}, which {type(adapter).__name__} does not "

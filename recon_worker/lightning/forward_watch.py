@@ -3,11 +3,11 @@
 from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from recon_worker.capture.adapters import Adapter, Predictions, recognised
-from recon_worker.capture.errors import WrongSettingError
+from recon_worker.capture.adapters import Adapter, Predictions
+from recon_worker.capture.errors import UnusableDataError, WrongSettingError, described
 
 
 def predicting_module(module: LightningModule, name: str | None) -> nn.Module:
@@ -25,6 +25,34 @@ def predicting_module(module: LightningModule, name: str | None) -> nn.Module:
         raise WrongSettingError(
             f"predictions_from is {name!r}, but {type(module).__name__} has no such submodule; it has {names}."
         ) from error
+
+
+def predictions_in(adapter: Adapter, outputs: object) -> Predictions | None:
+    """Return the predictions in what a module returned; None if there are none.
+
+    Raises:
+        UnusableDataError: The adapter returned something else.
+    """
+    found: Any = adapter.predictions(outputs)
+    if found is None:
+        return None
+    parts = tuple(found) if isinstance(found, tuple | list) else ()
+    if len(parts) in (2, 3) and all(isinstance(one, Tensor) for one in parts[:2]):
+        predictions = Predictions(*parts)
+        if predictions.diffraction is None or isinstance(predictions.diffraction, Tensor):
+            return predictions
+    raise UnusableDataError(
+        f"{type(adapter).__name__}.predictions returned {described(found)}; allowed: Predictions(amp, phase) or "
+        "Predictions(amp, phase, diffraction) of tensors, or None."
+    )
+
+
+def recognised(adapter: Adapter, outputs: object) -> Predictions | None:
+    """Return the predictions in what a module returned; None if there are none, or if the adapter fails."""
+    try:
+        return None if outputs is None else predictions_in(adapter, outputs)
+    except Exception:  # user code, which expects another form
+        return None
 
 
 class Seen(NamedTuple):

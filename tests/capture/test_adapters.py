@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from recon_worker import PtychoPinnAdapter, TupleAdapter
-from recon_worker.capture.adapters import adapter_for, recognised
+from recon_worker.capture.adapters import adapter_for
 from recon_worker.capture.errors import UnusableDataError
+from recon_worker.lightning.forward_watch import recognised
 
 AMP, PHASE = torch.rand(5, 1, 8, 8), torch.rand(5, 1, 8, 8)
 PATTERN = torch.rand(1, 8, 8)
