@@ -197,7 +197,7 @@ class ReconLogger:
             _log.warning("Epoch %d is not logged: the ReconLogger is closed.", epoch)
         is_due = self._interval.is_due(epoch, self._max_epochs) if due is None else due
         can_log = not self._closed and not self.failed and os.getpid() == self._owner
-        return Shot(self, epoch, epoch if step is None else step, due=is_due and can_log)
+        return Shot(self, int(epoch), int(epoch if step is None else step), due=is_due and can_log)
 
     def close(self) -> None:
         """Flush what was logged, and end the worker. May be called twice; runs at exit if forgotten."""
