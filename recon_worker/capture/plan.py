@@ -161,7 +161,7 @@ def choose_indices(length: int, options: ScanOptions) -> tuple[int, ...]:
         raise WrongSettingError(
             f"fixed_indices has {repeated} more than once, for a dataset of {length} samples; name each sample once."
         )
-    return tuple(given)
+    return tuple(map(int, given))
 
 
 def batch_indices(loader: object, rank: int = 0, size: int = 1) -> list[range]:

@@ -31,9 +31,12 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, object]) -
 
 
 def check_fields(settings: Any) -> None:  # noqa: ANN401 - a dataclass
-    """Check all fields of a dataclass; raises as `check_argument`."""
+    """Check all fields of a dataclass, and make NumPy's numbers Python's, for JSON; raises as `check_argument`."""
     for field in fields(settings):
-        check_argument(field.name, getattr(settings, field.name), field.type)
+        value = getattr(settings, field.name)
+        check_argument(field.name, value, field.type)
+        if _is_numpy(value, "generic"):
+            object.__setattr__(settings, field.name, value.item())
 
 
 def check_argument(name: str, value: object, hint: Any) -> None:  # noqa: ANN401 - a type
