@@ -1,6 +1,7 @@
 """Errors of the logging, and `Guard`, which keeps them from ending training."""
 
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -96,6 +97,7 @@ class Guard:
             if self.strict:
                 raise
             self._report(error, where, lost)
+            traceback.clear_frames(error.__traceback__)  # they hold predictions, perhaps on a GPU
         finally:
             self._stall_s += time.perf_counter() - self._began_s
 

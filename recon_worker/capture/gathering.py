@@ -110,7 +110,7 @@ class Ranks:
     def __init__(self, rank: int = 0, size: int = 1, group: dist.ProcessGroup | None = None) -> None:
         self.rank, self.size, self._group = rank, size, group
         self._sending: list[tuple[dist.Work | None, Tensor]] = []  # work is None only outside the group
-        self._received = torch.empty(0, device="cpu")
+        self._received = torch.empty(0, dtype=torch.float32, device="cpu")
 
     def close(self) -> None:
         """Wait for the last rows to be sent, then destroy the process group."""

@@ -23,6 +23,7 @@ from recon_worker.capture.errors import WrongSettingError
 from recon_worker.client.backend import ReconBackend
 from recon_worker.client.ledger import quality_text
 from recon_worker.lightning.begin import TrainerRun
+from recon_worker.lightning.checkpoint_files import exists, forget_missing, remove, why_unusable
 from recon_worker.lightning.quality_settings import (
     check_local,
     default_folder,
@@ -77,7 +78,7 @@ class ReconQuality(Checkpoint):
         check_local("dirpath", dirpath)
         self.monitor, self.save_top_k = monitor, save_top_k
         self._state_key = f"ReconQuality[monitor={monitor}, dirpath={dirpath}]"
-        self.dirpath = None if dirpath is None else Path(dirpath).absolute()
+        self.dirpath = None if dirpath is None else Path(dirpath).expanduser().absolute()
         self.patience, self.deterministic = patience, deterministic
         self.best_model_path = ""
         """Checkpoint of the best reconstruction, known when training has ended; empty: none."""
@@ -90,8 +91,8 @@ class ReconQuality(Checkpoint):
         self._flush_timeout_s = 0.0
         self._folder = ""
         self._earlier: frozenset[int] = frozenset()  # epochs of the run that this one continues
-        self._last = 0
-        self._warned = False
+        self._last = 0  # epoch whose checkpoint was saved last
+        self._stage, self._warned = "fit", False
 
     def _new_ranking(self) -> Ranking:
         return Ranking(lower_is_better=self._lower_is_better, save_top_k=self.save_top_k)
@@ -113,12 +114,15 @@ class ReconQuality(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state from a checkpoint."""
+        if self._stage != "fit":
+            return  # of a checkpoint that is only validated or tested
         self._ranking = self._new_ranking()
         self._ranking.paths |= state_dict["paths"]
         self._ranking.numbers |= state_dict["numbers"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check, before training, that the metric will be logged and the checkpoints have a local folder."""
+        self._stage = stage
         if stage == "fit":
             self._folder = ""
             logging_callback(trainer, self.monitor)
@@ -128,22 +132,26 @@ class ReconQuality(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the run that the logging callback has begun, and the checkpoints of the run that it continues."""
         logging = logging_callback(trainer, self.monitor)
-        self._folder = trainer.strategy.broadcast(str(self.dirpath or default_folder(trainer)))
+        saves = logging._run is not None and self.save_top_k != 0
+        folder = self.dirpath or default_folder(trainer)
+        problem = why_unusable(folder) if saves and trainer.is_global_zero else ""
+        self._folder, problem = trainer.strategy.broadcast((str(folder), problem))
+        if problem:
+            raise WrongSettingError(f"ReconQuality cannot save checkpoints in {self._folder}: {problem}.")
         self._check_folder(trainer)
         self._run, self._backend = logging._run, logging._backend
         self._flush_timeout_s = 0.0 if logging.worker is None else logging.worker.flush_timeout_s
         self._last, self.best_model_path, self.best_model_score = 0, "", None
         if trainer.global_step == 0:
             self._ranking = self._new_ranking()
-            if trainer.is_global_zero and (found := sorted(Path(self._folder).glob("recon-epoch=*.ckpt"))):
+            if saves and trainer.is_global_zero and (found := sorted(Path(self._folder).glob("recon-epoch=*.ckpt"))):
                 _log.warning(
                     "Checkpoints of the same epochs will be replaced in %s: %s, ...", self._folder, found[0].name
                 )
         paths = self._ranking.paths
         self._earlier = frozenset(paths)
-        for epoch, path in paths.items():
-            if trainer.is_global_zero and path and not Path(path).exists():
-                paths[epoch] = ""  # removed since the state was saved
+        if trainer.is_global_zero:
+            paths |= {epoch: "" for epoch, path in paths.items() if not exists(path)}  # removed since then
 
     def _check_folder(self, trainer: Trainer) -> None:
         """Raise WrongSettingError if another `ReconQuality` saves its checkpoints in the same folder."""
@@ -210,9 +218,10 @@ class ReconQuality(Checkpoint):
         if not self._register():
             return False
         assert self._run is not None
-        self._last = self._run.interval.last_logged
-        if path := self._ranking.paths[self._last]:
+        epoch = self._run.interval.last_logged
+        if path := self._ranking.paths[epoch]:
             trainer.save_checkpoint(path, weights_only=False)
+        self._last = epoch  # not before: a checkpoint that cannot be saved replaces no other
         return True
 
     def _await_metrics(self) -> None:
@@ -244,27 +253,26 @@ class ReconQuality(Checkpoint):
         """Return whether the metrics of an epoch may still arrive, possibly after training, by `recon-worker sync`."""
         return epoch in self._earlier or (self._backend is not None and self._backend.awaits(epoch))
 
-    def _prune(self, trainer: Trainer) -> None:
+    def _prune(self, trainer: Trainer, *, at_end: bool = False) -> None:
         """Remove the checkpoints that are not among the best, except those whose metrics may still arrive."""
         # Before `_collect`: what arrives in between is pruned next time.
         awaited = set(filter(self._awaits, self._ranking.without_number))
         self._collect()
         paths, folder = self._ranking.paths, os.path.realpath(self._folder)
-        start = os.path.realpath(trainer.ckpt_path) if trainer.ckpt_path else ""
+        if not forget_missing(paths, trainer, at_end=at_end):
+            return
         for epoch in self._ranking.surplus(awaited):
             path, paths[epoch] = paths[epoch], ""
-            if os.path.realpath(Path(path).parent) != folder or os.path.realpath(path) == start:
-                continue  # of another run, or the checkpoint that this run continues
-            try:
-                trainer.strategy.remove_checkpoint(path)
-            except OSError as error:
-                _log.warning("A checkpoint that is no longer needed cannot be removed: %s", error)
+            remove(path, folder, trainer)
 
     def _finish(self, trainer: Trainer) -> None:
         """After the flush: prune the checkpoints and name the best, once."""
-        run = self._run
-        if run is not None and trainer.is_global_zero and self._ranking.paths:
-            self._prune(trainer)
+        run, ranking = self._run, self._ranking
+        if run is not None and run.interval.last_logged > self._last:  # registered, but its checkpoint is not saved
+            ranking.paths.pop(run.interval.last_logged, None)
+            ranking.numbers.pop(run.interval.last_logged, None)
+        if run is not None and trainer.is_global_zero and ranking.paths:
+            self._prune(trainer, at_end=True)
             self._announce()
         self._run = self._backend = None
 

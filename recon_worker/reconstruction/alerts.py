@@ -10,7 +10,8 @@ _WATCHED = {
 """Metrics that are compared with their best value, the most meaningful first, and the smallest value that can fall by
 half to a collapse, or (R-factor) be one: below it they vary by more than that without a meaning."""
 _LOWER_IS_BETTER = frozenset({"recon/patches/r_factor"})
-_WITH_TRUTH = _WATCHED.keys() - _LOWER_IS_BETTER
+_OF_TRUTH = ("/phase_mae_rad", "/phase_ssim", "/frc_cutoff_half")
+"""Ends of the names of metrics that need a ground truth."""
 STAGNATION_EPOCHS = 10
 """Logged epochs without a better reconstruction after which a training run stagnates."""
 
@@ -25,14 +26,17 @@ def alerts(history: Mapping[int, Mapping[str, float]]) -> dict[int, str]:
     found: dict[str, tuple[int, str]] = {}
     best: dict[str, tuple[int, float]] = {}
     epochs = sorted(epoch for epoch in history if epoch > 0)
+    has_truth = any(name.endswith(_OF_TRUTH) for metrics in history.values() for name in metrics)
+    # The R-factor of a noisy pattern rises while the object improves.
+    watched = [name for name in _WATCHED if not (has_truth and name in _LOWER_IS_BETTER)]
     for number, epoch in enumerate(epochs):
         metrics = history[epoch]
         for kind, text in (*_of_one(metrics), *_compared(metrics, best)):
             found.setdefault(kind, (epoch, text))
-        for name in _WATCHED.keys() & metrics:
+        for name in metrics.keys() & watched:
             if name not in best or _is_better(name, metrics[name], best[name][1]):
                 best[name] = epoch, metrics[name]
-        leading = next((name for name in _WATCHED if name in best), None)
+        leading = next((name for name in watched if name in best), None)
         if leading is not None and number - epochs.index(best[leading][0]) >= STAGNATION_EPOCHS:
             since = f"since epoch {best[leading][0]} ({leading} {best[leading][1]:.3g})"
             text = f"no better reconstruction for {STAGNATION_EPOCHS} logged epochs, {since}"
@@ -52,12 +56,9 @@ def _of_one(metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
 
 
 def _compared(metrics: Mapping[str, float], best: Mapping[str, tuple[int, float]]) -> Iterator[tuple[str, str]]:
-    """Yield the alert of a collapse against the best earlier epochs, given by metric as (epoch, value).
-
-    The R-factor counts only without a ground truth: that of a noisy pattern rises while the object improves.
-    """
+    """Yield the alert of a collapse against the best earlier epochs, given by metric as (epoch, value)."""
     for name, floor in _WATCHED.items():
-        if name not in metrics or name not in best or (name in _LOWER_IS_BETTER and _WITH_TRUTH & metrics.keys()):
+        if name not in metrics or name not in best:
             continue
         value, (epoch, earlier) = metrics[name], best[name]
         if name in _LOWER_IS_BETTER and value >= max(2 * earlier, floor):

@@ -108,6 +108,16 @@ def test_reversed_read_only_and_big_endian_arrays_are_logged(logger_of, tracking
     assert one == two
 
 
+def test_epoch_and_step_may_be_numbers_of_numpy_and_torch(logger_of, tracking):
+    with logger_of(strict=True) as recon:
+        for epoch, step in ((np.int64(1), np.float32(10)), (torch.tensor(2), torch.tensor(20))):
+            with recon.epoch(epoch, step=step) as shot:
+                shot.add(np.arange(N_SAMPLES), amp=AMP, phase=PHASE)
+
+    assert tracking.epoch_folders() == ["epoch_01", "epoch_02"]
+    assert [(type(epoch), epoch) for epoch in recon.metrics] == [(int, 1), (int, 2)]
+
+
 @pytest.mark.parametrize("worker", [False, True], ids=["inline", "worker"])
 def test_a_run_that_does_not_exist_is_an_error_before_training(logger_of, tmp_path, worker):
     settings = WorkerSettings(spool_dir=tmp_path / "spool") if worker else None

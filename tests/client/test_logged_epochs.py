@@ -2,6 +2,7 @@
 
 import logging
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from recon_worker.client.inline_backend import InlineBackend
 from recon_worker.client.ledger import Ledger
 from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.settings import WorkerSettings
+from recon_worker.spool.outbox import Outbox
 from tests.samples import layout_of, log_epoch, make_run, make_scan
 
 LINE = r"Epoch (\d): phase SSIM -?0\.\d{3}( \([+-]0\.\d{3}\))?(, (half-data )?FRC \d+\.\d px)?, logged in \d+\.\d s"
@@ -86,3 +88,18 @@ def test_a_backend_logs_a_line_for_each_epoch_and_keeps_its_metrics(tracking, tm
     assert backend.stats.metrics == {one.epoch: one.metrics for one in backend.stats.epochs}
     assert all(backend.settled(epoch) for epoch in (1, 2))
     assert "Best: epoch " in backend.summary()
+
+
+def test_metrics_of_epochs_that_a_resumed_training_repeats_are_its_own(tracking, tmp_path):
+    scan, target, first = make_scan(), make_run(tracking), InlineBackend()
+    first.start(target, scan, layout_of(scan))
+    for epoch in (1, 2, 3):
+        log_epoch(first, layout_of(scan), epoch)
+    Outbox(tmp_path / target.run_id).keep_history(first._history.files())  # as if its spool was not empty
+
+    resumed = ReconWorker(WorkerSettings(spool_dir=tmp_path))
+    resumed.start(replace(target, earlier_run_id=target.run_id, earlier_epoch=1), scan, layout_of(scan))
+    log_epoch(resumed, layout_of(scan), 2)
+    resumed.close(60)
+
+    assert sorted(resumed.stats.metrics) == [1, 2]

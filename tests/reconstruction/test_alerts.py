@@ -65,3 +65,11 @@ def test_two_alerts_of_an_epoch_are_one_text():
     assert found[2].count(",") == 1
     assert "NaN" in found[2]
     assert "fell" in found[2]
+
+
+@pytest.mark.parametrize("truth", [SSIM, "recon/patches/phase_mae_rad"])
+def test_with_a_ground_truth_the_r_factor_never_counts(truth):
+    undefined = {1: {truth: 0.5, R_FACTOR: 0.2}, 2: {R_FACTOR: 0.9}}  # NaN: nothing is compared with the truth
+    worse = {epoch: {truth: 0.5 + epoch / 100, R_FACTOR: 0.2 + epoch / 100} for epoch in range(1, 20)}
+
+    assert alerts(undefined) == alerts(worse) == {}

@@ -1,12 +1,13 @@
 """Arguments of a wrong type are errors of the call, which name the argument, its value and what is allowed."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from recon_worker import ReconLogger, TupleAdapter, WorkerSettings
-from recon_worker.capture.plan import ScanOptions, choose_indices
+from recon_worker.capture.plan import Interval, ScanOptions, choose_indices
 from recon_worker.lightning import PtychoReconLoggingCallback
 
 WORKER = "allowed: worker=WorkerSettings(...) or None."
@@ -56,6 +57,15 @@ def test_numbers_of_numpy_ranges_and_paths_as_text_are_accepted(tmp_path):
         worker=WorkerSettings(spool_dir=str(tmp_path), flush_timeout_s=5),
     )
     PtychoReconLoggingCallback(fixed_indices=np.arange(3), worker=WorkerSettings(spool_dir=Path(tmp_path)))
+
+
+def test_numbers_of_numpy_become_numbers_of_python_for_json(tmp_path):
+    options = ScanOptions(fixed_indices=np.arange(3), pixel_size_m=np.float32(0.5), max_stitch_samples=np.int64(5))
+    settings = WorkerSettings(spool_dir=tmp_path, depth=np.int64(2), flush_timeout_s=np.float32(5))
+    numbers = (options.pixel_size_m, options.max_stitch_samples, settings.depth, settings.flush_timeout_s)
+
+    assert json.dumps([*numbers, Interval(1, np.int64(4)).first_epoch]) == "[0.5, 5, 2, 5.0, 4]"
+    assert json.dumps(choose_indices(9, options)) == "[0, 1, 2]"
 
 
 @pytest.mark.parametrize(
