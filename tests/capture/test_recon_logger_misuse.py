@@ -198,7 +198,7 @@ def test_an_epoch_that_is_no_whole_number_is_named(logger_of, caplog, numbers):
         add_all(shot)
 
     assert recon.errors == 1
-    assert f"is {[*numbers.values()][-1]!r}; allowed: a whole number. The training goes on." in caplog.text
+    assert f"is {[*numbers.values()][-1]!r}; allowed: a whole number. Training continues." in caplog.text
 
 
 def test_reading_a_dataset_changes_no_random_state(tracking, run_id):

@@ -68,7 +68,7 @@ def test_the_best_epoch_has_the_highest_ssim_or_the_lowest_r_factor(name, best):
     assert lines_of({f"recon/{name}": 0.3})[0].best() == ""
 
 
-@pytest.mark.parametrize("with_worker", [True, False], ids=["worker", "inline"])
+@pytest.mark.parametrize("with_worker", [pytest.param(True, marks=pytest.mark.slow), False], ids=["worker", "inline"])
 def test_a_backend_logs_a_line_for_each_epoch_and_keeps_its_metrics(tracking, tmp_path, caplog, with_worker):
     scan = make_scan()
     backend = ReconWorker(WorkerSettings(spool_dir=tmp_path)) if with_worker else InlineBackend()

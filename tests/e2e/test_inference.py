@@ -24,7 +24,8 @@ slow = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "case", ["raw", "grid lines", *(pytest.param(c, marks=slow) for c in ("no test file", "gridsize 2", "supervised"))]
+    "case",
+    ["grid lines", *(pytest.param(c, marks=slow) for c in ("raw", "no test file", "gridsize 2", "supervised"))],
 )
 def test_files_and_numbers_are_those_of_the_last_epoch_to_the_last_bit(train, tmp_path, case):
     training, scan = train(case)

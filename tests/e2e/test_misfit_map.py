@@ -64,7 +64,7 @@ def assert_marked(run_id, tracking, epoch=-1):
     assert picture.values.shape == run.object(epoch).object.shape
 
 
-@pytest.mark.parametrize("worker", [False, True], ids=["inline", "worker"])
+@pytest.mark.parametrize("worker", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["inline", "worker"])
 def test_in_a_plain_loop(tracking, tmp_path, worker):
     target = make_run(tracking)
     settings = WorkerSettings(spool_dir=tmp_path) if worker else None

@@ -24,11 +24,6 @@ ENDS = {
     "Ctrl-C": {},
 }
 CODES = {"normal": 0, "exception": 1, "SIGTERM": 0, "Ctrl-C": 1}
-CELLS = [
-    pytest.param(tracker, end, marks=() if (tracker, end) == ("refuses", "SIGTERM") else pytest.mark.slow)
-    for tracker in TRACKERS
-    for end in ENDS
-]
 
 
 @pytest.fixture
@@ -46,7 +41,9 @@ def train_against(proxy, train, request, tmp_path):
     return start
 
 
-@pytest.mark.parametrize(("tracker", "end"), CELLS)
+@pytest.mark.slow  # worker/test_loop.py flushes against a silent tracker
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("tracker", TRACKERS)
 def test_the_process_ends_within_the_flush_timeout_and_5_s_and_everything_is_kept(
     server, proxy, train_against, tracker, end
 ):

@@ -35,9 +35,8 @@ ACKNOWLEDGED = {
 }
 
 
-@pytest.mark.parametrize(
-    "how", ["stores-nothing", *(pytest.param(name, marks=slow) for name in list(ACKNOWLEDGED)[1:])]
-)
+@slow  # tests/client/test_lost_artifacts.py has artifacts that are lost
+@pytest.mark.parametrize("how", ACKNOWLEDGED)
 def test_what_is_acknowledged_and_not_stored_is_kept_and_sync_brings_it_later(
     server, proxy, target, worker, tmp_path, how, caplog
 ):
@@ -57,6 +56,7 @@ def test_what_is_acknowledged_and_not_stored_is_kept_and_sync_brings_it_later(
     assert expected_files((1,)) <= set(artifact_names(server, target.run_id))
 
 
+@slow
 def test_where_artifacts_cannot_be_listed_that_is_said_once_and_what_logged_means(
     server, proxy, target, worker, caplog
 ):

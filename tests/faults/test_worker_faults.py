@@ -136,7 +136,8 @@ def test_after_five_deaths_in_a_row_everything_goes_to_the_spool_and_sync_comple
     assert epochs(tracking) == {1, 2, 3}
 
 
-@pytest.mark.parametrize("how", ["kill", pytest.param("segv", marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_sync_faults.py has one in a sync
+@pytest.mark.parametrize("how", ["kill", "segv"])
 def test_a_poisonous_snapshot_is_set_aside_and_named_and_the_others_go_through(
     tracking,
     settings,

@@ -223,7 +223,7 @@ def test_hooks_leave_no_trace_and_keep_no_tensor(tracking):
     assert pickle.loads(pickle.dumps(Module())).state_dict().keys() == module.state_dict().keys()
 
 
-@pytest.mark.parametrize("worker", [False, True], ids=["inline", "worker"])
+@pytest.mark.parametrize("worker", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["inline", "worker"])
 def test_training_stays_bit_identical(tracking, tmp_path, worker):
     settings = {"worker": WorkerSettings(spool_dir=tmp_path / "spool")} if worker else {}
     plain, logged = Module(), Module()

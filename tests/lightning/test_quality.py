@@ -54,7 +54,9 @@ class Killing(Callback):
 OBSTACLES = {"inline": [], "fast": [], "slow": [Sleeping], "killed": [Killing]}
 
 
-@pytest.mark.parametrize("worker", OBSTACLES)
+@pytest.mark.parametrize(
+    "worker", ["inline", "slow", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fast", "killed"))]
+)
 def test_the_best_checkpoints_are_kept_however_late_their_metrics_arrive(
     tracking, settings, tmp_path, caplog, worker, plain_sheets
 ):

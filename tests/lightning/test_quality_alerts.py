@@ -12,7 +12,7 @@ from tests.lightning.quality_training import kept, logging, train
 pytestmark = [pytest.mark.timeout(110), pytest.mark.usefixtures("nothing_left_behind", "plain_sheets")]
 
 
-@pytest.mark.parametrize("with_worker", [True, False], ids=["worker", "inline"])
+@pytest.mark.parametrize("with_worker", [pytest.param(True, marks=pytest.mark.slow), False], ids=["worker", "inline"])
 def test_a_reconstruction_that_is_not_finite_or_collapses_is_a_warning_and_a_tag(
     tracking, tmp_path, caplog, with_worker
 ):

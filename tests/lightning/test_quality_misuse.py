@@ -21,7 +21,7 @@ GROUPS = ("recon/stitched/", "recon/patches/")
         ({"monitor": "phase_ssim"}, "did you mean 'recon/stitched/phase_ssim'"),
         ({"monitor": "recon/patches/rfactor"}, "did you mean 'recon/patches/r_factor'"),
         ({"monitor": "val_loss"}, "allowed: recon/stitched/... phase_correlation"),
-        ({"monitor": "recon/stitched/coverage"}, "no metric that ranks"),
+        ({"monitor": "recon/stitched/coverage"}, "not a metric that ranks"),
         ({"monitor": "recon/stitched/r_factor"}, "did you mean 'recon/patches/r_factor'"),
         ({"monitor": "recon/patches/phase_ssim"}, "did you mean 'recon/stitched/phase_ssim'"),
         (

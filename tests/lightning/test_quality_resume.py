@@ -12,8 +12,15 @@ ERRORS_RAD = [0.3, 0.8, 0.1, 0.5, 0.2, 0.6]
 """The best reconstructions are those of epochs 3, 5, 1."""
 
 
-@pytest.mark.parametrize("checkpoint", ["its own", "another callback's"])
-@pytest.mark.parametrize("with_worker", [True, False], ids=["worker", "inline"])
+@pytest.mark.parametrize(
+    ("checkpoint", "with_worker"),
+    [
+        ("its own", True),
+        ("another callback's", False),
+        pytest.param("its own", False, marks=pytest.mark.slow),
+        pytest.param("another callback's", True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_resumed_training_keeps_what_an_uninterrupted_one_keeps(tracking, tmp_path, checkpoint, with_worker):
     worker = WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=60) if with_worker else None
     last = ModelCheckpoint(tmp_path / "last", save_last=True)

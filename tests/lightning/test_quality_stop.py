@@ -16,7 +16,7 @@ from tests.lightning.quality_training import kept, logging, train
 pytestmark = pytest.mark.timeout(110)
 
 
-@pytest.mark.parametrize("with_worker", [True, False], ids=["worker", "inline"])
+@pytest.mark.parametrize("with_worker", [pytest.param(True, marks=pytest.mark.slow), False], ids=["worker", "inline"])
 def test_a_training_stops_after_reconstructions_that_are_no_better(tracking, tmp_path, with_worker, caplog):
     worker = WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=60) if with_worker else None
     quality = ReconQuality(dirpath=tmp_path / "best", patience=2, deterministic=True)

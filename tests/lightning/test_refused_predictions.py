@@ -71,7 +71,7 @@ def test_an_adapter_that_returns_no_predictions_costs_one_line_and_not_the_train
     trainer = fit(tracking, PairModule(), Pairs(), callback)
 
     (line,) = warnings(caplog)
-    assert "Careless.predictions returned a dict with the keys ['amp', 'diffraction', 'phase']; allowed" in line.message
+    assert "Careless.predictions returns a dict with the keys ['amp', 'diffraction', 'phase']; allowed" in line.message
     assert (trainer.current_epoch, callback.errors) == (2, 1)
 
 

@@ -56,7 +56,7 @@ def test_an_adapter_that_returns_anything_else_costs_pictures_not_the_training(t
 
     assert trainer.current_epoch == 2
     assert "epoch_02" not in tracking.epoch_folders()
-    assert "training goes on" in caplog.text
+    assert "Training continues." in caplog.text
 
 
 def test_a_module_that_is_copied_during_validation_carries_no_hook(tracking):
