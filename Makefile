@@ -10,7 +10,7 @@ SEED ?= 1
 # Without byte code every process that a test starts compiles the package again, and pytest all test modules.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo ui test test-slow test-browser test-faults soak check docs wheels format bench bench-whole bench-gpu bench-large clean
+.PHONY: help setup demo ui test test-slow test-packaging test-browser test-faults soak check docs wheels format bench bench-whole bench-gpu bench-large clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -35,8 +35,11 @@ ui: $(READY)  ## show the demo in MLflow (PORT=5000)
 test: $(READY)  ## run the tests (a few minutes)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
-test-slow: $(READY)  ## run the long tests but those of the fault matrix: trainings, the wheel, docs/use (ten minutes)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m slow --ignore tests/faults
+test-slow: $(READY)  ## run the long tests, the slow cells of the fault matrix included (tens of minutes)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m slow
+
+test-packaging: $(READY)  ## install the wheel and train with it, run the programs of docs/use (a few minutes)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m slow tests/packaging tests/docs
 
 test-browser: $(READY)  ## run the tests in Chromium (skipped if it is not installed: .ci/install-browser)
 	$(BIN)/python -m pytest -m browser tests/browser
