@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from recon_worker import Predictions, Sample, TupleAdapter, WorkerSettings
+from recon_worker import TupleAdapter, WorkerSettings
 from recon_worker.lightning import PtychoReconLoggingCallback
 from recon_worker.pictures.png import read_png
 from tests.lightning.clients import (
@@ -234,54 +234,6 @@ def test_training_stays_bit_identical(tracking, tmp_path, worker):
     assert len(plain.losses) == 2 * 2
     assert logged.losses == plain.losses
     assert torch.equal(logged.oracle.weight, plain.oracle.weight)
-
-
-class OwnAdapter:
-    def sample(self, item):
-        return Sample(diffraction=item["pattern"][None], position_px=item["xy"])
-
-    def arguments(self, items):
-        return (torch.stack([coded["input"] for coded in items]),)
-
-    def predictions(self, outputs):
-        return Predictions(outputs["a"], outputs["p"])
-
-
-class DictItems(Pairs):
-    def __getitem__(self, number):
-        position = torch.from_numpy(POSITIONS[number])
-        return {
-            "pattern": torch.from_numpy(DIFFRACTION[number]),
-            "input": super().__getitem__(number)[0],
-            "xy": position,
-        }
-
-
-class DictModule(PairModule):
-    def forward(self, x):
-        patches = self.oracle.object(x)
-        return {"a": patches.abs(), "p": patches.angle()}
-
-    def validation_step(self, batch, batch_idx):
-        self(batch["input"])
-
-
-def test_an_adapter_of_ones_own_serves_any_form(tracking):
-    module = DictModule()
-
-    trainer = fit(tracking, module, DictItems(), callback_of(adapter=OwnAdapter(), ground_truth=TRUTH))
-
-    assert module.oracle.calls == 2 * BATCHES
-    assert min(correlations(tracking, trainer)) > 0.99
-
-
-def test_an_unknown_form_gives_one_message_that_shows_the_adapter_to_write(tracking, caplog):
-    trainer = fit(tracking, DictModule(), DictItems(), callback_of(strict=False))
-
-    assert trainer.current_epoch == 2
-    (line,) = [record.message for record in caplog.records if "No reconstructions are logged" in record.message]
-    assert "a dict with the keys ['input', 'pattern', 'xy']" in line
-    assert "def predictions(self, outputs):" in line
 
 
 @pytest.mark.parametrize(
