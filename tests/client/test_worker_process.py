@@ -1,6 +1,7 @@
 """Properties of the worker process, and the environments that it can be started from."""
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -114,5 +115,6 @@ def test_a_program_without_a_main_script_logs_a_snapshot(tracking, tmp_path, pla
     code = LIKE_A_KERNEL.format(code=code) if place == "kernel" else code
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+    assert re.fullmatch(r"Epoch 1: R-factor of patches \S+, logged in \S+ s\n", done.stderr)
     assert epochs(tracking) == {1}

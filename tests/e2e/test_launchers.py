@@ -34,4 +34,4 @@ def test_two_devices_log_once_what_one_logs(raw_scan, tmp_path, mlflow_database,
 
     assert together == alone
     assert printed.count("submitted = ") == 1
-    assert "2 submitted = 2 logged + 0 dropped + 0 spooled + 0 failed" in printed
+    assert "1 submitted = 1 logged + 0 dropped + 0 spooled + 0 failed" in printed

@@ -77,7 +77,7 @@ def test_a_training_sets_these_when_it_is_imported():
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
 
-    assert done.stdout.split() == ["3", "7", RETRIES]
+    assert done.stdout.split() == ["3", "7", "false", f"{REDIRECTS},{RETRIES}"]
 
 
 @pytest.mark.parametrize(("before", "after"), [({}, "false"), ({REDIRECTS: "true"}, "true")])
