@@ -71,7 +71,6 @@ def batches(rank, size):
 def main(plan):
     settings = json.loads(Path(plan).read_text())
     dist.init_process_group("gloo")
-    torch.set_default_dtype(torch.float64)  # as in trainings in double precision
     rank = dist.get_rank()
     found = train(**settings["train"], rank=rank, size=dist.get_world_size())
     Path(settings["results"], f"{rank}.json").write_text(json.dumps(found))

@@ -86,11 +86,6 @@ class PairOfArrays(OwnAdapter):
         return outputs["a"].numpy(), outputs["p"].numpy()
 
 
-class Sums(OwnAdapter):
-    def predictions(self, outputs):
-        return sum(outputs.values())
-
-
 class Objects(OwnAdapter):
     def predictions(self, outputs):
         return Predictions(torch.polar(outputs["a"], outputs["p"]), outputs["p"])
@@ -105,9 +100,8 @@ def test_an_adapter_may_return_a_pair_of_arrays(tracking):
     assert min(correlations(tracking, trainer)) > 0.99
 
 
-@pytest.mark.parametrize("adapter", [Sums, Objects])
-def test_an_adapter_that_returns_anything_else_costs_pictures_not_the_training(tracking, adapter, caplog):
-    trainer = fit(tracking, DictModule(), DictItems(), callback_of(adapter=adapter(), strict=False))
+def test_an_adapter_that_returns_complex_objects_costs_pictures_not_the_training(tracking, caplog):
+    trainer = fit(tracking, DictModule(), DictItems(), callback_of(adapter=Objects(), strict=False))
 
     assert trainer.current_epoch == 2
     assert "epoch_02" not in tracking.epoch_folders()
