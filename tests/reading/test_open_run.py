@@ -247,8 +247,9 @@ def test_threads_can_download_the_same_file():
         assert [one.name for one in Path(folder, "a").iterdir()] == ["b"]
 
 
-def test_a_database_is_opened_by_a_file_uri(run_of):
+def test_a_database_is_opened_by_a_file_uri(run_of, tmp_path, monkeypatch):
     known = run_of("none")
+    monkeypatch.chdir(tmp_path)  # MLflow makes a folder "file:" in the working directory
     file = known.target.tracking_uri.removeprefix("sqlite:///")
 
     assert open_run(known.target.run_id, f"sqlite:///file:{file}?mode=ro&uri=true").epochs == [1, 2, 3]
