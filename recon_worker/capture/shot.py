@@ -195,7 +195,7 @@ def _batch(values: Tensor | NDArray[Any], length: int) -> Tensor:
 
 
 def whole_number(name: str, value: object) -> int:
-    """Return a number of any type as an int. Raises UnusableDataError if it is none, or not whole."""
+    """Return a number of any type as an int. Raises UnusableDataError if it is not a whole number."""
     try:
         number = int(value)  # type: ignore[call-overload]
         if number == value:

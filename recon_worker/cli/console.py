@@ -52,7 +52,7 @@ def write_output(out: Path, data: bytes) -> None:
 
 
 def say(text: str) -> None:
-    """Print to stdout. It is no error if nobody reads it any more, as after `| head`."""
+    """Print to stdout. A closed pipe, as after `| head`, is not an error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

@@ -19,7 +19,7 @@ def exists(path: str | Path) -> bool:
 
 
 def why_unusable(folder: Path) -> str:
-    """Return why no file can be written into a folder, which may not exist yet; empty: nothing is known against it."""
+    """Return why no file can be written into a folder, which may not exist yet; empty: no reason found."""
     nearest = next(one for one in (folder, *folder.parents) if exists(one))
     if not nearest.is_dir():
         return f"{nearest} is a file"
@@ -27,7 +27,7 @@ def why_unusable(folder: Path) -> str:
 
 
 def forget_missing(paths: dict[int, str], trainer: Trainer, *, at_end: bool) -> bool:
-    """Empty the paths of checkpoints that are not on disk any more.
+    """Empty the paths of checkpoints that are no longer on disk.
 
     Args:
         paths: Checkpoint of each epoch; empty: none.

@@ -31,7 +31,7 @@ def predicting_module(module: LightningModule, name: str | None) -> nn.Module:
 def read_predictions(adapter: Adapter, outputs: object) -> Predictions | None:
     """Return the predictions in what a module returned, as tensors without a graph; None if there are none.
 
-    Raises what the adapter raises; UnusableDataError or TypeError if it returns something else than predictions.
+    Raises what the adapter raises; UnusableDataError or TypeError if it returns anything but predictions.
     """
     found: object = None if outputs is None else adapter.predictions(outputs)
     if found is None:

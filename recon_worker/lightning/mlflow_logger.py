@@ -112,7 +112,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
     def _loggable(self, metrics: Mapping[str, float | str], step: int) -> Iterator[Metric]:
         """Yield metrics with the current time, by which MLflow recognises duplicates after a lost response.
 
-        Those that MLflow would refuse for ever, which would hold up all others, are left out and named once.
+        Metrics that MLflow would always refuse, and that would hold up all others, are left out and named once.
         """
         now_ms = int(time.time() * 1000)
         for name, value in metrics.items():

@@ -224,9 +224,9 @@ class Worker:
                 report["stitched_unix_s"] = time.time()
 
         history = self._load_history()
-        resumed = self._target.earlier_epoch  # the spool may hold later epochs of a training that this one repeats
-        earlier = {epoch: metrics for epoch, metrics in history.metrics().items() if epoch <= resumed}
-        report["earlier"] = {} if self.rendered else earlier
+        known = {} if self.rendered else history.metrics()  # also of later epochs, which this training run repeats
+        resumed = self._target.earlier_epoch
+        report["earlier"] = {epoch: metrics for epoch, metrics in known.items() if epoch <= resumed}
         try:
             self._last_taken_unix_s = snapshot.created_unix_s
             pictures = noting_metrics(render(self._scan, snapshot, history, on_computed), report)
