@@ -4,7 +4,7 @@
 
 Training steps of a small network, with torch's default threads, run alone and beside a process that computes without
 pause. The process is stopped and continued in turn, so that a machine that becomes slower disturbs both alike. The last
-column is (1 - speed beside it / speed alone) / its share of one processor. Linux only.
+column is (1 - speed beside it / speed alone) / its share of one processor. Linux with autogroup scheduling only.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from processes import cpu_s_of
-from torch import nn
+from trainings.network import SmallNetwork
 
 MODES = {
     "normal": "",
@@ -56,11 +56,10 @@ class Sums:
 
 
 class Training:
-    """Steps of a network like that of `whole_run.py`."""
+    """Steps of the small network of `whole_run.py`."""
 
     def __init__(self) -> None:
-        layers = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
-        self.network = nn.Sequential(*layers, nn.Conv2d(16, 2, 1))
+        self.network = SmallNetwork()
         self.optimizer = torch.optim.Adam(self.network.parameters())
         self.patches = torch.randn(24, 1, 64, 64)
 
@@ -69,7 +68,7 @@ class Training:
         began, steps = time.perf_counter(), 0
         while time.perf_counter() - began < seconds:
             self.optimizer.zero_grad()
-            amp, phase = self.network(self.patches).unbind(1)
+            amp, phase = self.network(self.patches)
             torch.fft.fft2(torch.complex(amp, phase)).abs().square().mean().backward()
             self.optimizer.step()
             steps += 1
