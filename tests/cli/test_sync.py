@@ -181,7 +181,6 @@ def test_a_second_sync_reports_that_the_spool_is_in_use(outbox):
     assert recon_worker("sync", outbox.folder).returncode == DONE
 
 
-@pytest.mark.slow
 def test_two_syncs_at_once_upload_everything_once(tracking, outbox):
     both = [subprocess.Popen(command("sync", outbox.folder), stderr=subprocess.PIPE) for _ in range(2)]
     for one in both:

@@ -66,7 +66,6 @@ def test_a_snapshot_captured_in_a_file_gives_the_same_pictures(tracking, setting
     assert not any(settings.spool_dir.iterdir())
 
 
-@pytest.mark.slow
 def test_shared_memory_stays_within_the_budget(tracking, settings, caplog):
     budget = LAYOUT.nbytes * 3 // 2
     with started(replace(settings, depth=3, queue_bytes=budget), make_run(tracking), SCAN) as worker:
@@ -139,7 +138,6 @@ def test_a_snapshot_in_a_file_survives_the_death_of_its_worker(tracking, setting
     assert worker.stats.logged == 2
 
 
-@pytest.mark.slow
 def test_what_no_file_can_be_made_for_counts_as_failed_and_arrays_never_submitted_leave_none(
     tracking, settings, caplog
 ):

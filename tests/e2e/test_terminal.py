@@ -59,7 +59,6 @@ def assert_reads_well(lines, *between):
     assert len(rest) == 2 * (1 + len(between)), rest
 
 
-@pytest.mark.slow
 def test_a_training_on_a_terminal_prints_a_block_a_line_per_epoch_and_a_summary(raw_scan, tmp_path, mlflow_database):
     command = training("training/train.py", raw_scan, raw_scan, tmp_path, mlflow_database, "--recon-log-async")
     code, lines = run_on_terminal(command, "train_terminal", timeout_s=TIMEOUT_S)

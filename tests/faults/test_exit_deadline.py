@@ -41,7 +41,7 @@ def train_against(proxy, train, request, tmp_path):
     return start
 
 
-@pytest.mark.slow  # worker/test_loop.py flushes against a silent tracker
+@pytest.mark.slow  # worker/test_loop.py flushes against an unreachable tracker
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("tracker", TRACKERS)
 def test_the_process_ends_within_the_flush_timeout_and_5_s_and_everything_is_kept(

@@ -79,7 +79,7 @@ def test_a_second_fit_in_the_same_run_has_a_folder_and_cards_and_metrics_of_its_
     assert "fit_2%2Fepoch_02%2Fsummary.png" in data.tags["mlflow.note.content"]
 
 
-@slow
+@slow  # the test above has the second fit, cli/test_sync.py the sync
 def test_what_a_first_fit_has_left_in_the_spool_and_the_second_fit_are_both_brought_by_a_sync(
     tracking, tmp_path, inject, monkeypatch
 ):

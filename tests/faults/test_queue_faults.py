@@ -56,7 +56,6 @@ def blocked(tracking, settings, scan):
     producer.join()
 
 
-@pytest.mark.slow
 def test_a_released_slot_wakes_the_producer_that_waits(blocked, tracking):
     worker, producer = blocked
     assert producer.is_alive()

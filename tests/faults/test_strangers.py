@@ -64,8 +64,7 @@ def precious():
     shutil.rmtree(folder)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("deaths", [0, 1], ids=["one worker", "another worker"])
+@pytest.mark.parametrize("deaths", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["one worker", "another worker"])
 def test_a_link_that_the_owner_of_the_parent_puts_in_the_spools_place_leads_nowhere(place, precious, tracking, deaths):
     scan, spool, target = make_scan(6, 1, truth=False), place / "spool", make_run(tracking)
     (precious / target.run_id / "outbox").mkdir(parents=True)

@@ -129,7 +129,7 @@ def test_a_refusal_does_not_delay_the_end_and_sync_brings_everything_later(
     assert expected_files() <= set(artifact_names(server, target.run_id))
 
 
-@slow
+@slow  # upload/test_uploader.py tries again what was refused
 def test_a_refusal_that_is_over_at_the_end_of_the_training_costs_nothing(server, proxy, target, worker, tmp_path):
     """As with an expired token: the next try would come after 30 s, and the flush does not wait for it."""
     proxy.rule = always(Fault(status=401))

@@ -35,7 +35,7 @@ ACKNOWLEDGED = {
 }
 
 
-@slow  # tests/client/test_lost_artifacts.py has artifacts that are lost
+@slow  # upload/test_uploader.py has a file that is not there after its upload
 @pytest.mark.parametrize("how", ACKNOWLEDGED)
 def test_what_is_acknowledged_and_not_stored_is_kept_and_sync_brings_it_later(
     server, proxy, target, worker, tmp_path, how, caplog
@@ -56,7 +56,6 @@ def test_what_is_acknowledged_and_not_stored_is_kept_and_sync_brings_it_later(
     assert expected_files((1,)) <= set(artifact_names(server, target.run_id))
 
 
-@slow
 def test_where_artifacts_cannot_be_listed_that_is_said_once_and_what_logged_means(
     server, proxy, target, worker, caplog
 ):

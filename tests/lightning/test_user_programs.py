@@ -63,15 +63,6 @@ class DictModule(PairModule):
         self(batch["input"])
 
 
-def test_an_adapter_of_ones_own_serves_any_form(tracking):
-    module = DictModule()
-
-    trainer = fit(tracking, module, DictItems(), callback_of(adapter=OwnAdapter(), ground_truth=TRUTH))
-
-    assert module.oracle.calls == 2 * BATCHES
-    assert min(correlations(tracking, trainer)) > 0.99
-
-
 def test_an_unknown_form_gives_one_message_that_shows_the_adapter_to_write(tracking, caplog):
     trainer = fit(tracking, DictModule(), DictItems(), callback_of(strict=False))
 
@@ -91,10 +82,11 @@ class Objects(OwnAdapter):
         return Predictions(torch.polar(outputs["a"], outputs["p"]), outputs["p"])
 
 
-def test_an_adapter_may_return_a_pair_of_arrays(tracking):
+@pytest.mark.parametrize("adapter", [OwnAdapter, PairOfArrays])
+def test_an_adapter_of_ones_own_serves_any_form(tracking, adapter):
     module = DictModule()
 
-    trainer = fit(tracking, module, DictItems(), callback_of(adapter=PairOfArrays(), ground_truth=TRUTH))
+    trainer = fit(tracking, module, DictItems(), callback_of(adapter=adapter(), ground_truth=TRUTH))
 
     assert module.oracle.calls == 2 * BATCHES
     assert min(correlations(tracking, trainer)) > 0.99

@@ -49,7 +49,6 @@ def test_the_reference_has_the_cards_of_the_later_epochs_and_is_no_snapshot(trac
     assert worker.stats.artifacts_logged == len(tracking.files()) + 2 * len(KEYS) + 2  # cards, latest card, metrics
 
 
-@pytest.mark.slow
 def test_replaced_workers_log_the_reference_once(tracking, settings, scan):
     with started(settings, make_run(tracking), scan) as worker:
         kill(worker)
@@ -60,8 +59,9 @@ def test_replaced_workers_log_the_reference_once(tracking, settings, scan):
     assert tracking.cards() == cards(0, 10)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("deaths", "expected"), [(1, cards(0, 10)), (4, cards(10))])
+@pytest.mark.parametrize(
+    ("deaths", "expected"), [(1, cards(0, 10)), pytest.param(4, cards(10), marks=pytest.mark.slow)]
+)
 def test_a_reference_that_kills_workers_costs_no_snapshot(tracking, settings, scan, inject, deaths, expected):  # noqa: F811
     inject("outbox", "kill", times=deaths)  # the reference is the first to be put there
     with started(settings, make_run(tracking), scan) as worker:
@@ -127,7 +127,7 @@ def test_closing_waits_for_the_reference_which_is_that_of_a_training_without_a_w
     assert pictures(inline, step=0) == pictures(tracking, step=0)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # faults/test_fit_again.py has a second fit in the same run
 def test_a_second_training_in_the_same_run_has_its_own_reference(first_training, tracking, settings, scan):
     target, _ = first_training
     with started(settings, replace(target, started_unix_s=target.started_unix_s + 1), scan):
