@@ -103,6 +103,12 @@ def pytest_collection():
         gc.set_threshold(*USUAL_THRESHOLD)  # so that a test's garbage is collected during that test
 
 
+@pytest.hookimpl(wrapper=True, optionalhook=True)  # optional: without pytest-xdist there is no such hook
+def pytest_xdist_auto_num_workers():
+    """Run one test more than there are processors: for a fifth of their time, tests wait for processes and sockets."""
+    return 1 + (yield)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Run all tests with an MLflow server in one process, as starting one takes seconds (`pytest --dist loadgroup`)."""
