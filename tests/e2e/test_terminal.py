@@ -6,11 +6,13 @@ import sys
 
 import pytest
 
-from tests.paths import REPOSITORY
+from tests.e2e.runs import DIFFRACTION, OBJECT, artifacts
+from tests.paths import REPOSITORY, read_npz
 from tests.terminal import keep, run_on_terminal
 
 TIMEOUT_S = 500
 pytestmark = pytest.mark.timeout(TIMEOUT_S + 60)
+of_one_training = pytest.mark.xdist_group("terminal")
 BLOCK = (
     r"To view this run, start: mlflow ui --backend-store-uri 'sqlite:////.*mlflow\.db' --port 5000",
     r"MLflow run: http://127\.0\.0\.1:5000/#/experiments/\d+/runs/\w{32}\?workflowType=machine_learning",
@@ -59,12 +61,35 @@ def assert_reads_well(lines, *between):
     assert len(rest) == 2 * (1 + len(between)), rest
 
 
-def test_a_training_on_a_terminal_prints_a_block_a_line_per_epoch_and_a_summary(raw_scan, tmp_path, mlflow_database):
-    command = training("training/train.py", raw_scan, raw_scan, tmp_path, mlflow_database, "--recon-log-async")
-    code, lines = run_on_terminal(command, "train_terminal", timeout_s=TIMEOUT_S)
+@pytest.fixture(scope="module")
+def on_terminal(raw_scan, tmp_path_factory, mlflow_database):
+    """Exit code, lines on the terminal and output directory of a training run."""
+    folder = tmp_path_factory.mktemp("terminal")
+    more = ("--recon-log-async", "--n_filters_scale", "1", "--logger", "mlflow", "--recon-log-num-patches", "4")
+    command = training("training/train.py", raw_scan, raw_scan, folder, mlflow_database, *more)
+    return *run_on_terminal(command, "train_terminal", timeout_s=TIMEOUT_S), folder
+
+
+@of_one_training
+def test_a_training_on_a_terminal_prints_a_block_a_line_per_epoch_and_a_summary(on_terminal):
+    code, lines, _ = on_terminal
 
     assert code == 0
     assert_reads_well(lines)
+
+
+@of_one_training
+def test_the_command_line_leaves_every_artifact_under_mlruns(on_terminal, raw_scan):
+    *_, folder = on_terminal
+
+    count = int(read_npz(raw_scan)["xcoords"].size)
+    root, names = artifacts(folder)
+    patches = {f"epoch_02/patch_{i * (count // 4):02d}/{kind}.png" for i in range(4) for kind in OBJECT | DIFFRACTION}
+    assert patches | {f"epoch_02/stitched/{kind}.png" for kind in OBJECT} <= names
+    assert {"epoch_02/summary.png", "epoch_02/stitched/complex.png"} <= names
+    assert {name.split("/")[0] for name in names} == {"epoch_01", "epoch_02", "images"}
+    assert {"gallery.html", "scales.json"} <= {p.name for p in (root / "recon_log").iterdir()}
+    assert "nepochs: 2" in (root / "config.yaml").read_text()
 
 
 @pytest.mark.slow

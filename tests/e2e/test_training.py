@@ -1,7 +1,6 @@
 """Whole training runs, started as by a user, and their artifacts."""
 
 import itertools
-import re
 import subprocess
 import sys
 
@@ -12,29 +11,10 @@ from ptycho_torch.cli import resolve
 from ptycho_torch.workflows.components import run_training
 from recon_worker.pictures.colour_ranges import log_intensity
 from recon_worker.pictures.png import read_png
-from tests.e2e.runs import DIFFRACTION, OBJECT, artifacts, assert_shows, run_settings
+from tests.e2e.runs import OBJECT, artifacts, assert_shows, run_settings
 from tests.paths import REPOSITORY, read_npz, siemens_star
 
 of_shared_trainings = pytest.mark.xdist_group("inference")
-
-
-def test_the_command_line_leaves_every_artifact_under_mlruns(raw_scan, tmp_path, mlflow_database):
-    command = [sys.executable, str(REPOSITORY / "scripts/training/train.py"), "--train_data_file", str(raw_scan)]
-    command += ["--test_data_file", str(raw_scan), "--output_dir", str(tmp_path), "--nepochs", "1"]
-    command += ["--n_filters_scale", "1", "--logger", "mlflow", "--mlflow-tracking-uri", mlflow_database]
-    command += ["--mlflow-experiment", str(tmp_path), "--recon-log-every-n-epochs", "1", "--recon-log-num-patches", "4"]
-
-    done = subprocess.run([*command, "--recon-log-stitch"], check=True, timeout=110, capture_output=True, text=True)
-
-    count = int(read_npz(raw_scan)["xcoords"].size)
-    root, names = artifacts(tmp_path)
-    patches = {f"epoch_01/patch_{i * (count // 4):02d}/{kind}.png" for i in range(4) for kind in OBJECT | DIFFRACTION}
-    assert patches | {f"epoch_01/stitched/{kind}.png" for kind in OBJECT} <= names
-    assert {"epoch_01/summary.png", "epoch_01/stitched/complex.png"} <= names
-    assert {name.split("/")[0] for name in names} == {"epoch_01", "images"}
-    assert {p.name for p in (root / "recon_log").iterdir()} == {"gallery.html", "scales.json"}
-    assert "nepochs: 1" in (root / "config.yaml").read_text()
-    assert re.search(r"http://127.0.0.1:5000/#/experiments/\d+/runs/\w{32}\?workflowType=machine_learning", done.stderr)
 
 
 @pytest.mark.slow
