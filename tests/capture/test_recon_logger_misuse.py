@@ -108,14 +108,17 @@ def test_reversed_read_only_and_big_endian_arrays_are_logged(logger_of, tracking
     assert one == two
 
 
-def test_epoch_and_step_may_be_numbers_of_numpy_and_torch(logger_of, tracking):
-    with logger_of(strict=True) as recon:
+def test_numbers_may_be_those_of_numpy_and_torch(logger_of, tracking, run_id):
+    options = {"fixed_indices": np.arange(2), "pixel_size_m": np.float32(1e-8), "first_epoch": np.int64(0)}
+    with logger_of(strict=True, **options) as recon:
         for epoch, step in ((np.int64(1), np.float32(10)), (torch.tensor(2), torch.tensor(20))):
             with recon.epoch(epoch, step=step) as shot:
-                shot.add(np.arange(N_SAMPLES), amp=AMP, phase=PHASE)
+                add_all(shot)
 
     assert tracking.epoch_folders() == ["epoch_01", "epoch_02"]
     assert [(type(epoch), epoch) for epoch in recon.metrics] == [(int, 1), (int, 2)]
+    history = mlflow.MlflowClient(tracking.uri).get_metric_history(run_id, "recon/stitched/amp_correlation")
+    assert [one.step for one in history] == [10, 20]
 
 
 @pytest.mark.parametrize("worker", [False, True], ids=["inline", "worker"])
@@ -176,20 +179,6 @@ def test_a_server_error_is_printed_once_an_epoch_without_a_worker(tracking, run_
 def test_a_patch_size_too_small_to_stitch_is_named():
     with pytest.raises(WrongSettingError, match="patch_px is 2; it must be at least 4"):
         ReconLogger(positions=POSITIONS, patch_px=2)
-
-
-def test_numbers_may_be_those_of_numpy_and_torch(logger_of, tracking, run_id, tmp_path):
-    worker = WorkerSettings(spool_dir=tmp_path / "spool", depth=np.int64(2))
-    options = {"fixed_indices": np.arange(2), "pixel_size_m": np.float32(1e-8), "first_epoch": np.int64(0)}
-    with (
-        logger_of(worker=worker, strict=True, **options) as recon,
-        recon.epoch(np.int64(1), step=torch.tensor(7)) as shot,
-    ):
-        add_all(shot)
-
-    assert tracking.epoch_folders() == ["epoch_01"]
-    history = mlflow.MlflowClient(tracking.uri).get_metric_history(run_id, "recon/stitched/amp_correlation")
-    assert [one.step for one in history] == [7]
 
 
 @pytest.mark.parametrize("numbers", [{"epoch": 1.5}, {"epoch": "1"}, {"epoch": 1, "step": [2]}])

@@ -59,13 +59,15 @@ def test_numbers_of_numpy_ranges_and_paths_as_text_are_accepted(tmp_path):
     PtychoReconLoggingCallback(fixed_indices=np.arange(3), worker=WorkerSettings(spool_dir=Path(tmp_path)))
 
 
-def test_numbers_of_numpy_become_numbers_of_python_for_json(tmp_path):
-    options = ScanOptions(fixed_indices=np.arange(3), pixel_size_m=np.float32(0.5), max_stitch_samples=np.int64(5))
+def test_numbers_of_numpy_become_those_of_python_for_json(tmp_path):
+    options = ScanOptions(
+        fixed_indices=np.arange(3), pixel_size_m=np.float32(0.5), max_stitch_samples=np.int64(5), log_stitch=np.bool_(1)
+    )
     settings = WorkerSettings(spool_dir=tmp_path, depth=np.int64(2), flush_timeout_s=np.float32(5))
     numbers = (options.pixel_size_m, options.max_stitch_samples, settings.depth, settings.flush_timeout_s)
 
     assert json.dumps([*numbers, Interval(1, np.int64(4)).first_epoch]) == "[0.5, 5, 2, 5.0, 4]"
-    assert json.dumps(choose_indices(9, options)) == "[0, 1, 2]"
+    assert json.dumps([choose_indices(9, options), options.log_stitch]) == "[[0, 1, 2], true]"
 
 
 @pytest.mark.parametrize(
@@ -76,14 +78,6 @@ def test_an_unknown_option_names_the_logger_and_the_nearest_option(option, advic
         ReconLogger(positions=np.ones((4, 2)), **{option: 3})
 
     assert str(error.value).startswith(f"ReconLogger got an unknown option {option!r}; {advice}")
-
-
-def test_numbers_of_numpy_become_those_of_python(tmp_path):
-    options = ScanOptions(pixel_size_m=np.float32(1e-8), log_stitch=np.bool_(True), fixed_indices=np.arange(3))
-    settings = WorkerSettings(spool_dir=tmp_path, depth=np.int64(3))
-
-    assert [type(one) for one in (options.pixel_size_m, options.log_stitch, settings.depth)] == [float, bool, int]
-    assert [type(one) for one in choose_indices(9, options)] == [int, int, int]
 
 
 def test_the_home_directory_may_be_a_tilde(monkeypatch, tmp_path):
