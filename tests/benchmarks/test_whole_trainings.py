@@ -17,7 +17,7 @@ def _run(case, logging, *, seconds, weights="same"):
     epochs = [(101.0, 1.0), (101.0 + seconds / 2, 2.0)]
     moments = {"began": (100.1, 0.1), "epochs": epochs, "trained": (100 + end, 3.0), "done": (100 + end + flush, 3.1)}
     return {
-        "settings": {"case": case, "logging": logging, "epochs": 2},
+        "settings": {"case": case, "logging": logging, "epochs": 2, "every": 1},
         "launched": 100.0,
         "ended": 100.5 + end + flush,
         "wall_s": end + flush + 0.5,
@@ -46,6 +46,28 @@ def test_figures_compare_the_fastest_trainings_and_the_pairs():
     assert (row.waits_s, row.waits_ratio) == pytest.approx((1.028, 1 + 1.028 * (1 / 9.5 + 1 / 19.5) / 2))
     assert row.epoch_cpu_s == (1.0, 1.0)
     assert row.same_weights
+
+
+@pytest.mark.usefixtures("on_path")
+def test_epochs_after_logged_ones_are_compared_with_their_neighbours():
+    from trainings.figures import make_row
+
+    def run(logging, times_s):
+        starts = [(100.0 + sum(times_s[:i]), 0.0) for i in range(len(times_s) + 1)]
+        done = _run("a", logging, seconds=sum(times_s))
+        return done | {
+            "settings": done["settings"] | {"every": 3},
+            "moments": done["moments"] | {"epochs": starts[:-1], "trained": starts[-1]},
+            "stalls": [{"enter": 0.5}, {"enter": 0.5}, {"enter": 0.5}] if logging else [],
+        }
+
+    growing = [10.0 + i for i in range(9)]
+    slowed = [time + 0.5 * (i % 3 == 2) + (2.0 if i == 3 else 4.0 if i == 6 else 0.0) for i, time in enumerate(growing)]
+    row = make_row("a", [(run(False, growing), run(True, slowed))])
+
+    assert row.slowdown_s == pytest.approx((0.0, 3.0))
+    assert row.slowdown_error_s == pytest.approx((0.0, 1.0))
+    assert row.cost_ratio - row.waits_ratio == pytest.approx(2 * 3.0 / (sum(growing) + 1.5))
 
 
 @pytest.mark.usefixtures("on_path")

@@ -1,5 +1,6 @@
 """Figures of training runs with and without logging, as Markdown tables. docs/benchmarks.md defines them."""
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,12 @@ class Row:
     """Start, all stalls and flush: how long logging keeps the training thread; median of the pairs."""
     waits_ratio: float
     """1 + waits / duration without logging, both under the same load; median of the pairs."""
+    slowdown_s: tuple[float, float]
+    """Mean excess of an epoch after a logged one over its neighbours, without and with logging; NaN: unknown."""
+    slowdown_error_s: tuple[float, float]
+    """Standard errors of the means."""
+    cost_ratio: float
+    """1 + (waits + slowdowns) / duration without logging; median of the pairs."""
     epoch_cpu_s: tuple[float, float]
     """Least processor time of an epoch in the training process, without and with logging."""
     off_cpu_s: float
@@ -53,6 +60,8 @@ def make_row(case: str, pairs: Sequence[Pair]) -> Row:
     stalls = [[1e3 * sum(event.values()) for event in run["stalls"]] for run in on]
     later = [stall for events in stalls for stall in events[1:]] or [events[0] for events in stalls]
 
+    slowdowns = [_mean_and_error([one for run in runs for one in _slowdowns_s(run)]) for runs in (off, on)]
+
     def middle(value: Callable[[Run, Run], float]) -> float:
         return statistics.median(value(*pair) for pair in pairs)
 
@@ -67,6 +76,9 @@ def make_row(case: str, pairs: Sequence[Pair]) -> Row:
         ratio_of_pairs=[b["wall_s"] / a["wall_s"] for a, b in pairs],
         waits_s=middle(lambda a, b: _waits_s(b)),
         waits_ratio=middle(lambda a, b: 1 + _waits_s(b) / a["wall_s"]),
+        slowdown_s=(slowdowns[0][0], slowdowns[1][0]),
+        slowdown_error_s=(slowdowns[0][1], slowdowns[1][1]),
+        cost_ratio=middle(lambda a, b: 1 + (_waits_s(b) + len(_slowdowns_s(b)) * slowdowns[1][0]) / a["wall_s"]),
         epoch_cpu_s=(_least_epoch_cpu_s(off), _least_epoch_cpu_s(on)),
         off_cpu_s=middle(lambda a, b: a["cpu_s"]),
         cpu_ratio=middle(lambda a, b: b["cpu_s"] / a["cpu_s"]),
@@ -99,6 +111,28 @@ def pairs_of(runs: Sequence[Run], case: str) -> list[Pair]:
 
 def _waits_s(run: Run) -> float:
     return float(run["start_s"] + sum(sum(event.values()) for event in run["stalls"]) + run["flush_s"])
+
+
+def _slowdowns_s(run: Run) -> list[float]:
+    """Return how much longer the epochs after logged ones, in which the worker renders, take than their neighbours.
+
+    This cancels changes of the machine's speed from minute to minute. Stalls, which `_waits_s` counts, are left out.
+    Empty if the neighbours are such epochs, too.
+    """
+    every = run["settings"]["every"]
+    starts_s = [start_s for start_s, _ in (*run["moments"]["epochs"], run["moments"]["trained"])]
+    times_s = [b - a for a, b in pairwise(starts_s)]
+    for number, event in enumerate(run["stalls"], 1):
+        times_s[min(number * every, len(times_s)) - 1] -= sum(event.values())
+    after = range(every, len(times_s) - 1, every) if every > 2 else ()
+    return [times_s[i] - (times_s[i - 1] + times_s[i + 1]) / 2 for i in after]
+
+
+def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and its standard error; NaN for fewer than two values."""
+    if len(values) < 2:
+        return math.nan, math.nan
+    return statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values))
 
 
 def _least_epoch_cpu_s(runs: Sequence[Run]) -> float:
@@ -164,7 +198,7 @@ def _durations(rows: Sequence[Row]) -> str:
 def _waits(rows: Sequence[Row]) -> str:
     titles = (
         "waits", "start, ms", "first stall, ms", "stall p50 / max, ms", "flush, s", "all, s", "1 + all / off",
-        "worker CPU, s",
+        "slowdown on (off), s", "1 + cost / off", "worker CPU, s",
     )  # fmt: skip
     cells = [
         [
@@ -175,6 +209,8 @@ def _waits(rows: Sequence[Row]) -> str:
             f"{row.flush_s:.2f}",
             f"{row.waits_s:.2f}",
             f"{row.waits_ratio:.4f}",
+            "{1:.2f} ± {3:.2f} ({0:.2f} ± {2:.2f})".format(*row.slowdown_s, *row.slowdown_error_s),
+            f"{row.cost_ratio:.4f}",
             f"{row.worker_cpu_s:.2f}",
         ]
         for row in rows

@@ -61,6 +61,7 @@ def _end_of(process: "subprocess.Popen[bytes]") -> tuple[int, float]:
         _, status, usage = os.wait4(process.pid, 0)
     except BaseException:
         process.terminate()
+        process.wait()  # it writes until it has ended
         raise
     finally:
         _RUNNING.discard(process)
