@@ -51,10 +51,13 @@ def fill(arrays, seed):
     arrays.stitch_filled[:] = True
 
 
+_last_unix_s = [0.0]
+
+
 def snapshot(arrays, epoch):
-    return Snapshot(
-        epoch=epoch, step=10 * epoch, has_diffraction=True, created_unix_s=time.time(), stall_s=0.0, arrays=arrays
-    )
+    """A snapshot of now, but of a later millisecond than the one before, by which `recon/latest` names its pictures."""
+    _last_unix_s[0] = now = max(time.time(), _last_unix_s[0] + 0.002)
+    return Snapshot(epoch=epoch, step=10 * epoch, has_diffraction=True, created_unix_s=now, stall_s=0.0, arrays=arrays)
 
 
 def log_epoch(backend, layout, epoch):

@@ -62,7 +62,7 @@ def test_all_snapshots_are_logged_in_the_end(three_logged):
 
     assert stats.logged == stats.submitted == 3
     assert tracking.epoch_folders() == ["epoch_01", "epoch_02", "epoch_03"]
-    replaced_galleries, numbers, latest = 2, 3, 3  # snapshots of one millisecond share a picture of `recon/latest`
+    replaced_galleries, numbers, latest = 2, 3, 3
     uploads = len(tracking.files()) + len(tracking.cards()) + latest + replaced_galleries + numbers
     assert stats.artifacts_logged == uploads
 
