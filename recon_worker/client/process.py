@@ -18,6 +18,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import Any
 
+from recon_worker.client.signals import sigpipe_blocked
 from recon_worker.snapshot.slots import create_memory, read_all
 from recon_worker.system.child_environment import child_command, child_environment
 from recon_worker.system.handover import HURRY, SPOOL
@@ -48,7 +49,10 @@ class WorkerProcess:
         with socket.socket(fileno=os.dup(self._connection.fileno())) as end:
             for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):  # timeouts raise BlockingIOError
                 end.setsockopt(socket.SOL_SOCKET, option, _MESSAGE_LIMIT)
+            end.setblocking(True)  # otherwise a `socket.setdefaulttimeout` of the application takes effect
         self._handover, child_handover = socket.socketpair()
+        self._handover.setblocking(True)
+        child_handover.setblocking(True)
         self._stderr = create_memory("recon-log-stderr")
         if spool is not None:
             self.hand_over(*spool)
@@ -79,12 +83,12 @@ class WorkerProcess:
             lock: Descriptor of the spool's lock.
             folder: Descriptor of its folder, whose path may lead elsewhere by the time the worker opens it.
         """
-        with contextlib.suppress(OSError):  # the worker is dead
+        with contextlib.suppress(OSError), sigpipe_blocked():  # the worker is dead
             socket.send_fds(self._handover, [SPOOL], [lock, folder])  # descriptors in transit stay open
 
     def hurry(self) -> None:
         """Tell the worker to run at normal priority."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), sigpipe_blocked():
             self._handover.send(HURRY, socket.MSG_DONTWAIT)
 
     def send(self, message: Mapping[str, Any]) -> None:
@@ -94,7 +98,8 @@ class WorkerProcess:
             TimeoutError: The worker does not read its messages.
         """
         try:
-            self._connection.send_bytes(json.dumps(message).encode())
+            with sigpipe_blocked():
+                self._connection.send_bytes(json.dumps(message).encode())
         except BlockingIOError as error:
             raise TimeoutError("it does not read its messages") from error
         except OSError:
