@@ -75,5 +75,7 @@ def child_environment(parent: Mapping[str, str], path: Sequence[str]) -> dict[st
         if name in _PASSED or name in chosen or name.startswith(_PASSED_PREFIXES)
     }
     folders = [str(folder) for folder in path if os.path.isabs(folder)]  # noqa: PTH117 - entries are text
-    mode = {"PYTHONUTF8": "1"} if sys.flags.utf8_mode else {}  # the option -X utf8 is not inherited
+    if sys.flags.ignore_environment:  # options are not inherited: here -E or -I
+        passed = {name: value for name, value in passed.items() if not name.startswith("PYTHON")}
+    mode = {"PYTHONUTF8": "1"} if sys.flags.utf8_mode else {}  # -X utf8
     return {**_DEFAULTS, **passed, **mode, **_SET, PATH: json.dumps(folders)}
