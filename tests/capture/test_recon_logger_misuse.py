@@ -1,6 +1,7 @@
 """`ReconLogger`: unusual arguments, and uses other than documented."""
 
 import atexit
+import errno
 import os
 
 import mlflow
@@ -241,3 +242,16 @@ def test_a_function_may_return_the_positions_of_several_patches_per_sample(logge
 
     assert recon.errors == 0
     assert "epoch_01/stitched/amp_error.png" in tracking.files()
+
+
+def test_a_worker_that_cannot_be_launched_costs_the_pictures_only(logger_of, tmp_path, monkeypatch, caplog):
+    def too_many(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", too_many)
+    with logger_of(worker=WorkerSettings(spool_dir=tmp_path / "spool")) as recon, recon.epoch(1) as shot:
+        add_all(shot)
+
+    (message,) = caplog.messages
+    assert message == "Reconstruction logging failed in the launch of the worker; training continues."
+    assert "Too many open files" in caplog.text

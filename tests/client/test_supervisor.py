@@ -1,7 +1,12 @@
 """When a worker is replaced: after its death, with exponential back-off, or after a long silence."""
 
+import errno
 import itertools
+import mmap
+import os
+import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -49,3 +54,67 @@ def test_preparing_a_large_file_reports_progress_every_16_mib(tmp_path):
 
     assert len(said) == 3
     assert said[-1] - said[0] == 32 * MIB
+
+
+class ScriptedProcess:
+    """A worker that sends messages, or none for some seconds of a clock, and then nothing more."""
+
+    pid = os.getpid()
+
+    def __init__(self, *steps):
+        self.steps, self.ends, self.done, self.now_s = list(steps), 0, threading.Event(), 0.0
+
+    def monotonic(self):
+        return self.now_s
+
+    def receive(self, timeout_s, wake):
+        if not self.steps:
+            self.done.set()
+            time.sleep(FIRST_S)
+            return None
+        step = self.steps.pop(0)
+        if isinstance(step, dict):
+            return step
+        self.now_s += step
+        return None
+
+    def send(self, message):
+        raise EOFError
+
+    def end(self, *, kill=False):
+        self.ends += 1
+        return ""
+
+
+@contextmanager
+def supervised(worker, monkeypatch, tmp_path):
+    """Supervise a worker until it has nothing more to send. Yields the queue."""
+    monkeypatch.setattr(supervisor, "WorkerProcess", lambda *_: worker)
+    queue = SnapshotQueue(WorkerSettings(spool_dir=tmp_path))
+    for slot in queue.memory.shared_slots:
+        slot.reserve(1)
+    keeper = supervisor.Supervisor(queue, silence_s=60, linger_s=0)
+    keeper.launch()
+    assert worker.done.wait(30)
+    yield queue
+    keeper.stop()
+    queue.memory.close()
+
+
+def test_slots_that_cannot_be_mapped_beforehand_do_not_end_the_supervision(tmp_path, monkeypatch):
+    """For lack of address space, for example."""
+
+    def no_space(*_):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", no_space)
+    with supervised(ScriptedProcess({"is": "ready"}, {"is": "reserved"}), monkeypatch, tmp_path) as queue:
+        assert not queue.abandoned
+
+
+@pytest.mark.parametrize(("silences_s", "ends"), [([3600, 0.2], 0), ([0.2] * 350, 1)], ids=["suspended", "silent"])
+def test_a_silence_while_the_training_is_suspended_as_well_does_not_count(tmp_path, monkeypatch, silences_s, ends):
+    worker = ScriptedProcess(*silences_s)
+    monkeypatch.setattr(supervisor, "time", worker)
+    with supervised(worker, monkeypatch, tmp_path):
+        assert worker.ends == ends
