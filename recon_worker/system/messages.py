@@ -45,6 +45,7 @@ class _AboveProgressBars(logging.Handler):
 
     def __init__(self, logger: logging.Logger) -> None:
         super().__init__()
+        progress_bars()  # imports tqdm now: descriptors may run out later
         self._handlers_of = (logger, logging.getLogger())
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -89,6 +89,7 @@ from recon_worker.settings import WorkerSettings
 from recon_worker.system.messages import message_log
 
 worker = ReconWorker(WorkerSettings(spool_dir=sys.argv[1]))
+assert "tqdm" in sys.modules  # descriptors may run out before it is used
 message_log("recon_worker").info("said")
 worker.close(0)
 multiprocessing.set_start_method("spawn")
