@@ -15,6 +15,7 @@ import contextlib
 import functools
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -40,6 +41,8 @@ _TO_ALL_PROCESSES = (
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),  # notice of a limit, such as #SBATCH --signal=USR1@90
 )
 """Signals that Slurm and other batch systems send to every process of a job."""
+_MATPLOTLIBS_FOLDER = "MPLCONFIGDIR"
+"""Variable that Matplotlib sets to a temporary folder if the home directory cannot be written."""
 _ORPHAN_ATTEMPTS_AFTER_S = (0.0, 1.0, 2.0, 4.0)
 """Delay before each attempt of an orphaned worker; another follows only if the machine lacked a resource."""
 
@@ -54,6 +57,7 @@ def main() -> int:
     parser.add_argument("linger_s", type=float)
     parser.add_argument("slots", type=int, nargs="+")
     arguments = parser.parse_args()
+    given = os.environ.get(_MATPLOTLIBS_FOLDER)
     watchdog = Watchdog(arguments.parent, arguments.linger_s)
     priority = LowPriority(MAX_UPLOAD_THREADS + 1)
     # block these imports: they cost MLflow 80 MB, the last one 0.1 s, and no upload needs them
@@ -69,6 +73,8 @@ def main() -> int:
     _serve(channel, watchdog, priority, functools.partial(_set_up, arguments, channel, watchdog, priority))
     logging.shutdown()
     sys.stdout.flush()
+    if (folder := os.environ.get(_MATPLOTLIBS_FOLDER, given)) != given:
+        shutil.rmtree(str(folder), ignore_errors=True)  # Matplotlib would remove it at a normal exit
     os._exit(0)  # an upload that hangs, or MLflow's own threads, must not keep the process alive
 
 
