@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 from recon_worker.client.signals import sigpipe_blocked
@@ -75,6 +76,8 @@ class WorkerProcess:
             child_end.close()
             child_handover.close()
         self.pid = self._process.pid
+        self._bound_to = _affinity(0)
+        self._unbind()
 
     def hand_over(self, lock: int, folder: int) -> None:
         """Make the worker hold the run's spool from now on, even if it is stopped and does not receive the descriptors.
@@ -97,6 +100,7 @@ class WorkerProcess:
         Raises:
             TimeoutError: The worker does not read its messages.
         """
+        self._unbind()
         try:
             with sigpipe_blocked():
                 self._connection.send_bytes(json.dumps(message).encode())
@@ -104,6 +108,19 @@ class WorkerProcess:
             raise TimeoutError("it does not read its messages") from error
         except OSError:
             pass
+
+    def _unbind(self) -> None:
+        """Let the worker run wherever any thread of this process may run, as far as it inherited less.
+
+        With OMP_PROC_BIND, OpenMP binds the thread that loads it, usually the main thread, to one processor. The worker
+        would compete with it for this one.
+        """
+        allowed = set[int]().union(*map(_affinity, _threads("self")))
+        if self._bound_to < allowed:
+            for thread in _threads(self.pid):
+                with contextlib.suppress(OSError):  # it has ended
+                    if _affinity(thread) == self._bound_to:
+                        os.sched_setaffinity(thread, allowed)
 
     def receive(self, timeout_s: float, wake: int) -> dict[str, Any] | None:
         """Return the next message; None after `timeout_s`, or as soon as the descriptor `wake` is readable.
@@ -143,6 +160,20 @@ class WorkerProcess:
         if self._stderr >= 0:
             os.close(self._stderr)
             self._stderr = -1
+
+
+def _threads(process: int | str) -> list[int]:
+    """Return the IDs of the threads of a process; empty if the system does not list them, as outside Linux."""
+    with contextlib.suppress(OSError):
+        return [int(place.name) for place in Path(f"/proc/{process}/task").iterdir()]
+    return []
+
+
+def _affinity(thread: int) -> set[int]:
+    """Return the processors on which a thread may run, 0: the calling one; empty if it has ended, or outside Linux."""
+    with contextlib.suppress(OSError, AttributeError):
+        return os.sched_getaffinity(thread)
+    return set()
 
 
 def end_process(process: "subprocess.Popen[bytes]", patience_s: float) -> str:

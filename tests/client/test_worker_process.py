@@ -148,3 +148,31 @@ def _sockets(process):
 def _flags(process, number):
     """Flags of an open file of a process."""
     return int(re.search(r"flags:\s+(\d+)", Path(f"/proc/{process}/fdinfo/{number}").read_text())[1], 8)
+
+
+BOUND = """
+import os, sys, threading
+from recon_worker.client.process import WorkerProcess
+from recon_worker.snapshot.slots import create_memory
+
+every, one, end = os.sched_getaffinity(0), {min(os.sched_getaffinity(0))}, threading.Event()
+if sys.argv[1] == "before":
+    threading.Thread(target=end.wait).start()
+os.sched_setaffinity(0, one)
+worker = WorkerProcess(create_memory("brief"), [], 0)
+print(os.sched_getaffinity(worker.pid) == (every if sys.argv[1] == "before" else one))
+os.sched_setaffinity(0, every)
+worker.send({})
+print(os.sched_getaffinity(worker.pid) == every)
+worker.end(kill=True)
+end.set()
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_worker_may_run_wherever_any_thread_of_the_training_may(when):
+    """OpenMP binds the main thread, which starts the worker; other threads may run elsewhere, from before or after."""
+    done = subprocess.run([sys.executable, "-c", BOUND, when], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.stdout == "True\nTrue\n", done.stderr
