@@ -113,7 +113,7 @@ class Slot:
     def mark_free(self) -> None:
         """Mark the slot as free; no effect on an empty or closed slot."""
         if self.descriptor >= 0 and os.fstat(self.descriptor).st_size:
-            self._mapping()[: _FIELDS.size] = _FIELDS.pack(0, _FREE, 0)
+            os.pwrite(self.descriptor, _FIELDS.pack(0, _FREE, 0), 0)  # without a mapping, which may have failed
 
     def content(self) -> tuple[int, bytes]:
         """Return generation and header of the snapshot in the slot; generation 0 if the slot is not ready."""
