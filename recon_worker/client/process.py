@@ -69,7 +69,7 @@ class WorkerProcess:
                 stderr=self._stderr,
                 start_new_session=True,
             )
-        except OSError:
+        except BaseException:
             self.close_descriptors()
             raise
         finally:

@@ -280,7 +280,7 @@ class Supervisor:
         descriptors = None if spool is None else (spool[1], spool[0].descriptor)
         try:
             process = WorkerProcess(self._brief, slots, self._linger_s, descriptors)
-        except OSError as error:
+        except Exception as error:  # whatever it is, it may pass
             self._handle_death(f"it cannot be started: {error}")
             return
         with self._queue.changed:

@@ -57,7 +57,16 @@ _SET = {
 
 
 def child_command(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs `main()` of a module of this package, for use with `child_environment`."""
+    """Return the command that runs `main()` of a module of this package, for use with `child_environment`.
+
+    Raises:
+        FileNotFoundError: The interpreter is unknown, as in a program that embeds Python.
+    """
+    if not sys.executable:
+        raise FileNotFoundError(
+            f"sys.executable is {sys.executable!r}, as in a program that embeds Python; set it to the path of a Python "
+            "interpreter that has this package."
+        )
     return [sys.executable, "-P", str(Path(__file__).resolve().with_name("launcher.py")), module, *arguments]
 
 

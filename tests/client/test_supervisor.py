@@ -4,6 +4,7 @@ import errno
 import itertools
 import mmap
 import os
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -11,9 +12,12 @@ from contextlib import contextmanager
 import pytest
 
 from recon_worker.client import supervisor
+from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.client.snapshot_queue import SnapshotQueue
 from recon_worker.settings import WorkerSettings
 from recon_worker.spool.snapshot_file import make_ready
+from recon_worker.system.child_environment import child_environment
+from tests.faults.harness import wait_until
 
 FIRST_S = 0.02
 MIB = 2**20
@@ -118,3 +122,31 @@ def test_a_silence_while_the_training_is_suspended_as_well_does_not_count(tmp_pa
     monkeypatch.setattr(supervisor, "time", worker)
     with supervised(worker, monkeypatch, tmp_path):
         assert worker.ends == ends
+
+
+@pytest.mark.parametrize("executable", [None, ""])
+def test_a_program_that_embeds_python_is_told_which_interpreter_to_name(tmp_path, monkeypatch, caplog, executable):
+    monkeypatch.setattr(sys, "executable", executable)
+    monkeypatch.setattr(supervisor, "_FIRST_BACKOFF_S", FIRST_S)
+    with ReconWorker(WorkerSettings(spool_dir=tmp_path / "spool")) as worker:
+        wait_until(lambda: worker.stats.restarts == 5)
+
+    assert f"it cannot be started: sys.executable is {executable!r}, as in a program that embeds Python" in caplog.text
+    assert "reconstructions go to the spool" in caplog.text
+
+
+def test_whatever_prevents_the_start_of_a_worker_may_pass(tmp_path, monkeypatch):
+    """Such as a variable that another thread removes from the environment while it is read."""
+    errors = [KeyError("A_VARIABLE")]
+
+    def environment(*arguments):
+        if errors:
+            raise errors.pop()
+        return child_environment(*arguments)
+
+    monkeypatch.setattr("recon_worker.client.process.child_environment", environment)
+    monkeypatch.setattr(supervisor, "_FIRST_BACKOFF_S", FIRST_S)
+    with ReconWorker(WorkerSettings(spool_dir=tmp_path / "spool")) as worker:
+        wait_until(lambda: worker.is_ready)
+
+    assert worker.stats.restarts == 1
