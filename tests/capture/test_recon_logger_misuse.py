@@ -3,6 +3,7 @@
 import atexit
 import errno
 import os
+import threading
 
 import mlflow
 import numpy as np
@@ -255,3 +256,14 @@ def test_a_worker_that_cannot_be_launched_costs_the_pictures_only(logger_of, tmp
     (message,) = caplog.messages
     assert message == "Reconstruction logging failed in the launch of the worker; training continues."
     assert "Too many open files" in caplog.text
+
+
+def test_a_logger_for_which_no_thread_can_be_started_does_not_end_the_training(logger_of, tmp_path, monkeypatch):
+    def no_more(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_more)
+    with logger_of(worker=WorkerSettings(spool_dir=tmp_path / "spool")) as recon, recon.epoch(1) as shot:
+        add_all(shot)
+
+    assert [path.name for path in tmp_path.glob("spool/*/raw/*")] == ["00000001_epoch_1.snapshot"]
