@@ -43,13 +43,16 @@ class LowPriority:
             return work()
         result = Future[_T]()
         try:
-            self._pool.submit(_run, work, result).result()
+            self._pool.submit(_run, work, [result]).result()
         except BrokenExecutor:  # `nice` failed
             raise
         except RuntimeError:  # the limit of threads is reached; the work is nevertheless in the line of the others
             if result.cancel():
                 return work()
-        return result.result()
+        try:
+            return result.result()
+        finally:
+            del result  # ends a reference cycle with the traceback, as in `_run`
 
     def restore(self) -> None:
         """Run all further work at normal priority."""
@@ -58,14 +61,15 @@ class LowPriority:
             _set_autogroup(0)
 
 
-def _run(work: Callable[[], _T], result: "Future[_T]") -> None:
-    """Run the work, unless its result is cancelled."""
+def _run(work: Callable[[], _T], results: "list[Future[_T]]") -> None:
+    """Run the work, unless its result, the only one in the list, is cancelled. The pool must not keep the result."""
+    result = results.pop()
     if result.set_running_or_notify_cancel():
         try:
             result.set_result(work())
         except BaseException as error:
             result.set_exception(error)
-            del result  # ends a reference cycle with the traceback
+            del result
 
 
 def _set_autogroup(niceness: int) -> None:

@@ -1,13 +1,23 @@
-"""Work at low priority, where the number of threads is limited."""
+"""Work at low priority: where the number of threads is limited, and after an error."""
 
+import gc
 import threading
+import weakref
+
+import pytest
 
 from recon_worker.worker import priority
+from tests.faults.harness import wait_until
 
 
-def test_work_for_which_no_thread_can_be_started_runs_once_in_the_caller(tmp_path, monkeypatch):
+@pytest.fixture
+def low(tmp_path, monkeypatch):
     monkeypatch.setattr(priority, "_AUTOGROUP", tmp_path / "autogroup")
-    low, ran_in, here = priority.LowPriority(2), [], threading.current_thread()
+    return priority.LowPriority(2)
+
+
+def test_work_for_which_no_thread_can_be_started_runs_once_in_the_caller(low, monkeypatch):
+    ran_in = []
 
     def work():
         ran_in.append(threading.current_thread())
@@ -20,6 +30,23 @@ def test_work_for_which_no_thread_can_be_started_runs_once_in_the_caller(tmp_pat
         low.run(work)
     low.run(work)
 
-    assert ran_in[0] is here
-    assert ran_in[1] is not here
-    assert len(ran_in) == 2
+    assert [thread is threading.current_thread() for thread in ran_in] == [True, False]
+
+
+def test_work_that_failed_is_not_kept_in_memory(low):
+    class Arrays:
+        pass
+
+    def fail():
+        arrays = Arrays()
+        kept.append(weakref.ref(arrays))
+        raise ValueError("damaged")
+
+    kept = []
+    gc.disable()
+    try:
+        with pytest.raises(ValueError, match="damaged"):
+            low.run(fail)
+        wait_until(lambda: kept[0]() is None, 5)
+    finally:
+        gc.enable()
