@@ -30,13 +30,13 @@ def launched(worker: WorkerSettings | None) -> ReconBackend:
     return backend
 
 
-def claim(target: RunTarget, backend: ReconBackend) -> None:
-    """Let no other backend of this process log to a run until `release`.
+def claim(target: RunTarget, backend: ReconBackend | None) -> None:
+    """Let no other backend of this process log to a run until `release`. None: no backend could be launched.
 
     Raises:
         WrongSettingError: Another one does: artifacts of the same names would replace each other.
     """
-    if _logged.setdefault(target.run_id, backend) is not backend:
+    if backend is not None and _logged.setdefault(target.run_id, backend) is not backend:
         raise WrongSettingError(
             f"run {target.run_id} is being logged to by another ReconLogger or callback of this process; allowed: one "
             "at a time, as their pictures have the same names. Close the other one, or log to another run, for example "

@@ -134,8 +134,7 @@ class ReconLogger:
         self.num_samples = len(self.dataset)
         """Number of samples of the scan."""
         self.indices = choose_indices(self.num_samples, self._options)
-        self._closed, self._owner = False, os.getpid()
-        self.ranks = ranks_of_process_group(distributed)
+        self.ranks, self._closed, self._owner = ranks_of_process_group(distributed), False, os.getpid()
         self._start(tracking_uri, run_id)
 
     def _start(self, tracking_uri: str | None, run_id: str | None) -> None:
@@ -145,7 +144,8 @@ class ReconLogger:
                 if not self._known_px or self.ranks.size > 1:  # `begin` checks them, on rank zero
                     self._check_positions()
                 if self.ranks.rank == 0:
-                    self._backend = launched(self._worker)
+                    with self.guard("the launch of the worker", lost=NOTHING_LOGGED):
+                        self._backend = launched(self._worker)
                     self._target = _target(tracking_uri, run_id, self._interval.first_epoch)
                     claim(self._target, self._backend)
             with self.guard("the start", lost=NOTHING_LOGGED):
@@ -234,8 +234,8 @@ class ReconLogger:
         """Read the constant data, start the backend, and prepare this rank. All ranks must call this."""
 
         def start() -> RunData:
-            assert self._backend is not None
-            assert self._target is not None
+            if self._backend is None or self._target is None:
+                raise RuntimeError("the backend could not be launched.")
             digits = max(2, len(str(self._max_epochs or 0)))
             data = read_scan(
                 self.dataset, self._adapter, self.indices, self._options, patch_px=patch_px, epoch_digits=digits

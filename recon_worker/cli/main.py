@@ -13,6 +13,7 @@ from typing import TypeVar
 from recon_worker.cli.console import ExitCode, log_on_stderr, say
 from recon_worker.spool.folder import SpoolError, run_folders
 from recon_worker.system.databases import with_absolute_path
+from recon_worker.system.launcher import leave_removed_folder
 from recon_worker.system.messages import message_log
 from recon_worker.system.standard_streams import occupy_descriptors
 from recon_worker.system.uris import without_credentials
@@ -38,6 +39,7 @@ MLFLOW_TRACKING_TOKEN, or an MLFLOW_TRACKING_URI that contains them.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     occupy_descriptors()
+    leave_removed_folder()
     with contextlib.suppress(AttributeError, ValueError):  # stdout is closed or replaced
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # paths may contain any bytes
     arguments = _parser().parse_args(argv)

@@ -16,8 +16,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
+from recon_worker.client.signals import sigpipe_blocked
 from recon_worker.snapshot.slots import create_memory, read_all
 from recon_worker.system.child_environment import child_command, child_environment
 from recon_worker.system.handover import HURRY, SPOOL
@@ -48,7 +50,10 @@ class WorkerProcess:
         with socket.socket(fileno=os.dup(self._connection.fileno())) as end:
             for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):  # timeouts raise BlockingIOError
                 end.setsockopt(socket.SOL_SOCKET, option, _MESSAGE_LIMIT)
+            end.setblocking(True)  # otherwise a `socket.setdefaulttimeout` of the application takes effect
         self._handover, child_handover = socket.socketpair()
+        self._handover.setblocking(True)
+        child_handover.setblocking(True)
         self._stderr = create_memory("recon-log-stderr")
         if spool is not None:
             self.hand_over(*spool)
@@ -64,13 +69,15 @@ class WorkerProcess:
                 stderr=self._stderr,
                 start_new_session=True,
             )
-        except OSError:
+        except BaseException:
             self.close_descriptors()
             raise
         finally:
             child_end.close()
             child_handover.close()
         self.pid = self._process.pid
+        self._bound_to = _affinity(0)
+        self._unbind()
 
     def hand_over(self, lock: int, folder: int) -> None:
         """Make the worker hold the run's spool from now on, even if it is stopped and does not receive the descriptors.
@@ -79,12 +86,12 @@ class WorkerProcess:
             lock: Descriptor of the spool's lock.
             folder: Descriptor of its folder, whose path may lead elsewhere by the time the worker opens it.
         """
-        with contextlib.suppress(OSError):  # the worker is dead
+        with contextlib.suppress(OSError), sigpipe_blocked():  # the worker is dead
             socket.send_fds(self._handover, [SPOOL], [lock, folder])  # descriptors in transit stay open
 
     def hurry(self) -> None:
         """Tell the worker to run at normal priority."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), sigpipe_blocked():
             self._handover.send(HURRY, socket.MSG_DONTWAIT)
 
     def send(self, message: Mapping[str, Any]) -> None:
@@ -93,12 +100,27 @@ class WorkerProcess:
         Raises:
             TimeoutError: The worker does not read its messages.
         """
+        self._unbind()
         try:
-            self._connection.send_bytes(json.dumps(message).encode())
+            with sigpipe_blocked():
+                self._connection.send_bytes(json.dumps(message).encode())
         except BlockingIOError as error:
             raise TimeoutError("it does not read its messages") from error
         except OSError:
             pass
+
+    def _unbind(self) -> None:
+        """Let the worker run wherever any thread of this process may run, as far as it inherited less.
+
+        With OMP_PROC_BIND, OpenMP binds the thread that loads it, usually the main thread, to one processor. The worker
+        would compete with it for this one.
+        """
+        allowed = set[int]().union(*map(_affinity, _threads("self")))
+        if self._bound_to < allowed:
+            for thread in _threads(self.pid):
+                with contextlib.suppress(OSError):  # it has ended
+                    if _affinity(thread) == self._bound_to:
+                        os.sched_setaffinity(thread, allowed)
 
     def receive(self, timeout_s: float, wake: int) -> dict[str, Any] | None:
         """Return the next message; None after `timeout_s`, or as soon as the descriptor `wake` is readable.
@@ -138,6 +160,20 @@ class WorkerProcess:
         if self._stderr >= 0:
             os.close(self._stderr)
             self._stderr = -1
+
+
+def _threads(process: int | str) -> list[int]:
+    """Return the IDs of the threads of a process; empty if the system does not list them, as outside Linux."""
+    with contextlib.suppress(OSError):
+        return [int(place.name) for place in Path(f"/proc/{process}/task").iterdir()]
+    return []
+
+
+def _affinity(thread: int) -> set[int]:
+    """Return the processors on which a thread may run, 0: the calling one; empty if it has ended, or outside Linux."""
+    with contextlib.suppress(OSError, AttributeError):
+        return os.sched_getaffinity(thread)
+    return set()
 
 
 def end_process(process: "subprocess.Popen[bytes]", patience_s: float) -> str:

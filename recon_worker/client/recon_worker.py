@@ -15,8 +15,6 @@ import time
 import weakref
 from collections.abc import Callable
 
-from tqdm import tqdm
-
 from recon_worker.client.depth_advice import advice, events_csv
 from recon_worker.client.job import TO_RENDER
 from recon_worker.client.run_folder import close_run_folder, open_run_folder
@@ -29,7 +27,7 @@ from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, Snapsh
 from recon_worker.spool.folder import check_spool
 from recon_worker.spool.outbox import Outbox
 from recon_worker.spool.run_target import RunTarget
-from recon_worker.system.messages import message_log, show_messages
+from recon_worker.system.messages import message_log, progress_bars, show_messages
 from recon_worker.system.standard_streams import occupy_descriptors, shows_progress
 
 _log = message_log(__name__)
@@ -154,7 +152,7 @@ class ReconWorker:
         """
         deadline = time.monotonic() + timeout_s
         self._supervisor.retry_uploads()
-        bar = tqdm(bar_format="Reconstructions: {desc}", disable=not shows_progress(), leave=False)
+        bar = progress_bars()(bar_format="Reconstructions: {desc}", disable=not shows_progress(), leave=False)
         with bar, held_signals() as arrived:
             done = self._queue.wait_empty(deadline, bar.set_description_str, lambda: bool(arrived))
             if signal.SIGINT in arrived:  # it has ended the flush

@@ -1,4 +1,4 @@
-"""`held_signals`: delays signals during operations that must not be interrupted.
+"""`held_signals` delays signals during operations that must not be interrupted; `sigpipe_blocked` prevents SIGPIPE.
 
 Python runs signal handlers between any two instructions of the main thread: a Ctrl-C in the middle of `submit` could
 leave a snapshot that is counted but not stored.
@@ -49,6 +49,22 @@ def held_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
             _LIBC.sigaction(number, action, None)  # `faulthandler.register` tells Python nothing of its handler
         _deliver(arrived)
+
+
+@contextmanager
+def sigpipe_blocked() -> Iterator[None]:
+    """Block SIGPIPE in this thread: a write to a dead worker then raises BrokenPipeError.
+
+    Python ignores this signal, but many programs restore its default, for `| head`, and it would end the training.
+    """
+    pipe = {signal.SIGPIPE}
+    was_pending, before = signal.SIGPIPE in signal.sigpending(), signal.pthread_sigmask(signal.SIG_BLOCK, pipe)
+    try:
+        yield
+    finally:
+        if not was_pending and signal.SIGPIPE in signal.sigpending():
+            signal.sigwait(pipe)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _deliver(numbers: list[int]) -> None:

@@ -5,6 +5,7 @@ up to `depth`     spool files that captures write in place (`RawFile`), one per 
 no slot free      an overflow buffer in ordinary memory if it fits into the budget, else a spool file
 """
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -71,6 +72,12 @@ class SlotMemory:
     def shared_slots(self) -> list[Slot]:
         """The slots in shared memory; the remaining ones are files."""
         return self.all_slots[: min(self.depth, self._n_in_budget(self._nbytes))]
+
+    def fault_in(self) -> None:
+        """Map the slots in shared memory before their first use, as far as a limit of address space permits."""
+        with contextlib.suppress(OSError):
+            for slot in self.shared_slots:
+                slot.fault_in()
 
     def _n_in_budget(self, nbytes: int) -> int:
         return self._settings.queue_bytes // max(1, nbytes)

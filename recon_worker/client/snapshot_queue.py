@@ -68,14 +68,16 @@ class SnapshotQueue:
         """Return arrays for the next snapshot. Never waits.
 
         Raises:
-            OSError: The memory or the file for the arrays cannot be allocated. The snapshot counts as failed.
+            OSError, MemoryError: The memory or the file for the arrays cannot be allocated. The snapshot counts as
+                failed.
         """
         with self.changed:
             try:
                 return self.memory.acquire(layout, closed=self.closed)
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 self.stats.submitted += 1
-                self._fail("A reconstruction", f"{size_text(layout.nbytes)} cannot be allocated for it: {error}")
+                why = str(error) or type(error).__name__
+                self._fail("A reconstruction", f"{size_text(layout.nbytes)} cannot be allocated for it: {why}")
                 raise
             finally:
                 self.changed.notify_all()

@@ -52,7 +52,11 @@ class Supervisor:
         self.is_ready = False
         """Whether a worker has started and answers."""
         self._brief = create_memory("recon-log-brief")
-        self._wake_read, self._wake_write = os.pipe()
+        try:
+            self._wake_read, self._wake_write = os.pipe()
+        except OSError:
+            os.close(self._brief)
+            raise
         for end in (self._wake_read, self._wake_write):
             os.set_blocking(end, False)
         self._spool: tuple[Outbox, int] | None = None  # and its lock
@@ -165,13 +169,13 @@ class Supervisor:
 
     def _attend(self, process: WorkerProcess) -> None:
         """Handle the next message, if any, and send those that are due."""
-        allowed_s = allowed_silence_s(self._silence_s, self._nbytes)
+        allowed_s, began_s = allowed_silence_s(self._silence_s, self._nbytes), time.monotonic()
         try:
-            if (message := process.receive(_POLL_S, self._wake_read)) is not None:
+            message, now_s = process.receive(_POLL_S, self._wake_read), time.monotonic()
+            self._heard_s += max(0.0, now_s - began_s - _POLL_S)  # a suspended job: the worker was stopped as well
+            if message is not None:
                 self._handle(message)
-            elif (self._queue.in_state(State.IN_FLIGHT) or not self.is_ready) and (
-                time.monotonic() - self._heard_s > allowed_s
-            ):
+            elif now_s - self._heard_s > allowed_s and (self._queue.in_state(State.IN_FLIGHT) or not self.is_ready):
                 raise TimeoutError(f"it sent no message for {allowed_s:.0f} s")
             for outgoing in self._due_messages():
                 process.send(outgoing)
@@ -235,8 +239,7 @@ class Supervisor:
         elif kind == "log":
             _log.log(message["level"], "worker: %s", message["text"])
         elif kind == "reserved":  # map the pages allocated by the worker now, not in the first captures
-            for slot in queue.memory.shared_slots:
-                slot.fault_in()
+            queue.memory.fault_in()
 
     def _send_setup(self) -> None:
         """Describe the run to a worker, with the snapshots that its predecessor rendered but did not upload."""
@@ -277,7 +280,7 @@ class Supervisor:
         descriptors = None if spool is None else (spool[1], spool[0].descriptor)
         try:
             process = WorkerProcess(self._brief, slots, self._linger_s, descriptors)
-        except OSError as error:
+        except Exception as error:  # whatever it is, it may pass
             self._handle_death(f"it cannot be started: {error}")
             return
         with self._queue.changed:

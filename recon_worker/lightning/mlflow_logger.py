@@ -151,10 +151,13 @@ class QueuedMLFlowLogger(MLFlowLogger):
 
     def _enqueue(self, call: Callable[[], None]) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._send, args=(self._stopped,), name="mlflow-metrics", daemon=True
-            )
-            self._thread.start()
+            thread = threading.Thread(target=self._send, args=(self._stopped,), name="mlflow-metrics", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the limit of threads is reached: the next call tries again
+                self._note("Metrics cannot be sent to MLflow now; they are kept.", error)
+            else:
+                self._thread = thread
         while True:
             try:
                 self._calls.put_nowait(call)
@@ -186,8 +189,12 @@ class QueuedMLFlowLogger(MLFlowLogger):
     def _report(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         assert error is not None
+        self._note("The MLflow server did not accept metrics; they will be sent again.", error)
+
+    def _note(self, what: str, error: BaseException) -> None:
+        """Note the reason for which metrics are not sent; log it if there was none before."""
         if self._error is None:
-            _log.warning("The MLflow server did not accept metrics; they will be sent again. %s", reason(error))
+            _log.warning("%s %s", what, reason(error))
         self._error = error
 
 

@@ -8,6 +8,7 @@ replaces it. Only the training process writes slots. While alive it announces re
 the worker finds them by the state in the header.
 """
 
+import errno
 import mmap
 import os
 import struct
@@ -21,12 +22,18 @@ import numpy as np
 HEADER_BYTES = 4096
 _FIELDS = struct.Struct("<QII")
 _FREE, _READY = 0, 1
+_FORBIDDEN = {errno.ENOSYS, errno.EPERM, errno.EACCES}
+"""Errors of `memfd_create` in a container on an old kernel, in a sandbox, or where such files may not be executable."""
 
 
 def create_memory(name: str) -> int:
     """Create empty anonymous shared memory and return its descriptor, which the caller owns."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create(name, os.MFD_CLOEXEC)
+        try:
+            return os.memfd_create(name, os.MFD_CLOEXEC)
+        except OSError as error:
+            if error.errno not in _FORBIDDEN:
+                raise
     descriptor, path = tempfile.mkstemp(prefix=name)
     Path(path).unlink()
     return descriptor
@@ -106,7 +113,7 @@ class Slot:
     def mark_free(self) -> None:
         """Mark the slot as free; no effect on an empty or closed slot."""
         if self.descriptor >= 0 and os.fstat(self.descriptor).st_size:
-            self._mapping()[: _FIELDS.size] = _FIELDS.pack(0, _FREE, 0)
+            os.pwrite(self.descriptor, _FIELDS.pack(0, _FREE, 0), 0)  # without a mapping, which may have failed
 
     def content(self) -> tuple[int, bytes]:
         """Return generation and header of the snapshot in the slot; generation 0 if the slot is not ready."""
@@ -122,3 +129,5 @@ class Slot:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+    __del__ = close

@@ -57,7 +57,16 @@ _SET = {
 
 
 def child_command(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs `main()` of a module of this package, for use with `child_environment`."""
+    """Return the command that runs `main()` of a module of this package, for use with `child_environment`.
+
+    Raises:
+        FileNotFoundError: The interpreter is unknown, as in a program that embeds Python.
+    """
+    if not sys.executable:
+        raise FileNotFoundError(
+            f"sys.executable is {sys.executable!r}, as in a program that embeds Python; set it to the path of a Python "
+            "interpreter that has this package."
+        )
     return [sys.executable, "-P", str(Path(__file__).resolve().with_name("launcher.py")), module, *arguments]
 
 
@@ -75,5 +84,7 @@ def child_environment(parent: Mapping[str, str], path: Sequence[str]) -> dict[st
         if name in _PASSED or name in chosen or name.startswith(_PASSED_PREFIXES)
     }
     folders = [str(folder) for folder in path if os.path.isabs(folder)]  # noqa: PTH117 - entries are text
-    mode = {"PYTHONUTF8": "1"} if sys.flags.utf8_mode else {}  # the option -X utf8 is not inherited
+    if sys.flags.ignore_environment:  # options are not inherited: here -E or -I
+        passed = {name: value for name, value in passed.items() if not name.startswith("PYTHON")}
+    mode = {"PYTHONUTF8": "1"} if sys.flags.utf8_mode else {}  # -X utf8
     return {**_DEFAULTS, **passed, **mode, **_SET, PATH: json.dumps(folders)}

@@ -1,9 +1,14 @@
-"""Describes errors on one line, and recognises those caused by a lack of machine resources.
+"""Describes errors on one line; recognises those of signal handlers, and those caused by a lack of machine resources.
 
 Libraries wrap a root cause in ever more general exceptions, so `reason` names the root cause first.
 """
 
 import errno
+import functools
+import signal
+import traceback
+from types import CodeType
+from typing import Any
 
 from recon_worker.system.uris import without_credentials
 
@@ -53,6 +58,29 @@ def is_shortage(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def from_signal_handler(error: BaseException) -> BaseException | None:
+    """Return the error or cause of it that a signal handler of the application raised; None if none did.
+
+    It is meant for the training, such as to end it before the time limit of a job, and must not be caught.
+    """
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    seen, current = list[BaseException](), error
+    while current not in seen:  # exceptions may refer to each other
+        if any(frame.f_code in handlers for frame, _ in traceback.walk_tb(current.__traceback__)):
+            return current
+        seen.append(current)
+        current = current.__cause__ or current.__context__ or current
+    return None
+
+
+def _code_of(handler: Any) -> CodeType | None:  # noqa: ANN401 - a function, any other callable, or a number
+    """Return the code of a signal handler written in Python."""
+    function = handler.func if isinstance(handler, functools.partial) else getattr(handler, "__func__", handler)
+    call = function if hasattr(function, "__code__") else getattr(type(function), "__call__", None)  # noqa: B004
+    code: CodeType | None = getattr(call, "__code__", None)
+    return code
 
 
 def _described(error: BaseException) -> tuple[str, str]:

@@ -18,6 +18,14 @@ def after_standard_library(folders: list[str]) -> list[str]:
     return standard + [folder for folder in folders if folder not in standard]
 
 
+def leave_removed_folder() -> None:
+    """Change to another working directory if it was removed, like a temporary one: MLflow needs one to connect."""
+    try:
+        os.getcwd()  # noqa: PTH109 - avoids the import of pathlib
+    except OSError:
+        os.chdir("/")
+
+
 def _main() -> int:
     """Import this package from its own location, even if others have its name, and run `main()` of the named module."""
     import gc
@@ -26,10 +34,7 @@ def _main() -> int:
     gc.set_threshold(50_000)  # imports allocate but free nothing: saves 0.2 s of CPU time before the first upload
 
     sys.path[:] = after_standard_library(loads(os.environ[_PATH]))
-    try:
-        os.getcwd()  # noqa: PTH109 - avoids the import of pathlib
-    except OSError:  # it was removed, as a temporary directory; MLflow needs one
-        os.chdir("/")
+    leave_removed_folder()
 
     from importlib import import_module
     from importlib.util import module_from_spec, spec_from_file_location

@@ -1,9 +1,15 @@
 """Messages on the terminal, whose failure never ends a training run or a `sync`; sizes as text."""
 
 import contextlib
+import functools
 import logging
 import sys
-from typing import Any
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 def message_log(name: str) -> "logging.LoggerAdapter[logging.Logger]":
@@ -39,15 +45,38 @@ class _AboveProgressBars(logging.Handler):
 
     def __init__(self, logger: logging.Logger) -> None:
         super().__init__()
+        progress_bars()  # imports tqdm now: descriptors may run out later
         self._handlers_of = (logger, logging.getLogger())
 
     def emit(self, record: logging.LogRecord) -> None:
         others = [handler for logger in self._handlers_of for handler in logger.handlers if handler is not self]
         if others or sys.stderr is None:
             return
-        from tqdm import tqdm  # the worker, which imports this module, has no use for it
+        progress_bars().write(self.format(record), file=sys.stderr)  # not bound earlier: Rich replaces sys.stderr
 
-        tqdm.write(self.format(record), file=sys.stderr)  # not bound earlier: Rich replaces sys.stderr
+
+def progress_bars() -> "type[tqdm[Any]]":
+    """Return the class for progress bars and messages above them: tqdm, if the application has used it.
+
+    Otherwise a subclass with a lock of its own. The lock that tqdm creates at its first use fixes the start method of
+    multiprocessing; an application that chooses it later would end with a RuntimeError.
+    """
+    from tqdm.std import TqdmDefaultWriteLock, tqdm  # type: ignore[attr-defined] # in no stub
+
+    has_lock = hasattr(TqdmDefaultWriteLock, "mp_lock") or hasattr(tqdm, "_lock")  # the application may set another
+    return tqdm if has_lock else _own_progress_bars()
+
+
+@functools.cache
+def _own_progress_bars() -> "type[tqdm[Any]]":
+    from tqdm import tqdm  # the worker, which imports this module, has no use for it
+
+    class OwnBars(tqdm):  # type: ignore[type-arg] # not subscriptable at runtime
+        monitor_interval = 0
+        _instances: ClassVar[Any] = weakref.WeakSet()
+
+    OwnBars.set_lock(threading.RLock())
+    return OwnBars
 
 
 def size_text(nbytes: int) -> str:

@@ -62,8 +62,9 @@ def why_no_run(target: RunTarget) -> str | None:
                 refusals.append(reason(error))
 
     thread = threading.Thread(target=ask, name="run-exists", daemon=True)
-    thread.start()
-    thread.join(_PATIENCE_S)
+    with contextlib.suppress(RuntimeError):  # no thread can be started: the answer stays unknown
+        thread.start()
+        thread.join(_PATIENCE_S)
     return next(iter(refusals), None)
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from recon_worker.spool.outbox import Outbox, Version, epoch_of
 from recon_worker.system.messages import message_log
+from recon_worker.system.threads import start_threads
 from recon_worker.upload.errors import UnacceptableError
 from recon_worker.upload.retry import RESENDS, Retries, StoppedError, backoff_s
 
@@ -93,8 +94,7 @@ class Uploader:
         self._warned = set[str]()
         """Rejected files, and "lost" once any file was lost: each causes one warning."""
         self._whole_run = threading.Lock()
-        for number in range(threads):
-            threading.Thread(target=self._serve, name=f"upload-{number}", daemon=True).start()
+        self._threads = start_threads(threads, self._serve, "upload")
 
     def add(self, generation: int, names: Collection[str]) -> None:
         """Upload the files `names` of the outbox, then report their generation to `on_complete`."""

@@ -3,8 +3,8 @@
     pipe: setup, reserve, job, file, retry, finish, stop -> Worker -> outbox -> upload threads -> MLflow
           <- ready, reserved, began, alive, rendered, finished, logged, refused, aside, log
 
-Started by `client.process` with the pipe, the shared memory and a socket as inherited descriptors. It ignores SIGINT
-and SIGTERM, which batch systems send to every process of a job, and obeys the pipe. If the pipe closes without `stop`,
+Started by `client.process` with the pipe, the shared memory and a socket as inherited descriptors. It ignores signals
+that terminals and batch systems send to every process of a job, and obeys the pipe. If the pipe closes without `stop`,
 the training process is dead. The worker then writes the snapshots in shared memory to the spool, renders and uploads
 what it can within the flush timeout, and exits; `Watchdog` ends it if it hangs. All data needed for this is in shared
 memory too, because the training process may die before it has sent anything.
@@ -15,6 +15,7 @@ import contextlib
 import functools
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -35,20 +36,28 @@ from recon_worker.worker.worker import Worker
 _POLL_S = 0.1
 _TITLE = Path("/proc/self/comm")
 """File with the process name that `ps` and `top` show."""
+_TO_ALL_PROCESSES = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),  # notice of a limit, such as #SBATCH --signal=USR1@90
+)
+"""Signals that Slurm and other batch systems send to every process of a job."""
+_MATPLOTLIBS_FOLDER = "MPLCONFIGDIR"
+"""Variable that Matplotlib sets to a temporary folder if the home directory cannot be written."""
 _ORPHAN_ATTEMPTS_AFTER_S = (0.0, 1.0, 2.0, 4.0)
 """Delay before each attempt of an orphaned worker; another follows only if the machine lacked a resource."""
 
 
 def main() -> int:
     """Run the worker process, with the arguments set by `client.process`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in _TO_ALL_PROCESSES:
+        signal.signal(number, signal.SIG_IGN)
     parser = argparse.ArgumentParser(description="Started by the training process; not meant to be called by hand.")
     for name in ("parent", "pipe", "handover", "brief"):
         parser.add_argument(name, type=int)
     parser.add_argument("linger_s", type=float)
     parser.add_argument("slots", type=int, nargs="+")
     arguments = parser.parse_args()
+    given = os.environ.get(_MATPLOTLIBS_FOLDER)
     watchdog = Watchdog(arguments.parent, arguments.linger_s)
     priority = LowPriority(MAX_UPLOAD_THREADS + 1)
     # block these imports: they cost MLflow 80 MB, the last one 0.1 s, and no upload needs them
@@ -64,6 +73,8 @@ def main() -> int:
     _serve(channel, watchdog, priority, functools.partial(_set_up, arguments, channel, watchdog, priority))
     logging.shutdown()
     sys.stdout.flush()
+    if (folder := os.environ.get(_MATPLOTLIBS_FOLDER, given)) != given:
+        shutil.rmtree(str(folder), ignore_errors=True)  # Matplotlib would remove it at a normal exit
     os._exit(0)  # an upload that hangs, or MLflow's own threads, must not keep the process alive
 
 

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,14 +35,41 @@ class LowPriority:
         _set_autogroup(_NICENESS)
 
     def run(self, work: Callable[[], _T]) -> _T:
-        """Run the work and return its result; exceptions propagate."""
-        return work() if self._restored.is_set() else self._pool.submit(work).result()
+        """Run the work and return its result; exceptions propagate.
+
+        If no thread can be started, and none is free, it runs in the calling thread, at normal priority.
+        """
+        if self._restored.is_set():
+            return work()
+        result = Future[_T]()
+        try:
+            self._pool.submit(_run, work, [result]).result()
+        except BrokenExecutor:  # `nice` failed
+            raise
+        except RuntimeError:  # the limit of threads is reached; the work is nevertheless in the line of the others
+            if result.cancel():
+                return work()
+        try:
+            return result.result()
+        finally:
+            del result  # ends a reference cycle with the traceback, as in `_run`
 
     def restore(self) -> None:
         """Run all further work at normal priority."""
         if not self._restored.is_set():
             self._restored.set()
             _set_autogroup(0)
+
+
+def _run(work: Callable[[], _T], results: "list[Future[_T]]") -> None:
+    """Run the work, unless its result, the only one in the list, is cancelled. The pool must not keep the result."""
+    result = results.pop()
+    if result.set_running_or_notify_cancel():
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+            del result
 
 
 def _set_autogroup(niceness: int) -> None:

@@ -26,6 +26,7 @@ from recon_worker.spool.outbox import Outbox, epoch_of, is_reference
 from recon_worker.spool.run_target import RunTarget
 from recon_worker.spool.snapshot_file import make_ready
 from recon_worker.system.errors import is_shortage
+from recon_worker.system.launcher import leave_removed_folder
 from recon_worker.system.messages import message_log
 from recon_worker.upload.mlflow_client import connect
 from recon_worker.upload.mlflow_sink import MlflowSink
@@ -193,8 +194,7 @@ class Worker:
         """
         self._channel.send("began")
         self.short.discard(generation)
-        report: Message = {"started_unix_s": time.time(), "stitched_unix_s": 0.0}
-        report |= {"metrics": {}, "earlier": {}, "alert": ""}
+        report = Message(started_unix_s=time.time(), stitched_unix_s=0.0, metrics={}, earlier={}, alert="")
         names, failures, batch, short = list[str](), list[Failure](), None, False
         try:
             snapshot = self._priority.run(read)
@@ -289,6 +289,7 @@ class Worker:
 
 def _connect(target: RunTarget) -> "MlflowClient":
     """Connect to MLflow. Garbage is not collected while it is imported: that takes 0.2 s and finds nothing."""
+    leave_removed_folder()
     if "mlflow" in sys.modules:
         return connect(target)
     gc.disable()

@@ -204,3 +204,14 @@ def test_a_killed_sync_is_completed_by_the_next_one(tracking, outbox):
     assert recon_worker("sync", outbox.folder).returncode == DONE
     assert len(tracking.files()) == 3 * PER_EPOCH + 3
     assert list(outbox.folder.parent.iterdir()) == []
+
+
+def test_a_sync_in_a_removed_working_directory_uploads_everything(tracking, tmp_path, monkeypatch):
+    target = make_run(tracking)
+    outbox = make_spool(tmp_path / "spool", target, raw=(), rendered=(1,))
+    unseen = f"{target.tracking_uri}?timeout=60"  # no client of this process has asked for the working directory
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    assert main(["sync", "--timeout", "5", "--tracking-uri", unseen, str(outbox.folder)]) == DONE

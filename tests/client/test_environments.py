@@ -69,15 +69,23 @@ def test_a_module_that_shadows_the_standard_library_does_not_stop_the_worker(tra
     assert epochs(tracking) == {1}
 
 
-def test_a_working_directory_that_was_removed_does_not_stop_the_worker(tracking, tmp_path):
-    target = make_run(tracking)
+@pytest.mark.parametrize("when", [pytest.param("before", marks=slow), "during"])
+def test_a_working_directory_that_was_removed_does_not_stop_the_worker(tracking, tmp_path, when):
+    """Before its start, or before it connects to MLflow."""
+    target, remove = make_run(tracking), "import os; os.rmdir(os.getcwd())\n"
     code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
     code = code.replace('Path("spool")', f"Path({str(tmp_path / 'spool')!r})")
+    if when == "before":
+        code = remove + code
+    else:
+        wait = "import time\n    while not worker.is_ready: time.sleep(0.01)\n"
+        code = code.replace("log_epoch(worker", f"{wait}    {remove}    log_epoch(worker")
     (tmp_path / "gone").mkdir()
 
-    done = run_python("-c", f"import os; os.rmdir(os.getcwd())\n{code}", cwd=tmp_path / "gone")
+    done = run_python("-c", code, cwd=tmp_path / "gone")
 
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+    assert not (tmp_path / "gone").exists()
     assert epochs(tracking) == {1}
 
 
@@ -115,3 +123,33 @@ def test_render_works_where_the_matplotlib_backend_of_a_notebook_is_not_installe
 
     assert done.returncode == DONE, done.stderr
     assert list(Path(tmp_path, "out").rglob("epoch_01/summary.png"))
+
+
+READY = """
+import time
+from recon_worker.client.recon_worker import ReconWorker
+from recon_worker.settings import WorkerSettings
+with ReconWorker(WorkerSettings(spool_dir="spool")) as worker:
+    while not (worker.is_ready or worker.stats.restarts):
+        time.sleep(0.02)
+    print(worker.stats.restarts)
+"""
+
+
+def test_variables_that_the_training_was_told_to_ignore_do_not_stop_the_worker(tmp_path):
+    """As with PYTHONHOME, which software packages of a cluster set for a Python of their own."""
+    done = run_python("-E", "-c", READY, cwd=tmp_path, PYTHONHOME="/none", PYTHONUTF8="none")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+
+
+def test_a_worker_whose_home_directory_cannot_be_written_leaves_no_temporary_folder(tmp_path):
+    """Matplotlib makes one for its caches."""
+    (tmp_path / "tmp").mkdir()
+    nowhere = {"HOME": "/proc/none", "XDG_CONFIG_HOME": "", "XDG_CACHE_HOME": "", "MPLCONFIGDIR": ""}
+
+    done = run_python("-c", READY, cwd=tmp_path, TMPDIR=str(tmp_path / "tmp"), **nowhere)
+
+    assert (done.returncode, done.stdout) == (0, "0\n")
+    assert "Matplotlib created a temporary cache directory" in done.stderr
+    assert list((tmp_path / "tmp").iterdir()) == []

@@ -1,6 +1,9 @@
 """Overflow policies and retries, without a worker process: the tests call the queue as the supervisor does."""
 
+import errno
+import mmap
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -114,3 +117,31 @@ def test_a_snapshot_postponed_by_a_shortage_keeps_its_slot_and_is_rendered_after
     queue.leave()
     assert queue.stats.spooled == 2  # epoch 2 was rendered but not logged
     assert [raw.name for raw in Outbox(tmp_path / "run").raw()] == ["00000001_epoch_1.snapshot"]
+
+
+def test_a_slot_that_cannot_be_mapped_is_free_for_the_next_snapshot(make_queue, monkeypatch):
+    """For lack of descriptors or address space: the training must not wait for it with policy `block`."""
+    queue = make_queue(overflow="block", depth=1, flush_timeout_s=60)
+
+    def too_many(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as short:
+        short.setattr(mmap, "mmap", too_many)
+        with pytest.raises(OSError, match="Too many open files"):
+            queue.acquire(LAYOUT)
+    log_epoch(queue, LAYOUT, 1)
+
+    assert (queue.stats.submitted, queue.stats.failed, queue.stats.waited) == (2, 1, 0)
+    assert queue.take().slot == 0
+
+
+def test_a_snapshot_for_which_there_is_too_little_memory_counts_as_failed(make_queue, caplog):
+    queue = make_queue(depth=1, queue_bytes=2**62)
+    log_epoch(queue, LAYOUT, 1)
+
+    with pytest.raises(MemoryError):
+        queue.acquire(replace(LAYOUT, n_fixed=10**13))
+
+    assert (queue.stats.submitted, queue.stats.failed) == (2, 1)
+    assert "cannot be allocated for it: MemoryError." in caplog.text

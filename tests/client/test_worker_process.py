@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from recon_worker.client.process import WorkerProcess
 from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.settings import WorkerSettings
-from recon_worker.snapshot.slots import read_all
+from recon_worker.snapshot.slots import create_memory, read_all
 from tests.faults.harness import FLUSH_S, epochs, interpreter_with, started, wait_until
 from tests.paths import REPOSITORY
 from tests.samples import layout_of, log_epoch, make_run, make_scan
@@ -118,3 +120,59 @@ def test_a_program_without_a_main_script_logs_a_snapshot(tracking, tmp_path, pla
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
     assert re.fullmatch(r"Epoch 1: R-factor of patches \S+, logged in \S+ s\n", done.stderr)
     assert epochs(tracking) == {1}
+
+
+def test_a_default_timeout_of_sockets_does_not_apply_to_those_of_the_worker():
+    """Programs set it for their downloads."""
+    before, brief = set(_sockets("self")), create_memory("brief")
+    socket.setdefaulttimeout(30)
+    try:
+        worker = WorkerProcess(brief, [], 0)
+    finally:
+        socket.setdefaulttimeout(None)
+    flags = [_flags("self", number) for number in set(_sockets("self")) - before]
+    flags += [_flags(worker.pid, number) for number in _sockets(worker.pid)]
+    worker.end(kill=True)
+    os.close(brief)
+
+    assert len(flags) == 4
+    assert not any(found & os.O_NONBLOCK for found in flags)
+
+
+def _sockets(process):
+    """Numbers of the open sockets of a process."""
+    open_files = [place for place in Path(f"/proc/{process}/fd").iterdir() if place.exists()]
+    return [int(place.name) for place in open_files if place.is_socket()]
+
+
+def _flags(process, number):
+    """Flags of an open file of a process."""
+    return int(re.search(r"flags:\s+(\d+)", Path(f"/proc/{process}/fdinfo/{number}").read_text())[1], 8)
+
+
+BOUND = """
+import os, sys, threading
+from recon_worker.client.process import WorkerProcess
+from recon_worker.snapshot.slots import create_memory
+
+every, one, end = os.sched_getaffinity(0), {min(os.sched_getaffinity(0))}, threading.Event()
+if sys.argv[1] == "before":
+    threading.Thread(target=end.wait).start()
+os.sched_setaffinity(0, one)
+worker = WorkerProcess(create_memory("brief"), [], 0)
+print(os.sched_getaffinity(worker.pid) == (every if sys.argv[1] == "before" else one))
+os.sched_setaffinity(0, every)
+worker.send({})
+print(os.sched_getaffinity(worker.pid) == every)
+worker.end(kill=True)
+end.set()
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_worker_may_run_wherever_any_thread_of_the_training_may(when):
+    """OpenMP binds the main thread, which starts the worker; other threads may run elsewhere, from before or after."""
+    done = subprocess.run([sys.executable, "-c", BOUND, when], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.stdout == "True\nTrue\n", done.stderr

@@ -169,3 +169,20 @@ def test_settings_may_be_any_mapping_or_none(logger):
     logger.log_hyperparams(None)
 
     assert _finished(logger).data.tags["optimiser/lr"] == "0.001"
+
+
+def test_metrics_wait_until_a_thread_can_be_started_for_them(logger, monkeypatch, caplog):
+    def no_more(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", no_more)
+        for step in (1, 2):
+            logger.log_metrics({"loss": float(step)}, step)
+    logger.log_metrics({"loss": 3.0}, 3)
+    logger.finalize("success")
+
+    assert [m.value for m in logger.experiment.get_metric_history(logger.run_id, "loss")] == [1.0, 2.0, 3.0]
+    assert [message for message in caplog.messages if "Metrics" in message] == [
+        "Metrics cannot be sent to MLflow now; they are kept. RuntimeError: can't start new thread"
+    ]

@@ -1,6 +1,8 @@
 """Messages reach the terminal of a user who has configured nothing, and obey one who has."""
 
 import logging
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -58,9 +60,10 @@ def test_the_level_of_the_application_counts(package, capsys):
     assert capsys.readouterr().err == "lost\n"
 
 
-def test_a_message_clears_the_progress_bar_before_it_is_printed(package, capsys):
+@pytest.mark.parametrize("kind", [tqdm, type("BarOfALibrary", (tqdm,), {})])
+def test_a_message_clears_the_progress_bar_before_it_is_printed(package, capsys, kind):
     show_messages("a_package")
-    with application_with(), tqdm(total=2, desc="bar", ncols=40, mininterval=0) as bar:
+    with application_with(), kind(total=2, desc="bar", ncols=40, mininterval=0) as bar:
         bar.update()
         message_log("a_package").info("epoch 1")
 
@@ -77,3 +80,31 @@ def test_without_stderr_nothing_is_printed(package, capsys, monkeypatch):
         message_log("a_package").info("epoch 1")
 
     assert capsys.readouterr().out == ""
+
+
+CHOOSES_LATE = """
+import multiprocessing, sys
+from recon_worker.client.recon_worker import ReconWorker
+from recon_worker.settings import WorkerSettings
+from recon_worker.system.messages import message_log
+
+worker = ReconWorker(WorkerSettings(spool_dir=sys.argv[1]))
+assert "tqdm" in sys.modules  # descriptors may run out before it is used
+message_log("recon_worker").info("said")
+worker.close(0)
+multiprocessing.set_start_method("spawn")
+print(multiprocessing.get_start_method())
+"""
+
+
+def test_messages_and_the_flush_leave_the_start_method_of_multiprocessing_to_the_application(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", CHOOSES_LATE, tmp_path / "spool"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.stderr == "said\n"
+    assert done.stdout == "spawn\n"

@@ -260,3 +260,25 @@ def test_what_is_uploaded_is_forgotten(outbox):
 
     assert upload(range(10, 20)) == upload(range(20, 60))
     uploader.stop()
+
+
+def test_two_threads_do_the_work_of_eight_where_no_more_can_be_started(outbox, monkeypatch):
+    start, left, done, sink = threading.Thread.start, [1, 2], queue.Queue(), _Unwilling()
+
+    def limited(thread):
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    uploader = Uploader(outbox, sink, 8, done.put)
+    for name in NAMES:
+        outbox.put(Artifact(name, b"picture"))
+    uploader.add(1, NAMES)
+    wait_until(lambda: uploader.refused)
+    sink.willing.set()
+    uploader.retry_now()
+
+    assert done.get(timeout=30) == 1
+    uploader.stop()

@@ -39,7 +39,7 @@ Logged = namedtuple("Logged", "stats tracking nbytes")
 
 @pytest.fixture(scope="module")
 def three_logged(mlflow_database, tmp_path_factory):
-    """What a worker logged that got SIGINT and SIGTERM before three snapshots."""
+    """What a worker logged that got the signals of a batch system before three snapshots."""
     folder, scan = tmp_path_factory.mktemp("one_run"), make_scan(n_samples=12, n_fixed=1, truth=False)
     tracking = Tracking(mlflow_database, str(folder), folder / "mlruns")
     settings = WorkerSettings(spool_dir=folder / "spool", flush_timeout_s=FLUSH_S)
@@ -49,8 +49,8 @@ def three_logged(mlflow_database, tmp_path_factory):
         started(settings, make_run(tracking), scan) as worker,
     ):
         pid = pid_when_ready(worker)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            os.kill(pid, number)
+        for name in ("INT", "TERM", "HUP", "USR1", "USR2", "XCPU"):
+            os.kill(pid, signal.Signals[f"SIG{name}"])
         for epoch in (1, 2, 3):
             log_epoch(worker, layout_of(scan), epoch)
     return Logged(worker.stats, tracking, layout_of(scan).nbytes)
@@ -68,7 +68,7 @@ def test_all_snapshots_are_logged_in_the_end(three_logged):
 
 
 @of_one_run
-def test_sigint_and_sigterm_do_not_end_the_worker(three_logged):
+def test_signals_that_a_batch_system_sends_to_every_process_do_not_end_the_worker(three_logged):
     assert three_logged.stats.restarts == 0
     assert three_logged.stats.logged == 3
 
