@@ -98,7 +98,7 @@ class TrainerRun(LoggedRun):
             return f"validation_step calls {name} {calls} times per batch. {advice}"
         if unread is not None:
             return f"{name} returns {described(unread)}, which {type(self.adapter).__name__} does not read"
-        return f"validation_step does not call {name}, or calls only its `forward`, past the hook. {advice}"
+        return f"validation_step does not call {name}, or only past the hook (its `forward`, compiled code). {advice}"
 
     def predict_missing(self, capture: Capture, precision: Precision) -> None:
         """Predict the samples missing from a capture in an extra pass, if possible. All ranks must call this."""
