@@ -16,7 +16,7 @@ from recon_worker.capture.copying import as_tensor
 from recon_worker.capture.dataset import read_item
 from recon_worker.capture.errors import UnusableDataError, described
 from recon_worker.capture.logged_run import LoggedRun
-from recon_worker.capture.placement.nesting import left_unchanged
+from recon_worker.capture.placement.nesting import left_unchanged, own_generators
 from recon_worker.capture.plan import CapturePlan
 from recon_worker.lightning.forward_watch import read_predictions
 
@@ -90,11 +90,14 @@ def _observed(adapter: Adapter, items: Sequence[Any]) -> torch.Tensor | None:
 
 @contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Put a module into eval mode, and restore the mode of every submodule on exit."""
+    """Put a module into eval mode; restore the mode and the random generators of every submodule on exit."""
     modes = [(submodule, submodule.training) for submodule in module.modules()]
+    restores = list(own_generators(vars(submodule) for submodule in module.modules()))
     module.eval()
     try:
         yield
     finally:
         for submodule, training in modes:
             submodule.training = training
+        for restore in restores:
+            restore()

@@ -1,5 +1,7 @@
 """Sources of predictions, and training that stays bit-identical."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,62 @@ def test_training_with_logging_is_bit_identical_to_training_without(tracking, va
     assert len(epochs_logged(tracking)) == 3
     assert logged.losses == plain.losses
     assert torch.equal(weights(logged), weights(plain))
+
+
+class Jitter:
+    """A transform with a generator of its own."""
+
+    def __init__(self):
+        self.generator = np.random.default_rng(1)
+
+
+class OwnGenerators(ForeignDataset):
+    """Simulates noise with generators of its own."""
+
+    def __init__(self, length):
+        super().__init__(length)
+        self.jitter, self.numpy = Jitter(), np.random.RandomState(1)
+        self.python, self.torch = random.Random(1), torch.Generator().manual_seed(1)
+
+    def __getitem__(self, i):
+        fields, *rest = super().__getitem__(i)
+        noise = self.jitter.generator.random() + self.numpy.rand() + self.python.random()
+        noise = noise + torch.rand((), generator=self.torch)
+        return fields | {"images": fields["images"] + noise}, *rest
+
+
+@pytest.mark.parametrize("val", [None, "default"], ids=["training set only", "the same dataset"])
+def test_generators_of_a_dataset_are_left_as_they_were(tracking, val):
+    def trained(callback):
+        data = loader(OwnGenerators(12))
+        settings = {"module": seeded_module(False), "train": data, "logger": None if callback else False}
+        return fit(tracking, callback, val=None if val is None else data, **settings)[0]
+
+    plain, logged = trained(None), trained(PtychoReconLoggingCallback(1, num_patches=2, log_stitch=True, strict=True))
+
+    assert len(epochs_logged(tracking)) == 2
+    assert logged.losses == plain.losses
+
+
+class Noisy(ForeignModule):
+    """Draws from a generator of its own, also when it is evaluated."""
+
+    def __init__(self):
+        torch.manual_seed(3)
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(1)
+
+    def forward(self, x, *more):
+        return super().forward(x + torch.rand(x.shape, generator=self.generator), *more)
+
+
+def test_generators_of_a_module_are_left_as_they_were_by_an_extra_pass(tracking):
+    plain, _ = fit(tracking, None, module=Noisy(), val=None, logger=False)
+
+    logged, _ = fit(tracking, PtychoReconLoggingCallback(1, num_patches=2, strict=True), module=Noisy(), val=None)
+
+    assert len(epochs_logged(tracking)) == 2
+    assert logged.losses == plain.losses
 
 
 def test_modes_of_all_submodules_are_as_before(tracking):

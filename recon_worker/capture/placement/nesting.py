@@ -5,9 +5,10 @@ any access may raise any exception.
 """
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,11 +71,12 @@ def flatten(dataset: object, length: int) -> tuple[Part, ...]:
 def left_unchanged(dataset: object) -> Iterator[None]:
     """Restore, on exit, all random states and the attributes of a dataset and of those nested in it.
 
-    Datasets draw random numbers, and open files at the first access: DataLoader workers forked later would share a file
-    that this process has opened, and its position.
+    Datasets draw random numbers, also from generators of their own, and open files at the first access: DataLoader
+    workers forked later would share a file that this process has opened, and its position.
     """
     before = [(state, dict(state)) for state in _attributes(dataset)]
     python_state, numpy_state = random.getstate(), np.random.get_state()
+    restores = list(own_generators(attributes for _, attributes in before))
     try:
         uses_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         with torch.random.fork_rng(range(torch.cuda.device_count()) if uses_gpu else []):
@@ -82,6 +84,8 @@ def left_unchanged(dataset: object) -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+        for restore in restores:
+            restore()
         for state, attributes in before:
             for name in [name for name in state if name not in attributes]:
                 del state[name]
@@ -98,6 +102,25 @@ def _attributes(dataset: object) -> list[dict[str, Any]]:
             several = state.get("datasets")
             left += [state.get("dataset"), *(several if isinstance(several, list | tuple) else ())]
     return list(found.values())
+
+
+def own_generators(owners: Iterable[dict[str, Any]]) -> Iterator[Callable[[], object]]:
+    """Yield what restores each random generator among attributes, and among the attributes of these."""
+    found = [one for attributes in owners for one in attributes.values()]
+    for one in tuple(found):
+        with suppress(Exception):  # user code
+            found += one.__dict__.values()
+    for one in found:
+        with suppress(Exception):
+            source = one.bit_generator if isinstance(one, np.random.Generator) else one
+            if isinstance(source, np.random.BitGenerator):
+                yield partial(setattr, source, "state", source.state)
+            elif isinstance(source, np.random.RandomState):
+                yield partial(source.set_state, source.get_state())
+            elif isinstance(source, random.Random):
+                yield partial(source.setstate, source.getstate())
+            elif isinstance(source, torch.Generator):
+                yield partial(source.set_state, source.get_state())
 
 
 def member(owner: Any, name: str) -> Any:  # noqa: ANN401
