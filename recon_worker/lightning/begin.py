@@ -72,8 +72,8 @@ class TrainerRun(LoggedRun):
         if predictions is None:
             self._why_extra_pass = self._why_none(len(seen), None if unread is outputs else unread)
             return
-        if len(predictions.amp) < capture.targets[batch_idx].size:
-            self._why_extra_pass = "validation predicts fewer samples than its batches should hold"
+        if not capture.targets[batch_idx].fits(predictions):
+            self._why_extra_pass = "validation predicts another number of samples than its batches should hold"
         try:
             measured = Measured(f"`{type(self.adapter).__name__}.observed`", lambda: _observed(self.adapter, batch))
             capture.add(capture.targets[batch_idx], predictions, measured)

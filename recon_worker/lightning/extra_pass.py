@@ -78,6 +78,10 @@ def predict_samples(
                     f"{type(module).__name__} returns {described(outputs)}, which {type(adapter).__name__} does not "
                     f"read as predictions. {HOW_TO_ADAPT}"
                 )
+            if len(predictions.amp) != len(batch):
+                raise UnusableDataError(
+                    f"{type(module).__name__} returns predictions of {len(predictions.amp)} samples for {len(batch)}."
+                )
             measured = Measured("`Sample.diffraction`", partial(_observed, adapter, items))
             capture.add(capture.target_of(batch), predictions, measured)
 
