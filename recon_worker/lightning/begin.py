@@ -1,5 +1,6 @@
 """Selects what to log at the start of training, on all ranks, and starts the backend on rank zero."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -286,4 +287,6 @@ def _reach(trainer: Trainer, loader: Any, length: int) -> int:  # noqa: ANN401
     limit = trainer.num_val_batches[0]
     if limit >= in_loader:
         return length
-    return min(length, int(limit) * (getattr(loader, "batch_size", None) or 1) * trainer.world_size)
+    samplers = (getattr(loader, "batch_sampler", None), loader)
+    in_batch = next(filter(None, (getattr(one, "batch_size", None) for one in samplers)), length / in_loader or 1)
+    return min(length, math.ceil(limit * in_batch * trainer.world_size))
