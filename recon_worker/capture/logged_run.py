@@ -165,8 +165,9 @@ class LoggedRun:
         """Submit a complete snapshot to the backend. Does nothing on ranks without a backend."""
         if self.backend is None:
             return
+        diffraction = capture.arrays.fixed_diffraction
+        diffraction[~capture.has_diffraction] = np.nan  # not predicted for these; the memory holds earlier values
         if self.plan.intensity:
-            diffraction = capture.arrays.fixed_diffraction
             np.sqrt(np.maximum(diffraction, 0, out=diffraction), out=diffraction)
         self.backend.submit(
             Snapshot(

@@ -10,7 +10,9 @@ import torch
 
 from recon_worker import ReconLogger, WorkerSettings
 from recon_worker.capture.errors import WrongSettingError
+from recon_worker.pictures.png import read_png
 from tests.capture.test_recon_logger import AMP, N_SAMPLES, PHASE, POSITIONS, N, add_all, logger_of, run_id
+from tests.lightning.clients import DIFFRACTION
 from tests.lightning.foreign import ForeignDataset
 
 __all__ = ["logger_of", "run_id"]
@@ -241,3 +243,16 @@ def test_a_function_may_return_the_positions_of_several_patches_per_sample(logge
 
     assert recon.errors == 0
     assert "epoch_01/stitched/amp_error.png" in tracking.files()
+
+
+def test_diffraction_that_is_predicted_for_some_samples_only_is_unknown_for_the_others(logger_of, tracking):
+    with logger_of(diffraction=DIFFRACTION, strict=True) as recon:
+        for epoch, known in ((1, N_SAMPLES), (2, N_SAMPLES // 2)):
+            with recon.epoch(epoch) as shot:
+                shot.add(np.arange(known), amp=AMP[:known], phase=PHASE[:known], diffraction=DIFFRACTION[:known])
+                shot.add(np.arange(known, N_SAMPLES), amp=AMP[known:], phase=PHASE[known:])
+
+    first, second = (read_png(tracking.path(f"epoch_02/patch_{i}/diff_pred_logI.png")).values for i in ("00", "30"))
+    assert np.isfinite(first).all()
+    assert np.isnan(second).all()
+    assert recon.metrics[2]["recon/patches/r_factor"] == 0
