@@ -74,6 +74,8 @@ class LoggedRun:
     captures: dict[int, Capture] = field(default_factory=dict)
     """Captures into reused memory, by its address."""
     misfit_warning: MisfitWarning = field(default_factory=MisfitWarning)
+    order_explained: bool = False
+    """Whether a message about epochs before the last logged one has been logged."""
 
     def begin_capture(self, epoch: int) -> None:
         """Acquire arrays for a snapshot. `end_capture` raises any error."""

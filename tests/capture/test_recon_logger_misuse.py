@@ -256,3 +256,14 @@ def test_diffraction_that_is_predicted_for_some_samples_only_is_unknown_for_the_
     assert np.isfinite(first).all()
     assert np.isnan(second).all()
     assert recon.metrics[2]["recon/patches/r_factor"] == 0
+
+
+def test_epoch_numbers_that_go_back_are_named_once(logger_of, tracking, caplog):
+    with logger_of(strict=True) as recon:
+        for epoch in (4, 4, 1, 2, 5):
+            with recon.epoch(epoch) as shot:
+                add_all(shot)
+
+    assert tracking.epoch_folders() == ["epoch_04", "epoch_05"]
+    (line,) = [one.message for one in caplog.records if "is not logged" in one.message]
+    assert line.startswith("Epoch 1 is not logged, because epoch 4 was.")
