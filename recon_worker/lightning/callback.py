@@ -152,9 +152,9 @@ class PtychoReconLoggingCallback(Callback):
             self._log_by_extra_pass(trainer, pl_module, 0)
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if mlflow_logger(trainer) is None:
-            return
         ranks, completed = ranks_of(trainer), max(trainer.current_epoch, self._earlier.completed_epochs)
+        if ranks is None:
+            return
         settings = Settings(
             options=self._options(),
             every_n_epochs=self.every_n_epochs,
