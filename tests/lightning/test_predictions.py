@@ -125,6 +125,48 @@ def test_generators_of_a_module_are_left_as_they_were_by_an_extra_pass(tracking)
     assert logged.losses == plain.losses
 
 
+class LogsInForward(ForeignModule):
+    """Logs a metric in `forward`."""
+
+    def forward(self, x, *more):
+        found = super().forward(x, *more)
+        self.log("amplitude", found[1].mean(), batch_size=len(x))
+        return found
+
+
+@pytest.mark.parametrize("shuffled", [True, None], ids=["shuffled validation", "training set only"])
+def test_an_extra_pass_logs_none_of_the_metrics_of_the_module(tracking, shuffled):
+    val = shuffled and loader(ForeignDataset(12), shuffle=True)
+    torch.manual_seed(3)
+    _, plain = fit(tracking, None, module=LogsInForward(), val=val, logger=False)
+    torch.manual_seed(3)
+
+    callback = PtychoReconLoggingCallback(1, num_patches=2, strict=True)
+    module, logged = fit(tracking, callback, module=LogsInForward(), val=val)
+
+    assert epochs_logged(tracking) == ["epoch_01", "epoch_02"]
+    assert logged.callback_metrics == plain.callback_metrics
+    assert "log" not in vars(module)
+
+
+class LittleMemory(ForeignModule):
+    """Runs out of GPU memory with more than eight samples."""
+
+    def forward(self, x, *more):
+        if len(x) > 8:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return super().forward(x, *more)
+
+
+def test_an_extra_pass_that_runs_out_of_gpu_memory_takes_smaller_batches(tracking):
+    callback = PtychoReconLoggingCallback(1, num_patches=2, log_stitch=True, strict=True)
+
+    module, _ = fit(tracking, callback, module=LittleMemory(), epochs=1, val=loader(ForeignDataset(12), shuffle=True))
+
+    assert module.calls[-2:] == [("forward", 8), ("forward", 4)]
+    assert epochs_logged(tracking) == ["epoch_01"]
+
+
 def test_modes_of_all_submodules_are_as_before(tracking):
     seen = []
 
