@@ -10,7 +10,7 @@ import torch
 
 from recon_worker.capture.capture import Capture
 from recon_worker.capture.copying import Copier
-from recon_worker.capture.errors import MisfitWarning, WrongSettingError, wrong_spool
+from recon_worker.capture.errors import MisfitWarning, UnusableDataError, WrongSettingError, wrong_spool
 from recon_worker.capture.gathering import Destination, Ranks, Rows
 from recon_worker.capture.plan import CapturePlan, Interval, Route
 from recon_worker.client.backend import ReconBackend, make_backend
@@ -171,6 +171,10 @@ class LoggedRun:
         diffraction[~capture.has_diffraction] = np.nan  # not predicted for these; the memory holds earlier values
         if self.plan.intensity:
             np.sqrt(np.maximum(diffraction, 0, out=diffraction), out=diffraction)
+        misfits = capture.arrays.misfit[capture.arrays.stitch_filled]
+        if misfits.size and np.isinf(misfits).all():
+            why = "each pattern, measured or predicted, is dark or has pixels that are not finite, such as NaN."
+            self.misfit_warning("", UnusableDataError(why))
         self.backend.submit(
             Snapshot(
                 epoch=self.interval.last_logged,

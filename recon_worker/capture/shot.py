@@ -207,11 +207,11 @@ def _batch(values: Tensor | NDArray[Any], length: int) -> Tensor:
 
 
 def whole_number(name: str, value: object) -> int:
-    """Return a number of any type as an int. Raises UnusableDataError if it is not a whole number."""
+    """Return a number of any type as an int. Raises UnusableDataError if it is not a whole number, or negative."""
     try:
         number = int(value)  # type: ignore[call-overload]
-        if number == value:
+        if number == value and number >= 0:
             return int(number)
     except Exception:  # of the value's type
         pass
-    raise UnusableDataError(f"{name} is {value!r}; allowed: a whole number.")
+    raise UnusableDataError(f"{name} is {value!r}; allowed: a whole number, at least 0.")
