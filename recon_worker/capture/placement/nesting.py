@@ -72,9 +72,11 @@ def left_unchanged(dataset: object) -> Iterator[None]:
     """Restore, on exit, all random states and the attributes of a dataset and of those nested in it.
 
     Datasets draw random numbers, also from generators of their own, and open files at the first access: DataLoader
-    workers forked later would share a file that this process has opened, and its position.
+    workers forked later would share a file that this process has opened, and its position. The attributes of a dataset
+    that has closed a file, to open another, are left as they are: they belong together.
     """
     before = [(state, dict(state)) for state in _attributes(dataset)]
+    files = [list(filter(_is_open, attributes.values())) for _, attributes in before]
     python_state, numpy_state = random.getstate(), np.random.get_state()
     restores = list(own_generators(attributes for _, attributes in before))
     try:
@@ -86,7 +88,9 @@ def left_unchanged(dataset: object) -> Iterator[None]:
         np.random.set_state(numpy_state)
         for restore in restores:
             restore()
-        for state, attributes in before:
+        for (state, attributes), opened in zip(before, files, strict=True):
+            if not all(map(_is_open, opened)):
+                continue
             for name in [name for name in state if name not in attributes]:
                 del state[name]
             state.update(attributes)
@@ -102,6 +106,16 @@ def _attributes(dataset: object) -> list[dict[str, Any]]:
             several = state.get("datasets")
             left += [state.get("dataset"), *(several if isinstance(several, list | tuple) else ())]
     return list(found.values())
+
+
+def _is_open(value: Any) -> bool:  # noqa: ANN401
+    """Return whether a value is an open file, also of h5py or `np.load`; False if that cannot be told."""
+    try:
+        if type(value).__module__.partition(".")[0] == "h5py":
+            return bool(value)
+        return value.zip is not None if isinstance(value, np.lib.npyio.NpzFile) else value.closed is False
+    except Exception:  # user code
+        return False
 
 
 def own_generators(owners: Iterable[dict[str, Any]]) -> Iterator[Callable[[], object]]:
