@@ -167,6 +167,30 @@ def test_an_extra_pass_that_runs_out_of_gpu_memory_takes_smaller_batches(trackin
     assert epochs_logged(tracking) == ["epoch_01"]
 
 
+class Buffered(ForeignDataset):
+    """Reads its samples in two blocks, even and odd ones, into memory that it keeps."""
+
+    def __init__(self, length):
+        super().__init__(length)
+        self.block, self.buffer = -1, np.empty((length // 2 + 1, *self.images.shape[1:]), np.float32)
+
+    def __getitem__(self, i):
+        if i % 2 != self.block:
+            self.block, samples = i % 2, self.images[i % 2 :: 2].numpy()
+            self.buffer[: len(samples)] = samples
+        fields, *rest = super().__getitem__(i)
+        return fields | {"images": torch.from_numpy(self.buffer[i // 2].copy())}, *rest
+
+
+def test_memory_that_a_dataset_reads_into_stays_what_the_dataset_takes_it_for(tracking):
+    settings = {"train": loader(Buffered(13)), "val": None}
+    plain, _ = fit(tracking, None, module=seeded_module(False), logger=False, **settings)
+
+    logged, _ = fit(tracking, PtychoReconLoggingCallback(1, fixed_indices=[1]), module=seeded_module(False), **settings)
+
+    assert logged.losses == plain.losses
+
+
 def test_modes_of_all_submodules_are_as_before(tracking):
     seen = []
 

@@ -19,6 +19,8 @@ from torch.utils.data import ConcatDataset, Subset
 
 _DEEPEST = 32
 """Maximum depth of nested datasets; a deeper one contains itself."""
+_SAMPLED = 4096
+"""Number of elements of an array that are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +75,12 @@ def left_unchanged(dataset: object) -> Iterator[None]:
 
     Datasets draw random numbers, also from generators of their own, and open files at the first access: DataLoader
     workers forked later would share a file that this process has opened, and its position. The attributes of a dataset
-    that has closed a file, to open another, are left as they are: they belong together.
+    that has closed a file, to open another, or overwritten an array with other samples are left as they are: they
+    belong together.
     """
     before = [(state, dict(state)) for state in _attributes(dataset)]
     files = [list(filter(_is_open, attributes.values())) for _, attributes in before]
+    contents = [_contents(attributes) for _, attributes in before]
     python_state, numpy_state = random.getstate(), np.random.get_state()
     restores = list(own_generators(attributes for _, attributes in before))
     try:
@@ -88,8 +92,9 @@ def left_unchanged(dataset: object) -> Iterator[None]:
         np.random.set_state(numpy_state)
         for restore in restores:
             restore()
-        for (state, attributes), opened in zip(before, files, strict=True):
-            if not all(map(_is_open, opened)):
+        for (state, attributes), opened, content in zip(before, files, contents, strict=True):
+            was_fresh = any(attributes.get(name) is None for name, value in state.items() if value is not None)
+            if not all(map(_is_open, opened)) or not (was_fresh or _contents(attributes) == content):
                 continue
             for name in [name for name in state if name not in attributes]:
                 del state[name]
@@ -116,6 +121,18 @@ def _is_open(value: Any) -> bool:  # noqa: ANN401
         return value.zip is not None if isinstance(value, np.lib.npyio.NpzFile) else value.closed is False
     except Exception:  # user code
         return False
+
+
+def _contents(attributes: dict[str, Any]) -> list[object]:
+    """Return what changes when arrays or tensors among attributes are overwritten: of large arrays, a sample."""
+    found: list[object] = []
+    for value in attributes.values():
+        with suppress(Exception):  # of a class of tensors, or a tensor of `torch.inference_mode`
+            if type(value) is np.ndarray and value.flags.writeable:
+                found.append(value.flat[:: value.size // _SAMPLED | 1].tobytes())  # odd: not always the same columns
+            elif isinstance(value, Tensor):
+                found.append(value._version)
+    return found
 
 
 def own_generators(owners: Iterable[dict[str, Any]]) -> Iterator[Callable[[], object]]:
