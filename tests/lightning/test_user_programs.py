@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from recon_worker import Predictions, Sample
 from recon_worker.lightning import PtychoReconLoggingCallback
@@ -181,9 +181,55 @@ class OpensAtFirstAccess(Container):
         return super().__getitem__(number)
 
 
-def test_files_that_a_dataset_opens_are_not_shared_with_the_workers_of_its_loaders(tracking):
-    scan = OpensAtFirstAccess()
-    dataset = Subset(scan, range(N_SAMPLES))
+class Augmented(Dataset):
+    """Wraps a dataset."""
+
+    def __init__(self, base):
+        self.base, self.container = base, base.container
+
+    def __len__(self):
+        return len(self.base)
+
+    def __getitem__(self, number):
+        return self.base[number]
+
+
+class Reader:
+    """Opens the file of a dataset."""
+
+    opened_by = None
+
+    def open(self):
+        self.opened_by = self.opened_by or os.getpid()
+        assert self.opened_by == os.getpid()
+
+
+class ReadsThroughAnother(Container):
+    def __init__(self):
+        super().__init__()
+        self.reader = Reader()
+
+    def __getitem__(self, number):
+        self.reader.open()
+        return super().__getitem__(number)
+
+    @property
+    def opened_by(self):
+        return self.reader.opened_by
+
+
+FILES = {
+    "Subset": (OpensAtFirstAccess, lambda scan: Subset(scan, range(N_SAMPLES))),
+    "own wrapper": (OpensAtFirstAccess, Augmented),
+    "own reader": (ReadsThroughAnother, lambda scan: scan),
+}
+
+
+@pytest.mark.parametrize("how", FILES)
+def test_files_that_a_dataset_opens_are_not_shared_with_the_workers_of_its_loaders(tracking, how):
+    make, wrap = FILES[how]
+    scan = make()
+    dataset = wrap(scan)
     trainer = Trainer(
         max_epochs=2,
         logger=tracking.logger(),

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 _DEEPEST = 32
 """Maximum depth of nested datasets; a deeper one contains itself."""
@@ -102,21 +102,30 @@ def left_unchanged(dataset: object) -> Iterator[None]:
 
 
 def _attributes(dataset: object) -> list[dict[str, Any]]:
-    """Return the `__dict__` of a dataset and of those nested in it."""
+    """Return the `__dict__` of a dataset, of those nested in it, and of other objects of the user's own in them."""
     found, left = dict[int, dict[str, Any]](), [dataset]
     while left:
-        state = getattr(left.pop(), "__dict__", None)
+        one = left.pop()
+        state = getattr(one, "__dict__", None)
         if type(state) is dict and id(state) not in found:
             found[id(state)] = state
             several = state.get("datasets")
             left += [state.get("dataset"), *(several if isinstance(several, list | tuple) else ())]
+            package = _package(one)
+            left += [value for value in state.values() if isinstance(value, Dataset) or _package(value) == package]
     return list(found.values())
+
+
+def _package(value: object) -> str:
+    """Return the name of the package of an object's class; unique for classes of torch, such as `Subset` and Tensor."""
+    name = str(type(value).__module__).partition(".")[0]
+    return name if name != "torch" else str(id(value))
 
 
 def _is_open(value: Any) -> bool:  # noqa: ANN401
     """Return whether a value is an open file, also of h5py or `np.load`; False if that cannot be told."""
     try:
-        if type(value).__module__.partition(".")[0] == "h5py":
+        if _package(value) == "h5py":
             return bool(value)
         return value.zip is not None if isinstance(value, np.lib.npyio.NpzFile) else value.closed is False
     except Exception:  # user code
