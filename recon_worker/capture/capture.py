@@ -38,9 +38,13 @@ class Target(NamedTuple):
     """Part of the predictions to copy to `rows`; None: nothing."""
     fixed: FixedRows
     size: int
-    """Minimum number of samples of the batch."""
+    """Number of samples of the batch, without the padding of a DistributedSampler."""
     filled: RowNumbers
     """The rows, for marking them as filled."""
+
+    def fits(self, predictions: Predictions) -> bool:
+        """Return whether predictions are those of this batch, judging by their number: one more may be padding."""
+        return all(0 <= len(one) - self.size <= 1 for one in predictions[:2])
 
 
 class Measured(NamedTuple):
@@ -126,7 +130,7 @@ class Capture:
     def add(self, target: Target, predictions: Predictions, measured: Measured | None = None) -> None:
         """Copy the predictions of a batch, and the misfit of its diffraction.
 
-        Ignores batches that lost samples (a collate function may skip bad ones), because their samples cannot be
+        Ignores batches of another size (a collate function may skip or repeat samples), because their samples cannot be
         identified.
 
         Args:
@@ -143,7 +147,7 @@ class Capture:
             raise UnusablePredictionsError("predictions are on the device 'meta', which holds no data.")
         if any(one is not None and one.is_complex() for one in predictions):
             raise UnusablePredictionsError("predictions are complex; expected: real amplitude, phase and diffraction.")
-        if min(len(amp), len(phase)) < target.size:
+        if not target.fits(predictions):
             return
         if target.part is not None:
             self._check(amp, phase)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon_worker.capture.errors import UnusableDataError
+from recon_worker.system.errors import reason
 
 _CHUNK_BYTES = 16 << 20
 """Bytes that rank zero receives at a time, from all ranks together."""
@@ -45,13 +46,26 @@ def ranks_of_process_group(wanted: bool | None) -> "Ranks":
         raise ValueError("distributed is True, but torch.distributed is not initialised: call init_process_group.")
     if wanted is False or not is_running or dist.get_world_size() == 1:
         return Ranks()
+    advice = "Create it on every rank, or pass distributed=False on the only rank that logs."
+    return join("ranks created a ReconLogger within", advice)
+
+
+def join(did: str, advice: str) -> "Ranks":
+    """Return the ranks of torch.distributed, which is initialised. All ranks must call this.
+
+    Args:
+        did: What all should have done, for the message, such as "ranks began to log within".
+        advice: What to do otherwise.
+
+    Raises:
+        UnusableDataError: Not all ranks called this within 60 s.
+    """
     try:
         meeting = dist.new_group(backend="gloo", timeout=_RENDEZVOUS)
         dist.barrier(meeting)
     except Exception as error:
-        raise RuntimeError(
-            f"not all {dist.get_world_size()} ranks created a ReconLogger within {_RENDEZVOUS.seconds} s ({error}). "
-            "Create it on every rank, or pass distributed=False on the only rank that logs."
+        raise UnusableDataError(
+            f"not all {dist.get_world_size()} {did} {_RENDEZVOUS.seconds} s ({reason(error)}). {advice}"
         ) from error
     dist.destroy_process_group(meeting)
     return Ranks(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))

@@ -55,7 +55,10 @@ class GivenScan:
         if self.diffraction is None:
             return Sample(probe=self._probe)
         pattern = self.diffraction[index]
-        pattern = pattern if isinstance(pattern, Tensor) else as_tensor(np.asarray(pattern, np.float32))
+        array = pattern if isinstance(pattern, Tensor) else np.asarray(pattern)
+        if np.iscomplexobj(array) or (isinstance(array, Tensor) and array.is_complex()):
+            raise TypeError("patterns are complex; pass their amplitudes or, with intensity=True, intensities")
+        pattern = array if isinstance(array, Tensor) else as_tensor(array.astype(np.float32, copy=False))
         return Sample(diffraction=pattern if pattern.ndim == 3 else pattern[None], probe=self._probe)
 
 

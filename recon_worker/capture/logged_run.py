@@ -10,7 +10,7 @@ import torch
 
 from recon_worker.capture.capture import Capture
 from recon_worker.capture.copying import Copier
-from recon_worker.capture.errors import MisfitWarning, WrongSettingError, wrong_spool
+from recon_worker.capture.errors import MisfitWarning, UnusableDataError, WrongSettingError, wrong_spool
 from recon_worker.capture.gathering import Destination, Ranks, Rows
 from recon_worker.capture.plan import CapturePlan, Interval, Route
 from recon_worker.client.backend import ReconBackend, make_backend
@@ -74,6 +74,8 @@ class LoggedRun:
     captures: dict[int, Capture] = field(default_factory=dict)
     """Captures into reused memory, by its address."""
     misfit_warning: MisfitWarning = field(default_factory=MisfitWarning)
+    order_explained: bool = False
+    """Whether a message about epochs before the last logged one has been logged."""
 
     def begin_capture(self, epoch: int) -> None:
         """Acquire arrays for a snapshot. `end_capture` raises any error."""
@@ -165,9 +167,14 @@ class LoggedRun:
         """Submit a complete snapshot to the backend. Does nothing on ranks without a backend."""
         if self.backend is None:
             return
+        diffraction = capture.arrays.fixed_diffraction
+        diffraction[~capture.has_diffraction] = np.nan  # not predicted for these; the memory holds earlier values
         if self.plan.intensity:
-            diffraction = capture.arrays.fixed_diffraction
             np.sqrt(np.maximum(diffraction, 0, out=diffraction), out=diffraction)
+        misfits = capture.arrays.misfit[capture.arrays.stitch_filled]
+        if misfits.size and np.isinf(misfits).all():
+            why = "each pattern, measured or predicted, is dark or has pixels that are not finite, such as NaN."
+            self.misfit_warning("", UnusableDataError(why))
         self.backend.submit(
             Snapshot(
                 epoch=self.interval.last_logged,

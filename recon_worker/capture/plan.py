@@ -101,7 +101,7 @@ class Route:
     """Samples of the batch that fill `rows`."""
     fixed: FixedRows
     size: int
-    """Minimum number of samples of the batch."""
+    """Number of samples of the batch, without the padding of a DistributedSampler."""
 
 
 @dataclass(frozen=True, kw_only=True)

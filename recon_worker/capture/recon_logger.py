@@ -196,7 +196,7 @@ class ReconLogger:
         """
         if self._closed:
             _log.warning("Epoch %s is not logged: the ReconLogger is closed.", epoch)
-        elif not self.failed and os.getpid() == self._owner:
+        elif due is not False and not self.failed and os.getpid() == self._owner:
             with self.guard("ReconLogger.epoch"):
                 number, at = whole_number("epoch", epoch), whole_number("step", epoch if step is None else step)
                 is_due = self._interval.is_due(number, self._max_epochs) if due is None else bool(due)

@@ -50,6 +50,8 @@ class Shot:
             with self._logger.guard("the start of an epoch"):
                 if self._logger.run is not None:
                     self._logger.run.begin_capture(self._epoch)
+        else:
+            self._explain_order()
         return self
 
     def add(
@@ -141,6 +143,16 @@ class Shot:
         why = "all predictions that were added were refused" if self._was_refused else "no predictions were added"
         _log.warning("Epoch %d is not logged: %s.", self._epoch, why)
 
+    def _explain_order(self) -> None:
+        """Say, once and on rank zero, that epochs before the last logged one are not logged."""
+        run = self._logger.run
+        if run is None or run.order_explained or not 0 < self._epoch < run.interval.last_logged:
+            return
+        run.order_explained = True
+        if run.ranks.rank == 0:
+            text = "Epoch %d is not logged, because epoch %d was. For another training, create another ReconLogger."
+            _log.warning(text, self._epoch, run.interval.last_logged)
+
     def _explain_missing(self, capture: Capture) -> bool:
         """Log how many predictions are missing, on rank zero. Returns whether there are any predictions at all."""
         filled = np.concatenate([capture.arrays.stitch_filled, capture.arrays.fixed_filled])
@@ -195,11 +207,11 @@ def _batch(values: Tensor | NDArray[Any], length: int) -> Tensor:
 
 
 def whole_number(name: str, value: object) -> int:
-    """Return a number of any type as an int. Raises UnusableDataError if it is not a whole number."""
+    """Return a number of any type as an int. Raises UnusableDataError if it is not a whole number, or negative."""
     try:
         number = int(value)  # type: ignore[call-overload]
-        if number == value:
+        if number == value and number >= 0:
             return int(number)
     except Exception:  # of the value's type
         pass
-    raise UnusableDataError(f"{name} is {value!r}; allowed: a whole number.")
+    raise UnusableDataError(f"{name} is {value!r}; allowed: a whole number, at least 0.")

@@ -1,5 +1,6 @@
 """Selects what to log at the start of training, on all ranks, and starts the backend on rank zero."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -72,8 +73,8 @@ class TrainerRun(LoggedRun):
         if predictions is None:
             self._why_extra_pass = self._why_none(len(seen), None if unread is outputs else unread)
             return
-        if len(predictions.amp) < capture.targets[batch_idx].size:
-            self._why_extra_pass = "validation predicts fewer samples than its batches should hold"
+        if not capture.targets[batch_idx].fits(predictions):
+            self._why_extra_pass = "validation predicts another number of samples than its batches should hold"
         try:
             measured = Measured(f"`{type(self.adapter).__name__}.observed`", lambda: _observed(self.adapter, batch))
             capture.add(capture.targets[batch_idx], predictions, measured)
@@ -98,7 +99,7 @@ class TrainerRun(LoggedRun):
             return f"validation_step calls {name} {calls} times per batch. {advice}"
         if unread is not None:
             return f"{name} returns {described(unread)}, which {type(self.adapter).__name__} does not read"
-        return f"validation_step does not call {name}, or calls only its `forward`, past the hook. {advice}"
+        return f"validation_step does not call {name}, or only past the hook (its `forward`, compiled code). {advice}"
 
     def predict_missing(self, capture: Capture, precision: Precision) -> None:
         """Predict the samples missing from a capture in an extra pass, if possible. All ranks must call this."""
@@ -286,4 +287,6 @@ def _reach(trainer: Trainer, loader: Any, length: int) -> int:  # noqa: ANN401
     limit = trainer.num_val_batches[0]
     if limit >= in_loader:
         return length
-    return min(length, int(limit) * (getattr(loader, "batch_size", None) or 1) * trainer.world_size)
+    samplers = (getattr(loader, "batch_sampler", None), loader)
+    in_batch = next(filter(None, (getattr(one, "batch_size", None) for one in samplers)), length / in_loader or 1)
+    return min(length, math.ceil(limit * in_batch * trainer.world_size))

@@ -152,9 +152,9 @@ class PtychoReconLoggingCallback(Callback):
             self._log_by_extra_pass(trainer, pl_module, 0)
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if mlflow_logger(trainer) is None:
-            return
         ranks, completed = ranks_of(trainer), max(trainer.current_epoch, self._earlier.completed_epochs)
+        if ranks is None:
+            return
         settings = Settings(
             options=self._options(),
             every_n_epochs=self.every_n_epochs,
@@ -200,7 +200,7 @@ class PtychoReconLoggingCallback(Callback):
         if run is None or run.from_training_set or trainer.sanity_checking:
             return
         with self._guard("on_validation_start"):
-            epoch = max(1, trainer.current_epoch + int(trainer.is_last_batch))  # epochs with complete training batches
+            epoch = trainer.current_epoch + int(trainer.is_last_batch)  # complete epochs
             if run.interval.is_due(epoch, trainer.max_epochs):
                 run.follow(logged_loader(trainer, from_training_set=False))
                 run.begin_capture(epoch)

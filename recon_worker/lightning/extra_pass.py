@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import Precision
 from numpy.typing import NDArray
 
@@ -16,11 +17,13 @@ from recon_worker.capture.copying import as_tensor
 from recon_worker.capture.dataset import read_item
 from recon_worker.capture.errors import UnusableDataError, described
 from recon_worker.capture.logged_run import LoggedRun
-from recon_worker.capture.placement.nesting import left_unchanged
+from recon_worker.capture.placement.nesting import left_unchanged, own_generators
 from recon_worker.capture.plan import CapturePlan
 from recon_worker.lightning.forward_watch import read_predictions
 
 _BATCH = 32
+"""Number of samples predicted at once, if memory suffices."""
+_LOGS = ("log", "log_dict")
 
 
 def fill_missing(run: LoggedRun, capture: Capture, predict: Callable[[NDArray[np.int64]], None]) -> None:
@@ -65,21 +68,45 @@ def predict_samples(
     Raises:
         UnusableDataError: The adapter does not recognise what the module returns, or it has a wrong shape.
     """
-    device = next((one.device for one in module.parameters()), torch.device("cpu"))
+    predict = partial(_predict_batch, capture, dataset=dataset, adapter=adapter, module=module, precision=precision)
+    size, start = _BATCH, 0
     with left_unchanged(dataset), evaluating(module), torch.no_grad(), precision.val_step_context():
-        for start in range(0, len(indices), _BATCH):
-            batch = indices[start : start + _BATCH]
-            items = [read_item(dataset, int(i)) for i in batch]
-            arguments = adapter.arguments(items)
-            outputs = module(*(precision.convert_input(as_tensor(one).to(device)) for one in arguments))
-            predictions = read_predictions(adapter, outputs)
-            if predictions is None:
-                raise UnusableDataError(
-                    f"{type(module).__name__} returns {described(outputs)}, which {type(adapter).__name__} does not "
-                    f"read as predictions. {HOW_TO_ADAPT}"
-                )
-            measured = Measured("`Sample.diffraction`", partial(_observed, adapter, items))
-            capture.add(capture.target_of(batch), predictions, measured)
+        while start < len(indices):
+            try:
+                predict(indices[start : start + size])
+            except torch.cuda.OutOfMemoryError:  # of any device
+                if size == 1:
+                    raise
+                size //= 2
+            else:
+                start += size
+
+
+def _predict_batch(
+    capture: Capture,
+    batch: NDArray[np.int64],
+    *,
+    dataset: Any,  # noqa: ANN401
+    adapter: Adapter,
+    module: torch.nn.Module,
+    precision: Precision,
+) -> None:
+    device = next((one.device for one in module.parameters()), torch.device("cpu"))
+    items = [read_item(dataset, int(i)) for i in batch]
+    arguments = adapter.arguments(items)
+    outputs = module(*(precision.convert_input(as_tensor(one).to(device)) for one in arguments))
+    predictions = read_predictions(adapter, outputs)
+    if predictions is None:
+        raise UnusableDataError(
+            f"{type(module).__name__} returns {described(outputs)}, which {type(adapter).__name__} does not read as "
+            f"predictions. {HOW_TO_ADAPT}"
+        )
+    if len(predictions.amp) != len(batch):
+        raise UnusableDataError(
+            f"{type(module).__name__} returns predictions of {len(predictions.amp)} samples for {len(batch)}."
+        )
+    measured = Measured("`Sample.diffraction`", partial(_observed, adapter, items))
+    capture.add(capture.target_of(batch), predictions, measured)
 
 
 def _observed(adapter: Adapter, items: Sequence[Any]) -> torch.Tensor | None:
@@ -90,11 +117,29 @@ def _observed(adapter: Adapter, items: Sequence[Any]) -> torch.Tensor | None:
 
 @contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Put a module into eval mode, and restore the mode of every submodule on exit."""
-    modes = [(submodule, submodule.training) for submodule in module.modules()]
+    """Put a module into eval mode; restore the mode and the random generators of every submodule on exit.
+
+    Inside, `self.log` of a LightningModule does nothing: Lightning would count or refuse what it logs.
+    """
+    modules = list(module.modules())
+    modes = [(submodule, submodule.training) for submodule in modules]
+    restores = list(own_generators(map(vars, modules)))
+    loggers = [(vars(one), {**vars(one)}) for one in modules if isinstance(one, LightningModule)]
     module.eval()
+    for attributes, _ in loggers:
+        attributes |= dict.fromkeys(_LOGS, _log_nothing)
     try:
         yield
     finally:
+        for attributes, before in loggers:
+            for name in _LOGS:
+                attributes.pop(name, None)
+            attributes |= {name: before[name] for name in _LOGS if name in before}
         for submodule, training in modes:
             submodule.training = training
+        for restore in restores:
+            restore()
+
+
+def _log_nothing(*args: object, **settings: object) -> None:
+    pass

@@ -1,10 +1,12 @@
 """Reads the predictions in what modules return, and sees those that validation computes, through a forward hook."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from recon_worker.capture.adapters import Adapter, Predictions
 from recon_worker.capture.copying import as_tensor
@@ -78,7 +80,7 @@ class ForwardWatch:
 
     def __init__(self, module: nn.Module, adapter: Adapter) -> None:
         self._module, self._adapter = module, adapter
-        self._handle: RemovableHandle | None = None
+        self._remove: Callable[[], object] | None = None
         self._seen: list[Predictions] = []
         self._versions: list[list[int]] = []
         self._unread: object = None
@@ -88,12 +90,24 @@ class ForwardWatch:
     def start(self) -> None:
         """Put the hook on the module, at the start of a batch."""
         self.stop()
+        compiled = self._module._compiled_call_impl
+        if compiled is not None:  # by `Module.compile`, which would compile the hook, too
+            self._module._compiled_call_impl = partial(self._call, compiled)
+            self._remove = partial(setattr, self._module, "_compiled_call_impl", compiled)
+            return
         try:
-            self._handle = self._module.register_forward_hook(self._see)
+            self._remove = self._module.register_forward_hook(self._see).remove
         except RuntimeError as error:  # a torch.jit.ScriptModule
             self.refusal = str(error)
 
+    def _call(self, compiled: Callable[..., Any], *inputs: Any, **named: Any) -> Any:  # noqa: ANN401
+        output = compiled(*inputs, **named)
+        self._see(self._module, inputs, output)
+        return output
+
     def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401
+        if torch.compiler.is_compiling():  # a graph cannot contain what follows; with fullgraph=True it is an error
+            return
         if (predictions := recognised(self._adapter, output)) is not None:
             self._seen.append(predictions)
             self._versions.append(_versions(predictions))
@@ -102,9 +116,9 @@ class ForwardWatch:
 
     def stop(self) -> Seen:
         """Remove the hook; return and forget what it saw."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        if self._remove is not None:
+            self._remove()
+            self._remove = None
         changed = [_versions(one) for one in self._seen] != self._versions
         seen = Seen(self._seen, self._unread, changed)
         self._seen, self._versions, self._unread = [], [], None

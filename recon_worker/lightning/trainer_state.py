@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import CombinedLoader
 
 from recon_worker.capture.dataset import dataset_length
 from recon_worker.capture.errors import UnusableDataError
-from recon_worker.capture.gathering import Ranks
+from recon_worker.capture.gathering import Ranks, join
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
@@ -53,21 +53,27 @@ class Progress:
         return cls(**{name: found[name] for name, kind in kinds.items() if isinstance(found.get(name), kind)})
 
 
-def ranks_of(trainer: Trainer) -> Ranks:
-    """Return the ranks of a Trainer. All ranks must call this.
+def ranks_of(trainer: Trainer) -> Ranks | None:
+    """Return the ranks of a Trainer; None if it has no MLFlowLogger on rank zero. All ranks must call this.
 
     Raises:
         RuntimeError: The processes do not communicate through torch.distributed.
+        UnusableDataError: Not all ranks called this within 60 s.
     """
+    has_logger = mlflow_logger(trainer) is not None
     if trainer.world_size == 1:
-        return Ranks()
+        return Ranks() if has_logger else None
     if not (dist.is_available() and dist.is_initialized()):
         name = type(trainer.strategy).__name__
         raise RuntimeError(
             f"the {trainer.world_size} processes of {name} do not communicate through torch.distributed, which "
             "gathers their predictions. Use strategy='ddp'."
         )
-    return Ranks(trainer.global_rank, trainer.world_size, dist.new_group(backend="gloo"))
+    ranks = join("ranks began to log within", "Add the callback on every rank; gloo must be able to connect them.")
+    if ranks.broadcast(lambda: [has_logger])[0]:  # some programs pass the logger on rank zero only
+        return ranks
+    ranks.close()
+    return None
 
 
 def set_up_validation_data(trainer: Trainer) -> None:

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from recon_worker import ReconLogger, WorkerSettings
-from recon_worker.capture.errors import WrongSettingError
+from recon_worker.capture.errors import UnusableDataError, WrongSettingError
+from recon_worker.pictures.png import read_png
 from tests.capture.test_recon_logger import AMP, N_SAMPLES, PHASE, POSITIONS, N, add_all, logger_of, run_id
+from tests.lightning.clients import DIFFRACTION
 from tests.lightning.foreign import ForeignDataset
 
 __all__ = ["logger_of", "run_id"]
@@ -185,12 +187,13 @@ def test_a_patch_size_too_small_to_stitch_is_named():
 
 
 @pytest.mark.parametrize("numbers", [{"epoch": 1.5}, {"epoch": "1"}, {"epoch": 1, "step": [2]}])
+@pytest.mark.parametrize("numbers", [{"epoch": 1.5}, {"epoch": -1}, {"epoch": 1, "step": [2]}])
 def test_an_epoch_that_is_no_whole_number_is_named(logger_of, caplog, numbers):
     with logger_of() as recon, recon.epoch(**numbers) as shot:
         add_all(shot)
 
     assert recon.errors == 1
-    assert f"is {[*numbers.values()][-1]!r}; allowed: a whole number. Training continues." in caplog.text
+    assert f"is {[*numbers.values()][-1]!r}; allowed: a whole number, at least 0. Training continues." in caplog.text
 
 
 def test_reading_a_dataset_changes_no_random_state(tracking, run_id):
@@ -292,3 +295,45 @@ def test_an_error_that_a_signal_handler_raises_during_the_logging_ends_the_train
 
     assert recon.errors == 0
     assert "submitted" not in caplog.text or "1 submitted = 0 logged + 0 dropped + 0 spooled + 1 failed" in caplog.text
+
+
+def test_diffraction_that_is_predicted_for_some_samples_only_is_unknown_for_the_others(logger_of, tracking):
+    with logger_of(diffraction=DIFFRACTION, strict=True) as recon:
+        for epoch, known in ((1, N_SAMPLES), (2, N_SAMPLES // 2)):
+            with recon.epoch(epoch) as shot:
+                shot.add(np.arange(known), amp=AMP[:known], phase=PHASE[:known], diffraction=DIFFRACTION[:known])
+                shot.add(np.arange(known, N_SAMPLES), amp=AMP[known:], phase=PHASE[known:])
+
+    first, second = (read_png(tracking.path(f"epoch_02/patch_{i}/diff_pred_logI.png")).values for i in ("00", "30"))
+    assert np.isfinite(first).all()
+    assert np.isnan(second).all()
+    assert recon.metrics[2]["recon/patches/r_factor"] == 0
+
+
+def test_epoch_numbers_that_go_back_are_named_once(logger_of, tracking, caplog):
+    with logger_of(strict=True) as recon:
+        for epoch in (4, 4, 1, 2, 5):
+            with recon.epoch(epoch) as shot:
+                add_all(shot)
+
+    assert tracking.epoch_folders() == ["epoch_04", "epoch_05"]
+    (line,) = [one.message for one in caplog.records if "is not logged" in one.message]
+    assert line.startswith("Epoch 1 is not logged, because epoch 4 was.")
+
+
+def test_patterns_that_are_never_finite_have_no_misfit_and_one_line_says_so(logger_of, tracking, caplog):
+    masked = np.where(np.arange(N) == 3, np.nan, DIFFRACTION).astype(np.float32)
+    with logger_of(diffraction=masked, strict=True) as recon:
+        for epoch in (1, 2):
+            with recon.epoch(epoch) as shot:
+                add_all(shot, diffraction=DIFFRACTION)
+
+    (line,) = [one.message for one in caplog.records if "have no misfit" in one.message]
+    assert "has pixels that are not finite" in line
+    assert "epoch_02/stitched/amp_pred.png" in tracking.files()
+
+
+@pytest.mark.parametrize("given", [np.asarray, torch.tensor])
+def test_complex_patterns_are_an_error_before_training(logger_of, given):
+    with pytest.raises(UnusableDataError, match="patterns are complex; pass their amplitudes"):
+        logger_of(diffraction=given(DIFFRACTION * 1j))

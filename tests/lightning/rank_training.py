@@ -49,6 +49,8 @@ class Case:
     small: bool = False
     """Whether the network predicts objects of another size than the patches of the dataset."""
     strict: bool = False
+    one_logger: bool = False
+    """Whether only rank zero has a logger."""
     dies_on_rank: int = -1
     """Rank that dies in epoch 2."""
     dies_by: str = "exception"
@@ -114,9 +116,9 @@ def train(case: Case, folder: Path) -> None:
         1, num_patches=3, log_stitch=True, baseline=case.baseline, arrays="npz", strict=case.strict,
         worker=WorkerSettings(spool_dir=folder / "spool") if case.worker else None,
     )  # fmt: skip
-    callback.fails_on_rank = case.fails_on_rank
+    callback.fails_on_rank, rank = case.fails_on_rank, int(os.environ.get("RANK", 0))
     trainer = Trainer(
-        max_epochs=case.epochs, logger=logger, accelerator="cpu", **_ranks(),
+        max_epochs=case.epochs, logger=False if case.one_logger and rank else logger, accelerator="cpu", **_ranks(),
         callbacks=[*([callback] if case.logs else []), Dies(case.dies_on_rank, case.dies_by)],
         limit_val_batches=case.limit_val_batches, use_distributed_sampler=case.use_distributed_sampler,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

@@ -2,11 +2,13 @@
 
 import pytest
 from lightning.pytorch.utilities import CombinedLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.pictures.png import read_png
 from tests.lightning.fitting import epochs_logged, fit, patches_logged
-from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
+from tests.lightning.foreign import ForeignDataset, ForeignModule, collate, loader
+from tests.paths import read_npz
 
 pytestmark = pytest.mark.usefixtures("plain_sheets")
 
@@ -120,3 +122,15 @@ def test_limited_validation_stitches_what_it_reaches(tracking):
 
     assert module.calls[-2:] == [("forward", 5), ("forward", 1)]
     assert not read_png(tracking.path("epoch_01/stitched/amp_pred.png")).scanned.all()
+
+
+@pytest.mark.parametrize("in_pairs", [False, True], ids=["BatchSampler", "own class"])
+def test_limited_validation_stitches_whole_batches_of_a_batch_sampler(tracking, in_pairs):
+    data = ForeignDataset(12)
+    sampler = [[i, i + 1] for i in range(0, 12, 2)] if in_pairs else BatchSampler(range(12), 2, drop_last=False)
+    callback = PtychoReconLoggingCallback(1, num_patches=1, log_stitch=True, arrays="npz", strict=True)
+
+    val = DataLoader(data, batch_sampler=sampler, collate_fn=collate)
+    fit(tracking, callback, epochs=1, limit_val_batches=3, val=val)
+
+    assert len(read_npz(tracking.path("epoch_01/stitched/arrays.npz"))["positions_px"]) == 3 * 2

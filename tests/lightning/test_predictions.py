@@ -1,5 +1,7 @@
 """Sources of predictions, and training that stays bit-identical."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,128 @@ def test_training_with_logging_is_bit_identical_to_training_without(tracking, va
     assert len(epochs_logged(tracking)) == 3
     assert logged.losses == plain.losses
     assert torch.equal(weights(logged), weights(plain))
+
+
+class Jitter:
+    """A transform with a generator of its own."""
+
+    def __init__(self):
+        self.generator = np.random.default_rng(1)
+
+
+class OwnGenerators(ForeignDataset):
+    """Simulates noise with generators of its own."""
+
+    def __init__(self, length):
+        super().__init__(length)
+        self.jitter, self.numpy = Jitter(), np.random.RandomState(1)
+        self.python, self.torch = random.Random(1), torch.Generator().manual_seed(1)
+
+    def __getitem__(self, i):
+        fields, *rest = super().__getitem__(i)
+        noise = self.jitter.generator.random() + self.numpy.rand() + self.python.random()
+        noise = noise + torch.rand((), generator=self.torch)
+        return fields | {"images": fields["images"] + noise}, *rest
+
+
+@pytest.mark.parametrize("val", [None, "default"], ids=["training set only", "the same dataset"])
+def test_generators_of_a_dataset_are_left_as_they_were(tracking, val):
+    def trained(callback):
+        data = loader(OwnGenerators(12))
+        settings = {"module": seeded_module(False), "train": data, "logger": None if callback else False}
+        return fit(tracking, callback, val=None if val is None else data, **settings)[0]
+
+    plain, logged = trained(None), trained(PtychoReconLoggingCallback(1, num_patches=2, log_stitch=True, strict=True))
+
+    assert len(epochs_logged(tracking)) == 2
+    assert logged.losses == plain.losses
+
+
+class Noisy(ForeignModule):
+    """Draws from a generator of its own, also when it is evaluated."""
+
+    def __init__(self):
+        torch.manual_seed(3)
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(1)
+
+    def forward(self, x, *more):
+        return super().forward(x + torch.rand(x.shape, generator=self.generator), *more)
+
+
+def test_generators_of_a_module_are_left_as_they_were_by_an_extra_pass(tracking):
+    plain, _ = fit(tracking, None, module=Noisy(), val=None, logger=False)
+
+    logged, _ = fit(tracking, PtychoReconLoggingCallback(1, num_patches=2, strict=True), module=Noisy(), val=None)
+
+    assert len(epochs_logged(tracking)) == 2
+    assert logged.losses == plain.losses
+
+
+class LogsInForward(ForeignModule):
+    """Logs a metric in `forward`."""
+
+    def forward(self, x, *more):
+        found = super().forward(x, *more)
+        self.log("amplitude", found[1].mean(), batch_size=len(x))
+        return found
+
+
+@pytest.mark.parametrize("shuffled", [True, None], ids=["shuffled validation", "training set only"])
+def test_an_extra_pass_logs_none_of_the_metrics_of_the_module(tracking, shuffled):
+    val = shuffled and loader(ForeignDataset(12), shuffle=True)
+    torch.manual_seed(3)
+    _, plain = fit(tracking, None, module=LogsInForward(), val=val, logger=False)
+    torch.manual_seed(3)
+
+    callback = PtychoReconLoggingCallback(1, num_patches=2, strict=True)
+    module, logged = fit(tracking, callback, module=LogsInForward(), val=val)
+
+    assert epochs_logged(tracking) == ["epoch_01", "epoch_02"]
+    assert logged.callback_metrics == plain.callback_metrics
+    assert "log" not in vars(module)
+
+
+class LittleMemory(ForeignModule):
+    """Runs out of GPU memory with more than eight samples."""
+
+    def forward(self, x, *more):
+        if len(x) > 8:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return super().forward(x, *more)
+
+
+def test_an_extra_pass_that_runs_out_of_gpu_memory_takes_smaller_batches(tracking):
+    callback = PtychoReconLoggingCallback(1, num_patches=2, log_stitch=True, strict=True)
+
+    module, _ = fit(tracking, callback, module=LittleMemory(), epochs=1, val=loader(ForeignDataset(12), shuffle=True))
+
+    assert module.calls[-2:] == [("forward", 8), ("forward", 4)]
+    assert epochs_logged(tracking) == ["epoch_01"]
+
+
+class Buffered(ForeignDataset):
+    """Reads its samples in two blocks, even and odd ones, into memory that it keeps."""
+
+    def __init__(self, length):
+        super().__init__(length)
+        self.block, self.buffer = -1, np.empty((length // 2 + 1, *self.images.shape[1:]), np.float32)
+
+    def __getitem__(self, i):
+        if i % 2 != self.block:
+            self.block, samples = i % 2, self.images[i % 2 :: 2].numpy()
+            self.buffer[: len(samples)] = samples
+        fields, *rest = super().__getitem__(i)
+        return fields | {"images": torch.from_numpy(self.buffer[i // 2].copy())}, *rest
+
+
+def test_memory_that_a_dataset_reads_into_stays_what_the_dataset_takes_it_for(tracking):
+    settings = {"train": loader(Buffered(13)), "val": None}
+    plain, _ = fit(tracking, None, module=seeded_module(False), logger=False, **settings)
+
+    logged, _ = fit(tracking, PtychoReconLoggingCallback(1, fixed_indices=[1]), module=seeded_module(False), **settings)
+
+    assert logged.losses == plain.losses
 
 
 def test_modes_of_all_submodules_are_as_before(tracking):

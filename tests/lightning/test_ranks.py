@@ -110,6 +110,16 @@ def test_the_artifacts_are_those_of_a_single_process(launcher, ranks, shapes, ru
         assert [launcher.found(f"{name}_{ranks}", rank)["errors"] for rank in range(ranks)] == [0] * ranks
 
 
+@pytest.mark.xdist_group("forked ranks")
+def test_a_logger_on_rank_zero_is_enough(launcher):
+    one = launcher.case("one", one_logger=True, epochs=1, baseline=False)
+
+    assert launcher.fork(2, one) == 0, launcher.output
+
+    assert launcher.tracking("one").epoch_folders() == ["epoch_01"]
+    assert [launcher.found("one", rank)["errors"] for rank in (0, 1)] == [0, 0]
+
+
 @slow
 @pytest.mark.parametrize("returns", [True, False], ids=["returned", "seen by the hook"])
 def test_training_is_bit_identical_on_every_rank_and_needs_no_extra_pass(launcher, returns):

@@ -3,6 +3,7 @@
 import pickle
 import time
 
+import mlflow
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -62,6 +63,14 @@ def test_several_validations_in_an_epoch_log_it_once(tracking):
     fit(tracking, PtychoReconLoggingCallback(1, num_patches=1, strict=True), epochs=2, val_check_interval=0.5)
 
     assert epochs_logged(tracking) == ["epoch_01", "epoch_02"]
+
+
+def test_validations_before_the_end_of_the_first_epoch_are_not_logged(tracking):
+    callback = PtychoReconLoggingCallback(1, num_patches=1, strict=True)
+    _, trainer = fit(tracking, callback, epochs=1, val_check_interval=0.5)
+
+    client, name = mlflow.MlflowClient(tracking.uri), "recon/patches/r_factor"
+    assert [one.step for one in client.get_metric_history(trainer.logger.run_id, name)] == [trainer.global_step]
 
 
 def test_nothing_is_logged_in_the_sanity_check(tracking):

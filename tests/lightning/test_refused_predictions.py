@@ -10,7 +10,7 @@ from torch import nn
 from recon_worker import TupleAdapter
 from recon_worker.capture.errors import WrongSettingError
 from tests.lightning.clients import POSITIONS, Container, HiddenNetwork, N, PairModule, Pairs
-from tests.lightning.test_clients import EXTRA_PASS, PHASE_FIRST, TOLD, callback_of, fit
+from tests.lightning.test_clients import EXTRA_PASS, PHASE_FIRST, TOLD, callback_of, correlations, fit
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("plain_sheets")]
 
@@ -125,3 +125,30 @@ def test_centres_of_groups_are_placed_with_the_offsets_of_the_container(tracking
 
     assert "epoch_02/stitched/amp_pred.png" in tracking.files()
     assert callback.errors == 0
+
+
+class Repeats(PairModule):
+    """Validates two copies of each sample, one after the other, as for augmentation."""
+
+    def validation_step(self, batch, batch_idx):
+        self(batch[0].repeat_interleave(2, dim=0))
+
+
+def test_more_predictions_than_samples_show_none_under_the_name_of_another(tracking, caplog):
+    trainer = fit(tracking, Repeats(), Pairs(), callback_of(adapter=TupleAdapter(PHASE_FIRST), **TOLD))
+
+    (line,) = warnings(caplog)
+    assert f"{EXTRA_PASS}, which costs time: validation predicts another number of samples" in line.message
+    assert min(correlations(tracking, trainer)) > 0.99
+
+
+def test_a_network_that_always_predicts_more_samples_costs_one_line(tracking, caplog):
+    class Doubles(PairModule):
+        def forward(self, x):
+            return super().forward(x.repeat_interleave(2, dim=0))
+
+    trainer = fit(tracking, Doubles(), Pairs(), callback_of(strict=False, adapter=TupleAdapter(PHASE_FIRST), **TOLD))
+
+    (line,) = warnings(caplog)
+    assert "Doubles returns predictions of 64 samples for 32. Training continues." in line.message
+    assert trainer.current_epoch == 2

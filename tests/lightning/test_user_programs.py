@@ -3,13 +3,15 @@
 import copy
 import os
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from recon_worker import Predictions, Sample
+from recon_worker.lightning import PtychoReconLoggingCallback
 from tests.lightning.clients import (
     DIFFRACTION,
     N_SAMPLES,
@@ -179,9 +181,55 @@ class OpensAtFirstAccess(Container):
         return super().__getitem__(number)
 
 
-def test_files_that_a_dataset_opens_are_not_shared_with_the_workers_of_its_loaders(tracking):
-    scan = OpensAtFirstAccess()
-    dataset = Subset(scan, range(N_SAMPLES))
+class Augmented(Dataset):
+    """Wraps a dataset."""
+
+    def __init__(self, base):
+        self.base, self.container = base, base.container
+
+    def __len__(self):
+        return len(self.base)
+
+    def __getitem__(self, number):
+        return self.base[number]
+
+
+class Reader:
+    """Opens the file of a dataset."""
+
+    opened_by = None
+
+    def open(self):
+        self.opened_by = self.opened_by or os.getpid()
+        assert self.opened_by == os.getpid()
+
+
+class ReadsThroughAnother(Container):
+    def __init__(self):
+        super().__init__()
+        self.reader = Reader()
+
+    def __getitem__(self, number):
+        self.reader.open()
+        return super().__getitem__(number)
+
+    @property
+    def opened_by(self):
+        return self.reader.opened_by
+
+
+FILES = {
+    "Subset": (OpensAtFirstAccess, lambda scan: Subset(scan, range(N_SAMPLES))),
+    "own wrapper": (OpensAtFirstAccess, Augmented),
+    "own reader": (ReadsThroughAnother, lambda scan: scan),
+}
+
+
+@pytest.mark.parametrize("how", FILES)
+def test_files_that_a_dataset_opens_are_not_shared_with_the_workers_of_its_loaders(tracking, how):
+    make, wrap = FILES[how]
+    scan = make()
+    dataset = wrap(scan)
     trainer = Trainer(
         max_epochs=2,
         logger=tracking.logger(),
@@ -197,3 +245,51 @@ def test_files_that_a_dataset_opens_are_not_shared_with_the_workers_of_its_loade
 
     assert scan.opened_by is None
     assert min(correlations(tracking, trainer)) > 0.99
+
+
+class OneOpenFile(Container):
+    """Keeps one of its two files open, that of the sample read last."""
+
+    file, path = None, ""
+
+    def __init__(self, folder, opened):
+        super().__init__()
+        self.paths, self.opened = [folder / "even", folder / "odd"], opened
+        for path in self.paths:
+            with path.open("wb") as file:
+                if opened is np.load:
+                    np.savez(file, pattern=0)
+                else:
+                    h5py.File(file, "w").create_dataset("pattern", data=0)
+
+    def __len__(self):
+        return N_SAMPLES - 1
+
+    def __getitem__(self, number):
+        if (path := self.paths[number % 2]) != self.path:
+            if self.file is not None:
+                self.file.close()
+            self.file, self.path = self.opened(path), path
+        assert self.file["pattern"][()] == 0
+        return super().__getitem__(number)
+
+
+@pytest.mark.parametrize("opened", [h5py.File, np.load], ids=["h5py", "npz"])
+def test_a_file_that_a_dataset_closes_to_open_another_is_not_left_closed(tracking, tmp_path, opened):
+    module, scan = Module(), OneOpenFile(tmp_path, opened)
+    callback = PtychoReconLoggingCallback(1, fixed_indices=[1])
+    trainer = Trainer(
+        max_epochs=2,
+        logger=tracking.logger(),
+        callbacks=[callback],
+        accelerator="cpu",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+    trainer.fit(module, loader(scan, batch_size=30))
+    scan.file.close()
+
+    assert trainer.current_epoch == 2
+    assert callback.errors == 0
