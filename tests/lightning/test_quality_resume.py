@@ -14,11 +14,10 @@ ERRORS_RAD = [0.3, 0.8, 0.1, 0.5, 0.2, 0.6]
 
 @pytest.mark.parametrize(
     ("checkpoint", "with_worker"),
-    [
-        ("its own", True),
+    [  # test_quality_spooled.py resumes with a worker
+        ("its own", False),
         ("another callback's", False),
-        pytest.param("its own", False, marks=pytest.mark.slow),
-        pytest.param("another callback's", True, marks=pytest.mark.slow),
+        *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("its own", "another callback's")),
     ],
 )
 def test_a_resumed_training_keeps_what_an_uninterrupted_one_keeps(tracking, tmp_path, checkpoint, with_worker):

@@ -101,7 +101,7 @@ def _read(data):
 
 
 @pytest.mark.usefixtures("plain_sheets")  # they differ if one bit of their content differs
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cases())
 def test_pictures_are_the_same_bytes_on_both_sides(case):
     assert_same_pictures(case)

@@ -15,7 +15,7 @@ def address(page):
     return re.search(rb'<meta name="artifacts" content="([^ "]*) *">', page.read_bytes())[1].decode()
 
 
-@pytest.mark.parametrize("in_worker", [False, True])
+@pytest.mark.parametrize("in_worker", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_tiles_of_each_epoch_are_artifacts_and_the_viewer_knows_its_run(tracking, tmp_path, in_worker):
     run_id = make_run(tracking).run_id
     found = train(tracking.uri, run_id, tmp_path / "spool" if in_worker else None, tiles_from_px=20)

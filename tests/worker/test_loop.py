@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recon_worker.client.job import State
 from recon_worker.settings import WorkerSettings
 from recon_worker.spool.outbox import Outbox
 from tests.conftest import Tracking
@@ -25,7 +24,6 @@ from tests.faults.harness import (
     pid_when_ready,
     soon_s,
     started,
-    thaw,
     wait_until,
 )
 from tests.leaks import nothing_left
@@ -210,21 +208,3 @@ def test_the_spool_is_readable_by_its_owner_only_and_holds_no_credentials(tracki
     assert (folder.stat().st_mode & 0o777) == 0o700
     assert "canary" not in title
     assert all(b"canary" not in p.read_bytes() for p in folder.rglob("*") if p.is_file())
-
-
-def test_the_queues_numbers_are_mlflow_metrics_at_the_snapshots_step(tracking, settings, scan):
-    import mlflow
-
-    target = make_run(tracking)
-    with started(replace(settings, depth=1), target, scan) as worker:
-        freeze(worker)
-        log_epoch(worker, layout_of(scan), 1)
-        wait_until(lambda: worker._queue.in_state(State.IN_FLIGHT))
-        log_epoch(worker, layout_of(scan), 2)
-        thaw(worker)
-
-    history = mlflow.MlflowClient(tracking.uri).get_metric_history(target.run_id, "recon_log/spilled")
-    logged = mlflow.MlflowClient(tracking.uri).get_run(target.run_id).data.metrics
-    assert [(m.step, m.value) for m in history] == [(10, 0.0), (20, 1.0)]
-    names = ("depth", "high_water", "stall_ms", "lag_s", "dropped", "failed", "retries", "restarts", "waiting")
-    assert {f"recon_log/{name}" for name in names} <= logged.keys()

@@ -3,30 +3,41 @@
 import time
 from dataclasses import replace
 
+import mlflow
 import pytest
 
+from recon_worker.client.job import State
 from recon_worker.spool.outbox import Outbox, total_bytes
 from tests.faults.harness import (
     assert_balanced,
     freeze,
     started,
     thaw,
+    wait_until,
 )
 from tests.samples import layout_of, log_epoch, make_run
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
 
 
-def test_a_full_queue_spills_to_disk_and_all_is_logged(tracking, settings, scan):
-    with started(replace(settings, depth=1), make_run(tracking), scan) as worker:
+def test_a_full_queue_spills_to_disk_and_all_is_logged_with_its_numbers_as_metrics(tracking, settings, scan):
+    target = make_run(tracking)
+    with started(replace(settings, depth=1), target, scan) as worker:
         freeze(worker)
-        for epoch in range(1, 4):
+        log_epoch(worker, layout_of(scan), 1)
+        wait_until(lambda: worker._queue.in_state(State.IN_FLIGHT))
+        for epoch in (2, 3):
             log_epoch(worker, layout_of(scan), epoch)
         assert worker.stats.spilled == 2
         thaw(worker)
 
+    client = mlflow.MlflowClient(tracking.uri)
+    spilled = [(one.step, one.value) for one in client.get_metric_history(target.run_id, "recon_log/spilled")]
+    names = ("depth", "high_water", "stall_ms", "lag_s", "dropped", "failed", "retries", "restarts", "waiting")
     assert worker.stats.logged == 3
     assert tracking.epoch_folders() == [f"epoch_{e:02d}" for e in range(1, 4)]
+    assert spilled == [(10, 0.0), (20, 2.0), (30, 2.0)]  # so far, when the worker got the snapshot
+    assert {f"recon_log/{name}" for name in names} <= client.get_run(target.run_id).data.metrics.keys()
 
 
 @pytest.mark.slow  # client/test_snapshot_queue.py has the same without a worker

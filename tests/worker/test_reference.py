@@ -49,6 +49,7 @@ def test_the_reference_has_the_cards_of_the_later_epochs_and_is_no_snapshot(trac
     assert worker.stats.artifacts_logged == len(tracking.files()) + 2 * len(KEYS) + 2  # cards, latest card, metrics
 
 
+@pytest.mark.slow  # the next test replaces a worker that has the reference
 def test_replaced_workers_log_the_reference_once(tracking, settings, scan):
     with started(settings, make_run(tracking), scan) as worker:
         kill(worker)
