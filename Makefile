@@ -38,8 +38,9 @@ test: $(READY)  ## run the tests (a few minutes)
 test-slow: $(READY)  ## run the long tests, the slow cells of the fault matrix included (tens of minutes)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m slow
 
-test-packaging: $(READY)  ## install the wheel and train with it, run the programs of docs/use (a few minutes)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m slow tests/packaging tests/docs
+test-packaging: $(READY)  ## install the wheel and train with it, run whole programs as users do (a few minutes)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m slow tests/packaging tests/docs \
+		tests/e2e/test_terminal.py tests/client/test_environments.py tests/system/test_standard_streams.py tests/test_border.py
 
 test-browser: $(READY)  ## run the tests in Chromium (skipped if it is not installed: .ci/install-browser)
 	$(BIN)/python -m pytest -m browser tests/browser

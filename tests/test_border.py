@@ -55,6 +55,7 @@ def loaded():
     return dict(zip(STAGES, _loaded(*STAGES.values()), strict=True))
 
 
+@pytest.mark.slow
 def test_no_worker_module_imports_torch_lightning_or_the_training_side():
     (modules,) = _loaded(WALK)
 
@@ -62,32 +63,38 @@ def test_no_worker_module_imports_torch_lightning_or_the_training_side():
 
 
 @of_stages
+@pytest.mark.slow
 def test_the_package_and_its_command_import_nothing_heavy(loaded):
     assert not _packages(loaded["command"]) & HEAVY
 
 
 @of_stages
+@pytest.mark.slow
 def test_public_names_of_the_training_process_load_neither_torch_nor_mlflow(loaded):
     assert _packages(loaded["training"]) & HEAVY == {"numpy"}
 
 
 @of_stages
+@pytest.mark.slow
 def test_pure_functions_import_only_numpy_and_pillow(loaded):
     assert _packages(loaded["pure"]) & HEAVY == {"numpy", "PIL"}
 
 
 @of_stages
+@pytest.mark.slow
 def test_names_for_reading_load_neither_torch_nor_mlflow_nor_matplotlib(loaded):
     assert not _packages(loaded["reading"]) & {*TRAINING_SIDE, "mlflow", "matplotlib", "pandas"}
 
 
 @of_stages
+@pytest.mark.slow
 def test_a_plain_loop_loads_neither_lightning_nor_mlflow(loaded):
     assert "torch" in loaded["plain loop"]
     assert not _packages(loaded["plain loop"]) & {"lightning", "mlflow", "matplotlib"}
 
 
 @of_stages
+@pytest.mark.slow
 def test_the_callback_loads_without_mlflow_and_the_logger_on_first_use(loaded):
     assert "mlflow" not in loaded["callback"]
     assert {"mlflow", "recon_worker.lightning.mlflow_logger"} <= loaded["logger"]

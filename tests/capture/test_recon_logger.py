@@ -210,6 +210,7 @@ def test_an_exception_in_an_epoch_passes_through_and_what_was_logged_arrives(tra
     assert "Reconstruction logging failed" not in caplog.text
 
 
+@pytest.mark.slow  # test_recon_logger_misuse.py forgets it without a worker
 def test_a_forgotten_close_loses_nothing(tracking, run_id, tmp_path):
     np.savez(tmp_path / "data.npz", positions=POSITIONS, ground_truth=TRUTH, amp=AMP, phase=PHASE)
     program = (

@@ -14,8 +14,7 @@ from tests.faults.harness import epochs
 from tests.paths import REPOSITORY
 from tests.samples import make_run
 
-pytestmark = [pytest.mark.timeout(200), pytest.mark.usefixtures("nothing_left_behind")]
-slow = pytest.mark.slow
+pytestmark = [pytest.mark.timeout(200), pytest.mark.usefixtures("nothing_left_behind"), pytest.mark.slow]
 NOTEBOOK = {"MPLBACKEND": "module://matplotlib_inline.backend_inline_that_is_not_installed"}
 SHELL = {"PYTHONWARNINGS": "error", "PYTHONINSPECT": "1", "PYTHONOPTIMIZE": "2", "PYTHONSTARTUP": "/none"}
 SHADOWED = ("queue", "typing", "statistics", "json", "argparse", "logging")
@@ -39,7 +38,6 @@ def project_of_a_user(folder):
     return folder
 
 
-@slow  # the next test has both kinds of variables
 @pytest.mark.parametrize("environment", [NOTEBOOK, SHELL], ids=["notebook", "shell"])
 def test_variables_set_by_a_notebook_or_a_shell_do_not_stop_the_worker(tracking, tmp_path, environment):
     target = make_run(tracking)
@@ -53,9 +51,7 @@ def test_variables_set_by_a_notebook_or_a_shell_do_not_stop_the_worker(tracking,
     assert epochs(tracking) == {1}
 
 
-@pytest.mark.parametrize(
-    "environment", [NOTEBOOK | SHELL, pytest.param({}, marks=slow)], ids=["with variables", "alone"]
-)
+@pytest.mark.parametrize("environment", [NOTEBOOK | SHELL, {}], ids=["with variables", "alone"])
 def test_a_module_that_shadows_the_standard_library_does_not_stop_the_worker(tracking, tmp_path, environment):
     target, project = make_run(tracking), project_of_a_user(tmp_path / "project")
     code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
@@ -69,7 +65,7 @@ def test_a_module_that_shadows_the_standard_library_does_not_stop_the_worker(tra
     assert epochs(tracking) == {1}
 
 
-@pytest.mark.parametrize("when", [pytest.param("before", marks=slow), "during"])
+@pytest.mark.parametrize("when", ["before", "during"])
 def test_a_working_directory_that_was_removed_does_not_stop_the_worker(tracking, tmp_path, when):
     """Before its start, or before it connects to MLflow."""
     target, remove = make_run(tracking), "import os; os.rmdir(os.getcwd())\n"
@@ -89,7 +85,6 @@ def test_a_working_directory_that_was_removed_does_not_stop_the_worker(tracking,
     assert epochs(tracking) == {1}
 
 
-@slow
 @pytest.mark.parametrize("environment", [NOTEBOOK, SHELL], ids=["notebook", "shell"])
 def test_a_sync_from_a_notebook_or_a_shell_renders_every_snapshot(tracking, tmp_path, environment):
     outbox = make_spool(tmp_path / "spool", make_run(tracking), raw=(1, 2), rendered=())
@@ -101,7 +96,6 @@ def test_a_sync_from_a_notebook_or_a_shell_renders_every_snapshot(tracking, tmp_
     assert epochs(tracking) == {1, 2}
 
 
-@pytest.mark.slow
 def test_a_sync_in_a_project_that_shadows_the_standard_library_renders_every_snapshot(tracking, tmp_path):
     """With the variables of a notebook and a shell, too."""
     outbox = make_spool(tmp_path / "spool", make_run(tracking), raw=(1,), rendered=())

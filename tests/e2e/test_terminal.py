@@ -11,7 +11,7 @@ from tests.paths import REPOSITORY, read_npz
 from tests.terminal import keep, run_on_terminal
 
 TIMEOUT_S = 500
-pytestmark = pytest.mark.timeout(TIMEOUT_S + 60)
+pytestmark = [pytest.mark.timeout(TIMEOUT_S + 60), pytest.mark.slow]
 of_one_training = pytest.mark.xdist_group("terminal")
 BLOCK = (
     r"To view this run, start: mlflow ui --backend-store-uri 'sqlite:////.*mlflow\.db' --port 5000",
@@ -92,7 +92,6 @@ def test_the_command_line_leaves_every_artifact_under_mlruns(on_terminal, raw_sc
     assert "nepochs: 2" in (root / "config.yaml").read_text()
 
 
-@pytest.mark.slow
 def test_a_training_into_a_file_prints_no_carriage_return_and_a_line_for_each_epoch(raw_scan, tmp_path):
     """With a new database, whose migrations MLflow would report."""
     new = f"sqlite:///{tmp_path}/mlflow.db"
@@ -105,7 +104,6 @@ def test_a_training_into_a_file_prints_no_carriage_return_and_a_line_for_each_ep
     assert_reads_well(done.stdout.decode().splitlines(), LOSSES)
 
 
-@pytest.mark.slow
 def test_the_grid_lines_script_without_a_worker_prints_the_same_on_a_terminal(grid_lines, tmp_path, mlflow_database):
     train, test = grid_lines / "train.npz", grid_lines / "test.npz"
     command = training("studies/grid_lines_torch_runner.py", train, test, tmp_path, mlflow_database)
@@ -115,7 +113,6 @@ def test_the_grid_lines_script_without_a_worker_prints_the_same_on_a_terminal(gr
     assert_reads_well(lines)
 
 
-@pytest.mark.slow
 def test_a_reconstruction_on_a_terminal_prints_its_metrics_only(raw_scan, tmp_path, train):
     checkpoint = train("raw")[0].checkpoint
     files = ["--checkpoint", checkpoint, "--data_file", raw_scan, "--output_dir", tmp_path / "made"]
@@ -129,7 +126,6 @@ def test_a_reconstruction_on_a_terminal_prints_its_metrics_only(raw_scan, tmp_pa
     assert not [line for line in said if NOISE.search(line)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("bar", ["TQDMProgressBar", "RichProgressBar"])
 def test_the_lines_do_not_break_the_progress_bar_of_another_training(tmp_path, bar):
     page = (REPOSITORY / "docs/use/lightning.md").read_text()

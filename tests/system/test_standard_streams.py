@@ -11,8 +11,7 @@ from tests.faults.harness import epochs
 from tests.paths import REPOSITORY
 from tests.samples import make_run
 
-pytestmark = [pytest.mark.timeout(200), pytest.mark.usefixtures("nothing_left_behind")]
-slow = pytest.mark.slow
+pytestmark = [pytest.mark.timeout(200), pytest.mark.usefixtures("nothing_left_behind"), pytest.mark.slow]
 CLOSED = ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
 REPLACED = {
     "none": "sys.stderr = None",
@@ -34,7 +33,7 @@ def run(*words, streams, cwd):
     return subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=150)
 
 
-@pytest.mark.parametrize("streams", [*(pytest.param(one, marks=slow) for one in CLOSED[:2]), CLOSED[2]])
+@pytest.mark.parametrize("streams", CLOSED)
 def test_a_process_without_standard_streams_logs_everything(tracking, tmp_path, streams):
     target = make_run(tracking)
     code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
@@ -48,7 +47,6 @@ def test_a_process_without_standard_streams_logs_everything(tracking, tmp_path, 
     assert epochs(tracking) == {1}
 
 
-@slow  # the test of a log handler replaces stderr, too
 @pytest.mark.parametrize("how", REPLACED)
 def test_a_process_whose_stderr_was_replaced_logs_everything(tracking, tmp_path, how):
     target = make_run(tracking)
@@ -60,8 +58,8 @@ def test_a_process_whose_stderr_was_replaced_logs_everything(tracking, tmp_path,
     assert epochs(tracking) == {1}
 
 
-@pytest.mark.parametrize("streams", [pytest.param(CLOSED[0], marks=slow), CLOSED[2]])
-@pytest.mark.parametrize("command", [pytest.param("sync", marks=slow), "status"])
+@pytest.mark.parametrize("streams", [CLOSED[0], CLOSED[2]])
+@pytest.mark.parametrize("command", ["sync", "status"])
 def test_the_program_works_without_standard_streams(tracking, tmp_path, command, streams):
     outbox = make_spool(tmp_path / "spool", make_run(tracking), raw=(1,), rendered=(2,))
 
