@@ -20,12 +20,6 @@ _START_S = 60
 _NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
-def free_port():
-    """A currently unused port."""
-    with reserved_port() as place:
-        return place.getsockname()[1]
-
-
 def reserved_port():
     """A socket that reserves a free port while it is open; a server can still listen on it."""
     place = socket.socket()

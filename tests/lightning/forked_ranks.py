@@ -1,10 +1,11 @@
 """Ranks of a training, forked from a process that has imported everything: that takes 5 s of processor time."""
 
+import contextlib
 import importlib
+import itertools
 import multiprocessing
 import os
-
-from tests.faults.servers import free_port
+import socket
 
 MODULES = (
     *("tests.lightning.rank_training", "tests.lightning.ending_ranks", "tests.lightning.quality_ranks"),
@@ -34,9 +35,19 @@ class Rank(_context.Process):
         importlib.import_module(module).main(argument)
 
 
+_ports = itertools.count(20_000 + os.getpid() % 10_000)
+"""Below those that the system gives to other sockets, which would take a port before the ranks listen on it."""
+
+
+def _is_free(port):
+    with contextlib.suppress(OSError), socket.create_server(("", port)):
+        return True
+    return False
+
+
 def fork_ranks(module, argument, folder, ranks=2):
     """Start the ranks. Their output goes to `folder/rank0.txt`, and so on."""
-    port = free_port()
+    port = next(filter(_is_free, _ports))
     started = [Rank(module, argument, rank, ranks, port, folder / f"rank{rank}.txt") for rank in range(ranks)]
     for one in started:
         one.start()
