@@ -215,7 +215,6 @@ def _predict(
                 indices = missing_samples(capture, plan)
                 predict_samples(
                     capture,
-                    plan,
                     indices,
                     dataset=loader.dataset,
                     adapter=PtychoPinnAdapter(),

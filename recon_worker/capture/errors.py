@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from recon_worker.spool.folder import SpoolError
-from recon_worker.system.errors import from_signal_handler, reason
+from recon_worker.system.errors import raise_if_from_signal_handler, reason
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
@@ -94,8 +94,7 @@ class Guard:
         except LeftEpochError:  # the training loop's own exception follows
             pass
         except Exception as error:  # logging failures must not stop training
-            if (meant_for_training := from_signal_handler(error)) is not None:
-                raise meant_for_training from None
+            raise_if_from_signal_handler(error)
             if self.strict:
                 raise
             self._report(error, where, lost)

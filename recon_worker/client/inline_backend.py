@@ -14,7 +14,7 @@ from recon_worker.snapshot.artifact import Artifact, Failure
 from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.spool.outbox import Version, version_of
 from recon_worker.spool.run_target import RunTarget
-from recon_worker.system.errors import from_signal_handler, reason
+from recon_worker.system.errors import raise_if_from_signal_handler, reason
 from recon_worker.system.messages import message_log, show_messages
 from recon_worker.upload.errors import UploadError
 from recon_worker.upload.mlflow_sink import MlflowSink
@@ -104,12 +104,12 @@ class InlineBackend:
             try:
                 lost = dict.fromkeys(self._sink.missing(sent), "the server acknowledged it but does not have it")
             except Exception as error:  # the tracker does not answer
-                _raise_if_meant_for_training(error)
+                raise_if_from_signal_handler(error)
                 lost = dict.fromkeys(sent, reason(error))
             self.stats.artifacts_logged -= len(lost)
             failures += [Failure(name, why) for name, why in lost.items()]
         except Exception as error:  # out of memory or disk space; without a spool the snapshot cannot be retried
-            _raise_if_meant_for_training(error)
+            raise_if_from_signal_handler(error)
             failures.append(Failure("the rest", f"{type(error).__name__}: {error}"))
         self.stats.artifacts_failed += len(failures)
         return failures
@@ -124,7 +124,7 @@ class InlineBackend:
                 self._sink.upload(local, artifact.path)
                 sent[artifact.path] = version_of(local)
         except Exception as error:  # tracker errors must not stop training
-            _raise_if_meant_for_training(error)
+            raise_if_from_signal_handler(error)
             return str(error) if isinstance(error, UploadError) else reason(error)
         self.stats.artifacts_logged += 1
         return ""
@@ -150,8 +150,3 @@ class InlineBackend:
     def summary(self) -> str:
         """Return a one-line summary of snapshot outcomes."""
         return f"Reconstructions: {self.stats}. {self.stats.best()}".rstrip()
-
-
-def _raise_if_meant_for_training(error: Exception) -> None:
-    if (meant := from_signal_handler(error)) is not None:
-        raise meant from None

@@ -109,7 +109,6 @@ class TrainerRun(LoggedRun):
         predict = partial(
             predict_samples,
             capture,
-            self.plan,
             dataset=self.dataset,
             adapter=self.adapter,
             module=self.module,

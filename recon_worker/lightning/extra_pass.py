@@ -52,7 +52,6 @@ def missing_samples(capture: Capture, plan: CapturePlan) -> NDArray[np.int64]:
 
 def predict_samples(
     capture: Capture,
-    plan: CapturePlan,
     indices: NDArray[np.int64],
     *,
     dataset: Any,  # noqa: ANN401
@@ -68,45 +67,39 @@ def predict_samples(
     Raises:
         UnusableDataError: The adapter does not recognise what the module returns, or it has a wrong shape.
     """
-    predict = partial(_predict_batch, capture, dataset=dataset, adapter=adapter, module=module, precision=precision)
-    size, start = _BATCH, 0
-    with left_unchanged(dataset), evaluating(module), torch.no_grad(), precision.val_step_context():
-        while start < len(indices):
-            try:
-                predict(indices[start : start + size])
-            except torch.cuda.OutOfMemoryError:  # of any device
-                if size == 1:
-                    raise
-                size //= 2
-            else:
-                start += size
-
-
-def _predict_batch(
-    capture: Capture,
-    batch: NDArray[np.int64],
-    *,
-    dataset: Any,  # noqa: ANN401
-    adapter: Adapter,
-    module: torch.nn.Module,
-    precision: Precision,
-) -> None:
     device = next((one.device for one in module.parameters()), torch.device("cpu"))
-    items = [read_item(dataset, int(i)) for i in batch]
-    arguments = adapter.arguments(items)
-    outputs = module(*(precision.convert_input(as_tensor(one).to(device)) for one in arguments))
-    predictions = read_predictions(adapter, outputs)
-    if predictions is None:
-        raise UnusableDataError(
-            f"{type(module).__name__} returns {described(outputs)}, which {type(adapter).__name__} does not read as "
-            f"predictions. {HOW_TO_ADAPT}"
-        )
-    if len(predictions.amp) != len(batch):
-        raise UnusableDataError(
-            f"{type(module).__name__} returns predictions of {len(predictions.amp)} samples for {len(batch)}."
-        )
-    measured = Measured("`Sample.diffraction`", partial(_observed, adapter, items))
-    capture.add(capture.target_of(batch), predictions, measured)
+
+    def predict(batch: NDArray[np.int64]) -> None:
+        items = [read_item(dataset, int(i)) for i in batch]
+        arguments = adapter.arguments(items)
+        outputs = module(*(precision.convert_input(as_tensor(one).to(device)) for one in arguments))
+        predictions, name = read_predictions(adapter, outputs), type(module).__name__
+        if predictions is None:
+            raise UnusableDataError(
+                f"{name} returns {described(outputs)}, which {type(adapter).__name__} does not read as predictions. "
+                f"{HOW_TO_ADAPT}"
+            )
+        if len(predictions.amp) != len(batch):
+            raise UnusableDataError(f"{name} returns predictions of {len(predictions.amp)} samples for {len(batch)}.")
+        measured = Measured("`Sample.diffraction`", partial(_observed, adapter, items))
+        capture.add(capture.target_of(batch), predictions, measured)
+
+    with left_unchanged(dataset), evaluating(module), torch.no_grad(), precision.val_step_context():
+        _in_batches(indices, predict)
+
+
+def _in_batches(indices: NDArray[np.int64], predict: Callable[[NDArray[np.int64]], None]) -> None:
+    """Predict all samples, in smaller batches if the memory of the GPU does not suffice."""
+    size, start = _BATCH, 0
+    while start < len(indices):
+        try:
+            predict(indices[start : start + size])
+        except torch.cuda.OutOfMemoryError:  # of any device
+            if size == 1:
+                raise
+            size //= 2
+        else:
+            start += size
 
 
 def _observed(adapter: Adapter, items: Sequence[Any]) -> torch.Tensor | None:
@@ -124,17 +117,18 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
     modules = list(module.modules())
     modes = [(submodule, submodule.training) for submodule in modules]
     restores = list(own_generators(map(vars, modules)))
-    loggers = [(vars(one), {**vars(one)}) for one in modules if isinstance(one, LightningModule)]
+    loggers = [vars(one) for one in modules if isinstance(one, LightningModule)]
+    own_logs = [{name: one[name] for name in _LOGS if name in one} for one in loggers]
     module.eval()
-    for attributes, _ in loggers:
+    for attributes in loggers:
         attributes |= dict.fromkeys(_LOGS, _log_nothing)
     try:
         yield
     finally:
-        for attributes, before in loggers:
+        for attributes, own in zip(loggers, own_logs, strict=True):
             for name in _LOGS:
                 attributes.pop(name, None)
-            attributes |= {name: before[name] for name in _LOGS if name in before}
+            attributes |= own
         for submodule, training in modes:
             submodule.training = training
         for restore in restores:

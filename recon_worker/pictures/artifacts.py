@@ -50,7 +50,7 @@ from recon_worker.reconstruction.alerts import alerts
 from recon_worker.reconstruction.stitching import canvas_positions
 from recon_worker.snapshot.artifact import GALLERY, SCALES, TILES, Artifact, Failure
 from recon_worker.snapshot.records import Scan, Snapshot
-from recon_worker.system.errors import from_signal_handler, is_shortage
+from recon_worker.system.errors import is_shortage, raise_if_from_signal_handler
 
 _T = TypeVar("_T")
 _CARD_PX, _LARGEST_CARD_PX = 256, 1024
@@ -138,7 +138,8 @@ def _attempt(path: str, make: Callable[[], _T]) -> _T | Failure:
         with np.errstate(all="ignore"):  # NaN and infinity have their own colours
             return make()
     except Exception as error:  # one failed picture must not stop the others
-        if is_shortage(error) or from_signal_handler(error) is not None:
+        raise_if_from_signal_handler(error)
+        if is_shortage(error):
             raise
         return Failure(path, f"{type(error).__name__}: {error}")
 

@@ -60,8 +60,8 @@ def is_shortage(error: BaseException | None) -> bool:
     return False
 
 
-def from_signal_handler(error: BaseException) -> BaseException | None:
-    """Return the error or cause of it that a signal handler of the application raised; None if none did.
+def raise_if_from_signal_handler(error: BaseException) -> None:
+    """Raise the error, or the cause of it, that a signal handler of the application raised; return if none did.
 
     It is meant for the training, such as to end it before the time limit of a job, and must not be caught.
     """
@@ -69,10 +69,9 @@ def from_signal_handler(error: BaseException) -> BaseException | None:
     seen, current = list[BaseException](), error
     while current not in seen:  # exceptions may refer to each other
         if any(frame.f_code in handlers for frame, _ in traceback.walk_tb(current.__traceback__)):
-            return current
+            raise current from None
         seen.append(current)
         current = current.__cause__ or current.__context__ or current
-    return None
 
 
 def _code_of(handler: Any) -> CodeType | None:  # noqa: ANN401 - a function, any other callable, or a number

@@ -61,6 +61,7 @@ def progress_bars() -> "type[tqdm[Any]]":
     Otherwise a subclass with a lock of its own. The lock that tqdm creates at its first use fixes the start method of
     multiprocessing; an application that chooses it later would end with a RuntimeError.
     """
+    # Imported here, because the worker, which imports this module, has no use for it.
     from tqdm.std import TqdmDefaultWriteLock, tqdm  # type: ignore[attr-defined] # in no stub
 
     has_lock = hasattr(TqdmDefaultWriteLock, "mp_lock") or hasattr(tqdm, "_lock")  # the application may set another
@@ -69,7 +70,7 @@ def progress_bars() -> "type[tqdm[Any]]":
 
 @functools.cache
 def _own_progress_bars() -> "type[tqdm[Any]]":
-    from tqdm import tqdm  # the worker, which imports this module, has no use for it
+    from tqdm import tqdm
 
     class OwnBars(tqdm):  # type: ignore[type-arg] # not subscriptable at runtime
         monitor_interval = 0

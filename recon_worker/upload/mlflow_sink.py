@@ -21,7 +21,7 @@ from recon_worker.pictures.records import Card, Description, Metrics, card_of, i
 from recon_worker.snapshot.artifact import TILES
 from recon_worker.spool.outbox import Version
 from recon_worker.spool.run_target import RunTarget
-from recon_worker.system.errors import from_signal_handler, reason
+from recon_worker.system.errors import raise_if_from_signal_handler, reason
 from recon_worker.system.messages import message_log
 from recon_worker.upload.errors import RefusedError, UnacceptableError, error_type, forbids_listing
 from recon_worker.upload.image_cards import FOLDER, ImageCards
@@ -122,8 +122,7 @@ class MlflowSink:
         except Exception as error:
             with self._lock:
                 self._connection = None
-            if (meant_for_training := from_signal_handler(error)) is not None:  # without a worker
-                raise meant_for_training from None
+            raise_if_from_signal_handler(error)  # without a worker
             self.last_error = reason(error)
             raise error_type(error)(self.last_error) from None  # the original may quote the URI with its password
 

@@ -88,7 +88,8 @@ def test_the_command_line_leaves_every_artifact_under_mlruns(on_terminal, raw_sc
     assert patches | {f"epoch_02/stitched/{kind}.png" for kind in OBJECT} <= names
     assert {"epoch_02/summary.png", "epoch_02/stitched/complex.png"} <= names
     assert {name.split("/")[0] for name in names} == {"epoch_01", "epoch_02", "images"}
-    assert {"gallery.html", "scales.json"} <= {p.name for p in (root / "recon_log").iterdir()}
+    names_of_run = {"gallery.html", "scales.json", "events.csv", "evolution.gif"}
+    assert {p.name for p in (root / "recon_log").iterdir()} == names_of_run
     assert "nepochs: 2" in (root / "config.yaml").read_text()
 
 

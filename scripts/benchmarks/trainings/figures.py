@@ -120,8 +120,7 @@ def _slowdowns_s(run: Run) -> list[float]:
     Empty if the neighbours are such epochs, too.
     """
     every = run["settings"]["every"]
-    starts_s = [start_s for start_s, _ in (*run["moments"]["epochs"], run["moments"]["trained"])]
-    times_s = [b - a for a, b in pairwise(starts_s)]
+    times_s = [b - a for (a, _), (b, _) in pairwise(_marks(run))]
     for number, event in enumerate(run["stalls"], 1):
         times_s[min(number * every, len(times_s)) - 1] -= sum(event.values())
     after = range(every, len(times_s) - 1, every) if every > 2 else ()
@@ -136,8 +135,12 @@ def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _least_epoch_cpu_s(runs: Sequence[Run]) -> float:
-    ends = [[cpu_s for _, cpu_s in (*run["moments"]["epochs"], run["moments"]["trained"])] for run in runs]
-    return float(min(b - a for times in ends for a, b in pairwise(times)))
+    return min(b - a for run in runs for (_, a), (_, b) in pairwise(_marks(run)))
+
+
+def _marks(run: Run) -> list[tuple[float, float]]:
+    """Return wall time and processor time at the start of each epoch, and after the last one."""
+    return [*run["moments"]["epochs"], run["moments"]["trained"]]
 
 
 def _own_cpu_s(run: Run) -> float:
