@@ -69,7 +69,11 @@ def raise_if_from_signal_handler(error: BaseException) -> None:
     seen, current = list[BaseException](), error
     while current not in seen:  # exceptions may refer to each other
         if any(frame.f_code in handlers for frame, _ in traceback.walk_tb(current.__traceback__)):
-            raise current from None
+            context = current.__context__
+            try:
+                raise current
+            finally:
+                current.__context__ = context  # the training's own, not the errors that it has caused
         seen.append(current)
         current = current.__cause__ or current.__context__ or current
 

@@ -49,15 +49,15 @@ class EndsInTime:
         raise WalltimeError
 
 
+DURING = [
+    "recon_worker.capture.shot._numbers",
+    "recon_worker.pictures.artifacts.encode_png",
+    "mlflow.MlflowClient.log_artifact",
+]
+
+
 @pytest.mark.parametrize("handler", [EndsInTime(), EndsInTime().__call__], ids=["object", "method"])
-@pytest.mark.parametrize(
-    "during",
-    [
-        "recon_worker.capture.shot._numbers",
-        "recon_worker.pictures.artifacts.encode_png",
-        "mlflow.MlflowClient.log_artifact",
-    ],
-)
+@pytest.mark.parametrize("during", DURING)
 def test_an_error_that_a_signal_handler_raises_during_the_logging_ends_the_training(
     logger_of, monkeypatch, caplog, during, handler
 ):
@@ -71,3 +71,25 @@ def test_an_error_that_a_signal_handler_raises_during_the_logging_ends_the_train
 
     assert recon.errors == 0
     assert "submitted" not in caplog.text or "1 submitted = 0 logged + 0 dropped + 0 spooled + 1 failed" in caplog.text
+
+
+@pytest.mark.parametrize("during", DURING)
+def test_an_error_of_a_signal_handler_does_not_hide_that_of_the_training(logger_of, monkeypatch, during):
+    """As in `on_exception`, during which SIGTERM may arrive."""
+    recon, before, own = logger_of(), signal.signal(signal.SIGUSR2, EndsInTime()), KeyError("of the training")
+
+    def train():
+        try:
+            raise own
+        except KeyError:
+            with recon.epoch(1) as shot:
+                add_all(shot)
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(during, lambda *_: signal.raise_signal(signal.SIGUSR2))
+        with pytest.raises(WalltimeError) as raised:
+            train()
+    signal.signal(signal.SIGUSR2, before)
+
+    assert raised.value.__context__ is own
+    assert not raised.value.__suppress_context__
