@@ -90,6 +90,7 @@ def test_an_error_of_a_signal_handler_does_not_hide_that_of_the_training(logger_
         with pytest.raises(WalltimeError) as raised:
             train()
     signal.signal(signal.SIGUSR2, before)
+    recon.close()
 
     assert raised.value.__context__ is own
     assert not raised.value.__suppress_context__
