@@ -11,10 +11,10 @@ import recon_worker
 WALK = """
 import importlib, pkgutil, sys
 import recon_worker
-for room in pkgutil.iter_modules(recon_worker.__path__, "recon_worker."):
-    if room.name.rpartition(".")[2] in {"lightning", "capture", "__main__"}:
+for part in pkgutil.iter_modules(recon_worker.__path__, "recon_worker."):
+    if part.name.rpartition(".")[2] in {"lightning", "capture", "__main__"}:
         continue
-    for module in pkgutil.walk_packages(getattr(importlib.import_module(room.name), "__path__", []), room.name + "."):
+    for module in pkgutil.walk_packages(getattr(importlib.import_module(part.name), "__path__", []), part.name + "."):
         importlib.import_module(module.name)
 """
 TRAINING_SIDE = {"torch", "lightning", "pytorch_lightning", "ptycho_torch"}

@@ -21,7 +21,7 @@ from tests.samples import make_run, make_scan
 
 pytestmark = pytest.mark.timeout(400)
 CANARY = "canary7291"
-SOURCES = sorted(p for room in ("recon_worker", "ptycho_torch", "scripts") for p in (REPOSITORY / room).rglob("*.py"))
+SOURCES = sorted(p for name in ("recon_worker", "ptycho_torch", "scripts") for p in (REPOSITORY / name).rglob("*.py"))
 UNPICKLES_ONE_TEXT = REPOSITORY / "ptycho_torch" / "files" / "archive.py"
 """Only with a flag, through an unpickler restricted to text arrays; see tests/ptycho_torch/test_archive.py."""
 

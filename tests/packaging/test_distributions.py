@@ -37,9 +37,9 @@ def test_core_dependencies_hold_no_torch():
     assert not names & {"torch", "lightning", "pytorch-lightning"}
 
 
-def test_the_package_list_holds_every_room():
-    rooms = {file.parent for file in PACKAGE.rglob("__init__.py") if "build" not in file.parts}
-    names = sorted(".".join(room.relative_to(REPOSITORY).parts) for room in rooms)
+def test_the_package_list_holds_every_subpackage():
+    folders = {file.parent for file in PACKAGE.rglob("__init__.py") if "build" not in file.parts}
+    names = sorted(".".join(folder.relative_to(REPOSITORY).parts) for folder in folders)
 
     assert _pyproject(PACKAGE)["tool"]["setuptools"]["packages"] == names
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Size and structure of a package's source code: lines, functions, classes, import chains. Imports nothing.
 
-python scripts/measure_house.py recon_worker
+python scripts/measure_package.py recon_worker
 """
 
 import argparse
