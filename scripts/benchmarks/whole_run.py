@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=3, help="pairs of training runs (default: %(default)s)")
     parser.add_argument("--limit-s", type=float, default=float("inf"), help="start no further pair after this time")
     parser.add_argument("--together", action="store_true", help="run both training runs of a pair at the same time")
-    parser.add_argument("--cases", nargs="+", choices=[*TITLES], default=[*TITLES], help="trainings (default: all)")
+    parser.add_argument("--cases", nargs="+", choices=[*TITLES], default=[*TITLES], help="training runs (default: all)")
     parser.add_argument("--patterns", type=int, default=PATTERNS, help="validation patterns, a square number")
     parser.add_argument("--train-samples", type=int, default=PATTERNS, help="training patterns")
     parser.add_argument("--network", choices=("small", "full"), default="small", help="full: that of ptycho_torch")

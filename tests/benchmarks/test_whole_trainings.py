@@ -1,4 +1,4 @@
-"""The benchmarks of complete trainings run in a short form, and save what docs/benchmarks.md describes."""
+"""The benchmarks of complete training runs run in a short form, and save what docs/benchmarks.md describes."""
 
 import pytest
 

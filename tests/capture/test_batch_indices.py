@@ -12,7 +12,7 @@ RANKS = 4
 
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("length", [1, 8, 10, 23])
-def test_a_distributed_loader_holds_what_is_said_of_it_and_padding(length, drop_last):
+def test_the_known_indices_of_a_distributed_loader_are_its_samples_without_padding(length, drop_last):
     dataset, said = TensorDataset(torch.arange(length)), []
     for rank in range(RANKS):
         sampler = DistributedSampler(dataset, RANKS, rank, shuffle=False, drop_last=drop_last)
@@ -32,7 +32,7 @@ def test_a_plain_loader_goes_through_the_dataset():
 
 
 @pytest.mark.parametrize("wrapped", [SubsetRandomSampler([3, 1]), SequentialSampler(range(4))])
-def test_nothing_is_said_of_a_sampler_of_another_order(wrapped):
+def test_the_indices_of_a_sampler_with_another_order_are_unknown(wrapped):
     """Lightning wraps it in a class that inherits from the distributed sampler."""
     sampler = DistributedSamplerWrapper(wrapped, num_replicas=2, rank=0, shuffle=False)
     loader = DataLoader(TensorDataset(torch.arange(8)), batch_size=1, sampler=sampler)
@@ -53,5 +53,5 @@ class _Reordering(DataLoader):
     ],
     ids=["workers", "class"],
 )
-def test_nothing_is_said_of_a_loader_that_may_return_batches_in_another_order(loader):
+def test_the_indices_of_a_loader_that_may_reorder_batches_are_unknown(loader):
     assert batch_indices(loader) == []

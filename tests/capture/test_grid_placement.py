@@ -186,7 +186,7 @@ def test_metadata_that_do_not_match_are_a_reason(name):
 
 
 @pytest.mark.parametrize("metadata", [{}, {"N": N}, {"outer_offset_test": 12}, {"outer_offset_test": "12"}, "grid", 7])
-def test_metadata_without_a_grid_are_passed_over(metadata):
+def test_metadata_without_a_grid_are_ignored(metadata):
     scan = GridScan()
     scan.metadata = metadata
 

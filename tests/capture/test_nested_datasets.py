@@ -1,4 +1,4 @@
-"""Positions and true objects are found in the innermost datasets, for the samples of the whole."""
+"""Positions and true objects are found in the innermost datasets, for the samples of the outermost one."""
 
 import numpy as np
 import pytest

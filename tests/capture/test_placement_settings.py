@@ -172,7 +172,7 @@ def test_wrong_positions_raise(said):
     assert said in str(error.value)
 
 
-def test_positions_that_need_an_endless_canvas_raise():
+def test_positions_that_need_too_large_a_canvas_raise():
     scan = Scan()
 
     with pytest.raises(WrongSettingError, match="positions cannot be used: the positions of object 0 span"):

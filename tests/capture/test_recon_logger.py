@@ -59,7 +59,7 @@ def correlations(tracking, run_id):
 
 
 @pytest.mark.parametrize("worker", [False, True], ids=["inline", "worker"])
-def test_a_plain_loop_logs_its_object_and_trains_as_without(tracking, run_id, tmp_path, worker):
+def test_a_plain_loop_logs_its_object_and_trains_as_without_logging(tracking, run_id, tmp_path, worker):
     folder = str(tmp_path / "spool") if worker else None
 
     logged = train(tracking.uri, run_id, folder)
@@ -165,7 +165,7 @@ def test_wrong_predictions_cost_themselves_and_one_warning(tracking, run_id, log
     assert tracking.epoch_folders() == ["epoch_01", "epoch_02"]
 
 
-def test_missing_samples_are_not_scanned_and_said_once(tracking, run_id, logger_of, caplog):
+def test_missing_samples_are_shown_as_not_scanned_and_reported_once(tracking, run_id, logger_of, caplog):
     with logger_of(strict=True) as recon:
         for epoch in (1, 2):
             with recon.epoch(epoch) as shot:

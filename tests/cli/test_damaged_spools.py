@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(200)
         pytest.param(lambda b: b * 2, id="twice", marks=pytest.mark.slow),
     ],
 )
-def test_a_damaged_snapshot_is_moved_aside_and_the_rest_goes_on(tracking, outbox, damage, caplog, capsys):
+def test_a_damaged_snapshot_is_moved_aside_and_the_rest_is_uploaded(tracking, outbox, damage, caplog, capsys):
     bad = outbox.raw()[0]
     content = damage(bad.read_bytes())
     bad.write_bytes(content)

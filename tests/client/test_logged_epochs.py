@@ -1,4 +1,4 @@
-"""The lines of logged epochs: their metrics come from the worker, or from the training itself without one."""
+"""The lines of logged epochs: their metrics come from the worker or, without one, from the training process."""
 
 import logging
 import re

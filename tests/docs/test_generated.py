@@ -1,4 +1,4 @@
-"""What is generated for the site is up to date: flags, Python API, drawings."""
+"""Generated pages of the site are up to date: flags, Python API, drawings."""
 
 import re
 import runpy

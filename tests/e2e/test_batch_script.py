@@ -82,7 +82,7 @@ def test_a_cancelled_job_keeps_its_spool_and_is_not_queued_again(job):
 
 
 @pytest.mark.parametrize("started_before", [False, True])
-def test_a_later_start_goes_on_from_the_last_checkpoint(job, tmp_path, started_before):
+def test_a_later_start_continues_from_the_last_checkpoint(job, tmp_path, started_before):
     if started_before:
         (tmp_path / "out" / "checkpoints").mkdir(parents=True)
         (tmp_path / "out" / "checkpoints" / "last.ckpt").touch()

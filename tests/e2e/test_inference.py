@@ -18,7 +18,7 @@ from tests.paths import read_npz
 # Lightning's model summary does not support bf16.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Precision bf16-mixed is not supported by the model summary"),
-    pytest.mark.xdist_group("inference"),  # one process runs the trainings, once
+    pytest.mark.xdist_group("inference"),  # one process runs the training runs, once
 ]
 slow = pytest.mark.slow
 
@@ -27,7 +27,7 @@ slow = pytest.mark.slow
     "case",
     ["grid lines", *(pytest.param(c, marks=slow) for c in ("raw", "no test file", "gridsize 2", "supervised"))],
 )
-def test_files_and_numbers_are_those_of_the_last_epoch_to_the_last_bit(train, tmp_path, case):
+def test_files_and_metrics_are_those_of_the_last_epoch_to_the_last_bit(train, tmp_path, case):
     training, scan = train(case)
     scales, out = training.artifacts / "recon_log" / "scales.json", tmp_path / "out"
     arrays = next(iter({"npz", "h5"} & {name.split(".")[-1] for name in training.files()}))
@@ -43,7 +43,7 @@ def test_files_and_numbers_are_those_of_the_last_epoch_to_the_last_bit(train, tm
     assert record["metrics"] == training.metrics()
 
 
-def test_progress_is_shown_on_a_terminal_and_the_numbers_are_printed(trained, raw_scan, tmp_path, monkeypatch, capsys):
+def test_progress_is_shown_on_a_terminal_and_the_metrics_are_printed(trained, raw_scan, tmp_path, monkeypatch, capsys):
     ours, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 80))  # without a size the terminal has no room for the bar
     with os.fdopen(terminal, "w") as stderr:
@@ -61,7 +61,7 @@ def test_progress_is_shown_on_a_terminal_and_the_numbers_are_printed(trained, ra
     assert f"Epoch 2, step 8: 32 files in {tmp_path / 'out'}" in printed
 
 
-def test_a_refined_object_stands_beside_the_predicted_one_with_numbers_of_its_own(trained, raw_scan, tmp_path, capsys):
+def test_a_refined_object_stands_beside_the_predicted_one_with_its_own_metrics(trained, raw_scan, tmp_path, capsys):
     plain, refined = tmp_path / "plain", tmp_path / "refined"
     assert infer(trained.checkpoint, raw_scan, plain) == 0
     assert infer(trained.checkpoint, raw_scan, refined, "--refine-passes", 15) == 0
@@ -110,7 +110,7 @@ def test_flags_choose_other_patches_and_a_part_of_the_scan(trained, raw_scan, tm
 
 
 @pytest.mark.parametrize("case", ["raw", pytest.param("supervised", marks=slow)])
-def test_a_scan_without_truth_has_numbers_of_its_own_and_no_errors(train, raw_scan, tmp_path, case):
+def test_a_scan_without_truth_has_its_own_metrics_and_no_errors(train, raw_scan, tmp_path, case):
     training, _ = train(case)
     measured = {key: value for key, value in read_npz(raw_scan).items() if key != "objectGuess"}
     save_npz(tmp_path / "measured.npz", measured)

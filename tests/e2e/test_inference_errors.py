@@ -13,7 +13,7 @@ from tests.e2e.trained import error_of
 # Lightning's model summary does not support bf16.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Precision bf16-mixed is not supported by the model summary"),
-    pytest.mark.xdist_group("inference"),  # one process runs the trainings, once
+    pytest.mark.xdist_group("inference"),  # one process runs the training runs, once
 ]
 slow = pytest.mark.slow
 
@@ -120,7 +120,7 @@ def test_patches_that_the_scan_does_not_have_are_an_error(trained, raw_scan, tmp
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"version": 1, "ranges": {"stitched/amp": {"min": 1, "max": 0}}}'])
-def test_ranges_that_are_none_are_an_error(trained, raw_scan, tmp_path, capsys, text):
+def test_invalid_colour_ranges_are_an_error(trained, raw_scan, tmp_path, capsys, text):
     (tmp_path / "scales.json").write_text(text)
 
     shown = error_of(capsys, trained.checkpoint, raw_scan, tmp_path / "out", "--scales", tmp_path / "scales.json")

@@ -105,7 +105,7 @@ def test_a_supervised_run_has_no_predicted_diffraction(raw_scan, tmp_path, mlflo
     assert any(name.endswith("amp_gt.png") for name in names)
 
 
-def test_a_run_goes_on_from_its_last_checkpoint(raw_scan, tmp_path, mlflow_database):
+def test_a_run_continues_from_its_last_checkpoint(raw_scan, tmp_path, mlflow_database):
     settings = run_settings(raw_scan, None, tmp_path, mlflow_database, recon_log_num_patches=1)
     run_training(resolve("raw", {**settings, "nepochs": 1}))
 

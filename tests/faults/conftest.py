@@ -1,4 +1,4 @@
-"""A proxy in front of the tracking server for each test, and trainings."""
+"""A proxy in front of the tracking server for each test, and training runs."""
 
 import os
 import re
@@ -34,7 +34,7 @@ def nothing_left_but_the_server(server, proxy, monkeypatch):
 
 @pytest.fixture
 def train(tracking, tmp_path):
-    """Starts trainings, and ends them after the test."""
+    """Starts training runs, and ends them after the test."""
     trainings = []
 
     def start(there=tracking, **options):

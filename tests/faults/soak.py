@@ -129,7 +129,7 @@ def train(folder, logger=False, callbacks=()):
 
 
 class Soak:
-    """Rounds of trainings under random faults.
+    """Rounds of training runs under random faults.
 
     Args:
         folder: Folder of all output.

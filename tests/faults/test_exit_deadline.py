@@ -63,7 +63,7 @@ def test_the_process_ends_within_the_flush_timeout_and_5_s_and_everything_is_kep
 
 
 @pytest.mark.slow
-def test_what_a_killed_training_had_in_memory_in_the_outbox_and_in_the_spool_is_brought_by_sync(
+def test_what_a_killed_training_had_in_memory_in_the_outbox_and_in_the_spool_is_uploaded_by_sync(
     server, proxy, train_against
 ):
     """The worker is stopped meanwhile, so that all three fill. Resumed, it can only save the queue to disk."""

@@ -1,4 +1,4 @@
-"""Several trainings with one callback or in one run keep their artifacts apart."""
+"""Several training runs with one callback or in one run keep their artifacts apart."""
 
 # ruff: noqa: F811
 import pytest
@@ -36,7 +36,7 @@ def test_fit_twice_with_one_callback_logs_both_trainings(tracking, callback, mlf
 
 
 @slow
-def test_fit_that_goes_on_with_the_same_trainer_goes_on_in_the_same_run(tracking, callback):
+def test_fit_that_continues_with_the_same_trainer_continues_in_the_same_run(tracking, callback):
     module, trainer = fit(tracking, callback, epochs=1)
     trainer.fit_loop.max_epochs = 3
     trainer.fit(module, loader(ForeignDataset(20)), loader(ForeignDataset(12)))
@@ -80,7 +80,7 @@ def test_a_second_fit_in_the_same_run_has_a_folder_and_cards_and_metrics_of_its_
 
 
 @slow  # the test above has the second fit, cli/test_sync.py the sync
-def test_what_a_first_fit_has_left_in_the_spool_and_the_second_fit_are_both_brought_by_a_sync(
+def test_what_a_first_fit_has_left_in_the_spool_and_the_second_fit_are_both_uploaded_by_a_sync(
     tracking, tmp_path, inject, monkeypatch
 ):
     logger, spool = tracking.logger(), tmp_path / "spool"
@@ -99,7 +99,7 @@ def test_what_a_first_fit_has_left_in_the_spool_and_the_second_fit_are_both_brou
 
 
 @slow
-def test_a_training_that_is_resumed_goes_on_in_the_folder_of_its_own_fit(tracking, tmp_path):
+def test_a_training_that_is_resumed_continues_in_the_folder_of_its_own_fit(tracking, tmp_path):
     logger, callback = tracking.logger(), logging_callback(None)
     module, trainer = fit(tracking, callback, epochs=1, logger=logger)
     trainer.save_checkpoint(tmp_path / "first.ckpt")

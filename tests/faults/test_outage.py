@@ -16,7 +16,7 @@ AWAY_S, EPOCHS, STEPS, STEP_S = 60, 30, 5, 0.5
 
 
 @pytest.mark.parametrize(("leave", "come_back"), [("kill", "start"), ("freeze", "thaw")], ids=["killed", "frozen"])
-def test_a_training_whose_server_is_away_for_60_s_has_everything_in_mlflow_in_the_end(
+def test_a_training_whose_server_is_down_for_60_s_has_everything_in_mlflow_in_the_end(
     server, train, tmp_path, leave, come_back
 ):
     there = Tracking(server.uri, f"outage-{leave}", tmp_path / "not used")

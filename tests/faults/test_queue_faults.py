@@ -200,7 +200,7 @@ class _Numbers(Dataset):
 
 
 @pytest.mark.slow
-def test_forked_loader_workers_that_live_on_hold_nothing_up(tracking, settings, scan):
+def test_forked_loader_workers_that_live_on_delay_nothing(tracking, settings, scan):
     """Persistent loader workers, forked once the reconstruction worker runs, outlive three of its deaths."""
     worker = started(settings, make_run(tracking), scan)
     wait_until(lambda: worker.is_ready)
@@ -247,7 +247,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wait", ["while not worker.is_ready: time.sleep(0.01)", "pass"], ids=["ready", "starting"])
-def test_a_killed_training_is_noticed_though_a_forked_child_keeps_its_pipe(tracking, settings, wait):
+def test_a_killed_training_is_noticed_although_a_forked_child_keeps_its_pipe(tracking, settings, wait):
     target = make_run(tracking)
     code = ORPHANED.format(spool=str(settings.spool_dir), run=target.run_id, uri=target.tracking_uri, wait=wait)
     with python(code) as training:

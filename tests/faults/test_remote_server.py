@@ -98,7 +98,7 @@ HOW = {
 
 
 @pytest.mark.parametrize("how", ["password", "token"])
-def test_a_training_brings_everything_to_a_distant_server_with_accounts(
+def test_a_training_uploads_everything_to_a_distant_server_with_accounts(
     train, auth_server, proxy, tmp_path, monkeypatch, capfd, caplog, how
 ):
     proxy.tokens[TOKEN] = f"admin:{CANARY}"
@@ -156,7 +156,7 @@ def epochs_there(server, run_id):
     return {name.split("/")[0] for name in artifact_names(server, run_id)} & {"epoch_01", "epoch_02"}
 
 
-def test_after_a_change_of_password_the_rest_is_spooled_and_a_sync_with_the_new_one_brings_it(
+def test_after_a_change_of_password_the_rest_is_spooled_and_a_sync_with_the_new_one_uploads_it(
     auth_server, proxy, admin, monkeypatch, tmp_path
 ):
     auth_server.add_user("operator", f"{CANARY}-old")

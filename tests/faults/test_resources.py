@@ -107,7 +107,7 @@ def test_a_snapshot_that_finds_no_place_on_a_full_disk_is_named_and_the_others_a
 
 @as_root
 @pytest.mark.slow
-def test_training_goes_on_when_the_spool_is_read_only_from_the_start(tracking, small_disk, caplog):
+def test_training_continues_when_the_spool_is_read_only_from_the_start(tracking, small_disk, caplog):
     make_read_only(small_disk)
     callback = PtychoReconLoggingCallback(1, worker=WorkerSettings(spool_dir=small_disk / "spool"))
 

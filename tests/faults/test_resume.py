@@ -50,7 +50,7 @@ def artifacts(tmp_path, run_id):
 
 
 @pytest.mark.parametrize("by_worker", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_resumed_training_goes_on_in_the_run_of_its_checkpoint(train, tmp_path, mlflow_database, by_worker):
+def test_a_resumed_training_continues_in_the_run_of_its_checkpoint(train, tmp_path, mlflow_database, by_worker):
     run_id = train(1, recon_log_async=by_worker)
 
     assert train(2, recon_log_async=by_worker, resume="last") == run_id
@@ -65,7 +65,7 @@ def test_a_resumed_training_goes_on_in_the_run_of_its_checkpoint(train, tmp_path
 
 
 @pytest.mark.slow
-def test_a_resumed_training_begins_another_run_where_it_is_asked_to(train, tmp_path):
+def test_a_resumed_training_starts_another_run_on_request(train, tmp_path):
     first = train(1)
     second = train(2, resume="last", mlflow_run_id="new")
     third = train(3, resume="last", mlflow_run_id=first)
@@ -76,7 +76,7 @@ def test_a_resumed_training_begins_another_run_where_it_is_asked_to(train, tmp_p
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_another_server_begins_a_new_run_and_says_so(train, tmp_path, caplog):
+def test_a_checkpoint_of_another_server_starts_a_new_run_and_says_so(train, tmp_path, caplog):
     first = train(1)
 
     assert train(2, resume="last", mlflow_tracking_uri=f"sqlite:///{tmp_path}/other.db") != first
@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_is_named_before_training(train, tmp_path, content)
         train(2, resume=str(tmp_path / "bad.ckpt"))
 
 
-def test_a_server_that_is_not_there_is_named_before_training(train, monkeypatch):
+def test_an_unreachable_server_is_reported_before_training(train, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
     with pytest.raises(ConfigError, match=r"MLflow at http://127.0.0.1:9 cannot be used.*--logger csv") as caught:
@@ -129,7 +129,7 @@ def put(target, spool, epochs, content):
     return outbox
 
 
-def test_pictures_of_repeated_epochs_that_come_late_go_to_a_folder_of_their_own(tracking, resumed, tmp_path):
+def test_pictures_of_repeated_epochs_that_arrive_late_go_to_their_own_folder(tracking, resumed, tmp_path):
     target, now = resumed
     put(target, tmp_path / "old", {"epoch_05": now - 9, "epoch_07": now - 5}, b"older")
 
@@ -140,7 +140,7 @@ def test_pictures_of_repeated_epochs_that_come_late_go_to_a_folder_of_their_own(
     assert tracking.path(f"epoch_05/{PICTURE}").read_bytes() == b"older"
 
 
-def test_numbers_of_repeated_epochs_that_come_late_are_not_logged(tracking, resumed, tmp_path):
+def test_metrics_of_repeated_epochs_that_arrive_late_are_not_logged(tracking, resumed, tmp_path):
     target, now = resumed
     name = "metrics/epoch_07.json"
     outbox = put(target, tmp_path / "old", {}, b"")

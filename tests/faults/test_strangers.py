@@ -38,13 +38,15 @@ def test_a_spool_directory_of_somebody_else_is_refused_before_training(place):
         WorkerSettings(spool_dir=place)
 
 
-def test_a_directory_like_tmp_is_no_danger_and_one_that_is_not_there_yet_neither(place):
+def test_a_directory_like_tmp_is_accepted_and_one_that_does_not_exist_yet_too(place):
     WorkerSettings(spool_dir=place / "spool")
     place.chmod(0o1777)
     WorkerSettings(spool_dir=place)
 
 
-def test_the_folder_of_a_strangers_run_is_refused_by_sync_and_status_and_the_others_go_on(tracking, tmp_path, caplog):
+def test_the_folder_of_a_strangers_run_is_refused_by_sync_and_status_and_the_others_are_processed(
+    tracking, tmp_path, caplog
+):
     own, strange = make_spool(tmp_path / "spool", make_run(tracking)), tmp_path / "spool" / "strange"
     shutil.copytree(own.folder, strange)
     os.chown(strange, STRANGER, STRANGER)

@@ -99,7 +99,7 @@ def test_a_process_that_hangs_is_replaced(tracking, outbox, fault, monkeypatch, 
 
 
 @slow
-def test_a_death_over_what_comes_last_costs_only_that(tracking, outbox, fault, caplog):
+def test_a_death_while_rendering_the_pictures_of_the_run_costs_only_these(tracking, outbox, fault, caplog):
     fault("finish", "segv")
 
     assert main(["sync", str(outbox.folder)]) == DONE
@@ -112,7 +112,7 @@ def test_a_death_over_what_comes_last_costs_only_that(tracking, outbox, fault, c
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), pytest.param(signal.SIGINT, LEFT, marks=slow)]
 )
-def test_the_process_goes_with_the_sync_that_started_it(tracking, outbox, fault, number, code):
+def test_the_rendering_process_ends_with_the_sync_that_started_it(tracking, outbox, fault, number, code):
     """Even if it hangs; the lock is then free for the next sync."""
     committed = fault("stitch", "hang")
     with subprocess.Popen(command("sync", outbox.folder), stderr=subprocess.PIPE) as first:

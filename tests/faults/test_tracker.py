@@ -31,7 +31,7 @@ FAST = {"answer-lost"}
 
 
 @pytest.mark.parametrize("how", [name if name in FAST else pytest.param(name, marks=slow) for name in PASSING])
-def test_what_passes_is_waited_out_and_nothing_is_there_twice(server, proxy, target, worker, how):
+def test_a_temporary_fault_is_waited_out_and_nothing_is_logged_twice(server, proxy, target, worker, how):
     proxy.rule = PASSING[how]()
     log(worker)
     worker.close(FLUSH_S)
@@ -63,7 +63,7 @@ LASTING = {
 
 @slow
 @pytest.mark.parametrize("how", LASTING)
-def test_what_lasts_costs_the_flush_timeout_and_sync_brings_everything_later(
+def test_a_lasting_fault_costs_the_flush_timeout_and_sync_uploads_everything_later(
     server, proxy, target, worker, tmp_path, how, capsys
 ):
     proxy.rule = LASTING[how]
@@ -110,7 +110,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("how", ["401", *(pytest.param(name, marks=slow) for name in list(REFUSED)[1:])])
-def test_a_refusal_does_not_delay_the_end_and_sync_brings_everything_later(
+def test_a_refusal_does_not_delay_the_end_and_sync_uploads_everything_later(
     server, proxy, target, worker, tmp_path, how, caplog
 ):
     proxy.rule = REFUSED[how]

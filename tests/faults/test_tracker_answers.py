@@ -37,7 +37,7 @@ ACKNOWLEDGED = {
 
 @slow  # upload/test_uploader.py has a file that is not there after its upload
 @pytest.mark.parametrize("how", ACKNOWLEDGED)
-def test_what_is_acknowledged_and_not_stored_is_kept_and_sync_brings_it_later(
+def test_what_is_acknowledged_but_not_stored_is_kept_and_sync_uploads_it_later(
     server, proxy, target, worker, tmp_path, how, caplog
 ):
     proxy.rule, said = ACKNOWLEDGED[how]
@@ -56,7 +56,7 @@ def test_what_is_acknowledged_and_not_stored_is_kept_and_sync_brings_it_later(
     assert expected_files((1,)) <= set(artifact_names(server, target.run_id))
 
 
-def test_where_artifacts_cannot_be_listed_that_is_said_once_and_what_logged_means(
+def test_that_artifacts_cannot_be_listed_is_reported_once_with_the_meaning_of_logged(
     server, proxy, target, worker, caplog
 ):
     proxy.rule = always(Fault(status=403), lambda method, path: method == "GET" and "/artifacts?path=" in path)
@@ -68,7 +68,7 @@ def test_where_artifacts_cannot_be_listed_that_is_said_once_and_what_logged_mean
     assert expected_files() <= set(artifact_names(server, target.run_id))
 
 
-def test_a_file_that_is_too_large_for_the_server_holds_no_other_up(server, proxy, target, worker, tmp_path, caplog):
+def test_a_file_that_is_too_large_for_the_server_delays_no_other(server, proxy, target, worker, tmp_path, caplog):
     proxy.rule = always(Fault(status=413), lambda method, path: method == "PUT" and path.endswith("gallery.html"))
     log(worker)
     started = time.monotonic()

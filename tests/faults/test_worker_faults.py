@@ -177,7 +177,7 @@ def test_a_stopped_worker_never_keeps_the_training_waiting(tracking, settings, s
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_full_to_the_brim_is_replaced_and_the_training_goes_on(tracking, settings, scan):
+def test_a_worker_that_reads_no_messages_is_replaced_and_training_continues(tracking, settings, scan):
     """More messages than a pipe holds, to a worker that stopped before reading any."""
     worker = started(settings, make_run(tracking), scan)
     freeze(worker)
@@ -195,7 +195,7 @@ def test_a_worker_that_is_full_to_the_brim_is_replaced_and_the_training_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_deaths_that_are_far_apart_are_no_row(tracking, settings, scan):
+def test_deaths_that_are_far_apart_do_not_count_as_a_row(tracking, settings, scan):
     with started(settings, make_run(tracking), scan) as worker:
         for epoch in range(1, 8):
             log_epoch(worker, layout_of(scan), epoch)

@@ -1,4 +1,4 @@
-"""Short trainings of a foreign module, and the artifacts they log."""
+"""Short training runs of a foreign module, and the artifacts they log."""
 
 import torch
 from lightning.pytorch import Trainer

@@ -1,4 +1,4 @@
-"""Ranks of a training, forked from a process that has imported everything: that takes 5 s of processor time."""
+"""Ranks of a training run, forked from a process that has imported everything, which takes 5 s of processor time."""
 
 import contextlib
 import importlib

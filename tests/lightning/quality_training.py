@@ -1,4 +1,4 @@
-"""Short trainings whose reconstructions are of known quality, epoch by epoch."""
+"""Short training runs whose reconstructions are of known quality, epoch by epoch."""
 
 import torch
 from lightning.pytorch import Trainer

@@ -18,7 +18,7 @@ def ranks(tmp_path):
         one.close()
 
 
-def test_all_ranks_end_though_one_of_them_waits_in_a_collective(ranks, tmp_path):
+def test_all_ranks_end_although_one_of_them_waits_in_a_collective(ranks, tmp_path):
     said = tmp_path / "rank0.txt"
     wait_until(lambda: said.exists() and "validates" in said.read_text())
     for one in ranks:

@@ -1,4 +1,4 @@
-"""A training that goes on after a crash logs every epoch, as Lightning's own counters alone do not tell them."""
+"""Training that continues after a crash logs every epoch, although Lightning's own counters do not determine them."""
 
 import pytest
 from lightning.pytorch import Callback, Trainer
@@ -47,7 +47,7 @@ def trainer_of(logger, *callbacks):
     )
 
 
-def test_no_epoch_is_skipped_if_the_same_trainer_goes_on(tracking, fit):
+def test_no_epoch_is_skipped_if_the_same_trainer_continues(tracking, fit):
     trainer = trainer_of(tracking.logger(), Failing())
     with pytest.raises(RuntimeError, match="out of memory"):
         fit(trainer, 5)

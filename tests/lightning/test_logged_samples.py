@@ -84,7 +84,7 @@ def test_validation_loaders_come_in_every_shape_lightning_accepts(tracking, wrap
     assert epochs_logged(tracking) == ["epoch_01", "epoch_02"]
 
 
-def test_missing_positions_skip_stitching_with_a_line_and_patches_go_on(tracking, caplog):
+def test_missing_positions_skip_stitching_with_a_line_and_patches_are_logged(tracking, caplog):
     data = ForeignDataset(12, positions=False)
 
     fit(tracking, PtychoReconLoggingCallback(1, log_stitch=True, strict=True), epochs=1, val=loader(data))

@@ -62,7 +62,7 @@ def test_lightning_training_logs_through_it(tracking, logger):
     assert len(logger.experiment.get_metric_history(logger.run_id, "train_loss")) == 2
 
 
-def test_a_server_that_does_not_answer_holds_nothing_up(tracking, monkeypatch, caplog):
+def test_a_server_that_does_not_answer_delays_nothing(tracking, monkeypatch, caplog):
     logger, release = make_logger(tracking, finish_timeout_s=1.0), threading.Event()
     monkeypatch.setattr(MlflowClient, "log_batch", lambda *args, **more: release.wait(30))
 
@@ -97,7 +97,7 @@ def test_a_server_that_comes_back_gets_every_metric(logger, monkeypatch):
     assert [m.value for m in logger.experiment.get_metric_history(logger.run_id, "loss")] == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 
-def test_metrics_that_fail_are_known_to_even_where_the_user_logs_asynchronously(tracking, monkeypatch, caplog):
+def test_failed_metrics_are_noticed_even_where_the_user_logs_asynchronously(tracking, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_LOGGING", "true")
     logger = make_logger(tracking, finish_timeout_s=0)
     logger.experiment.delete_run(logger.run_id)
@@ -108,7 +108,7 @@ def test_metrics_that_fail_are_known_to_even_where_the_user_logs_asynchronously(
     logger.finalize("success")
 
 
-def test_errors_of_a_database_are_said_in_one_line_without_a_traceback(tracking, caplog):
+def test_errors_of_a_database_are_reported_in_one_line_without_a_traceback(tracking, caplog):
     logger = make_logger(tracking, finish_timeout_s=0)
     assert logger.experiment.get_run(logger.run_id)
     with contextlib.closing(sqlite3.connect(tracking.uri.removeprefix("sqlite:///"))) as database:
@@ -143,7 +143,7 @@ def test_only_rank_zero_touches_the_server(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_copy_in_another_process_goes_on_in_the_same_run(logger):
+def test_a_copy_in_another_process_continues_in_the_same_run(logger):
     logger.log_metrics({"loss": 0.0}, 0)
     logger.finalize("success")
     copy = pickle.loads(pickle.dumps(logger))
@@ -154,7 +154,7 @@ def test_a_copy_in_another_process_goes_on_in_the_same_run(logger):
     assert len(logger.experiment.get_metric_history(logger.run_id, "loss")) == 2
 
 
-def test_metrics_that_mlflow_does_not_take_hold_up_no_others(logger, caplog):
+def test_metrics_that_mlflow_refuses_delay_no_others(logger, caplog):
     logger.log_metrics({"/val//loss/": 1.0, "损失": 2.0, "stage": "train", "x" * 300: 3.0}, 0)
     logger.log_metrics({"损失": 3.0, "loss": 4.0}, torch.tensor(1))
     logger.finalize("success")

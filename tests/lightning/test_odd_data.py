@@ -181,7 +181,7 @@ def test_samples_that_cannot_be_used_cost_the_pictures(tracking, caplog, said):
 
 
 @pytest.mark.parametrize("said", NO_STITCHED_PICTURES)
-def test_positions_that_cannot_be_had_cost_the_stitched_pictures(tracking, caplog, monkeypatch, said):
+def test_positions_that_cannot_be_read_cost_the_stitched_pictures(tracking, caplog, monkeypatch, said):
     monkeypatch.setattr(sources, "_POSITIONS_S", 0.2)
 
     callback = assert_unharmed(tracking, NO_STITCHED_PICTURES[said])
@@ -259,7 +259,7 @@ def test_a_batch_that_has_lost_samples_shows_none_under_the_name_of_another(trac
 
 
 @pytest.mark.parametrize("state", [[1], {"run_id": 7}, {"run_id": ["a"]}, {}], ids=str)
-def test_a_checkpoint_with_anything_as_the_callbacks_state_goes_on(tracking, tmp_path, state):
+def test_a_checkpoint_with_anything_as_the_callbacks_state_is_resumed(tracking, tmp_path, state):
     callback = PtychoReconLoggingCallback(1, num_patches=1)
     _, trainer = fit(tracking, callback, epochs=1)
     trainer.save_checkpoint(tmp_path / "one.ckpt")

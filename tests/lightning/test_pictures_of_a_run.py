@@ -1,4 +1,4 @@
-"""The untrained epoch, cards, arrays and description; ranges and gallery across restarts and resumed trainings."""
+"""The untrained epoch, cards, arrays and description; ranges and gallery across restarts and resumed training runs."""
 
 import os
 import signal

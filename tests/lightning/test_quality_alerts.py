@@ -1,4 +1,4 @@
-"""A broken reconstruction is one warning line and a tag of the run, never an exception."""
+"""A broken reconstruction causes one warning line and a tag of the run, never an exception."""
 
 import math
 

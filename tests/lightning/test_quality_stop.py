@@ -1,4 +1,4 @@
-"""Early stopping by the quality of the reconstructions: the same on all ranks, and never for ever in wait."""
+"""Early stopping by the quality of the reconstructions: at the same step on all ranks, with bounded waits."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ class Frozen(Callback):
 
 @pytest.mark.usefixtures("nothing_left_behind", "no_last_words")
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_metrics_that_do_not_arrive_delay_the_training_within_a_bound(tracking, tmp_path, caplog, deterministic):
+def test_metrics_that_do_not_arrive_delay_training_for_a_bounded_time(tracking, tmp_path, caplog, deterministic):
     quality = ReconQuality(dirpath=tmp_path / "best", patience=1, deterministic=deterministic)
     logs = logging(WorkerSettings(spool_dir=tmp_path / "spool", flush_timeout_s=0.6))
     trainer = train(tracking, [0.1, 0.2, 0.3], quality, logs=logs, callbacks=[Frozen(logs)])

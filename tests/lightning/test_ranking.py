@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, by numbers that arrive in any order."""
+"""Which checkpoints are kept, by metrics that arrive in any order."""
 
 import math
 

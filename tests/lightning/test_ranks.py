@@ -20,7 +20,7 @@ TIMEOUT_S = 110
 
 
 class Launcher:
-    """Starts trainings on several ranks, and reads their results."""
+    """Starts training runs on several ranks, and reads their results."""
 
     def __init__(self, folder, uri):
         self.folder, self.uri = folder, uri

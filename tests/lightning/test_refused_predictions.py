@@ -1,4 +1,4 @@
-"""Networks whose predictions a hook cannot take, or the adapter cannot read: one line each, and what is possible."""
+"""Networks whose predictions a hook cannot take, or the adapter cannot read: one message, and what can be logged is."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""The page of a comparison is bounded in size, and names runs and settings so that they can be told apart."""
+"""The page of a comparison is bounded in size, and distinguishes runs and settings by name."""
 
 import dataclasses
 import json

@@ -126,7 +126,7 @@ def test_the_same_object_gives_the_same_bytes(rng_object):
     ("shape", "amplitude_range", "message"),
     [((3,), (0.0, 1.0), "two dimensions"), ((3, 3), (1.0, 1.0), "increasing"), ((3, 3), (0.0, np.inf), "finite")],
 )
-def test_what_is_no_image_or_no_range_is_refused(shape, amplitude_range, message):
+def test_invalid_images_and_ranges_are_refused(shape, amplitude_range, message):
     with pytest.raises(ValueError, match=message):
         encode_complex_png(np.ones(shape, np.complex64), amplitude_range=amplitude_range)
 

@@ -158,13 +158,13 @@ def test_complex_values_are_refused():
 
 
 @pytest.mark.parametrize("shape", [(4,), (0, 4), (4, 0), (2, 2, 3)])
-def test_what_is_not_an_image_is_refused(shape):
+def test_an_invalid_image_is_refused(shape):
     with pytest.raises(ValueError, match="shape"):
         _encode(np.zeros(shape))
 
 
 @pytest.mark.parametrize("value_range", [(1.0, 1.0), (2.0, 1.0), (0.0, np.nan), (-np.inf, 0.0)])
-def test_what_is_not_a_range_is_refused(value_range):
+def test_an_invalid_range_is_refused(value_range):
     with pytest.raises(ValueError, match="finite and increasing"):
         _encode(np.zeros((2, 2)), value_range)
 

@@ -246,7 +246,7 @@ def test_phases_where_the_truth_is_dark_do_not_count():
     assert numbers["phase_mae_rad"] < 1e-4
 
 
-def test_a_shifted_prediction_has_its_shift_as_a_number_and_its_errors():
+def test_the_shift_of_a_prediction_is_a_metric_and_is_not_corrected():
     scan, (image,) = _scan_of_its_own_prediction()
     shifted = replace(scan, ground_truth=(np.roll(image.object, (-1, 2), axis=(0, 1)),))
     numbers = _raw(shifted, _snapshot(scan))["stitched"].metrics
@@ -255,7 +255,7 @@ def test_a_shifted_prediction_has_its_shift_as_a_number_and_its_errors():
     assert numbers["phase_correlation"] < 0.9
 
 
-def test_a_ramp_that_is_too_steep_to_take_out_is_a_number():
+def test_a_ramp_that_is_too_steep_to_be_removed_is_a_metric():
     scan, (image,) = _scan_of_its_own_prediction()
     steep = (image.object * np.exp(1.2j * np.arange(image.object.shape[1]))).astype(np.complex64)
     numbers = _raw(replace(scan, ground_truth=(steep,)), _snapshot(scan))["stitched"].metrics

@@ -1,4 +1,4 @@
-"""Grid-lines trainings start from Python and from the command line, with both sets of names."""
+"""Grid-lines training runs start from Python and from the command line, with both sets of names."""
 
 import subprocess
 import sys
@@ -51,11 +51,11 @@ def test_a_study_trains_from_python(grid_lines, tmp_path, monkeypatch, mlflow_da
 
 
 @pytest.mark.parametrize("train", ["--train-npz", "--train_npz", "--train_data_file", "--train-data-file"])
-def test_files_have_the_design_s_flags_and_those_of_the_other_script(printed, files, train):
+def test_every_spelling_of_the_file_flags_is_accepted(printed, files, train):
     assert printed(train=train)["data"]["train_data_file"] == str(files["train_npz"])
 
 
-def test_flags_of_the_design_are_the_settings_of_every_training(printed, files, tmp_path):
+def test_the_flags_of_this_script_set_the_settings_of_the_other_one(printed, files, tmp_path):
     words = ("--test-npz", str(files["test_npz"]), "--output-dir", str(tmp_path), "--epochs", "3")
 
     settings = printed(*words, "--torch-logger", "csv")

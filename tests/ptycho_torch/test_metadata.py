@@ -47,7 +47,7 @@ def test_text_that_is_no_json_object_is_refused(text):
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-1", "0", '"many"', "true", "[1]"])
-def test_a_photon_count_that_is_none_is_refused(value):
+def test_an_invalid_photon_count_is_refused(value):
     with pytest.raises(DataError, match="'nphotons' is"):
         parse_metadata(f'{{"physics_parameters": {{"nphotons": {value}}}}}')
 
@@ -71,7 +71,7 @@ def test_grid_entries_that_are_no_whole_number_become_none(value, read):
     assert grid.outer_offset_test == read
 
 
-def test_sections_of_another_type_are_passed_over():
+def test_sections_of_another_type_are_ignored():
     assert parse_metadata('{"physics_parameters": [1], "additional_parameters": null}').nphotons is None
 
 

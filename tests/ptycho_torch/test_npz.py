@@ -103,7 +103,7 @@ def test_every_layout_of_probes_becomes_modes_first(raw, write, shape, modes):
         ({"_metadata": np.array([1, 2])}, "0-d string"),
     ],
 )
-def test_what_does_not_fit_is_named(raw, write, changes, message):
+def test_arrays_that_do_not_fit_are_named(raw, write, changes, message):
     arrays = {key: value for key, value in {**raw, **changes}.items() if value is not None}
 
     with pytest.raises(DataError, match=message) as caught:

@@ -1,4 +1,4 @@
-"""Wrong units, a wrong origin and exchanged axes are refused before training; scans that only look odd are not."""
+"""Wrong units, a wrong origin and swapped axes are refused before training; unusual but valid scans are not."""
 
 import numpy as np
 import pytest
@@ -95,7 +95,7 @@ def test_exchanged_axes_are_named_where_the_object_shows_them(load):
         np.array([(k, 0.9 * k) for k in range(3000)]),  # a long diagonal
     ],
 )
-def test_odd_scans_that_can_be_are_read(load, positions):
+def test_unusual_but_possible_scans_are_read(load, positions):
     np.testing.assert_array_equal(load(positions).positions_px, positions)
 
 

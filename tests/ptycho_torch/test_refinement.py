@@ -98,7 +98,7 @@ def test_the_deviance_of_the_true_object_is_that_of_the_noise(island):
     assert 0.3 < refined.deviance < refined.deviance_before
 
 
-def test_what_comes_no_nearer_to_the_patterns_is_no_result(island):
+def test_a_refinement_that_comes_no_nearer_to_the_patterns_is_no_result(island):
     """One pass from the true object: the first steps are larger than the possible gain."""
     with pytest.raises(UnrefinableError, match=r"did not improve .* 0\.\d+ before and is \d"):
         refine(island, _start(island, 0, object_=_island())[1], island.scan_geometry, 1, CPU)

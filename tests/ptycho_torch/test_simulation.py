@@ -107,7 +107,7 @@ def test_scan_patterns_fill_the_object_and_stay_inside(pattern):
 
 
 @pytest.mark.parametrize(("shape", "step"), [((16, 40), 4.0), ((40, 40), 0.0), ((40, 40), np.nan)])
-def test_scans_that_cannot_be_are_refused(shape, step):
+def test_impossible_scans_are_refused(shape, step):
     with pytest.raises(ValueError, match="must be"):
         scan_positions("raster", shape, N, step, np.random.default_rng(0))
 
@@ -202,7 +202,7 @@ def test_objects_have_the_amplitudes_that_are_asked_for():
 
 
 @pytest.mark.parametrize("limits", [(0.5, 0.5), (-0.1, 1.0), (0.5, 1.1), (np.nan, 1.0)])
-def test_amplitudes_that_cannot_be_are_refused(limits):
+def test_impossible_amplitudes_are_refused(limits):
     with pytest.raises(ValueError, match="0 <= low < high <= 1"):
         make_object(*default_pictures(), 48, limits)
 
@@ -239,7 +239,7 @@ def test_diffusers_are_reproducible_and_seeds_differ():
 @pytest.mark.parametrize(
     "wrong", [{"rms_rad": 0.0}, {"rms_rad": np.nan}, {"smoothing_px": 0.0}, {"smoothing_px": 17.0}]
 )
-def test_a_diffuser_that_cannot_be_is_refused(wrong):
+def test_an_impossible_diffuser_is_refused(wrong):
     with pytest.raises(ValueError, match="the diffuser has"):
         diffuser_probe(64, 16, **wrong, seed=0)
 

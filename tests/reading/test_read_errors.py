@@ -27,7 +27,7 @@ def test_a_database_that_is_not_there_is_not_created(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_is_away_is_reported_without_the_password(monkeypatch):
+def test_an_unreachable_server_is_reported_without_the_password(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(ReadError, match="refused") as caught:
         open_run("0123", "http://me:canary@127.0.0.1:9")

@@ -114,7 +114,7 @@ def test_unrelated_images_have_no_ramp(seed):
     assert steep_ramp(noise, _object(), EVERYWHERE) is None
 
 
-def test_pixels_outside_the_mask_and_pixels_that_are_not_finite_have_no_say():
+def test_pixels_outside_the_mask_and_pixels_that_are_not_finite_do_not_count():
     truth = _object()
     pred = truth / 2
     valid = EVERYWHERE.copy()

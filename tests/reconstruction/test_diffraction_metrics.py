@@ -51,7 +51,7 @@ def test_photons_where_none_are_predicted_cost_much_and_darkness_costs_nothing()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_prediction_that_is_not_finite_everywhere_has_no_number(bad):
+def test_a_prediction_that_is_not_finite_everywhere_has_no_metric(bad):
     observed = np.ones((2, 2), np.float32)
     pred = np.array([[1, 1], [1, bad]], np.float32)
 

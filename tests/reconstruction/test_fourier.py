@@ -71,7 +71,7 @@ def test_the_cutoff_is_linear_between_rings_and_zero_if_none_is_above():
     assert rings.cutoff(0.3) == 0.5
 
 
-def test_lowest_rings_that_are_below_do_not_end_the_resolution():
+def test_lowest_rings_below_the_threshold_do_not_set_the_resolution():
     rings = _rings([-0.4, 0.1, 0.9, 0.7, 0.3])
 
     assert rings.cutoff(0.5) == pytest.approx(0.45)
@@ -84,7 +84,7 @@ def test_one_ring_alone_above_the_threshold_is_chance():
 
 
 @given(st.integers(1, 10**6))
-def test_half_a_bit_is_half_a_bit_of_a_pixel_where_rings_are_large_and_certainty_where_they_are_small(pixels):
+def test_the_half_bit_threshold_falls_from_one_to_that_of_half_a_bit_as_rings_grow(pixels):
     """van Heel & Schatz: log2(1 + SNR) = 1/2 of the whole data is SNR = 0.2071 of each half; FRC = SNR / (SNR + 1)."""
     (threshold,) = RingCorrelation(
         frequency=np.array([0.1]), correlation=np.array([0.5]), pixels=np.array([4.5 * pixels])
@@ -116,7 +116,7 @@ def test_the_border_of_the_scan_and_a_common_offset_do_not_correlate():
     assert ring_correlation(a, b, disc).cutoff(HALF) < 0.05
 
 
-def test_a_dip_inside_the_peak_does_not_end_the_resolution():
+def test_a_dip_inside_the_peak_does_not_set_the_resolution():
     """As early in training: contrast over a few probe widths is learned last."""
     rings = _rings([-0.5, 0.8, 0.1, 0.7, 0.95, 0.6, 0.4, 0.1])
 
@@ -171,7 +171,7 @@ def test_a_shift_is_measured_where_both_are_known():
 
 
 @pytest.mark.parametrize("case", ["unrelated", "uniform", "too small"])
-def test_there_is_no_shift_where_the_two_have_nothing_in_common(case):
+def test_the_shift_of_unrelated_images_is_undefined(case):
     pred = {"unrelated": _blurred_noise(1), "uniform": np.ones(SHAPE, np.complex64)}.get(case, _blurred_noise())
     valid = EVERYWHERE.copy()
     if case == "too small":

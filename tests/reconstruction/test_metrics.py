@@ -92,7 +92,7 @@ def test_identical_pictures_have_ssim_one_and_no_finite_psnr():
 
 
 @pytest.mark.parametrize("case", ["nothing valid", "constant truth", "smaller than the window"])
-def test_a_number_that_cannot_be_had_is_nan(case):
+def test_an_undefined_metric_is_nan(case):
     pred, truth = _pair()
     truth = np.ones_like(truth) if case == "constant truth" else truth
     valid = {"nothing valid": ~EVERYWHERE, "smaller than the window": _window(slice(0, 10))[0]}.get(case, EVERYWHERE)
@@ -126,7 +126,7 @@ def test_correlation_is_pearsons_over_the_valid_pixels():
 
 
 @pytest.mark.parametrize("case", ["nothing valid", "uniform", "not finite"])
-def test_a_correlation_that_cannot_be_had_is_nan(case):
+def test_an_undefined_correlation_is_nan(case):
     pred, truth = _pair()
     if case == "not finite":
         pred[3, 3] = np.nan

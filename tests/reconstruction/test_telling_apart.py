@@ -102,7 +102,7 @@ def with_truth(dataset):
 
 
 @pytest.mark.parametrize("bad", ["failed", "untrained"])
-def test_numbers_against_the_truth_tell_it(with_truth, bad):
+def test_metrics_against_the_truth_distinguish_them(with_truth, bad):
     good, poor = with_truth["good"][0], with_truth[bad][0]
 
     for name, difference in HIGH.items():
@@ -113,7 +113,7 @@ def test_numbers_against_the_truth_tell_it(with_truth, bad):
 
 
 @pytest.mark.parametrize("bad", ["failed", "untrained"])
-def test_numbers_of_the_diffraction_tell_it_without_any_truth(with_truth, bad):
+def test_diffraction_metrics_distinguish_them_without_a_truth(with_truth, bad):
     """The mean pattern separates the two."""
     good, poor = with_truth["good"][1], with_truth[bad][1]
 
@@ -123,7 +123,7 @@ def test_numbers_of_the_diffraction_tell_it_without_any_truth(with_truth, bad):
         assert math.isfinite(poor[name])
 
 
-def test_the_halves_of_the_scan_tell_a_good_training_from_one_that_has_not_begun(dataset):
+def test_half_data_metrics_distinguish_a_good_training_from_an_untrained_network(dataset):
     good, untrained = (_numbers(dataset, kind, truth=False)[0] for kind in ("good", "untrained"))
 
     assert good["half_data_frc_cutoff"] > 0.3 > 2 * untrained["half_data_frc_cutoff"]

@@ -184,7 +184,7 @@ def test_a_flipped_bit_anywhere_is_refused(snapshot_bytes, place):
 
 
 @pytest.mark.parametrize("layout", ['{"n_fixed": "a"}', '{"n_fixed": -1}', "[]", "{}", '{"n_fixed": 1e9}'])
-def test_a_layout_that_is_none_is_refused_although_its_checksum_is_right(layout):
+def test_an_invalid_layout_is_refused_although_its_checksum_is_right(layout):
     record = '{"epoch": 1, "step": 1, "has_diffraction": true, "created_unix_s": 0, "stall_s": 0}'
     header = f'{{"record": {record}, "layout": {layout}}}'.encode()
 

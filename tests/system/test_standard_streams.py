@@ -1,4 +1,4 @@
-"""Standard streams that are closed or replaced: nothing is lost, and nothing is written to a foreign descriptor."""
+"""Standard streams that are closed or replaced: nothing is lost, and nothing is written to a reused descriptor."""
 
 import subprocess
 import sys

@@ -152,7 +152,7 @@ def test_metrics_that_are_logged_twice_are_there_once(tracking, target, client, 
     assert (logged.value, logged.step, logged.timestamp) == (0.5, 165, 10**12)
 
 
-def test_numbers_and_tags_that_fail_are_known_to_even_where_the_user_logs_asynchronously(tracking, client, monkeypatch):
+def test_failed_metrics_and_tags_are_noticed_even_where_the_user_logs_asynchronously(tracking, client, monkeypatch):
     monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_LOGGING", "true")
     nowhere = RunTarget(run_id="0" * 32, tracking_uri=tracking.uri, earlier_run_id="0" * 32, started_unix_s=1.0)
 
@@ -179,7 +179,7 @@ def _continued(target):
     return RunTarget(run_id="new", tracking_uri=target.tracking_uri, earlier_run_id=target.run_id, earlier_epoch=5)
 
 
-def test_a_resumed_run_goes_on_with_the_ranges_that_the_earlier_one_logged(target, client, tmp_path):
+def test_a_resumed_run_continues_with_the_ranges_that_the_earlier_one_logged(target, client, tmp_path):
     scales = ColourRanges({"stitched/amp": (0.25, 1.5)})
     (tmp_path / "scales.json").write_text(scales.to_json())
     MlflowSink(target, lambda _: client).upload(tmp_path / "scales.json", "recon_log/scales.json")

@@ -99,7 +99,7 @@ def test_a_growing_batch_is_uploaded_folder_by_folder_and_reported_when_it_ends(
     uploader.stop()
 
 
-def test_what_was_refused_is_tried_when_asked_for(outbox, monkeypatch):
+def test_what_was_refused_is_retried_on_request(outbox, monkeypatch):
     monkeypatch.setattr("recon_worker.upload.retry._REFUSED_WAIT_S", 3600)
     sink, said, done = _Unwilling(), queue.SimpleQueue(), threading.Semaphore(0)
     for name in NAMES:
@@ -159,7 +159,7 @@ class _Narrow(_Keeping):
 
 
 @pytest.mark.parametrize("threads", [1, 8])
-def test_a_file_that_is_not_taken_holds_no_other_up(outbox, threads, caplog):
+def test_a_file_that_is_not_accepted_delays_no_other(outbox, threads, caplog):
     sink, done, aside = _Narrow(GALLERY), threading.Semaphore(0), queue.SimpleQueue()
     for name in (GALLERY, TABLE, *NAMES):
         outbox.put(Artifact(name, b"content"))
@@ -197,7 +197,7 @@ class _Forgetful:
         return {name for name in sent if kept_from is None or self.uploads[name] < kept_from}
 
 
-def test_what_is_not_there_after_its_upload_is_sent_again_and_at_last_kept(outbox, monkeypatch, caplog):
+def test_what_is_not_listed_after_its_upload_is_sent_again_and_finally_kept(outbox, monkeypatch, caplog):
     monkeypatch.setattr("recon_worker.upload.retry._FIRST_WAIT_S", 0.01)
     sink, done, aside = _Forgetful(2), threading.Semaphore(0), queue.SimpleQueue()
     uploader = Uploader(outbox, sink, 8, lambda generation: done.release(), on_aside=aside.put)
@@ -245,7 +245,7 @@ def _entries(uploader):
     return sum(len(value) for value in vars(uploader).values() if hasattr(value, "__len__"))
 
 
-def test_what_is_uploaded_is_forgotten(outbox):
+def test_the_uploader_forgets_what_it_has_uploaded(outbox):
     done = threading.Semaphore(0)
     uploader = Uploader(outbox, _Taking(), 2, lambda generation: done.release())
 

@@ -156,7 +156,7 @@ def test_close_may_be_called_twice_and_submit_after_close_counts_as_failed(track
     assert (worker.stats.submitted, worker.stats.failed) == (2, 2)
 
 
-def test_a_killed_training_process_leaves_a_worker_that_finishes_and_goes(tracking, scan, tmp_path):
+def test_the_worker_of_a_killed_training_process_finishes_and_exits(tracking, scan, tmp_path):
     target = make_run(tracking)
     code = f"""
 import os, signal, sys
@@ -184,7 +184,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert list((tmp_path / "spool").iterdir()) == []
 
 
-def test_rendering_failures_are_named_the_rest_goes_on_and_a_snapshot_in_a_file_is_kept(tracking, settings, caplog):
+def test_rendering_failures_are_named_the_rest_is_logged_and_a_snapshot_in_a_file_is_kept(tracking, settings, caplog):
     bad = replace(make_scan(n_samples=12, n_fixed=1), label_amp=np.ones((1, 3, 3), np.float32))
     with started(replace(settings, queue_bytes=1), make_run(tracking), bad) as worker:
         log_epoch(worker, layout_of(bad), 1)

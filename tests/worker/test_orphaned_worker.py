@@ -68,7 +68,7 @@ def killed_training(target, tmp_path, when, linger_s, *, stopped=False):
         ("starting", "kill", 15),
     ],
 )
-def test_a_worker_that_hangs_or_dies_after_its_training_leaves_all_snapshots_and_goes_in_time(
+def test_a_worker_that_hangs_or_dies_after_its_training_leaves_all_snapshots_and_exits_in_time(
     tracking,
     tmp_path,
     monkeypatch,

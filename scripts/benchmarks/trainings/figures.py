@@ -25,7 +25,7 @@ class Row:
     off_s: float
     on_s: float
     ratio: float
-    """Of the fastest trainings."""
+    """Of the fastest training runs."""
     ratio_of_pairs: list[float]
     waits_s: float
     """Start, all stalls and flush: how long logging keeps the training thread; median of the pairs."""

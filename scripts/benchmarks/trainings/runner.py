@@ -90,7 +90,7 @@ def run_pairs(
     """Run pairs of training runs, case by case, and swap their order with each repeat.
 
     Args:
-        base: Settings of all trainings.
+        base: Settings of all training runs.
         cases: Cases to run.
         repeats: Pairs of each case.
         last_start_s: After the first pair, none starts later (`time.monotonic`).
