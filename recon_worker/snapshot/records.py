@@ -52,9 +52,9 @@ class Scan:
     """Whether to show the latest summary in the run's description in MLflow; None: only where the user has written no
     text."""
     reference: bool = False
-    """Whether to log what is known before training (ground truth, measured diffraction) as the image cards of step 0.
-    For a fresh run that does not log the untrained network: its cards have the same step, and the first ones logged
-    are kept."""
+    """Whether to log the data known before training (ground truth, measured diffraction) as the image cards of step 0.
+    Only for a fresh run that does not log the untrained network: the cards of both have the same step, and only those
+    logged first are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
