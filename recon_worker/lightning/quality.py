@@ -103,7 +103,7 @@ class ReconQuality(Checkpoint):
 
     @property
     def state_key(self) -> str:
-        """Return the name of the state in a checkpoint, by which Lightning tells several `ReconQuality` apart."""
+        """Return the name of the state in a checkpoint, by which Lightning distinguishes several `ReconQuality`."""
         return self._state_key
 
     def state_dict(self) -> dict[str, Any]:
@@ -204,7 +204,7 @@ class ReconQuality(Checkpoint):
             trainer.should_stop = True
 
     def _register(self) -> bool:
-        """Note the path of the epoch just logged. Returns whether one was logged since `_last`."""
+        """Record the path of the epoch just logged. Returns whether one was logged since `_last`."""
         if self._run is None or self._run.interval.last_logged <= self._last:
             return False
         epoch = self._run.interval.last_logged

@@ -80,7 +80,7 @@ class SnapshotArrays:
     pattern is dark or not finite. (0, 2) in snapshots of earlier versions."""
 
     def mark_unfilled(self) -> None:
-        """Mark all fixed patches and rows as without a prediction."""
+        """Mark all fixed patches and rows as not predicted."""
         self.fixed_filled[:] = False
         self.stitch_filled[:] = False
         self.misfit[:] = math.nan

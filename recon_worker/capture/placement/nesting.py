@@ -123,7 +123,7 @@ def _package(value: object) -> str:
 
 
 def _is_open(value: Any) -> bool:  # noqa: ANN401
-    """Return whether a value is an open file, also of h5py or `np.load`; False if that cannot be told."""
+    """Return whether a value is an open file, also of h5py or `np.load`; False if that cannot be determined."""
     try:
         if _package(value) == "h5py":
             return bool(value)

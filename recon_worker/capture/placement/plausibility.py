@@ -163,6 +163,6 @@ def _correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def _reach(centres: Float64, size: Float64, n_px: int) -> float:
-    """Return how far patches extend beyond an object of a size, (x, y); negative inside."""
+    """Return how far patches extend beyond an object of the given size, (x, y); negative inside."""
     corners = centres - n_px // 2
     return float(np.maximum(-corners, corners + n_px - size).max())
