@@ -25,7 +25,7 @@ SECTIONS: dict[str, type] = {
     "execution": PyTorchExecutionConfig,
 }
 _DASHED_PREFIXES = ("recon_log_", "mlflow_", "print_config", "dry_run")
-_UNSET_CADENCE = "recon_log_every_n_epochs"
+_INTERVAL = "recon_log_every_n_epochs"
 
 
 def main(
@@ -66,15 +66,19 @@ def main(
 
 
 def resolve(kind: ScanKind, given: Mapping[str, Any], config_file: Path | None = None) -> RunConfig:
-    """Build checked settings: `given` (field name -> value) overrides the file, which overrides the defaults."""
+    """Build checked settings: `given` (field name -> value) overrides the file, which overrides the defaults.
+
+    Raises:
+        ConfigError: A setting is missing, unknown or invalid.
+    """
     from_file = read_yaml(config_file) if config_file else {}
     if from_file.get("scan_kind", kind) != kind:
         raise ConfigError(f"{config_file} is for {from_file['scan_kind']} data; this script trains on {kind} data.")
     values = {**from_file, **given, "scan_kind": kind}
     # --print-config writes null for "off"; a recon-log flag given with such a file still enables logging.
-    asked = given if _UNSET_CADENCE in from_file else values
-    if values.get(_UNSET_CADENCE) is None and any(name.startswith("recon_log_") for name in asked):
-        values[_UNSET_CADENCE] = DEFAULT_EVERY_N_EPOCHS
+    asked = given if _INTERVAL in from_file else values
+    if values.get(_INTERVAL) is None and any(name.startswith("recon_log_") for name in asked):
+        values[_INTERVAL] = DEFAULT_EVERY_N_EPOCHS
     built = {
         section: cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
         for section, cls in SECTIONS.items()
@@ -87,7 +91,11 @@ def resolve(kind: ScanKind, given: Mapping[str, Any], config_file: Path | None =
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file in the format of `--print-config`; returns field name -> value."""
+    """Read a YAML file in the format of `--print-config`; returns field name -> value.
+
+    Raises:
+        ConfigError: The file cannot be read, or has an unknown setting or a value of the wrong type.
+    """
     import yaml
 
     if not path.is_file():

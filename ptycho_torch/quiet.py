@@ -1,6 +1,6 @@
-"""Keeps tips, deprecations and migrations of libraries off the terminal of this project's programs.
+"""Hides tips, deprecation warnings and migration messages of libraries in this project's programs.
 
-Only programs do this: a training run that is started from Python leaves the settings of its process alone.
+Only programs do this: a training run that is started from Python does not change the settings of its process.
 """
 
 import logging
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from recon_worker.system.mlflow_environment import variable_kept
 
 _LEVELS = {
-    "lightning.pytorch.utilities.rank_zero": logging.WARNING,  # devices found, tips; not what ranks say of themselves
+    "lightning.pytorch.utilities.rank_zero": logging.WARNING,  # devices found, tips; not the messages of each rank
     "lightning.pytorch.loggers.mlflow": logging.ERROR,  # warns that it creates an experiment
     "mlflow": logging.WARNING,  # migrations of its database
 }

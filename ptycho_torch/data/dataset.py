@@ -1,4 +1,4 @@
-"""Map-style dataset of a scan: items for the model, geometry and ground truth for the logging."""
+"""Map-style dataset of a scan: items for the model, geometry and ground truth for logging."""
 
 from collections.abc import Callable
 from functools import cached_property

@@ -53,7 +53,7 @@ class PatchTruth:
 
 @dataclass(frozen=True, kw_only=True)
 class IlluminatedTruth:
-    """Patches from the amplitude behind the object, divided by the probe where it is bright and 0 elsewhere."""
+    """Patches from the illuminated amplitude, divided by that of the probe where it is bright, and 0 elsewhere."""
 
     amp_illuminated: Float32
     """(M, N, N) abs(O / norm * P)."""

@@ -1,7 +1,7 @@
-"""Reads and writes NPZ files. Input is untrusted: checked before it is read, and never unpickled.
+"""Reads and writes NPZ files. Input is untrusted, and checked before it is read.
 
 The header of each member is compared with the member's size, so that a forged header cannot cause a larger allocation.
-The only exception to "no pickle" is a string in a 0-d object array, on request (`Archive.read_text`).
+Nothing is unpickled except, on request, a string in a 0-d object array (`Archive.read_text`).
 """
 
 import io

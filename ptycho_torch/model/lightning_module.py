@@ -25,8 +25,8 @@ _EPOCHS_TO_DIFFER, _LEAST_DIFFERENCE = 3, 0.02
 _SATURATED, _MOST_SATURATED = 0.99 * math.pi, 0.5
 """Magnitude above which a phase has almost no gradient, and the share of such phases that triggers a warning."""
 
-_LAST_STEP_SIZE = 0.02
-"""Final value of the cosine, relative to the learning rate."""
+_FINAL_RATE = 0.02
+"""Final value of the cosine schedule, relative to the learning rate."""
 
 Batch = tuple[Mapping[str, Tensor], Tensor, Tensor]
 """(fields, probe (B, C, P, N, N) complex64, scale)."""
@@ -178,7 +178,7 @@ class PtychoLightningModule(LightningModule):
 
         def factor(step: int) -> float:
             fallen = (1 - math.cos(math.pi * min(1.0, step / total))) / 2
-            return min(1.0, (step + 1) / warmup) * (1 - (1 - _LAST_STEP_SIZE) * fallen)
+            return min(1.0, (step + 1) / warmup) * (1 - (1 - _FINAL_RATE) * fallen)
 
         schedule = torch.optim.lr_scheduler.LambdaLR(adam, factor)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

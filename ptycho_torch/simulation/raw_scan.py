@@ -1,8 +1,8 @@
 """Simulates data files from a known object: diffraction of a scanned beam with Poisson noise. Pure NumPy, seeded.
 
-Exit wave psi = O P, with O cut at the absolute position (`data.patches`); detector amplitude
-A = sqrt(|FFT2(psi)|^2 / N^2), DC in the centre, probe modes summed coherently; counts ~ Poisson(c A^2), with c for an
-average of `nphotons` per pattern. Files store sqrt(counts). Returns the arrays of an NPZ file that needs no pickle.
+Exit wave psi = O P, with O cut at the absolute position (`recon_worker.reconstruction.patches`); detector amplitude
+A = sqrt(|FFT2(psi)|^2 / N^2), DC in the centre, probe modes summed coherently; counts ~ Poisson(c A^2), where c makes
+the average `nphotons` per pattern. Files store sqrt(counts). The arrays of a file need no pickle.
 """
 
 from collections.abc import Sequence
@@ -84,7 +84,11 @@ def cut_all(object_: Complex64, positions_px: NDArray[Any], n_px: int) -> Sequen
 
 
 def record(amplitude: Float64, nphotons: float, rng: np.random.Generator, noise: bool) -> Float32:
-    """Scale to the photon count and draw counts; returns amplitude, (M, N, N) float32."""
+    """Scale to the photon count and draw counts; returns amplitude, (M, N, N) float32.
+
+    Raises:
+        ValueError: The photon count is out of range.
+    """
     if not 0 < nphotons < 1e18:
         raise ValueError(f"nphotons is {nphotons}; it must be above 0 and below 1e18.")
     intensity = amplitude**2

@@ -94,7 +94,7 @@ class Trained:
     epoch: int
     """Completed epochs."""
     step: int
-    """Optimizer steps taken."""
+    """Optimiser steps taken."""
 
 
 def read_checkpoint(path: Path, setting: str) -> dict[str, Any]:

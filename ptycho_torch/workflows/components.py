@@ -238,7 +238,7 @@ def _train_with_lightning(
 ) -> None:
     try:
         trainer.fit(model, datamodule=datamodule, ckpt_path=resume_path, weights_only=True)
-    except WrongSettingError as error:  # before the first step
+    except WrongSettingError as error:  # raised before the first step
         raise ConfigError(str(error)) from error
 
 

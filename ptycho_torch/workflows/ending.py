@@ -59,6 +59,6 @@ class EndTogether(Callback):
 
 
 def _leave_process_group() -> None:
-    """Destroy the process group, which also joins its threads; it has no users after training."""
+    """Destroy the process group, which also joins its threads; nothing uses it after training."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -22,7 +22,7 @@ from recon_worker.system.uris import without_credentials
 _log = message_log(__name__)
 
 _PARAMETERS = {"model": ("model_type",), "training": ("batch_size", "learning_rate")}
-"""Settings that are also parameters of the run, by section. Few: MLflow prints them above the image of each card."""
+"""Settings that are also parameters of the run, by section. Only a few: MLflow prints them above each card's image."""
 
 
 class RunInCheckpoint(Callback):
@@ -96,7 +96,7 @@ def prepare_run(logger: MLFlowLogger, settings: dict[str, Any], settings_text: s
 
 
 def _log_parameters(client: MlflowClient, run: Run, settings: dict[str, Any]) -> None:
-    """Log the parameters that the run does not have yet: MLflow refuses to change the value of one."""
+    """Log the parameters that the run does not have yet: MLflow refuses to change the others."""
     named = {name: settings[section][name] for section, names in _PARAMETERS.items() for name in names}
     params = [Param(name, str(value)) for name, value in named.items() if name not in run.data.params]
     client.log_batch(run.info.run_id, params=params, synchronous=True)

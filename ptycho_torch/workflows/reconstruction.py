@@ -38,7 +38,7 @@ class Reconstruction:
     epoch: int
     """Completed epochs of the network."""
     step: int
-    """Optimizer steps of the network."""
+    """Optimiser steps of the network."""
     metrics: Mapping[str, float]
     """Metrics by their names in MLflow, such as "recon/stitched/amp_mae"."""
 

@@ -1,4 +1,4 @@
-"""What a training run prints: its run and its data at the start, a line per epoch in log files, the results at the end.
+"""Terminal output of a training run: run and data at the start, a line per epoch in log files, results at the end.
 
 The lines of logged epochs come from `recon_worker`.
 """
@@ -25,7 +25,7 @@ _TRAIN_LOSS, _VAL_LOSS = "train_loss", "val_loss"
 
 
 class EpochBar(TQDMProgressBar):
-    """Progress bar that counts epochs from 1, as everything else does, and vanishes at the end."""
+    """Progress bar that counts epochs from 1, as all other output does, and vanishes at the end."""
 
     def init_train_tqdm(self) -> Tqdm:
         """Create the bar of the epochs."""
@@ -39,7 +39,7 @@ class EpochBar(TQDMProgressBar):
         self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")
 
     def get_metrics(self, *args: Any) -> dict[str, int | str | float | dict[str, float]]:  # noqa: ANN401 - as in Lightning
-        """Return the losses, without a part of the run's id."""
+        """Return the losses, without `v_num`, a part of the run's ID that Lightning adds."""
         return {name: value for name, value in super().get_metrics(*args).items() if name != "v_num"}
 
 
@@ -59,7 +59,7 @@ class EpochLines(Callback):
         self._began_s, self._shown = time.monotonic(), [_TRAIN_LOSS]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the loss of a validation in the line of its epoch only: Lightning keeps the number."""
+        """Show the validation loss only in the line of its epoch: Lightning keeps the value in later epochs."""
         self._shown = [_TRAIN_LOSS, _VAL_LOSS]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,7 +83,7 @@ def announce_run(logger: MLFlowLogger, name: str) -> None:
 def announce_training(
     trainer: Trainer, model: LightningModule, datamodule: PtychoDataModule, config: RunConfig
 ) -> None:
-    """Log what is trained, and on what."""
+    """Log the last epoch, the size of the network, its device and data, and where checkpoints are saved."""
     if not trainer.is_global_zero:
         return
     data, training, test = config.data, config.training, datamodule.test_dataset

@@ -6,7 +6,7 @@ Requires torch but not Lightning: any training loop can use it, with a backend f
     shot          takes the predictions of one epoch from a training loop
     given_scan    a scan given as arrays
     dataset       reads the constant data of a run from its dataset
-    adapters      form of a dataset's items, of a network's call and of its result
+    adapters      translate dataset items, network arguments and network outputs
     placement     where the samples lie in the object, and the true object
     plan          which samples are logged, when, and in which rows of a snapshot
     capture       fills the arrays of one snapshot, batch by batch

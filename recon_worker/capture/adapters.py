@@ -1,4 +1,4 @@
-"""What an item of a dataset, a call of the network, and its result look like: one protocol for all networks.
+"""Adapters translate dataset items, network arguments and network outputs: one protocol for all networks.
 
     PtychoPinnAdapter   items (fields, probe, scale), forward(...) -> (diffraction, amp, phase)
     TupleAdapter        items (diffraction, amp, phase) or (diffraction, labels), forward(diffraction) -> object
@@ -35,7 +35,7 @@ class Predictions(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What the logging reads of one item of a dataset. Tensors may have any floating dtype."""
+    """The data that logging reads from one item of a dataset. Tensors may have any floating dtype."""
 
     diffraction: Tensor | None = None
     """(C, N, N) measured diffraction, DC in the centre: amplitude or, with `intensity`, intensity. None: unknown."""
@@ -59,8 +59,9 @@ class Sample:
 class Adapter(Protocol):
     """Translates the items of a dataset and the outputs of a network for the logging. Implement these three methods.
 
-    For the misfit map, an adapter also has `observed(batch)`: the measured diffraction of a collated validation batch,
-    (B, C, N, N), in the units of `Sample.diffraction`; None: unknown. If it raises, only the misfit is missing.
+    For the misfit map, an adapter may also define `observed(batch)`. It returns the measured diffraction of a collated
+    validation batch, (B, C, N, N), in the units of `Sample.diffraction`, or None if it is unknown. If it raises, only
+    the misfit is missing.
     """
 
     def sample(self, item: Any) -> Sample:  # noqa: ANN401
@@ -104,7 +105,7 @@ Write an adapter like this one, and pass it as adapter=.
             amp, phase = outputs
             return Predictions(amp, phase)
 """
-"""Ends the message about an unknown form."""
+"""Appended to the error about an unknown form of items."""
 
 
 class PtychoPinnAdapter:
@@ -242,7 +243,7 @@ def _object_and_diffraction(outputs: Any, *, min_ndim: int) -> Predictions | Non
         if not (isinstance(outputs, tuple | list) and len(outputs) == 3):
             return None
         first, amp, phase = outputs
-    elif first is None and not hasattr(outputs, "keys"):  # that of a mapping may be measured
+    elif first is None and not hasattr(outputs, "keys"):  # in a mapping, `diffraction` may be measured
         first = getattr(outputs, "diffraction", None)
     if not (_is_real(amp, min_ndim) and _is_real(phase, min_ndim)):
         return None
@@ -270,7 +271,7 @@ def _field(fields: Any, *names: str) -> Tensor:  # noqa: ANN401
 
 
 def _photon_scale(fields: Any) -> float | None:  # noqa: ANN401
-    """Return the factor to sqrt(photons); None if absent or unusable. Count-intensity data are photons."""
+    """Return the factor to sqrt(photons), 1 for intensities that are whole numbers; None if absent or unusable."""
     try:
         if "physics_scaling_constant" in fields.keys():  # noqa: SIM118
             return float(fields["physics_scaling_constant"].reshape(-1)[0])

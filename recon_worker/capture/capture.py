@@ -20,9 +20,9 @@ from recon_worker.reconstruction.stitching import crop_start_px
 from recon_worker.snapshot.records import SnapshotArrays, SnapshotLayout
 
 _LEAST_RATE = 1e-12
-"""Minimum of predicted photons, as a fraction of the mean of the measured ones."""
-_MOST_KNOWN = 4096
-"""Number of batches whose destinations are kept. Shuffled batches do not come again."""
+"""Minimum predicted photons of a pixel, as a fraction of the mean of the measured ones."""
+_MAX_CACHED = 4096
+"""Maximum number of batches whose destinations are cached. Shuffled batches do not recur."""
 
 
 class Target(NamedTuple):
@@ -43,7 +43,7 @@ class Target(NamedTuple):
     """The rows, for marking them as filled."""
 
     def fits(self, predictions: Predictions) -> bool:
-        """Return whether predictions are those of this batch, judging by their number: one more may be padding."""
+        """Return whether the number of predictions matches this batch. One more is allowed: it may be padding."""
         return all(0 <= len(one) - self.size <= 1 for one in predictions[:2])
 
 
@@ -67,7 +67,7 @@ class Capture:
         arrays: Arrays with the plan's layout.
         copier: Copies predictions into the arrays.
         routes: Destinations of the batches that `targets` prepares.
-        misfit_warning: That of the run; None: a new one.
+        misfit_warning: The run's warning; None: a new one.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Capture:
         key = indices.tobytes()
         found = self._known.get(key)
         if found is None:
-            if len(self._known) >= _MOST_KNOWN:
+            if len(self._known) >= _MAX_CACHED:
                 self._known.clear()
             found = self._known[key] = self.target(self.plan.route(indices))
         return found
@@ -206,7 +206,7 @@ class Capture:
         self._fixed.clear()
 
     def take_over(self, other: "Capture") -> None:
-        """Copy what another capture holds, into arrays that are not staged. Arrays of another shape are left out."""
+        """Copy the rows of another capture into arrays that are not staged. Arrays of another shape are skipped."""
         other.finish()
         for to, source in zip(self.destinations, other.destinations, strict=True):
             pairs = [(to.filled, source.filled), *zip(to.arrays, source.arrays, strict=True)]
@@ -254,7 +254,7 @@ def misfit(predicted: Tensor, observed: Tensor, *, intensity: bool) -> Tensor:
 
     sum |A_obs - A_pred| / sum A_obs, and 2 sum [k log(k / lambda) - k + lambda] / sum k with k = A_obs^2 and
     lambda = A_pred^2, at least 1e-12 of the mean k (McCullagh & Nelder, Generalized Linear Models, 2nd ed. (1989),
-    section 2.3). Both have the same value for counts and for amplitudes of any scale.
+    section 2.3). Neither depends on the common scale of both patterns, nor on whether these are counts or amplitudes.
 
     Args:
         predicted: (B, ..., N, N) predicted diffraction.

@@ -20,7 +20,7 @@ _LARGEST_STAGE_BYTES = 1 << 28
 
 
 def as_tensor(values: Any) -> Tensor:  # noqa: ANN401 - a tensor or array-like
-    """Return numbers as a tensor, in the memory of an array if torch can use it: not reversed, read-only or big-endian.
+    """Return numbers as a tensor; it shares the memory of an array unless that is reversed, read-only or byte-swapped.
 
     Raises:
         TypeError: They are not numbers.
@@ -47,7 +47,7 @@ class Copier:
     """Copies predictions into the arrays of snapshots of one layout.
 
     From the CPU, each batch is copied directly. On a GPU, each batch is gathered in a staging tensor on the device, one
-    kernel per array, and `finish` transfers it at once: a transfer per batch costs ten times the time of its bytes.
+    kernel per array, and `finish` transfers them all at once: one transfer per batch would take ten times as long.
 
     Args:
         device: Device of the network.

@@ -92,7 +92,7 @@ class RunData:
 def start_on_rank_zero(ranks: Ranks, start: Callable[[], RunData]) -> tuple[SnapshotLayout, bool]:
     """Run `start` on rank zero; return, on all ranks, its layout and whether predicted diffraction is intensity.
 
-    All ranks must call this. Raises as `Ranks.broadcast`.
+    All ranks must call this. Raises the same errors as `Ranks.broadcast`.
     """
 
     def numbers() -> list[int]:
@@ -212,7 +212,7 @@ def _labels(samples: Sequence[Sample], name: str, n_px: int) -> Float32 | None:
 def _true_patches(
     samples: Sequence[Sample], placement: Placement, indices: Sequence[int], n_px: int
 ) -> tuple[Float32 | None, Float32 | None]:
-    """Return amplitude and phase of the true patches, (k, N, N) each, zero where unknown; None if all are.
+    """Return amplitude and phase of the true patches, (k, N, N) each, zero where unknown; None if all are unknown.
 
     They are the labels or, if these are absent or zero, cut from the true object.
     """

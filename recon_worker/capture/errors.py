@@ -14,7 +14,7 @@ from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
 NOTHING_LOGGED = "No reconstructions are logged"
-"""What a failure at the start costs."""
+"""Consequence of a failure at the start, for messages."""
 
 
 class WrongSettingError(ValueError):
@@ -35,7 +35,7 @@ class LeftEpochError(RuntimeError):
 
 @contextmanager
 def wrong_spool() -> Iterator[None]:
-    """Raise WrongSettingError instead of SpoolError."""
+    """Convert a SpoolError of the block to a WrongSettingError."""
     try:
         yield
     except SpoolError as error:
@@ -55,7 +55,7 @@ def described(value: object) -> str:
 
 
 class MisfitWarning:
-    """Logs why samples have no misfit, once per run: their predictions are logged all the same."""
+    """Warns, once per run, that samples have no misfit, and why. Their predictions are logged all the same."""
 
     def __init__(self) -> None:
         self._given = False
@@ -119,7 +119,7 @@ class Guard:
 
     @property
     def stall_s(self) -> float:
-        """Delay of training by logging since the last `restart`, within a block, seconds."""
+        """Seconds by which logging has delayed training since the last `restart`. Valid only within a block."""
         return self._stall_s + time.perf_counter() - self._began_s
 
     def restart(self) -> None:

@@ -39,7 +39,8 @@ def ranks_of_process_group(wanted: bool | None) -> "Ranks":
         wanted: Whether to include all ranks, or only this process; None: all if torch.distributed is initialised.
 
     Raises:
-        RuntimeError: Not all ranks called this within 60 s.
+        ValueError: All ranks are wanted, but torch.distributed is not initialised.
+        UnusableDataError: Not all ranks called this within 60 s.
     """
     is_running = dist.is_available() and dist.is_initialized()
     if wanted and not is_running:
@@ -55,7 +56,7 @@ def join(did: str, advice: str) -> "Ranks":
 
     Args:
         did: What all should have done, for the message, such as "ranks began to log within".
-        advice: What to do otherwise.
+        advice: How to correct it, for the message.
 
     Raises:
         UnusableDataError: Not all ranks called this within 60 s.
@@ -199,7 +200,8 @@ class Ranks:
 
         Raises:
             Exception: The error of `make`.
-            RankFailedError: `make` failed on another rank.
+            ValueError: Rows have another shape than their destination.
+            RankFailedError: Another rank failed.
         """
         try:
             parts = make()

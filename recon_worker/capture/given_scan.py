@@ -1,4 +1,4 @@
-"""A scan given as arrays, for training loops whose dataset the logging does not read."""
+"""A scan given as arrays, for training loops that do not pass a dataset."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -81,5 +81,5 @@ class SampleAdapter:
         raise NotImplementedError
 
     def predictions(self, outputs: Any) -> Predictions | None:  # noqa: ANN401
-        """Return None."""
+        """Return None: a training loop adds its predictions itself."""
         return None

@@ -31,10 +31,10 @@ def launched(worker: WorkerSettings | None) -> ReconBackend:
 
 
 def claim(target: RunTarget, backend: ReconBackend | None) -> None:
-    """Let no other backend of this process log to a run until `release`. None: no backend could be launched.
+    """Reserve a run for a backend of this process until `release`. Does nothing if no backend could be launched (None).
 
     Raises:
-        WrongSettingError: Another one does: artifacts of the same names would replace each other.
+        WrongSettingError: Another backend logs to this run: artifacts of the same names would replace each other.
     """
     if backend is not None and _logged.setdefault(target.run_id, backend) is not backend:
         raise WrongSettingError(
@@ -45,7 +45,7 @@ def claim(target: RunTarget, backend: ReconBackend | None) -> None:
 
 
 def release(backend: ReconBackend) -> None:
-    """Let other backends log to the run of a closed one."""
+    """Let other backends log to the run of a closed backend."""
     for run_id, owner in list(_logged.items()):
         if owner is backend:
             del _logged[run_id]
@@ -68,7 +68,7 @@ class LoggedRun:
     capture: Capture | None = None
     """Current capture; None if there is none, or if it failed on this rank."""
     failure: Exception | None = None
-    """Error of the current capture, raised only where all ranks synchronise, so that none waits in vain."""
+    """Error of the current capture, raised only where all ranks synchronise, so that no rank is left waiting."""
     own_arrays: SnapshotArrays | None = None
     """Arrays with the predictions of this rank; None on rank zero."""
     captures: dict[int, Capture] = field(default_factory=dict)
@@ -136,7 +136,10 @@ class LoggedRun:
         return self._gather(captured)
 
     def add_missing(self, capture: Capture, add: Callable[[], None]) -> bool:
-        """Gather what `add` adds to the captures of all ranks; otherwise as `end_capture`."""
+        """Gather the predictions that `add` adds to the captures of all ranks. All ranks must call this.
+
+        Returns whether rank zero has all predictions now. Raises the same errors as `end_capture`.
+        """
         if self.ranks.rank != 0:
             self.ranks.wait_sent()
             capture.arrays.mark_unfilled()

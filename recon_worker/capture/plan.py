@@ -116,7 +116,7 @@ class CapturePlan:
     """Whether measured and predicted diffraction are intensities."""
 
     def route(self, indices: Sequence[int] | NDArray[np.int64]) -> Route:
-        """Return the destination of a batch with these dataset indices; of a repeated index the last one counts."""
+        """Return the destination of a batch with these dataset indices. If an index repeats, its last sample counts."""
         numbers = np.asarray(indices, np.int64)
         last = len(numbers) - 1 - np.unique(numbers[::-1], return_index=True)[1]
         single = np.sort(last)

@@ -118,8 +118,8 @@ class ReconLogger:
     ) -> None:
         check_arguments(ReconLogger.__init__, locals())
         defaults = {"log_stitch": positions is not None or dataset is not None}
-        told = {"positions": positions, "ground_truth": ground_truth, "object_index": object_index}
-        self._options = ScanOptions(**defaults | told | _known(options))
+        passed = {"positions": positions, "ground_truth": ground_truth, "object_index": object_index}
+        self._options = ScanOptions(**defaults | passed | _known(options))
         self._interval, self._max_epochs = Interval(every_n_epochs, first_epoch), max_epochs
         self._worker, self.guard, self.misfit_warning = worker, Guard(strict=strict), MisfitWarning()
         self.dataset: Any = dataset
@@ -283,7 +283,7 @@ def _target(tracking_uri: str | None, run_id: str | None, first_epoch: int) -> R
         run_id = str(active.info.run_id)
     if tracking_uri is None:
         if mlflow is None:
-            raise WrongSettingError("tracking_uri is not given. Pass it: MLflow has not been imported, or set up.")
+            raise WrongSettingError("tracking_uri is not given. Pass it, because MLflow has not been imported.")
         tracking_uri = str(mlflow.get_tracking_uri())
     target = RunTarget(
         run_id=run_id,

@@ -31,7 +31,7 @@ class Shot:
     """Takes the predictions of one epoch. Does nothing unless the epoch is due.
 
     Args:
-        logger: The logger that made it.
+        logger: The logger that created it.
         epoch: Completed epochs.
         step: Optimiser steps so far.
         due: Whether to log the epoch.
@@ -39,7 +39,7 @@ class Shot:
 
     def __init__(self, logger: "ReconLogger", epoch: int, step: int, *, due: bool) -> None:
         self.due = due
-        """Whether predictions are wanted: skip computing them if not."""
+        """Whether predictions are wanted; if not, skip computing them."""
         self._logger, self._epoch, self._step = logger, epoch, step
         self._first: Capture | None = None
         self._entered = self._was_refused = False
@@ -63,15 +63,15 @@ class Shot:
         diffraction: Tensor | NDArray[Any] | None = None,
         observed: Tensor | NDArray[Any] | None = None,
     ) -> None:
-        """Copy the predictions of a batch. Of a sample added twice, the last prediction counts.
+        """Copy the predictions of a batch. If a sample is added twice, its last prediction counts.
 
         Args:
             indices: (B,) numbers of the samples in the validation set, from 0.
             amp: (B, N, N) or (B, C, N, N) object amplitude, on any device.
             phase: The same shape, radians.
             diffraction: The same shape, predicted diffraction in the units of the measured one; None: not predicted.
-            observed: The same shape, measured diffraction of the batch, for the misfit map; None: that of the logger's
-                `diffraction`, if it is an array or tensor. If it cannot be used, only the misfit is lost.
+            observed: The same shape, measured diffraction of the batch, for the misfit map; None: taken from the
+                logger's `diffraction`, if that is an array or tensor. If it cannot be used, only the misfit is lost.
         """
         if not self.due:
             return
@@ -191,7 +191,7 @@ def _batch(values: Tensor | NDArray[Any], length: int) -> Tensor:
     """Return values as a (B, C, N, N) tensor. Raises UnusablePredictionsError if they have another shape."""
     try:
         tensor = as_tensor(values)
-    except Exception as error:  # of a library that the values belong to
+    except Exception as error:  # raised by the library of the values
         raise UnusablePredictionsError(
             f"predictions are {described(values)}; expected: tensors or arrays of real numbers."
         ) from error
@@ -212,6 +212,6 @@ def whole_number(name: str, value: object) -> int:
         number = int(value)  # type: ignore[call-overload]
         if number == value and number >= 0:
             return int(number)
-    except Exception:  # of the value's type
+    except Exception:  # raised by the value's type
         pass
     raise UnusableDataError(f"{name} is {value!r}; allowed: a whole number, at least 0.")

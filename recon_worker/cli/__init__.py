@@ -8,6 +8,6 @@ Runs as a separate process. Holds a spool's lock while changing it.
     status          number, size and age of each run's waiting files
     render          write the pictures to a folder, without a server
     export          write reconstructions of an MLflow run to a file or folder
-    compare         a page that shows runs of MLflow side by side
+    compare         write a page that shows MLflow runs side by side
     spool_renderer  renders snapshots in a separate process, for `sync`
 """

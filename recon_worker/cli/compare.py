@@ -26,7 +26,7 @@ _LAST = 5
 _FILE = "compare.html"
 _NAME_CHARACTERS = 250
 _NAMED = 3
-"""Runs that the name of a comparison's run names."""
+"""Number of compared runs in the name of a comparison's run."""
 
 
 def compare(

@@ -13,7 +13,7 @@ from recon_worker.spool.folder import temporary_path
 
 
 class ExitCode(IntEnum):
-    """Exit codes of `recon-worker`; `--help` explains them. With several runs the highest applies."""
+    """Exit codes of `recon-worker`, which `--help` explains. With several runs, the highest applies."""
 
     DONE = 0
     LEFT = 1
@@ -41,7 +41,7 @@ def log_on_stderr() -> Iterator[None]:
 
 
 def write_output(out: Path, data: bytes) -> None:
-    """Write a file whole, or leave what was there; creates its folder. Unlike the spool's files, others may read it."""
+    """Write a file atomically; creates its folder. Unlike the spool's files, other users may read it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     half = temporary_path(out)
     try:

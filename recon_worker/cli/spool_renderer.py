@@ -62,9 +62,10 @@ class SpoolRenderer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def render(self, raw: Path | None, taken_unix_s: float) -> list[Failure]:
-        """Render a snapshot file, or (None) the artifacts of the whole run, into the outbox; returns the failures.
+        """Render a snapshot file or, if `raw` is None, the artifacts of the whole run; returns the failures.
 
-        `taken_unix_s` is the time at which the snapshot, or the last one, was taken. Raises as `render_reference`.
+        The result is written to the outbox. `taken_unix_s` is the time at which the snapshot, or the run's last one,
+        was taken. Raises the same errors as `render_reference`.
         """
         return self._ask({"raw": raw and str(raw), "taken_unix_s": taken_unix_s})
 
@@ -79,7 +80,10 @@ class SpoolRenderer:
         return self._ask({"reference": True})
 
     def _ask(self, message: Message) -> list[Failure]:
-        """Exchange a message with the process, started if necessary. Raises as `render_reference`."""
+        """Send a message to the process, which is started if necessary; returns the failures that it answers.
+
+        Raises the same errors as `render_reference`.
+        """
         if self._process is None:
             self._process = subprocess.Popen(
                 child_command("recon_worker.cli.spool_renderer"),

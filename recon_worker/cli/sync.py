@@ -186,7 +186,7 @@ def _upload_all(outbox: Outbox, target: RunTarget, budget: Budget) -> int:
     names = list(outbox.artifacts())
     if not names:
         return 0
-    import mlflow  # noqa: F401  # here, so that its seconds do not count
+    import mlflow  # noqa: F401  # imported before the deadline is set, because it takes seconds
 
     sink = MlflowSink(target)
     by_folder = defaultdict[str, list[str]](list)  # a folder is uploaded, and then verified, as a whole

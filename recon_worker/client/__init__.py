@@ -3,7 +3,7 @@
 Runs in the training process on global rank zero. It may start processes and threads, delay signals, allocate shared
 memory and write to the spool; it does not load torch, and only `InlineBackend` renders or talks to MLflow.
 
-    backend         `ReconBackend`, the interface that the callback uses
+    backend         `ReconBackend`, the interface for the code that captures predictions
     inline_backend  `InlineBackend`, which implements it without a worker
     recon_worker    `ReconWorker`, which implements it with a worker: launch, start, submit, flush, close
     snapshot_queue  `SnapshotQueue`: the state of every snapshot, the overflow policy, retries

@@ -1,4 +1,4 @@
-"""`ReconBackend`: the interface to `ReconWorker` and `InlineBackend` of the code that captures predictions."""
+"""`ReconBackend`: the interface of `ReconWorker` and `InlineBackend` for the code that captures predictions."""
 
 from typing import Protocol
 
@@ -37,10 +37,10 @@ class ReconBackend(Protocol):
         """Hand over the snapshot whose arrays were acquired last."""
 
     def awaits(self, epoch: int) -> bool:
-        """Return whether the snapshot of an epoch is in queue or spool, not rendered yet; also after `close`."""
+        """Return whether the snapshot of an epoch is still to be rendered, in queue or spool. Valid after `close`."""
 
     def settled(self, epoch: int, timeout_s: float = 0.0) -> bool:
-        """Wait until the metrics of a submitted epoch are in `stats`, or will not come. Returns False on timeout."""
+        """Wait until the metrics of a submitted epoch are in `stats`, or never will be. Returns False on timeout."""
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all submitted snapshots are logged. Returns False on timeout."""
@@ -53,7 +53,7 @@ class ReconBackend(Protocol):
 
 
 def make_backend(settings: WorkerSettings | None) -> ReconBackend:
-    """Return a backend with a worker process; None: without. Imports only what it needs."""
+    """Return a backend with a worker process or, if `settings` is None, without one. Imports only what it needs."""
     if settings is None:
         from recon_worker.client.inline_backend import InlineBackend
 

@@ -90,7 +90,7 @@ class InlineBackend:
         return not failures
 
     def _failures(self, artifacts: Iterator[Artifact | Failure]) -> list[Failure]:
-        """Upload artifacts until the first tracker error: each further attempt could block for minutes."""
+        """Upload artifacts until the first tracker error, as each further attempt could block; returns the failures."""
         assert self._sink is not None
         failures: list[Failure] = []
         sent: dict[str, Version] = {}

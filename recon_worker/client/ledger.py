@@ -13,7 +13,7 @@ from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
 _QUALITY = ("phase_ssim", "phase_correlation", "r_factor", "deviance")
-"""Metrics that tell how good a reconstruction is, the most meaningful first."""
+"""Metrics of the quality of a reconstruction, the most meaningful first."""
 _RESOLUTION = {"frc_resolution_half_px": "FRC", "half_data_frc_half_period_px": "half-data FRC"}
 
 
@@ -30,7 +30,7 @@ class LoggedEpoch:
 
     @property
     def quality(self) -> str | None:
-        """Name of the metric that tells how good it is: of the first object, else of the patches."""
+        """Name of its quality metric: of the first object, else of the patches; None if it has none."""
         names = [f"recon/{group}/{name}" for group in ("stitched", "patches") for name in _QUALITY]
         return next((name for name in names if name in self.metrics), None)
 
@@ -75,7 +75,7 @@ class Ledger:
     epochs: list[LoggedEpoch] = field(default_factory=list)
     """Logged snapshots, in the order in which they were completed."""
     metrics: dict[int, Mapping[str, float]] = field(default_factory=dict)
-    """Metrics of each rendered epoch, by their names in MLflow, including those of the run that it continues."""
+    """Metrics of each rendered epoch, by their names in MLflow, including epochs of the run that this one continues."""
 
     @property
     def pending(self) -> int:
@@ -116,7 +116,7 @@ class Ledger:
         return f"{epoch_label(epoch)}: {', '.join(parts)}"
 
     def best(self) -> str:
-        """Name the best epoch, by the metric of the last one logged; empty: fewer than two to compare."""
+        """Describe the best epoch, by the quality metric of the last logged one; empty if fewer than two have it."""
         quality = self.epochs[-1].quality if self.epochs else None
         if quality is None:
             return ""

@@ -110,10 +110,10 @@ class WorkerProcess:
             pass
 
     def _unbind(self) -> None:
-        """Let the worker run wherever any thread of this process may run, as far as it inherited less.
+        """Let the worker use all processors of this process's threads, if it inherited fewer.
 
         With OMP_PROC_BIND, OpenMP binds the thread that loads it, usually the main thread, to one processor. The worker
-        would compete with it for this one.
+        would inherit this binding and compete with that thread.
         """
         allowed = set[int]().union(*map(_affinity, _threads("self")))
         if self._bound_to < allowed:
@@ -143,7 +143,7 @@ class WorkerProcess:
         except OSError as error:
             raise EOFError from error
         if not ready and self._process.poll() is not None:
-            raise EOFError  # a process forked during its start keeps its end of the pipe open
+            raise EOFError  # the pipe may still be open: a process forked during the start holds the worker's end
         return None
 
     def end(self, *, kill: bool = False) -> str:

@@ -132,11 +132,11 @@ class ReconWorker:
             self._supervisor.wake()
 
     def awaits(self, epoch: int) -> bool:
-        """Return whether the snapshot of an epoch is in queue or spool, not rendered yet; also after `close`."""
+        """Return whether the snapshot of an epoch is still to be rendered, in queue or spool. Valid after `close`."""
         return any(job.epoch == epoch for job in self._queue.in_state(*TO_RENDER))
 
     def settled(self, epoch: int, timeout_s: float = 0.0) -> bool:
-        """Wait until the metrics of a submitted epoch are in `stats`, or will not come. Returns False on timeout."""
+        """Wait until the metrics of a submitted epoch are in `stats`, or never will be. Returns False on timeout."""
         queue = self._queue
 
         def is_settled() -> bool:

@@ -47,7 +47,7 @@ def held_signals() -> Iterator[list[int]]:
     finally:
         for number, (handler, action) in handlers.items():
             signal.signal(number, handler)
-            _LIBC.sigaction(number, action, None)  # `faulthandler.register` tells Python nothing of its handler
+            _LIBC.sigaction(number, action, None)  # `getsignal` does not know the handler of `faulthandler.register`
         _deliver(arrived)
 
 

@@ -74,7 +74,7 @@ class SlotMemory:
         return self.all_slots[: min(self.depth, self._n_in_budget(self._nbytes))]
 
     def fault_in(self) -> None:
-        """Map the slots in shared memory before their first use, as far as a limit of address space permits."""
+        """Map the slots in shared memory before their first use, as far as the address-space limit permits."""
         with contextlib.suppress(OSError):
             for slot in self.shared_slots:
                 slot.fault_in()
@@ -97,7 +97,7 @@ class SlotMemory:
             job.slot = None
 
     def acquire(self, layout: SnapshotLayout, *, closed: bool) -> SnapshotArrays:
-        """Return arrays for the next snapshot, in a free slot if possible. Discards unclaimed ones.
+        """Return arrays for the next snapshot, in a free slot if possible. Discards earlier, unclaimed arrays.
 
         Args:
             layout: Shapes of the arrays.

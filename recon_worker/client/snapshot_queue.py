@@ -288,11 +288,11 @@ class SnapshotQueue:
         return ""
 
     def expect(self, generation: int, artifacts: int = 0) -> None:
-        """Wait for artifacts that belong to no snapshot as for a snapshot; `artifacts` are already in the outbox."""
+        """Track artifacts that belong to no snapshot, so that a flush waits for them; `artifacts` are in the outbox."""
         self._jobs[generation] = Job(generation=generation, artifacts=artifacts, state=State.UPLOADING)
 
     def finished(self, generation: int, artifacts: int, failures: int) -> None:
-        """Count artifacts that the worker has made for no snapshot."""
+        """Count artifacts of the worker that belong to no snapshot."""
         if (job := self._jobs.get(generation)) is not None:
             job.artifacts += artifacts
             job.failures += failures

@@ -172,7 +172,7 @@ class Supervisor:
         allowed_s, began_s = allowed_silence_s(self._silence_s, self._nbytes), time.monotonic()
         try:
             message, now_s = process.receive(_POLL_S, self._wake_read), time.monotonic()
-            self._heard_s += max(0.0, now_s - began_s - _POLL_S)  # a suspended job: the worker was stopped as well
+            self._heard_s += max(0.0, now_s - began_s - _POLL_S)  # if this job was suspended, so was the worker
             if message is not None:
                 self._handle(message)
             elif now_s - self._heard_s > allowed_s and (self._queue.in_state(State.IN_FLIGHT) or not self.is_ready):
@@ -280,7 +280,7 @@ class Supervisor:
         descriptors = None if spool is None else (spool[1], spool[0].descriptor)
         try:
             process = WorkerProcess(self._brief, slots, self._linger_s, descriptors)
-        except Exception as error:  # whatever it is, it may pass
+        except Exception as error:  # any error may be temporary
             self._handle_death(f"it cannot be started: {error}")
             return
         with self._queue.changed:

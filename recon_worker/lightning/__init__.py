@@ -2,11 +2,12 @@
 
 callback          `PtychoReconLoggingCallback`: cadence, Lightning's hooks, failures
 quality           `ReconQuality`: the checkpoints of the best reconstructions, early stopping
-quality_settings  checks of its settings
+quality_settings  checks the settings of `ReconQuality`
 ranking           which checkpoints to keep
+checkpoint_files  checks and removes checkpoint files
 begin             selects what to log at the start of training, on all ranks
 trainer_state     reads loggers, loaders and ranks from the Trainer
-forward_watch     sees the predictions that validation computes
+forward_watch     observes the predictions that validation computes
 extra_pass        predicts the samples missing from validation
 mlflow_logger     `QueuedMLFlowLogger`: sends the training's own metrics from a background thread
 

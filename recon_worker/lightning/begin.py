@@ -44,7 +44,7 @@ class TrainerRun(LoggedRun):
     """State of one rank of a Trainer between the start and the end of a logged training."""
 
     loader: Any
-    """Loader to whose batches `routes` belongs."""
+    """Loader whose batches `routes` describes."""
     dataset: Any
     """Map-style dataset of the logged samples."""
     adapter: Adapter
@@ -116,7 +116,7 @@ class TrainerRun(LoggedRun):
         )
         try:
             fill_missing(self, capture, predict)
-        except UnusableDataError:  # says what was found
+        except UnusableDataError:  # its message gives the reason
             raise
         except Exception:
             self._explain()
@@ -209,7 +209,7 @@ def begin_run(
 
 
 def _chosen(trainer: Trainer, ranks: Ranks, settings: Settings) -> LoggedData:
-    """Choose on rank zero what to log. All ranks must call this; raises as `begin_run`."""
+    """Choose on rank zero what to log. All ranks must call this. Raises the same errors as `begin_run`."""
     chosen, length = ranks.broadcast(lambda: choose_data(trainer)).tolist()
     from_training_set = bool(chosen)
     indices = choose_indices(length, settings.options)
@@ -257,7 +257,7 @@ def _routes(plan: CapturePlan, loader: Any, dataset: object, ranks: Ranks) -> tu
 
 
 def _may_predict(trainer: Trainer) -> bool:
-    """Return whether the network can be called outside training and validation; if not, say so."""
+    """Return whether the network can be called outside training and validation; warn if not."""
     may_predict = not isinstance(trainer.strategy, _SHARDING)
     if not may_predict:
         rank_zero_warn(
@@ -278,7 +278,7 @@ def _recognised(dataset: Any) -> Adapter:  # noqa: ANN401
 
 
 def _reach(trainer: Trainer, loader: Any, length: int) -> int:  # noqa: ANN401
-    """Return how many leading samples a validation reaches, which `limit_val_batches` may cut short."""
+    """Return the number of leading samples that validation reaches; `limit_val_batches` may reduce it."""
     try:
         in_loader: float = len(loader)
     except Exception:  # user code: a loader of unknown length may raise anything

@@ -1,7 +1,7 @@
 """`PtychoReconLoggingCallback`: the Lightning hooks, which decide WHEN to log.
 
     setup                     launch the worker, which imports its modules while the data loads
-    on_train_start            pass the constant data (labels, diffraction, positions) on
+    on_train_start            read the constant data (labels, diffraction, positions), start the backend
     on_validation_start       if the epoch is due: acquire arrays; then, in each batch, watch the module's calls
     on_validation_batch_end   copy the predictions already computed by validation
     on_validation_end         gather the predictions of all ranks, predict missing samples, submit
@@ -56,7 +56,7 @@ class PtychoReconLoggingCallback(Callback):
         pixel_size_m: Side of an object pixel, metres; None: unknown.
         arrays: Also log the stitched object as numeric arrays: "npz", "h5" (HDF5 in CXI's conventions) or "none".
         tiles_from_px: Also log stitched objects with a longer side of at least this as tiles, for zooming; 0: never.
-        description: Show the latest summary in the run's description, below your text; None: only where there is none.
+        description: Show the latest summary in the run's description, below your text; None: only if you wrote no text.
         worker: Settings of the worker process that stitches, renders and uploads; None: use the training thread.
         strict: Raise when logging fails. By default the first failure is logged as a warning, all failures are counted
             in `errors`, and training continues.
@@ -200,7 +200,7 @@ class PtychoReconLoggingCallback(Callback):
         if run is None or run.from_training_set or trainer.sanity_checking:
             return
         with self._guard("on_validation_start"):
-            epoch = trainer.current_epoch + int(trainer.is_last_batch)  # complete epochs
+            epoch = trainer.current_epoch + int(trainer.is_last_batch)  # completed epochs
             if run.interval.is_due(epoch, trainer.max_epochs):
                 run.follow(logged_loader(trainer, from_training_set=False))
                 run.begin_capture(epoch)

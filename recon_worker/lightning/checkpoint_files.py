@@ -27,12 +27,12 @@ def why_unusable(folder: Path) -> str:
 
 
 def forget_missing(paths: dict[int, str], trainer: Trainer, *, at_end: bool) -> bool:
-    """Empty the paths of checkpoints that are no longer on disk.
+    """Clear the paths of checkpoints that are no longer on disk.
 
     Args:
         paths: Checkpoint of each epoch; empty: none.
-        trainer: Its plugin may write checkpoints in a thread.
-        at_end: Wait until all are written.
+        trainer: The Trainer, whose plugin may write checkpoints in a thread.
+        at_end: Whether to wait until all are written.
 
     Returns:
         Whether all are written. Until then none may be removed: a better one may still fail.
@@ -46,13 +46,13 @@ def forget_missing(paths: dict[int, str], trainer: Trainer, *, at_end: bool) -> 
     missing = [epoch for epoch in saved if not exists(paths[epoch])]
     if missing and in_thread and not at_end:
         return False
-    if len(missing) < len(saved):  # otherwise the plugin keeps them elsewhere
+    if len(missing) < len(saved):  # if all are missing, the plugin keeps them elsewhere
         paths |= dict.fromkeys(missing, "")
     return True
 
 
 def remove(path: str, folder: str, trainer: Trainer) -> None:
-    """Remove a checkpoint, unless it is not in the real path `folder`, or is the one that the training continues."""
+    """Remove a checkpoint. Keeps one outside the real path `folder`, and the one from which training was resumed."""
     start = os.path.realpath(trainer.ckpt_path) if trainer.ckpt_path else ""
     if os.path.realpath(Path(path).parent) != folder or os.path.realpath(path) == start:
         return

@@ -29,11 +29,12 @@ _LOGS = ("log", "log_dict")
 def fill_missing(run: LoggedRun, capture: Capture, predict: Callable[[NDArray[np.int64]], None]) -> None:
     """Predict the samples missing from a capture, divided among the ranks. All ranks must call this.
 
-    If validation provides no misfit for its samples, that of the others is dropped, as it would not represent the scan.
+    If validation provides no misfit for its samples, the misfits of the others, which do not represent the scan, are
+    dropped.
 
     Args:
         run: The logged run.
-        capture: This rank's capture; that of rank zero knows what is missing.
+        capture: This rank's capture; the one on rank zero determines which samples are missing.
         predict: Predicts samples by their dataset indices, and adds them to the capture.
     """
     own = run.ranks.broadcast(lambda: missing_samples(capture, run.plan))[run.ranks.rank :: run.ranks.size]
@@ -62,7 +63,7 @@ def predict_samples(
     """Predict samples of a dataset, and add them to a capture.
 
     Runs in eval mode, without gradients, in the Trainer's precision; restores the modes of all submodules, all random
-    states, and what the dataset refers to.
+    states, and the attributes of the dataset.
 
     Raises:
         UnusableDataError: The adapter does not recognise what the module returns, or it has a wrong shape.
@@ -94,7 +95,7 @@ def _in_batches(indices: NDArray[np.int64], predict: Callable[[NDArray[np.int64]
     while start < len(indices):
         try:
             predict(indices[start : start + size])
-        except torch.cuda.OutOfMemoryError:  # of any device
+        except torch.cuda.OutOfMemoryError:  # raised for any device
             if size == 1:
                 raise
             size //= 2
@@ -112,7 +113,7 @@ def _observed(adapter: Adapter, items: Sequence[Any]) -> torch.Tensor | None:
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
     """Put a module into eval mode; restore the mode and the random generators of every submodule on exit.
 
-    Inside, `self.log` of a LightningModule does nothing: Lightning would count or refuse what it logs.
+    Inside, `self.log` of a LightningModule does nothing: Lightning would count or refuse the logged values.
     """
     modules = list(module.modules())
     modes = [(submodule, submodule.training) for submodule in modules]

@@ -1,4 +1,4 @@
-"""Reads the predictions in what modules return, and sees those that validation computes, through a forward hook."""
+"""Reads predictions from the outputs of modules; a forward hook observes those that validation computes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,9 +31,9 @@ def predicting_module(module: LightningModule, name: str | None) -> nn.Module:
 
 
 def read_predictions(adapter: Adapter, outputs: object) -> Predictions | None:
-    """Return the predictions in what a module returned, as tensors without a graph; None if there are none.
+    """Return the predictions in the output of a module, as tensors without a graph; None if there are none.
 
-    Raises what the adapter raises; UnusableDataError or TypeError if it returns anything but predictions.
+    Raises what the adapter raises; UnusableDataError or TypeError if the adapter returns anything but predictions.
     """
     found: object = None if outputs is None else adapter.predictions(outputs)
     if found is None:
@@ -48,7 +48,7 @@ def read_predictions(adapter: Adapter, outputs: object) -> Predictions | None:
 
 
 def recognised(adapter: Adapter, outputs: object) -> Predictions | None:
-    """Return the predictions in what a module returned; None if there are none, or if the adapter raises."""
+    """Return the predictions in the output of a module; None if there are none, or if the adapter raises."""
     try:
         return read_predictions(adapter, outputs)
     except Exception:  # user code, which expects another form
@@ -66,9 +66,9 @@ class Seen(NamedTuple):
 
 
 class ForwardWatch:
-    """Collects the predictions of one validation batch while a hook is on the module.
+    """Collects the predictions of one validation batch, through a hook on the module.
 
-    Between batches there is none: a module that is copied or saved then, as by a callback, does not take it along.
+    Between batches there is no hook, so a module that a callback copies or saves then does not contain it.
 
     Under DDP, Lightning calls the module once more around `validation_step`; the result of that call is what
     `on_validation_batch_end` receives, and not a tuple of predictions.
@@ -88,7 +88,7 @@ class ForwardWatch:
         """Why the module accepts no hook; empty: it does."""
 
     def start(self) -> None:
-        """Put the hook on the module, at the start of a batch."""
+        """Register the hook on the module, at the start of a batch."""
         self.stop()
         compiled = self._module._compiled_call_impl
         if compiled is not None:  # by `Module.compile`, which would compile the hook, too
@@ -106,7 +106,7 @@ class ForwardWatch:
         return output
 
     def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401
-        if torch.compiler.is_compiling():  # a graph cannot contain what follows; with fullgraph=True it is an error
+        if torch.compiler.is_compiling():  # what follows would break the graph: an error with fullgraph=True
             return
         if (predictions := recognised(self._adapter, output)) is not None:
             self._seen.append(predictions)
@@ -115,7 +115,7 @@ class ForwardWatch:
             self._unread = output
 
     def stop(self) -> Seen:
-        """Remove the hook; return and forget what it saw."""
+        """Remove the hook. Return, and clear, what it has observed."""
         if self._remove is not None:
             self._remove()
             self._remove = None

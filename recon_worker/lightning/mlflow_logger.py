@@ -112,7 +112,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
     def _loggable(self, metrics: Mapping[str, float | str], step: int) -> Iterator[Metric]:
         """Yield metrics with the current time, by which MLflow recognises duplicates after a lost response.
 
-        Metrics that MLflow would always refuse, and that would hold up all others, are left out and named once.
+        Metrics that MLflow would always refuse, which would hold up all others, are skipped, with one warning each.
         """
         now_ms = int(time.time() * 1000)
         for name, value in metrics.items():
@@ -131,7 +131,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
         self._hurry.set()  # retry soon: the server may be back, and the longest wait is 15 s
         self._stopped.wait(self._patience_s())
         if not self._stopped.is_set():
-            batches = self._calls.qsize() - 1  # plus one being sent, minus status and end
+            batches = self._calls.qsize() - 1  # queued: status and end too, but not the batch that is being sent
             what = (
                 f"{batches} batch{'' if batches == 1 else 'es'} of metrics and the run's status"
                 if batches > 0
@@ -192,7 +192,7 @@ class QueuedMLFlowLogger(MLFlowLogger):
         self._note("The MLflow server did not accept metrics; they will be sent again.", error)
 
     def _note(self, what: str, error: BaseException) -> None:
-        """Note the reason for which metrics are not sent; log it if there was none before."""
+        """Record why metrics are not sent; log it unless an earlier error still prevents sending."""
         if self._error is None:
             _log.warning("%s %s", what, reason(error))
         self._error = error

@@ -6,8 +6,8 @@
     on_exception, teardown                after the flush: prune, name the best
 
 A checkpoint is saved when its epoch is logged, before its metrics are known, and kept until they arrive. All ranks save
-(Lightning's checkpoints are collective) and take the decision of global rank zero to stop; it alone knows the metrics,
-and removes files.
+(Lightning's checkpoints are collective) and follow the decision of global rank zero to stop. Only rank zero knows the
+metrics, and removes files.
 """
 
 import math
@@ -42,8 +42,8 @@ _log = message_log(__name__)
 class ReconQuality(Checkpoint):
     """Keeps the checkpoints of the best reconstructions, and can stop training when they no longer improve.
 
-    Use it beside a `PtychoReconLoggingCallback`, in any order. Checkpoints are named after the epoch as the logging
-    counts it, from 1: `recon-epoch=008.ckpt`. Which ones are left does not depend on how late the metrics arrive.
+    Use it beside a `PtychoReconLoggingCallback`, in any order. Checkpoints are named after their epoch, counted from 1
+    as in the logs: `recon-epoch=008.ckpt`. Which ones remain does not depend on how late the metrics arrive.
 
     Args:
         monitor: Metric by its name in MLflow, such as recon/stitched/phase_ssim, recon/stitched/frc_resolution_half_px
@@ -52,7 +52,7 @@ class ReconQuality(Checkpoint):
         dirpath: Folder of the checkpoints; None: that of Lightning's `ModelCheckpoint`, below the MLflow run.
         patience: Stop training after this number of logged epochs without a better reconstruction; None: never.
         deterministic: For `patience`, wait at each logged epoch for its metrics, at most the flush timeout. By default
-            the metrics that have arrived decide, and a late worker ends training later.
+            only metrics that have arrived count, so that a slow worker delays the end of training.
 
     Raises:
         ValueError: A setting is out of range, the metric is unknown or, at the start of `fit`, is not logged, or the
@@ -103,11 +103,11 @@ class ReconQuality(Checkpoint):
 
     @property
     def state_key(self) -> str:
-        """Return the name of the state in a checkpoint, by which Lightning tells several `ReconQuality` apart."""
+        """Return the name of the state in a checkpoint, by which Lightning distinguishes several `ReconQuality`."""
         return self._state_key
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the checkpoint state: checkpoints and metrics so far, that of the epoch just logged included."""
+        """Return the checkpoint state: checkpoints and metrics so far, including those of the epoch just logged."""
         self._register()
         self._collect()
         return {"paths": dict(self._ranking.paths), "numbers": dict(self._ranking.numbers)}
@@ -115,7 +115,7 @@ class ReconQuality(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state from a checkpoint."""
         if self._stage != "fit":
-            return  # of a checkpoint that is only validated or tested
+            return  # the checkpoint is only validated or tested
         self._ranking = self._new_ranking()
         self._ranking.paths |= state_dict["paths"]
         self._ranking.numbers |= state_dict["numbers"]
@@ -204,7 +204,7 @@ class ReconQuality(Checkpoint):
             trainer.should_stop = True
 
     def _register(self) -> bool:
-        """Note the path of the epoch just logged. Returns whether one was logged since `_last`."""
+        """Record the path of the epoch just logged. Returns whether one was logged since `_last`."""
         if self._run is None or self._run.interval.last_logged <= self._last:
             return False
         epoch = self._run.interval.last_logged
@@ -221,7 +221,7 @@ class ReconQuality(Checkpoint):
         epoch = self._run.interval.last_logged
         if path := self._ranking.paths[epoch]:
             trainer.save_checkpoint(path, weights_only=False)
-        self._last = epoch  # not before: a checkpoint that cannot be saved replaces no other
+        self._last = epoch  # set only now: a checkpoint that cannot be saved must not replace another
         return True
 
     def _await_metrics(self) -> None:
@@ -232,7 +232,7 @@ class ReconQuality(Checkpoint):
             _log.warning(text, self._last, wait_s)
 
     def _collect(self) -> None:
-        """Take over the numbers that have arrived."""
+        """Record the numbers that have arrived."""
         if self._backend is None:
             return
         ranking, arrived = self._ranking, self._backend.stats.metrics.copy()
@@ -242,7 +242,7 @@ class ReconQuality(Checkpoint):
                 self._explain(epoch, arrived[epoch])
 
     def _explain(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Say, once, that the metric is undefined, and which others are there."""
+        """Warn, once, that the metric is undefined, and list the others."""
         if self.monitor in metrics or self._warned or self._ranking.best is not None:
             return
         self._warned = True
@@ -277,7 +277,7 @@ class ReconQuality(Checkpoint):
         self._run = self._backend = None
 
     def _announce(self) -> None:
-        """Set the best checkpoint, and log one line about it and one about what could not be compared."""
+        """Set the best checkpoint. Log one line about it, and one about reconstructions whose metrics are missing."""
         ranking, paths, missing = self._ranking, self._ranking.paths, self._ranking.without_number
         best, last = ranking.best, max(self._ranking.paths)
         self.best_model_path = paths[last if best is None else best]

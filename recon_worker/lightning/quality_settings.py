@@ -13,11 +13,11 @@ from recon_worker.pictures.labels import METRICS
 
 _GROUP = re.compile(r"stitched(_object_\d{2})?|patches")
 _ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/")
-"""Start of an address, of which a path keeps one slash."""
+"""Start of an address, whose two slashes `Path` reduces to one."""
 
 
 def lower_is_better(monitor: str) -> bool:
-    """Return whether lower values of a metric are better. Raises ValueError if it ranks no reconstructions."""
+    """Return whether lower values of a metric are better. Raises ValueError if it cannot rank reconstructions."""
     _, group, name = ["", "", *monitor.split("/")][-3:]
     group = group if _GROUP.fullmatch(group) else "stitched"
     ranking = {name: label for name, label in METRICS.items() if label.better}

@@ -1,4 +1,4 @@
-"""`Ranking`: which checkpoints to keep, by numbers that arrive late and in any order. Pure: no files, no Trainer."""
+"""`Ranking`: which checkpoints to keep, by values of a metric that arrive late, in any order. No files, no Trainer."""
 
 import math
 from collections.abc import Collection
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass(kw_only=True)
 class Ranking:
-    """Checkpoints of the logged epochs, and the numbers of their reconstructions.
+    """Checkpoints of the logged epochs, and the *numbers* of their reconstructions: the values of the metric.
 
-    What is kept at the end depends on the numbers only, not on when each arrived: a checkpoint waits for its number,
-    and one that is not among the best of a few never is among the best of all.
+    The checkpoints that remain depend only on the numbers, not on when they arrived: each is kept until its number
+    arrives, and one that is not among the best of some epochs cannot be among the best of all.
     """
 
     lower_is_better: bool
@@ -19,10 +19,10 @@ class Ranking:
     paths: dict[int, str] = field(default_factory=dict)
     """Checkpoint of each logged epoch; empty: removed, or not saved."""
     numbers: dict[int, float] = field(default_factory=dict)
-    """Number of each epoch for which it has arrived; NaN: undefined."""
+    """Numbers that have arrived, by epoch; NaN: undefined."""
 
     def _ranked(self, epochs: list[int]) -> list[int]:
-        """Sort epochs that have a number, best first: the earlier of equal ones, and the latest of the undefined."""
+        """Sort epochs that have a number: best first, earlier first if equal; then undefined ones, latest first."""
 
         def rank(epoch: int) -> tuple[bool, float, int]:
             number = self.numbers[epoch]

@@ -32,7 +32,7 @@ def why_no_logger(trainer: Trainer) -> str:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a checkpoint records of the logging, for a training run that is resumed from it."""
+    """Progress of the logging, saved in checkpoints for a training run that is resumed from one."""
 
     run_id: str | None = None
     """The MLflow run; None: nothing was logged."""
@@ -41,8 +41,8 @@ class Progress:
     completed_epochs: int = 0
     """Epochs trained and validated, including those of the run that it continues.
 
-    Lightning's counters do not tell: in a checkpoint saved at the end of validation `current_epoch` is one too low, and
-    after a crash `ready` stays one too high.
+    Lightning's counters are not reliable here: in a checkpoint saved at the end of validation, `current_epoch` is one
+    too low, and after a crash `ready` stays one too high.
     """
 
     @classmethod
@@ -84,7 +84,7 @@ def set_up_validation_data(trainer: Trainer) -> None:
         try:
             loop.setup_data()
         except BaseException:
-            loop._combined_loader = None  # Lightning retries when validation is due, and raises this itself
+            loop._combined_loader = None  # Lightning retries when validation is due, and raises the error itself
             raise
         finally:
             trainer.training = True

@@ -18,7 +18,7 @@ An object that was restored from pictures has neither coverage nor positions. In
 The CXI file (F. R. N. C. Maia, Nature Methods 9, 854, 2012; version 1.6) holds the object as entry_1/image_1, the truth
 as image_2 and, if the pixel size is known, the positions in metres as entry_1/sample_1/geometry_1/translation.
 
-Files that are decoded are not trusted: only arrays of these types and of a possible size are read, never pickles, or
+Files that are decoded are not trusted: only arrays of these types and of a possible size are read, never pickles or
 links to other files.
 """
 
@@ -159,7 +159,7 @@ def decode_npz(source: Path | bytes) -> ObjectArrays:
     """Decode a logged `arrays.npz`.
 
     Raises:
-        ValueError: An array is missing, or has another type, number of dimensions or an impossible size.
+        ValueError: An array is missing, or has a wrong type, a wrong number of dimensions or an impossible size.
         Exception: Any error of zipfile or NumPy for a damaged file.
     """
     with zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source) as archive:
@@ -181,7 +181,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
 
 
 def decode_h5(source: Path | bytes) -> ObjectArrays:
-    """Decode a logged `arrays.h5`; requires h5py. Raises as `decode_npz`."""
+    """Decode a logged `arrays.h5`; requires h5py. Raises ValueError as `decode_npz`, or any error of h5py."""
     import h5py
 
     with h5py.File(io.BytesIO(source) if isinstance(source, bytes) else source, "r") as file:  # type: ignore[attr-defined, no-untyped-call]

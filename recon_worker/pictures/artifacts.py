@@ -10,7 +10,7 @@
     recon_log/tiles.html                     the viewer of the tiles, if there are any
     recon_log/evolution.gif                  at the end
 
-`reference` makes image cards of step 0 from what is known before training: MLflow's step slider starts there, and
+`reference` makes image cards of step 0 from the data known before training. MLflow's step slider starts there, and
 without them every card would be blank until the slider is moved.
 
 The `{amp,phase}_gt` and `{amp,phase}_error` pictures require a ground truth, `diff_obs` measured diffraction,
@@ -112,7 +112,7 @@ def render(
 
 
 def reference(scan: Scan) -> Iterator[Artifact | Failure]:
-    """Yield the image cards of step 0, from what is known before training; none if nothing is. Raises as `render`."""
+    """Yield the image cards of step 0, made of the data known before training, if any. Raises like `render`."""
     figures = _attempt(f"cards/{REFERENCE}", partial(reference_figures, scan))
     if isinstance(figures, Failure):
         yield figures
@@ -125,7 +125,7 @@ def reference(scan: Scan) -> Iterator[Artifact | Failure]:
 
 
 def finish(history: History) -> Iterator[Artifact | Failure]:
-    """Yield the artifacts made once, after the last snapshot. Raises as `render`."""
+    """Yield the artifacts made once, after the last snapshot. Raises the same errors as `render`."""
     animation = _attempt("recon_log/evolution.gif", lambda: evolution_gif(history.entries))
     if isinstance(animation, Failure):
         yield animation

@@ -28,7 +28,7 @@ PREDICTION_MARGIN = 0.25
 _SMALLEST_SPAN = 0.05
 """Minimum width of a range, as a fraction of its largest magnitude; prevents amplified noise in flat pictures."""
 _ERROR_SHARE = 0.5
-"""Upper end of an error range, as a fraction of the span of the truth; of the misfit, as one of the mean pattern's."""
+"""Upper end of an error range, as a fraction of the truth's span; of the misfit, of the mean pattern's R-factor."""
 LEAST_ERROR, _LEAST_PHASE_ERROR_RAD, _LEAST_PHASE_SPAN_RAD = 1e-6, 0.1, 0.2
 _TRUE_RANGES = ("amp_aligned", "phase_aligned", "amp_error", "phase_error")
 _VERSION = 1
@@ -134,7 +134,7 @@ def true_ranges(truths: Sequence[Complex64]) -> dict[str, Range]:
 
 
 def misfit_range(scan: Scan, misfit: Float32, colour_ranges: ColourRanges, *, trained: bool) -> Range:
-    """Return the range of the misfit map: 0 to half the R-factor of the mean pattern; if unknown, to what is predicted.
+    """Return the range of the misfit map: 0 to half the R-factor of the mean pattern; if unknown, measured on `misfit`.
 
     Args:
         scan: Holds the measured patterns, of which there may be too few for a mean.

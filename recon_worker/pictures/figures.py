@@ -37,9 +37,9 @@ class Figure:
     name: str
     """Folder within the epoch's folder: "stitched", "stitched_object_01", "patch_272", ..."""
     panels: Panels
-    """Panels in display order: always "amp_pred" and "phase_pred", except of the reference, which predicts nothing."""
+    """Panels in display order: always "amp_pred" and "phase_pred", except in the reference, which predicts nothing."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Values by name, NaN where undefined. Names outside `labels.METRICS` label themselves."""
+    """Values by name, NaN where undefined. A name outside `labels.METRICS` is also the label."""
     index: int | None = None
     """Index of the patch in the dataset; None for an object."""
     misfit: SampleMisfit | None = None
@@ -126,7 +126,7 @@ def object_panels(
 ) -> tuple[Panels, Panels]:
     """Return the panels of an object's raw and aligned figures; identical without a truth.
 
-    `constant` keeps the panels of the truth; `name` is that of the object or patch.
+    `constant` caches the panels of the truth; `name` is the name of the object or patch.
     """
     scanned = image.scanned
     amp, phase = amplitude_panel(image.object, scanned, ranges["amp"]), phase_panel(image.object, scanned)

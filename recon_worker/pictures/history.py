@@ -39,7 +39,7 @@ class History:
     _published: bytes = field(default=b"", init=False)
 
     def constant_panels(self, scan: Scan) -> ConstantPanels:
-        """Return the panels of a scan that are the same in every epoch; empty for another scan than the last one."""
+        """Return the cache of the panels that are the same in every epoch; empty at first, and for another scan."""
         if self._constant is None or self._constant[0] is not scan:
             self._constant = scan, ConstantPanels()
         return self._constant[1]

@@ -32,7 +32,7 @@ class MetricLabel:
     better: Literal["low", "high", ""] = ""
     """Better direction; empty: neither."""
     group: Literal["stitched", "patches", ""] = "stitched"
-    """Whether MLflow has it of the stitched objects or as the mean over the patches; empty: both."""
+    """Whether MLflow has it for the stitched objects or as the mean over the patches; empty: both."""
 
 
 METRICS: Mapping[str, MetricLabel] = {
@@ -74,7 +74,7 @@ METRICS: Mapping[str, MetricLabel] = {
 HALF_PERIODS = tuple(
     f"{name}_{unit}" for name in ("frc_resolution_half", "half_data_frc_half_period") for unit in ("px", "nm")
 )
-"""Metrics that read as the resolution of the object; an untrained network has none."""
+"""Metrics that state the resolution of the object, which an untrained network does not have."""
 
 
 def object_folder(kind: str, number: int) -> str:

@@ -27,7 +27,7 @@ _TICK_POINTS, _TICK_GAP_PX = 8, 4
 _RIGHT_OF_ANCHOR: Mapping[Align, float] = {"left": 1.0, "center": 0.5, "right": 0.0}
 """Share of a text's width to the right of its anchor."""
 _NUMBER = re.compile(r"[0-9.\u2212]+")
-"""Words that change from epoch to epoch. Their characters do not touch and have no kerning, so each is drawn alone."""
+"""Numbers change from epoch to epoch. Their characters do not touch and have no kerning, so each is drawn alone."""
 _SCALE_BAR_GREY = 40
 _DIMMED_CONTRAST = 0.4
 """Share of the colours that dimmed pixels keep; the rest is the white of the page."""
@@ -106,7 +106,7 @@ class _Word(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def _drawn(word: _Word, x_fraction: float, y_fraction: float) -> tuple[int, int, NDArray[np.uint8]]:
-    """Draw a word, or a character of a number, which most sheets of a run have in common.
+    """Draw a word, or a character of a number. The result is cached, because most sheets of a run share them.
 
     Uses only Matplotlib's renderer: the reference cycles of a Figure and its texts would keep 10 MB per page alive
     until the garbage collector runs.
@@ -183,7 +183,7 @@ def draw_panel(
         x: Left edge, pixels.
         y: Top edge, pixels.
         side_px: Target for the longer side, approximated by whole factors.
-        n_ticks: Evenly spaced values below the colour bar; at least 2, its ends. A narrow picture has only these.
+        n_ticks: Number of evenly spaced values below the colour bar, at least 2. A narrow picture shows only the ends.
         pixel_size_m: Side of a pixel of the panel in metres, for a scale bar; None: no scale bar.
         compared: Rows and columns of the panel to show as they are, the rest dimmed; None: all.
 

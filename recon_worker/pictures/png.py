@@ -46,7 +46,7 @@ _ENCODING = (
 _BLOCK_PX = 1 << 15
 """Pixels converted at a time, so that the double-precision copy fits the CPU cache."""
 _KEPT_PX = 1 << 18
-"""Largest panel that keeps what was derived from it: 512 x 512 px."""
+"""Largest panel that caches what is derived from it: 512 x 512 px."""
 _TEXT_KEYS = ("quantity", "unit", "vmin", "vmax", "colormap", "encoding")
 _BACKEND = "MPLBACKEND"
 _MAX_PX = 1 << 29
@@ -74,7 +74,7 @@ class Panel:
     _derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def derived(self, name: str, make: Callable[[], _T]) -> _T:
-        """Return `make()`; a small panel, which is drawn several times, keeps it under `name`."""
+        """Return `make()`; a small panel, which is drawn several times, caches it under `name`."""
         if self.values.size > _KEPT_PX:
             return make()
         if name not in self._derived:
@@ -90,7 +90,7 @@ class ConstantPanels:
     panels: dict[Hashable, Panel] = field(default_factory=dict)
 
     def panel(self, key: Hashable, make: Callable[[], Panel]) -> Panel:
-        """Return the panel kept under a key, which holds all that it depends on; made on first use."""
+        """Return the panel cached under a key, made on first use. The key must hold all that the panel depends on."""
         panel = self.panels.get(key) or make()
         if panel.values.size <= _KEPT_PX:
             self.panels[key] = panel
@@ -137,8 +137,8 @@ def _encoded(panel: Panel) -> bytes:
 def encode_rgb(pixels: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> bytes:
     """Encode colours, (H, W, 3) uint8, as a PNG, with text chunks by keyword.
 
-    Without filters: on pictures with enlarged pixels this is twice as fast as Pillow, which tries all of them for each
-    row, and the files are smaller.
+    Uses no row filters: for pictures with enlarged pixels, this is twice as fast as Pillow, which tries all filters for
+    each row, and the files are smaller.
     """
     height, width = pixels.shape[:2]
     rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each row begins with the number of its filter, 0: none
@@ -155,7 +155,7 @@ def encode_rgb(pixels: NDArray[np.uint8], text: Mapping[str, str] | None = None)
 
 
 def to_indices(image: Panel | DecodedImage) -> NDArray[np.uint8]:
-    """Map the values of an image to palette entries, (H, W) uint8, read-only. Raises as `encode_png`."""
+    """Map the values of an image to palette entries, (H, W) uint8, read-only. Raises like `encode_png`."""
     return image.derived("indices", lambda: _indices(image)) if isinstance(image, Panel) else _indices(image)
 
 

@@ -30,7 +30,7 @@ LATEST = "latest"
 """Name of the card that shows the newest epoch. All its pictures have step 0: MLflow shows the one with the latest
 timestamp. That is the time of the snapshot, so the order of uploads does not matter."""
 REFERENCE = "reference"
-"""In place of the epoch's folder in the names of the reference cards, which belong to no epoch."""
+"""Replaces the epoch's folder in the names of the reference cards, which belong to no epoch."""
 DESCRIPTION_NAME = "description/run.json"
 """Outbox name of the latest description."""
 _PER_LINE = 4
@@ -71,7 +71,7 @@ class Metrics(_JsonRecord):
     """Milliseconds since 1970. Part of a metric's identity in MLflow: a retry must log the same time."""
     values: Mapping[str, float]
     alert: str = ""
-    """What is wrong with the reconstruction of this epoch, for the first time in the run; empty: nothing."""
+    """Problems of this epoch's reconstruction that occur for the first time in the run; empty: none."""
     alerts: str = ""
     """All alerts of the run so far, for a tag of the run."""
 
@@ -88,7 +88,7 @@ class Description(_JsonRecord):
     time_ms: int = 0
     """Time of the snapshot, milliseconds since 1970."""
     beside_text: bool = True
-    """Whether to show it also beside text of the user; False: only where there is none."""
+    """Whether to add it to a description that the user has written; False: only if there is none."""
 
 
 class Card(NamedTuple):
@@ -97,7 +97,7 @@ class Card(NamedTuple):
     key: str
     step: int
     time_ms: int | None = None
-    """Timestamp, milliseconds since 1970, if it tells pictures of the same step apart, as those of `LATEST`."""
+    """Timestamp, milliseconds since 1970, which distinguishes pictures of one step (`LATEST`); None: not needed."""
 
 
 def metrics_name(folder: str) -> str:
@@ -160,7 +160,7 @@ def merged_description(text: str, latest: Description, run_id: str, experiment_i
         f"**{latest.title}** · {links}",
         "\n".join(rows),
         f"![{latest.title}]({picture})",
-    ]  # MLflow folds what follows
+    ]  # numbers above the picture: MLflow collapses the end of a long description
     content = "\n\n".join(filter(None, lines))
     begin = f"<!-- recon-log {latest.time_ms} {_digest(content)}: written by the training; text outside is kept -->"
     section = f"{begin}\n\n{content}\n\n<!-- recon-log end -->"

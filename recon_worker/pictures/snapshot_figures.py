@@ -1,6 +1,6 @@
 """Computes the figures and metrics of a snapshot: stitching, comparison with the ground truth, panels.
 
-`reference_figures` makes those of the reference: what is known before training.
+`reference_figures` makes those of the reference: the data known before training.
 
 Each object and patch has two figures. The raw figure, for the picture files, shows the unaligned prediction. The
 aligned figure, for summary, image cards and gallery, shows the prediction aligned with the ground truth, in the truth's
@@ -234,7 +234,7 @@ class SnapshotFigures:
 
 
 def reference_figures(scan: Scan) -> EpochFigures:
-    """Return what is known before training, in the colour ranges of the later aligned figures; it may be nothing.
+    """Return figures of the data known before training, if any, in the colour ranges of the later aligned figures.
 
     Objects and patches have "amp_gt" and "phase_gt" if they have a ground truth, patches also "diff_obs_logI".
     """

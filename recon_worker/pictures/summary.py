@@ -59,7 +59,7 @@ def summary_png(figures: EpochFigures) -> bytes:
 
 
 def reference_png(figures: EpochFigures) -> bytes:
-    """Draw the reference sheet from `reference_figures` with at least one object or patch; returns as `summary_png`."""
+    """Draw the reference sheet from `reference_figures` with at least one object or patch, as an RGB PNG."""
     kinds = {kind for figure in figures.figures() for kind in figure.panels}
     known = {"ground truth": "amp_gt" in kinds, "measured data": "diff_obs_logI" in kinds}
     title = "Reference: " + " and ".join(name for name, present in known.items() if present)
@@ -69,8 +69,8 @@ def reference_png(figures: EpochFigures) -> bytes:
 def latest_png(figures: EpochFigures) -> bytes:
     """Draw the card of the newest epoch: amplitude and phase of the first object, or else patch, above the truth.
 
-    MLflow shows the upper part of a card, a few hundred pixels wide: few pictures and large text. Raises as
-    `summary_png`.
+    MLflow shows the upper part of a card, a few hundred pixels wide, so the card has few pictures and large text.
+    Raises the same errors as `summary_png`.
     """
     if not figures.figures():
         raise ValueError(f"{epoch_label(figures.epoch)} has neither objects nor patches; there is nothing to draw.")

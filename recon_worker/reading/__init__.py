@@ -7,5 +7,5 @@ trusted: only artifact names of this program are read, nothing is unpickled, and
     logged        `LoggedObject`, `LoggedPatch`; decoding of arrays and pictures
     run_artifacts the artifacts of a run as local files; errors
     notebook      a run as HTML
-    comparison    runs to compare, and whether they can be compared
+    comparison    selects runs, and checks that they can be compared
 """

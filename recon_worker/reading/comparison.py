@@ -1,4 +1,4 @@
-"""Runs to compare: which, whether they can be compared, and what a comparison shows of them."""
+"""Selects runs, checks that they can be compared, and collects what a comparison shows."""
 
 import re
 from collections.abc import Sequence

@@ -30,11 +30,11 @@ class LoggedImage:
     object: Complex64
     """(H, W) as predicted; phase in radians; 0 where not scanned."""
     scanned: Bool
-    """(H, W) False where no data is."""
+    """(H, W) False where there is no data."""
     truth: Complex64 | None
     """(H, W) ground truth, NaN where unknown; None: no ground truth."""
     epoch: int | None
-    """Completed epochs; None: unknown, of a refined object."""
+    """Completed epochs; None: unknown, as for a refined object."""
     step: int | None
     """Optimiser steps; None: unknown."""
     amp_precision: float = 0.0
@@ -114,7 +114,7 @@ class LoggedObject(LoggedImage):
         if self.truth is None:
             raise ValueError("this object has no ground truth to be aligned with.")
         coverage = self.scanned.astype(np.float32) if self.coverage is None else self.coverage
-        with np.errstate(all="ignore"):  # as the logging
+        with np.errstate(all="ignore"):  # as in logging
             result = compare(self.object, self.truth, coverage, ramp=ramp)
         precision = self.amp_precision * max(result.alignment.scale, 1.0)  # the truth is not scaled
         return replace(self, object=result.aligned, amp_precision=precision)
@@ -159,7 +159,7 @@ class LoggedPatch(LoggedImage):
 
 
 def kinds_of(names: Collection[str]) -> list[Kind]:
-    """Return the pictures to read of the files in a folder: a prediction, its truth and its diffraction, if logged."""
+    """Return the pictures to read from a folder with these files: prediction, truth and diffraction, if logged."""
     kinds: list[Kind] = ["amp_pred", "phase_pred"]
     if not {"amp_gt.png", "phase_gt.png"}.isdisjoint(names):
         kinds += ["amp_gt", "phase_gt"]
@@ -242,7 +242,7 @@ def _complex(pictures: Pictures, kind: str) -> tuple[Complex64, Bool, Bool]:
 
 
 def read_gallery(file: Path) -> list[GalleryEntry]:
-    """Read the entries of a gallery. Raises ValueError if it is none, damaged or impossibly large."""
+    """Read the entries of a gallery. Raises ValueError if the file is not a gallery, damaged or impossibly large."""
     if file.stat().st_size > _MAX_GALLERY_BYTES:
         raise ValueError(f"it has {file.stat().st_size} bytes, more than any gallery")
     return entries_of(file.read_bytes())

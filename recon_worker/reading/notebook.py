@@ -15,7 +15,7 @@ _KINDS: dict[Kind, str] = {
 }
 _METRICS = 4
 _LISTED = 12
-"""Epochs that are listed one by one; of more, only the first and the last ones are."""
+"""Maximum number of epochs that are listed one by one; of more, only the first and the last three are."""
 _MAX_PNG_BYTES = 1 << 18
 
 
@@ -30,7 +30,7 @@ def run_html(
         status: MLflow's status.
         epochs: Logged epochs.
         entries: Gallery entries of the epochs.
-        error: Why the rest is unknown, shown instead of it.
+        error: Why epochs and entries cannot be read, shown instead of them; empty: they can.
     """
     rows = {"run": run_id, "status": status, "epochs": _listed(epochs) if epochs else "none"}
     pictures = ""

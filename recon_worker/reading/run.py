@@ -59,7 +59,7 @@ def open_run(run_id: str, tracking_uri: str | None = None, *, fit: int | None = 
 class ReconRun:
     """The reconstructions of a run; create it with `open_run`.
 
-    Artifacts are read on first use, and kept. What an unfinished run logs later appears after `refresh`.
+    Artifacts are read on first use, and cached. What an unfinished run logs later appears after `refresh`.
     Methods take an epoch as numbered in training, or -1 for the last one logged, -2 for the one before.
     """
 
@@ -132,7 +132,7 @@ class ReconRun:
         import pandas as pd
 
         steps = pd.Series({entry.epoch: entry.step for entry in self.gallery_entries()}, dtype="int64")
-        columns: dict[str, Any] = {"step": steps}  # added one by one, many columns cost a warning of pandas
+        columns: dict[str, Any] = {"step": steps}  # pandas warns if many columns are added one by one
         for name in self._artifacts.metric_names():
             history = self._artifacts.history(name)
             columns[name] = [history.get(step, math.nan) for step in steps]
@@ -216,7 +216,7 @@ class ReconRun:
         """Return the misfit of the diffraction of the samples of a stitched object; None if it is not logged.
 
         It is not logged if the network predicts no diffraction, or the measured patterns are unknown. Of more than
-        10 000 samples these are the worst; if arrays are logged, `object` has the numbers of all.
+        10 000 samples, only the worst are returned; if arrays are logged, `object` has the values of all.
 
         Raises:
             ReadError: The epoch is not logged, or the table is damaged.
@@ -256,7 +256,7 @@ class ReconRun:
     def _epoch_folders(self) -> dict[int, str]:
         """Return the folder of each epoch, sorted by epoch.
 
-        Trainings of 50 and of 100 epochs name epoch_05 and epoch_005. The gallery names the one that was logged last.
+        A run may have epoch_05 and epoch_005, of trainings of 50 and 100 epochs. The gallery names the later one.
         """
         found = self._artifacts.epoch_folders()
         newest = self.gallery_entries() if len(dict(found)) < len(found) else []

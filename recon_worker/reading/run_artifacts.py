@@ -48,7 +48,7 @@ def mlflow_errors(what: str) -> Iterator[None]:
 
 
 def is_known(name: str) -> bool:
-    """Return whether this program gives artifacts such names."""
+    """Return whether a name is one that this program gives to artifacts."""
     return is_artifact_name(name) or _REFINED.fullmatch(name) is not None
 
 
@@ -70,7 +70,7 @@ class RunArtifacts:
         self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and other processes connect and download themselves."""
+        """Return the state without connection and downloads, which copies and other processes create themselves."""
         return {name: value for name, value in vars(self).items() if name not in ("_client", "_store", "_downloads")}
 
     def __str__(self) -> str:
@@ -127,7 +127,7 @@ class RunArtifacts:
         return self._listings[folder]
 
     def has(self, name: str) -> bool:
-        """Return whether the fit has an artifact. Raises as `names`."""
+        """Return whether the fit has an artifact. Raises the same errors as `names`."""
         folder, _, base = name.rpartition("/")
         return base in self.names(folder)
 

@@ -8,7 +8,7 @@ inside the functions that need them. Formulas: `docs/reference/formulas.md`.
     alignment             removes the ambiguities of ptychography before a comparison
     comparison            errors relative to the truth; agreement of two halves of a scan
     metrics               MAE, PSNR, SSIM, correlation, robust value ranges
-    alerts                what is wrong with the reconstructions of a run, from their metrics
+    alerts                problems of the reconstructions of a run, recognised by their metrics
     diffraction_metrics   R-factor and Poisson deviance of diffraction patterns
     fourier               sub-pixel shift and Fourier ring correlation
     slices                row blocks and centres of large images

@@ -1,4 +1,4 @@
-"""Alerts on the reconstructions of a run: not finite, collapsed, or no longer better. Pure: from their metrics."""
+"""Alerts on the reconstructions of a run, computed from their metrics: not finite, collapsed, or no longer better."""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,8 +7,9 @@ _WATCHED = {
     "recon/stitched/frc_cutoff_half": 0.2,  # cycles/px: it halves where the smallest resolved detail doubles
     "recon/patches/r_factor": 0.2,
 }
-"""Metrics that are compared with their best value, the most meaningful first, and the smallest value that can fall by
-half to a collapse, or (R-factor) be one: below it they vary by more than that without a meaning."""
+"""Metrics that are compared with their best value, the most meaningful first, and a floor for each. A collapse is a
+fall by half from at least the floor or, of the R-factor, a doubling to at least the floor: smaller values vary by
+chance."""
 _LOWER_IS_BETTER = frozenset({"recon/patches/r_factor"})
 _OF_TRUTH = ("/phase_mae_rad", "/phase_ssim", "/frc_cutoff_half")
 """Ends of the names of metrics that need a ground truth."""
@@ -17,7 +18,7 @@ STAGNATION_EPOCHS = 10
 
 
 def alerts(history: Mapping[int, Mapping[str, float]]) -> dict[int, str]:
-    """Return what is wrong with the reconstructions of a run, by epoch. Each kind of alert occurs once, the first time.
+    """Return the alerts of a run, by epoch. Each kind of alert is given once, at its first occurrence.
 
     Args:
         history: Metrics of each logged epoch, by their names in MLflow, without values that are not finite. Epoch 0,

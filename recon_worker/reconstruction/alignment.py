@@ -99,7 +99,7 @@ def fit(pred: Complex64, truth: Complex64, valid: Bool, *, ramp: bool) -> Alignm
     if power == 0:
         return Alignment()
     reach = float(np.abs(product).sum())
-    k = _steepest_rise(product) if ramp else np.zeros(2)
+    k = _peak_frequency(product) if ramp else np.zeros(2)
     if abs(_moments(product, k)[0, 0]) < SIGNIFICANT_SHARE * reach:
         k = np.zeros(2)
     total = _moments(product, k)[0, 0]
@@ -134,7 +134,7 @@ def _product(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, Com
     return power, product
 
 
-def _steepest_rise(product: Complex128) -> Float64:
+def _peak_frequency(product: Complex128) -> Float64:
     """Return the (x, y) frequency, radians per pixel, at which the Fourier transform of `product` is largest."""
     height, width = product.shape
     bin_rad = 2 * np.pi / np.array([width, height])
@@ -148,11 +148,11 @@ def _steepest_rise(product: Complex128) -> Float64:
     waves_y, waves_x = (np.exp(-1j * k[:, None] * _centred(size)) for k, size in ((y, height), (x, width)))
     nearby = np.abs(waves_y @ product @ waves_x.T)
     row, column = np.unravel_index(np.argmax(nearby), nearby.shape)
-    return _climb(product, np.array([x[column], y[row]]), bin_rad)
+    return _refined_peak(product, np.array([x[column], y[row]]), bin_rad)
 
 
-def _climb(product: Complex128, k: Float64, bin_rad: Float64) -> Float64:
-    """Maximise log |Z(k)|^2 by Newton's method while it increases."""
+def _refined_peak(product: Complex128, k: Float64, bin_rad: Float64) -> Float64:
+    """Return the frequency near `k` that maximises log |Z(k)|^2, by Newton's method while it increases."""
     moments = _moments(product, k)
     for _ in range(_NEWTON_STEPS):
         m = moments / moments[0, 0]

@@ -119,8 +119,8 @@ def agreement_of_halves(
 ) -> tuple[dict[str, float], ...]:
     """Return the half-data Fourier ring correlation between samples of even and odd index, per object.
 
-    It tells how well the halves agree, not how well the object is resolved: one network predicts both. NaN if a half is
-    not finite in the compared pixels.
+    It measures how well the halves agree, not how well the object is resolved: one network predicts both. NaN if a half
+    is not finite in the compared pixels.
 
     Args:
         geometry: Placement of the samples; the result is empty for a grid, whose tiles do not overlap.

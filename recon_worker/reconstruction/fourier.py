@@ -25,7 +25,7 @@ LEAST_CORRELATION = 0.3
 _SMALLEST_PX, _LARGEST_SHIFTED_PX = 16, 1024
 _STEPS_PER_PX = 50
 _PIXELS_PER_INDEPENDENT_ONE = 4.5
-"""Fourier pixels per independent one: the Hann window on both axes correlates neighbours."""
+"""Fourier pixels per independent pixel: the Hann window on both axes correlates neighbours."""
 
 
 def shift_px(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from recon_worker.snapshot.geometry import Geometry, PositionGeometry
 COLUMNS = ("sample", "x_px", "y_px", "r_factor", "deviance_per_photon")
 """Columns of the table."""
 MAX_ROWS = 10_000
-"""Most rows of the table."""
+"""Maximum number of rows of the table."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -52,9 +52,9 @@ class Scan:
     """Whether to show the latest summary in the run's description in MLflow; None: only where the user has written no
     text."""
     reference: bool = False
-    """Whether to log what is known before training (ground truth, measured diffraction) as the image cards of step 0.
-    For a fresh run that does not log the untrained network: its cards have the same step, and the first ones logged
-    are kept."""
+    """Whether to log the data known before training (ground truth, measured diffraction) as the image cards of step 0.
+    Only for a fresh run that does not log the untrained network: the cards of both have the same step, and only those
+    logged first are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class SnapshotArrays:
     pattern is dark or not finite. (0, 2) in snapshots of earlier versions."""
 
     def mark_unfilled(self) -> None:
-        """Mark all fixed patches and rows as without a prediction."""
+        """Mark all fixed patches and rows as not predicted."""
         self.fixed_filled[:] = False
         self.stitch_filled[:] = False
         self.misfit[:] = math.nan

@@ -170,7 +170,7 @@ def check_spool(directory: Path) -> None:
     """Check that folders can be created in a spool directory or, if it does not exist, where it would be created.
 
     Raises:
-        SpoolError: They cannot, for another reason than a shortage that may pass, such as a full or read-only disk.
+        SpoolError: They cannot, and the cause is not a shortage that may pass, such as a full or read-only disk.
     """
     try:
         existing = next(one for one in (directory, *directory.parents) if one.exists())

@@ -20,7 +20,7 @@ _log = message_log(__name__)
 
 _CANNOT_LOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _WAIT_S, _POLL_S = 0.5, 0.05
-"""Longer than `is_locked` holds the lock."""
+"""Time to wait for the lock, longer than `is_locked` holds it, and polling interval."""
 _warned = set[Path]()
 """Spools whose missing lock support was already logged."""
 

@@ -45,7 +45,7 @@ _ARTIFACT = re.compile(
 _EPOCH = re.compile(r"(?:^|/)epoch_(\d+)[/.]")
 _REFERENCE_CARDS = "cards/reference/"
 _REFERENCE_ATTEMPTS = 4
-"""Processes that may die over the reference pictures; fewer than the deaths after which no worker is started."""
+"""Number of attempts to render the reference pictures; fewer than the deaths after which no worker is started."""
 _RAW_NAME = "{:08d}_epoch_{}.snapshot"
 _RAW = re.compile(r"\d{8}_epoch_(\d+)\.snapshot")
 _DAMAGED = ".damaged"
@@ -58,7 +58,7 @@ class Outbox(RunFolder):
     """Snapshots, artifacts and history of one run. See `RunFolder` for arguments and errors."""
 
     _last_folder = ""
-    """Folder of the last artifact, which is private."""
+    """Folder of the last artifact, known to exist and to be private."""
 
     def take_lock(self, *, shared: bool = False) -> int:
         """Lock the folder; see `lock.take_lock`. Closing the returned descriptor releases the lock."""
@@ -177,7 +177,7 @@ class Outbox(RunFolder):
         return attempts < _REFERENCE_ATTEMPTS
 
     def end_reference(self) -> None:
-        """Note that the reference pictures are made, or cannot be."""
+        """Record that the reference pictures are made, or cannot be made."""
         with contextlib.suppress(OSError):
             (self._place / "reference").unlink()
 

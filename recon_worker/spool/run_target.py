@@ -72,5 +72,5 @@ def read_target(file: Path, folder: Path) -> tuple[RunTarget, bool]:
     earlier, *numbers = start.values()
     known = earlier is None or (isinstance(earlier, str) and _RUN_ID.fullmatch(earlier) is not None)
     if not known or [type(number) for number in numbers] != [int, float, float]:
-        start = {}  # all or nothing: the defaults
+        start = {}  # the defaults replace all of them
     return RunTarget(run_id=run_id, tracking_uri=uri, **start), is_own(record)

@@ -7,7 +7,7 @@ databases           SQLite databases behind tracking URIs
 mlflow_environment  timeouts and retries of MLflow's HTTP client
 child_environment   command and environment of child processes
 launcher            entry script of child processes; runs before the package can be imported
-threads             threads, as many as can be started
+threads             starts as many threads as the system permits
 handover            descriptors and the hurry signal, passed to a worker over a socket
 folder_owner        whether another user controls a folder
 standard_streams    closed or replaced stdin, stdout and stderr

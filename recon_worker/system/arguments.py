@@ -23,7 +23,7 @@ _NAMES = {
 def check_arguments(function: Callable[..., Any], given: Mapping[str, object]) -> None:
     """Check the annotated arguments of a call, for example `check_arguments(C.__init__, locals())` at its start.
 
-    Raises as `check_argument`.
+    Raises the same errors as `check_argument`.
     """
     for name, hint in get_annotations(function).items():
         if name in given:
@@ -31,7 +31,7 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, object]) -
 
 
 def check_fields(settings: Any) -> None:  # noqa: ANN401 - a dataclass
-    """Check the fields of a dataclass; make NumPy's numbers those of Python, for JSON. Raises as `check_argument`."""
+    """Check the fields of a dataclass; convert NumPy numbers to Python's, for JSON. Raises like `check_argument`."""
     for field in fields(settings):
         value = getattr(settings, field.name)
         check_argument(field.name, value, field.type)

@@ -61,9 +61,9 @@ def is_shortage(error: BaseException | None) -> bool:
 
 
 def raise_if_from_signal_handler(error: BaseException) -> None:
-    """Raise the error, or the cause of it, that a signal handler of the application raised; return if none did.
+    """Raise the error, or the error in its chain, that a signal handler of the application raised; return if none did.
 
-    It is meant for the training, such as to end it before the time limit of a job, and must not be caught.
+    Such an error is meant for the training, for example to end it before a job's time limit, and must not be caught.
     """
     handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
     seen, current = list[BaseException](), error
@@ -73,7 +73,7 @@ def raise_if_from_signal_handler(error: BaseException) -> None:
             try:
                 raise current
             finally:
-                current.__context__ = context  # the training's own, not the errors that it has caused
+                current.__context__ = context  # `raise` has replaced it by the error that is being handled
         seen.append(current)
         current = current.__cause__ or current.__context__ or current
 

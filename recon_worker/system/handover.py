@@ -3,7 +3,7 @@
 import socket
 
 SPOOL, HURRY = b"S", b"!"
-"""The descriptors of the spool's lock and folder are attached; run at normal priority from now on."""
+"""SPOOL: the descriptors of the spool's lock and folder are attached. HURRY: run at normal priority from now on."""
 
 
 def take_over(handover: socket.socket) -> tuple[bytes, tuple[int, int] | None]:
@@ -14,7 +14,7 @@ def take_over(handover: socket.socket) -> tuple[bytes, tuple[int, int] | None]:
         before it sent them.
     """
     try:
-        said, descriptors, *_ = socket.recv_fds(handover, 64, 2, socket.MSG_DONTWAIT)
+        messages, descriptors, *_ = socket.recv_fds(handover, 64, 2, socket.MSG_DONTWAIT)
     except BlockingIOError:
         return b"", None
-    return said, (descriptors[0], descriptors[1]) if len(descriptors) == 2 else None
+    return messages, (descriptors[0], descriptors[1]) if len(descriptors) == 2 else None

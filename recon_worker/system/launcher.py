@@ -19,7 +19,7 @@ def after_standard_library(folders: list[str]) -> list[str]:
 
 
 def leave_removed_folder() -> None:
-    """Change to another working directory if it was removed, like a temporary one: MLflow needs one to connect."""
+    """Change to "/" if the working directory was removed, as happens to temporary ones: MLflow needs one to connect."""
     try:
         os.getcwd()  # noqa: PTH109 - avoids the import of pathlib
     except OSError:

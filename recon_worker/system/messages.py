@@ -61,7 +61,7 @@ def progress_bars() -> "type[tqdm[Any]]":
     Otherwise a subclass with a lock of its own. The lock that tqdm creates at its first use fixes the start method of
     multiprocessing; an application that chooses it later would end with a RuntimeError.
     """
-    # Imported here, because the worker, which imports this module, has no use for it.
+    # Imported here, because the worker, which imports this module, does not need it.
     from tqdm.std import TqdmDefaultWriteLock, tqdm  # type: ignore[attr-defined] # in no stub
 
     has_lock = hasattr(TqdmDefaultWriteLock, "mp_lock") or hasattr(tqdm, "_lock")  # the application may set another

@@ -23,7 +23,7 @@ _UPLOADS = {**_EVERYWHERE, _RETRIES: "1"}
 def for_training(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a training process: the given one with this project's defaults added.
 
-    MLflow reads some variables when it is imported.
+    Apply it before MLflow is imported, because MLflow reads some variables then.
     """
     added = ",".join(name for name in _TRAINING if name not in environment)
     return {**_TRAINING, _ADDED: added, **environment}  # a child of a training process keeps the parent's record

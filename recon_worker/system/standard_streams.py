@@ -8,7 +8,8 @@ from typing import Literal
 def shows_progress(stream: Literal["stdout", "stderr"] = "stderr") -> bool:
     """Return whether a standard stream is a terminal that can show a progress bar.
 
-    The streams that Rich puts in place of them, while it shows a bar of its own, print each carriage return as a line.
+    False while Rich shows a bar of its own: the streams with which it replaces these print each carriage return as a
+    line.
     """
     try:
         current = getattr(sys, stream)

@@ -1,4 +1,4 @@
-"""Starts threads, as many as the limits of the machine permit."""
+"""Starts as many threads as the limits of the machine permit."""
 
 import threading
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 `log_image` assigns random file names, so an image logged twice, by a retry or by the successor of a dead worker, would
 appear twice. Existing cards of the run are therefore listed once, and again after each failure.
 
-Pictures of `records.LATEST` stay in the run, one per logged epoch as of any card; MLflow shows the one with the latest
+Pictures of `records.LATEST` stay in the run, one per logged epoch as for any card; MLflow shows the one with the latest
 timestamp.
 """
 

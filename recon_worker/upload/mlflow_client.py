@@ -47,7 +47,7 @@ def connect(target: RunTarget) -> "MlflowClient":
 def why_no_run(target: RunTarget) -> str | None:
     """Explain why nothing can be logged to a run; None if it exists, or if the server does not say so in time.
 
-    Asks in a thread of its own: MLflow's client tries for minutes to reach a server.
+    Asks the server in a separate thread, because MLflow's client tries for minutes to reach it.
     """
     refusals = list[str]()
 
@@ -81,7 +81,7 @@ def artifact_store(client: "MlflowClient", run: "Run") -> "ArtifactRepository":
 def local_artifact(store: "ArtifactRepository", path: str, folder: Callable[[], Path]) -> Path:
     """Return an artifact as a file: in place if the store is a folder of this machine, otherwise downloaded.
 
-    With one request and without a progress bar, unlike `download_artifacts` of MLflow.
+    Sends one request and shows no progress bar, unlike MLflow's `download_artifacts`.
 
     Args:
         store: The run's artifacts.

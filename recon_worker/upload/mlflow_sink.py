@@ -105,11 +105,11 @@ class MlflowSink:
         found = set[str]()
         self._request(lambda connection: found.update(self._missing(connection, sent)))
         if found:
-            self.last_error = f"{len(found)} artifacts were acknowledged and are not there; the first: {min(found)}"
+            self.last_error = f"{len(found)} artifacts were acknowledged but are missing; the first: {min(found)}"
         return found
 
     def log_numbers(self, numbers: Metrics) -> None:
-        """Log metrics of a step. Blocks. Raises like `upload`."""
+        """Log metrics of a step. Blocks. Raises the same errors as `upload`."""
         self._request(lambda connection: _log_numbers(connection, numbers))
 
     def _request(self, action: Callable[[_Connection], None]) -> None:

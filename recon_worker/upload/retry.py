@@ -61,7 +61,7 @@ class Retries:
         self._warned = set[bool]()
 
     def call(self, request: Callable[[], _T], *, but_not: type[Exception] | tuple[()] = ()) -> _T:
-        """Repeat a request until it succeeds. Raises errors `but_not` at once, and StoppedError after `stop`."""
+        """Repeat a request until it succeeds. Raises `but_not` errors immediately, and StoppedError after `stop`."""
         for attempt in count(1):
             round_began = self.round
             self._on_attempt(False)

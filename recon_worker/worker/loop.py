@@ -113,7 +113,7 @@ def _set_up(
     slots = [Slot(descriptor) for descriptor in arguments.slots]
     worker = Worker(read_all(arguments.brief), channel, slots, priority, folder)
     if lock is not None:
-        os.close(lock)  # not earlier: it keeps the lock until the worker holds it
+        os.close(lock)  # only now: it keeps the spool locked until the worker holds a lock of its own
     watchdog.save_snapshots = worker.save_snapshots
     threading.Thread(target=_await_hurry, args=(training, received, priority), name="hurry", daemon=True).start()
     return worker

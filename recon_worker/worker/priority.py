@@ -46,7 +46,7 @@ class LowPriority:
             self._pool.submit(_run, work, [result]).result()
         except BrokenExecutor:  # `nice` failed
             raise
-        except RuntimeError:  # the limit of threads is reached; the work is nevertheless in the line of the others
+        except RuntimeError:  # the limit of threads is reached; the work is nevertheless queued for running threads
             if result.cancel():
                 return work()
         try:

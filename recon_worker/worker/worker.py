@@ -187,7 +187,7 @@ class Worker:
         self._channel.send("reserved")
 
     def _render(self, generation: int, read: Callable[[], Snapshot]) -> bool:
-        """Render a snapshot and upload its artifacts as they are made. Returns whether it is done, with failures.
+        """Render a snapshot and upload its artifacts as they are made. Returns True if it is done, but with failures.
 
         A snapshot that cannot be read, or for which the machine lacks a resource, is kept and may be rendered again.
         Artifacts made before a shortage are uploaded nevertheless, which may free disk space, but are not counted.

@@ -1,12 +1,12 @@
-"""What logging costs a training run on a GPU, in one run of at most four minutes. Needs no network: data are simulated.
+"""Cost of logging for training on a GPU, measured within four minutes. Needs no network: data are simulated.
 
     python scripts/benchmarks/gpu.py [--accelerator gpu] [--output FILE]
     python scripts/benchmarks/gpu.py --accelerator cpu --short        # a check of the script
 
 Measures (1) the stall per event, per hook and per batch, for predictions that `validation_step` returns and for those
-that a forward hook sees, N = 64 and 128, and whether weights are bit-identical to those without logging; (2) every call
-within a hook; (3) the transfer, beside plain copies of the same bytes; (4) complete training runs, on and off, while
-time remains. docs/benchmarks.md defines the columns.
+that a forward hook observes, N = 64 and 128, and whether weights are bit-identical to those without logging; (2) every
+call within a hook; (3) the transfer, beside plain copies of the same bytes; (4) complete training runs with and without
+logging, while time remains. docs/benchmarks.md defines the columns.
 Without installed packages, set PYTHONPATH to the repository.
 """
 

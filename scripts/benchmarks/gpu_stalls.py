@@ -1,6 +1,6 @@
-"""Stall per event of the callback on a device, for the benchmark `gpu.py`: by hook, by batch, and by how it sees them.
+"""Stall per event of the callback on a device, for the benchmark `gpu.py`: by hook, batch and source of predictions.
 
-Trains in this process. Every other epoch is logged, so that the others show what hooks cost that have nothing to do.
+Trains in this process. Every other epoch is logged, so that the others show the cost of idle hooks.
 """
 
 import statistics
@@ -18,7 +18,7 @@ from trainings.module import MarkMoments, fit, make_callback
 from trainings.scan import ScanData
 
 SEEN = {True: "returned", False: "forward hook"}
-"""How the callback sees the predictions, by `CaseSettings.returns`."""
+"""Source of the predictions, by `CaseSettings.returns`."""
 _OF_A_BATCH = ("on_validation_batch_start", "on_validation_batch_end")
 
 
@@ -67,7 +67,7 @@ def wait_for(device: torch.device) -> None:
 
 
 def measure_stalls(base: CaseSettings) -> Iterator[StallRow]:
-    """Train without logging, then with predictions that are returned, and with those that a forward hook sees."""
+    """Train without logging, then with predictions that are returned, and with those that a forward hook observes."""
     train, test = (ScanData(base.data / name) for name in ("train.npz", "test.npz"))
     marks = MarkMoments(deterministic=base.accelerator == "gpu")
     off = digest(fit(replace(base, name=f"off-{base.n_px}"), [marks], train, test))

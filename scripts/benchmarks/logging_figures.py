@@ -56,7 +56,7 @@ def stall_s(event: dict[str, float]) -> float:
 
 
 def worker_cpu_s_per_event(run: Run) -> float:
-    """Worker CPU seconds per event, from the first submission to the last: without start-up, during data loading."""
+    """Worker CPU seconds per event, from the first submission to the last: excludes start-up, during data loading."""
     trained = [int(event["epoch"]) - 1 for event in run["events"] if event["epoch"] > 0]
     first, last = (run["samples"][i]["worker_cpu_s"] for i in (trained[0], trained[-1]))
     return float((last - first) / max(1, len(trained) - 1))

@@ -2,8 +2,8 @@
 
     python scripts/benchmarks/misfit.py [--N 64] [--samples 256] [--batch_size 16] [--repeats 5] [--device cpu]
 
-The validation is that of the reference network, by a Trainer without logging. The cost is that of copying its
-predictions with and without the measured patterns; on a CPU in processor time, on a GPU in time until it is idle.
+The reference network is validated by a Trainer without logging. The cost is the difference between copying its
+predictions with and without the measured patterns: processor time on a CPU, time until the device is idle on a GPU.
 """
 
 import argparse
@@ -55,7 +55,7 @@ class Patterns(Dataset[Any]):
 
 
 def copy_all(patterns: Patterns, batch_size: int, device: torch.device) -> Callable[[bool], None]:
-    """Return a function that copies the predictions of a validation; its argument: with the misfit."""
+    """Return a function that copies the predictions of a validation; its argument: whether to compute the misfit."""
     n, n_px = len(patterns), patterns.amplitude.shape[-1]
     layout = SnapshotLayout(n_fixed=2, patch_px=n_px, n_stitch=n, crop_px=n_px // 2)
     plan, arrays, copier = CapturePlan(fixed_indices=(0, n // 2), layout=layout), layout.allocate(), Copier(device)
@@ -92,11 +92,11 @@ def seconds(call: Callable[[], object], device: torch.device, repeats: int) -> f
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the times and the share; exit code 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--N", type=int, default=64)
-    parser.add_argument("--samples", type=int, default=256)
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--N", type=int, default=64, help="side of a pattern, pixels (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=256, help="number of patterns (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=16, help="samples per batch (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="runs; the median counts (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="device of the network, such as cuda (default: %(default)s)")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     device, patterns = torch.device(arguments.device), Patterns(arguments.samples, arguments.N)

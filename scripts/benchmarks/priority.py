@@ -1,4 +1,4 @@
-"""What a second of the worker's processor time costs training, by its priority, where training uses all processors.
+"""Cost for training of a second of the worker's processor time, by its priority, if training uses all processors.
 
     python scripts/benchmarks/priority.py [--rounds 8]
 

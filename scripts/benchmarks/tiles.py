@@ -30,7 +30,7 @@ TILE_SIDES_PX = 512, 1024, 2048
 
 
 def noisy_panel(side_px: int) -> Panel:
-    """An amplitude with details of a few pixels, which compresses badly, as that of a measured object."""
+    """An amplitude with details of a few pixels, which compresses as badly as that of a measured object."""
     noise = gaussian_filter(np.random.default_rng(0).normal(size=(side_px, side_px)).astype(np.float32), 1.5)
     values = (0.8 + 0.1 * noise / noise.std()).astype(np.float32)
     scanned = np.ones(values.shape, bool)

@@ -111,7 +111,7 @@ def _correlations(scan: Path, folder: Path) -> tuple[float, float]:
     try:
         return numbers["recon/stitched/phase_correlation"], numbers["recon/stitched/amp_correlation"]
     except KeyError:
-        raise SystemExit("error: the scan has no objectGuess to compare with, or nothing that compares.") from None
+        raise SystemExit("error: the scan has no objectGuess to compare with, or no comparable pixels.") from None
 
 
 def _row(arguments: argparse.Namespace, found: Sequence[Trained]) -> str:

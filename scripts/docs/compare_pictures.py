@@ -37,7 +37,7 @@ Complex = NDArray[np.complex64]
 
 @dataclass(frozen=True)
 class Imitation:
-    """A training that sharpens the object by a factor per epoch, down to a limit."""
+    """A training run whose prediction is the true object, blurred less with each epoch by a factor, and noisy."""
 
     name: str
     settings: Mapping[str, str]

@@ -84,9 +84,9 @@ def _table(title: str, rows: Sequence[str]) -> str:
 def _row(section: type, option: Field[Any]) -> str:
     text = re.sub(r"(?<![\w`])(--[\w-]+)", r"`\1`", option.metadata["help"].replace("|", r"\|"))
     text = re.sub(r"\(docs/([\w-]+)/([\w-]+)\.md\)", r"([\2](../\1/\2.md))", text)
-    meaning, _, told = re.sub(r"^async\b", "*async*", text).replace(" (required)", "").partition("; default: ")
+    meaning, _, default = re.sub(r"^async\b", "*async*", text).replace(" (required)", "").partition("; default: ")
     value = " or ".join(_values(get_type_hints(section)[option.name], option.metadata["metavar"]))
-    return f"| `{flag_of(option.name)}` | {value} | {told or _default(option)} | {meaning} |"
+    return f"| `{flag_of(option.name)}` | {value} | {default or _default(option)} | {meaning} |"
 
 
 def _default(option: Field[Any]) -> str:

@@ -52,7 +52,7 @@ def picture(address: str) -> Image.Image:
         bottom = "return Math.ceil(document.getElementById('inspect').getBoundingClientRect().bottom) + 16"
         resize(page, 940, page.execute_script(bottom))
         shown = Image.open(io.BytesIO(base64.b64decode(page.get_screenshot_as_base64()))).convert("RGB")
-        return shown.quantize(256, palette=shown.quantize(256, kmeans=3))  # only with a given palette, it dithers
+        return shown.quantize(256, palette=shown.quantize(256, kmeans=3))  # dithers only if a palette is given
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ _FIRST_MS, _FRAME_MS, _LAST_MS = 1200, 500, 4000
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch predicted, aligned with the reference, and both cut to the compared area."""
+    """Prediction of one epoch, aligned with the reference; both are cropped to the compared area."""
 
     number: int
     predicted: Complex64
@@ -99,8 +99,8 @@ def _frame(epochs: Sequence[Epoch], shown: int, ranges: dict[str, Range], scale:
         width, height = _draw(page, panel, title, x, y, _LARGE // 2, scale)
         y += height + _TITLE
     bottom = y - _TITLE + _MARGIN // 2
-    told = f"phase correlation {epoch.phase_correlation:.3f}"
-    page.write(scale * _MARGIN, scale * (top + 28), told, points=scale * 9, bold=True)
+    quality_text = f"phase correlation {epoch.phase_correlation:.3f}"
+    page.write(scale * _MARGIN, scale * (top + 28), quality_text, points=scale * 9, bold=True)
     for value, height in (("1", top + 18), ("0", bottom - _MARGIN + 4)):
         page.write(scale * (_MARGIN + 184), scale * height, value, points=scale * 8, colour=GREY, align="right")
     image = Image.open(io.BytesIO(page.png(scale * (x + width + _MARGIN), scale * bottom))).convert("RGB")

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         if not arguments.gallery.is_file():
-            raise FileNotFoundError(f"{arguments.gallery} is not there")
+            raise FileNotFoundError(f"{arguments.gallery} does not exist")
         arguments.output.write_bytes(_picture(arguments))
     except FileNotFoundError as error:
         print(f"error: {error}.", file=sys.stderr)

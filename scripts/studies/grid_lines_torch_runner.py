@@ -52,7 +52,7 @@ def run_grid_lines_torch(config: TorchRunnerConfig) -> "TrainingResult":
     """Train with the settings of `config`; returns the Trainer, the trained model and the data.
 
     Raises:
-        ptycho_torch.checks.ConfigError: A setting does not fit this machine or the data.
+        ptycho_torch.checks.ConfigError: A setting does not match this machine or the data.
         ptycho_torch.files.npz.DataError: A data file is invalid.
     """
     from ptycho_torch.workflows.components import run_training

@@ -60,7 +60,7 @@ class TruePatches:
     object_id: NDArray[np.int64]
     """(k,) object number of each of these samples."""
     item_position: Callable[[int], ItemPosition | None] | None
-    """Reads the position of any later sample; None: the others are unknown."""
+    """Reads the position of any later sample; None: later positions are unknown."""
     n_px: int
     amplitude_scale: float
 
@@ -206,7 +206,7 @@ def assign(truth: TrueObjects, numbers: Sequence[tuple[int, int]], *, known: boo
         )
     if problem and truth.explicit:
         raise WrongSettingError(problem)
-    if problem and not truth.clipped:  # a clipped truth is always that of the first object alone
+    if problem and not truth.clipped:  # a clipped truth always shows only the first object
         _log.warning("Ground truth is incomplete: %s", problem)
     pairs = [(number, truth.objects[index]) for number, index in numbers if index < count]
     return {number: one for number, one in pairs if one is not None}

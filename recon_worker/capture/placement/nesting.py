@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 _DEEPEST = 32
-"""Maximum depth of nested datasets; a deeper one contains itself."""
+"""Maximum depth of nested datasets; a deeper one is assumed to contain itself."""
 _SAMPLED = 4096
-"""Number of elements of an array that are compared."""
+"""Approximate number of elements of a large array that are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +74,8 @@ def left_unchanged(dataset: object) -> Iterator[None]:
     """Restore, on exit, all random states and the attributes of a dataset and of those nested in it.
 
     Datasets draw random numbers, also from generators of their own, and open files at the first access: DataLoader
-    workers forked later would share a file that this process has opened, and its position. The attributes of a dataset
-    that has closed a file, to open another, or overwritten an array with other samples are left as they are: they
+    workers forked later would share a file that this process has opened, and its position. If a dataset has closed a
+    file to open another, or overwritten an array with other samples, its attributes are not restored, because they
     belong together.
     """
     before = [(state, dict(state)) for state in _attributes(dataset)]
@@ -102,7 +102,7 @@ def left_unchanged(dataset: object) -> Iterator[None]:
 
 
 def _attributes(dataset: object) -> list[dict[str, Any]]:
-    """Return the `__dict__` of a dataset, of those nested in it, and of other objects of the user's own in them."""
+    """Return the `__dict__` of a dataset, of nested datasets, and of attributes from the package of their owner."""
     found, left = dict[int, dict[str, Any]](), [dataset]
     while left:
         one = left.pop()
@@ -123,7 +123,7 @@ def _package(value: object) -> str:
 
 
 def _is_open(value: Any) -> bool:  # noqa: ANN401
-    """Return whether a value is an open file, also of h5py or `np.load`; False if that cannot be told."""
+    """Return whether a value is an open file, also of h5py or `np.load`; False if that cannot be determined."""
     try:
         if _package(value) == "h5py":
             return bool(value)
@@ -133,10 +133,10 @@ def _is_open(value: Any) -> bool:  # noqa: ANN401
 
 
 def _contents(attributes: dict[str, Any]) -> list[object]:
-    """Return what changes when arrays or tensors among attributes are overwritten: of large arrays, a sample."""
+    """Return fingerprints of arrays and tensors, which change when these are overwritten; large arrays are sampled."""
     found: list[object] = []
     for value in attributes.values():
-        with suppress(Exception):  # of a class of tensors, or a tensor of `torch.inference_mode`
+        with suppress(Exception):  # of a subclass of Tensor, or without a version, as in `torch.inference_mode`
             if type(value) is np.ndarray and value.flags.writeable:
                 found.append(value.flat[:: value.size // _SAMPLED | 1].tobytes())  # odd: not always the same columns
             elif isinstance(value, Tensor):
@@ -145,7 +145,7 @@ def _contents(attributes: dict[str, Any]) -> list[object]:
 
 
 def own_generators(owners: Iterable[dict[str, Any]]) -> Iterator[Callable[[], object]]:
-    """Yield what restores each random generator among attributes, and among the attributes of these."""
+    """Yield a function that restores the state of each random generator among attributes, and among theirs."""
     found = [one for attributes in owners for one in attributes.values()]
     for one in tuple(found):
         with suppress(Exception):  # user code
@@ -220,7 +220,7 @@ def _parts(
         return
     try:
         inside = [] if depth == _DEEPEST else _look_inside(dataset, indices)
-    except Exception:  # user code: its samples are then those of the dataset itself
+    except Exception:  # user code: the dataset is then taken to be the innermost one
         inside = []
     if not inside:
         yield Part(layers=(*outer, dataset), rows=rows, indices=indices)

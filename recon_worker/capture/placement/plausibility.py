@@ -56,7 +56,10 @@ def check_unit(found: Positions, channels: int | None) -> None:
 
 
 def _extents(px: Float64) -> dict[str, Float64]:
-    """Return (width, height) of positions, (n, C, 2): of all, and of the two parts that each may have a wrong unit."""
+    """Return (width, height) of positions, (n, C, 2): of all, between samples and within a sample.
+
+    Positions between and within samples may come from different sources, each of which may have a wrong unit.
+    """
     extents = {"": np.ptp(px.reshape(-1, 2), axis=0)}
     if px.shape[1] > 1:
         rounding = np.spacing(np.abs(px).max()) * px.shape[1]
@@ -114,8 +117,8 @@ def check_reach(found: Positions, objects: dict[int, Complex64], n_px: int, *, e
 def check_order(found: Positions, objects: dict[int, Complex64], parts: Sequence[Part], n_px: int) -> None:
     """Check that the `coords_offsets` of a container are in the order of its samples.
 
-    A grid-lines training split is shuffled, unlike its `coords_offsets`, and looks like a test split otherwise. Where
-    possible, the phases that it stores (`Y_phi`) are compared with the true object.
+    A grid-lines training split is shuffled, unlike its `coords_offsets`, but otherwise looks like a test split. The
+    phases that the container stores (`Y_phi`) are compared with the true object, if both are known.
 
     Raises:
         ValueError: They differ, or positions on a grid cannot be checked.
@@ -160,6 +163,6 @@ def _correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def _reach(centres: Float64, size: Float64, n_px: int) -> float:
-    """Return how far patches extend beyond an object of a size, (x, y); negative inside."""
+    """Return how far patches extend beyond an object of the given size, (x, y); negative inside."""
     corners = centres - n_px // 2
     return float(np.maximum(-corners, corners + n_px - size).max())

@@ -41,7 +41,7 @@ from recon_worker.system.messages import message_log
 _log = message_log(__name__)
 _ODD = "patches of {0} x {0} px cannot be stitched, as their side is odd: crop or pad them by one pixel"
 _LONGEST = 1 << 28
-"""Number of samples beyond which a dataset is not a scan, and its nesting is not resolved."""
+"""Maximum length of a dataset whose nesting is resolved; a longer one is not a scan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """The samples of a scan, as far as their placement depends on them."""
+    """Properties of the samples of a scan that determine their placement."""
 
     dataset: object | None
     """Map-style dataset; None: only what the user passes is known."""
@@ -84,7 +84,7 @@ class Samples:
     channels: int | None = None
     """Number of patches that the network predicts per sample; None: not compared with the positions."""
     item_position: ReadPosition | None = None
-    """Reads the position in the item of a sample; None if it has none. It may raise anything."""
+    """Reads the position in the item of a sample; None: items have no positions. May raise any exception."""
     probe_intensity: Float32 | None = None
     """(N, N) summed |probe|^2; None: unknown."""
     weight: StitchWeight = "probe"
@@ -97,19 +97,19 @@ def place_samples(samples: Samples, options: ScanOptions) -> Placement:
     Raises:
         WrongSettingError: Positions, ground truth or object numbers in the options cannot be used.
     """
-    told = None if options.ground_truth is None else explicit_truth(options.ground_truth)
+    passed = None if options.ground_truth is None else explicit_truth(options.ground_truth)
     dataset, length, n_px = samples.dataset, samples.length, samples.n_px
     numbers = None if options.object_index is None else explicit_objects(options.object_index, length)
     parts = () if dataset is None or length > _LONGEST else flatten(dataset, length)
     try:
         own = own_geometry(dataset) if options.positions is None else None
-        if own is not None and own.geometry is not None and told is None and numbers is None:
+        if own is not None and own.geometry is not None and passed is None and numbers is None:
             return Placement(geometry=_weighted(own.geometry, samples.weight), ground_truth=own_truth(dataset))
         found = own or _positions(samples, options, parts)
         found = found if numbers is None else _renumbered(found, numbers)
         check_unit(found, samples.channels)
-        objects, scale = _true_objects(parts, found, told)
-        check_reach(found, objects, n_px, explicit_truth=told is not None)
+        objects, scale = _true_objects(parts, found, passed)
+        check_reach(found, objects, n_px, explicit_truth=passed is not None)
         check_order(found, objects, parts, n_px)
     except WrongSettingError:
         raise
@@ -131,7 +131,7 @@ def place_samples(samples: Samples, options: ScanOptions) -> Placement:
         raise
     except ValueError as error:
         return Placement(geometry=None, skip_reason=str(error).rstrip("."), true_patches=patches)
-    truths = own_truth(dataset, geometry) if told is None else ()
+    truths = own_truth(dataset, geometry) if passed is None else ()
     truths = truths or _on_footprint(geometry, objects, ids)
     return Placement(geometry=_weighted(geometry, samples.weight), ground_truth=truths, true_patches=patches)
 
@@ -163,17 +163,17 @@ def _renumbered(found: Positions, numbers: NDArray[np.int64]) -> Positions:
 
 
 def _true_objects(
-    parts: Sequence[Part], found: Positions, told: TrueObjects | None
+    parts: Sequence[Part], found: Positions, passed: TrueObjects | None
 ) -> tuple[dict[int, Complex64], float | None]:
     """Return the whole true objects by object number, and the factor from the network's amplitude to theirs."""
-    if told is not None:
+    if passed is not None:
         try:
-            told = place_clipped(told, found.grid)
+            passed = place_clipped(passed, found.grid)
         except ValueError as error:
             raise WrongSettingError(f"{error}.") from error
-        numbers = np.unique(found.object_id).tolist() or range(len(told.objects))
+        numbers = np.unique(found.object_id).tolist() or range(len(passed.objects))
         known = found.ids_known or len(numbers) > 1
-        return assign(told, [(i, i) for i in numbers], known=known), told.amplitude_scale
+        return assign(passed, [(i, i) for i in numbers], known=known), passed.amplitude_scale
     objects, scales = dict[int, Complex64](), list[float]()
     keys = dict.fromkeys(part.scan_key for part in parts)
     for key in keys:
@@ -201,7 +201,7 @@ def _true_objects(
 def _later_items(
     found: Positions, numbers: NDArray[np.int64] | None, item_position: ReadPosition | None
 ) -> ReadPosition | None:
-    """Return what reads the positions of samples that are not stitched; None if these are known already."""
+    """Return a function that reads the position of a sample that is not stitched; None if not needed or possible."""
     if found.source != "coords_global" or item_position is None or numbers is None:
         return item_position if found.source == "coords_global" else None
 
@@ -216,7 +216,7 @@ def _geometry(samples: Samples, found: Positions, scale: float | None) -> tuple[
     """Return the geometry of the samples to stitch, and the number of each of its objects.
 
     Raises:
-        ValueError: There is none, the message gives the reason; a WrongSettingError if the user passed the positions.
+        ValueError: There is none, for the reason in the message; a WrongSettingError if the user passed the positions.
     """
     if found.geometry is not None:
         geometry = found.geometry if scale is None else replace(found.geometry, amplitude_scale=scale)

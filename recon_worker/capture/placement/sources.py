@@ -67,7 +67,7 @@ def find_positions(
 
 
 def own_geometry(dataset: Any) -> Positions | None:  # noqa: ANN401
-    """Return the positions of a dataset's `scan_geometry`; None without one, or without `geometry_skip_reason`.
+    """Return the positions of a dataset's `scan_geometry`; None if it has neither that nor a `geometry_skip_reason`.
 
     Raises:
         ValueError: It cannot be used. The message gives the reason.
@@ -110,7 +110,7 @@ def _from_items(parts: Sequence[Part], count: int, item_position: ReadPosition |
         if time.monotonic() > deadline:
             raise ValueError(
                 f"only {index} of {count} sample positions were read within {_POSITIONS_S:g} s; "
-                "stitch fewer (max_stitch_samples), or give the callback their positions"
+                "stitch fewer (max_stitch_samples), or pass them as `positions`"
             )
         one = item_position(index)
         if one is None:
@@ -140,7 +140,7 @@ def _from_containers(parts: Sequence[Part], name: str) -> Positions | None:
             if len(np.unique(centres[:, 0], axis=0)) < len(centres):
                 raise ValueError(
                     f"container.coords_offsets of {part.name} repeats positions, as with several objects, but does not "
-                    "number the objects; give the dataset its grid as `metadata`, or the callback the positions"
+                    "number the objects; give the dataset its grid as `metadata`, or pass the positions as `positions`"
                 )
         if relative is not None and is_mean:
             centres = centres - relative

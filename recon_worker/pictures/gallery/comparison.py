@@ -1,7 +1,7 @@
 """Comparison: one self-contained HTML file that shows several runs side by side, epoch by epoch.
 
-It holds the runs' gallery thumbnails of predictions and truth as they are. The page maps them to a common colour range
-and computes differences. Above the size limit each run drops thumbnails as a gallery does.
+It contains the thumbnails of predictions and truth from the runs' galleries, unchanged. The page maps them to a common
+colour range and computes differences. Above the size limit, each run drops thumbnails as a gallery does.
 """
 
 import base64
@@ -20,7 +20,7 @@ from recon_worker.pictures.png import palette, read_png
 MAX_BYTES = 24 << 20
 """Size limit of the file, shared equally by the runs."""
 MOST_RUNS = 10
-"""Runs whose curves can be told apart."""
+"""Maximum number of runs; the curves of more could not be distinguished."""
 _KINDS: tuple[Kind, ...] = ("amp_pred", "amp_gt", "phase_pred", "phase_gt")
 _DIFFERENCE_COLORMAP = "RdBu_r"
 _SCRIPTS = (
@@ -131,7 +131,7 @@ def _distinct_names(runs: Sequence[ComparedRun]) -> list[str]:
 
 
 def _reduced(entries: Iterable[GalleryEntry], views: Sequence[str]) -> Iterable[GalleryEntry]:
-    """Yield the entries with what the page shows: the compared figures, their metrics and some kinds of thumbnail."""
+    """Yield the entries reduced to what the page shows: compared figures, their metrics, some kinds of thumbnail."""
     for entry in entries:
         figures = []
         for name in views:

@@ -41,7 +41,7 @@ class GalleryFigure:
     thumbnails: Mapping[Kind, Thumbnail] = field(default_factory=dict)
     """Thumbnails by kind of panel; empty if dropped to limit the file size."""
     tiles: Mapping[Kind, str] = field(default_factory=dict)
-    """Folder of the tiles of each picture, such as "epoch_05/stitched"; those of the truth in an earlier one."""
+    """Folder of the tiles of each picture, such as "epoch_05/stitched"; of the truth, often in an earlier epoch."""
     misfit: tuple[bytes, bytes] | None = None
     """Little-endian arrays of n samples: dataset indices (int32), x and y in full-size pixels (float32); and R-factors
     and deviances per photon (float32). None: unknown, or dropped."""

@@ -23,7 +23,7 @@ MAX_BYTES = 4 << 20
 _RECENT = 3
 """Number of latest epochs that, like the first, always keep their thumbnails."""
 _MISFIT_SHARE = 4
-"""One over the part of the space for entries that the misfits of samples may take."""
+"""Reciprocal of the share of the entries' space that the misfits of samples may take."""
 _VERSION = 1
 _SCRIPTS = (
     *("page.js", "entries.js", "decode.js", "canvas.js", "curves.js", "misfit.js", "values.js", "plot.js"),
@@ -43,7 +43,7 @@ def thinned(entries: Iterable[GalleryEntry], max_bytes: int = MAX_BYTES) -> list
 
 
 def within(entries: Iterable[GalleryEntry], max_bytes: int) -> list[GalleryEntry]:
-    """Do what `thinned` does for entries that may take max_bytes, without the rest of a page."""
+    """Thin entries as `thinned` does, but max_bytes limits the entries alone, without the rest of the page."""
     kept = sorted({entry.epoch: entry for entry in entries}.values(), key=lambda entry: entry.epoch)
     kept = _with_newest_misfits(kept, max_bytes // _MISFIT_SHARE)
     while True:
@@ -55,7 +55,7 @@ def within(entries: Iterable[GalleryEntry], max_bytes: int) -> list[GalleryEntry
 
 
 def _with_newest_misfits(entries: Sequence[GalleryEntry], max_bytes: int) -> list[GalleryEntry]:
-    """Drop the misfits of all but the newest epochs: of those, as many keep theirs as fit in max_bytes."""
+    """Keep the misfits of as many of the newest epochs as fit into max_bytes; drop the others."""
     kept, sizes = list[GalleryEntry](), dict[str, int]()
     for entry in reversed(entries):
         sizes |= {name: entry.sizes[1][name] for name in entry.misfit_names}

@@ -5,8 +5,8 @@
     an HTTP server of such a folder      the folder above the page             the tiles
     MLflow's artifact preview            the server's address of artifacts     the overview
 
-The page holds an overview of each picture of the newest epoch. It is all that a preview shows to which the server gives
-no tiles. Markup, style and script are in `html/`; frame, keyboard and PNG decoder are the gallery's.
+The page holds an overview of each picture of the newest epoch. A preview shows only this overview if the server does
+not deliver tiles. Markup, style and script are in `html/`; frame, keyboard and PNG decoder are the gallery's.
 """
 
 import base64

@@ -42,13 +42,13 @@ class TiledPicture:
 
 @dataclass(frozen=True, eq=False)
 class TiledPictures:
-    """The pictures that have tiles, of the epoch rendered last. Those of the truth are cut once: it does not change."""
+    """The tiled pictures of the epoch rendered last. Those of the truth, which does not change, are cut only once."""
 
     pictures: dict[str, dict[Kind, TiledPicture]] = field(default_factory=dict)
     """Pictures by name of the figure and kind."""
 
     def to_cut(self, figure: Figure, from_px: int) -> list[Kind]:
-        """Return the pictures of an object of a new epoch to cut; none if `from_px` is 0 or above its longer side.
+        """Return the pictures to cut of an object in a new epoch; none if `from_px` is 0 or above its longer side.
 
         The misfit map is not included: it has one value per scan position.
         """
@@ -61,7 +61,7 @@ class TiledPictures:
         return [kind for kind in figure.panels if kind.startswith(("amp_", "phase_")) and kind not in kept]
 
     def add(self, name: str, kind: Kind, folder: str, levels: Sequence[Panel]) -> None:
-        """Note that a picture is cut."""
+        """Record that a picture has been cut."""
         small = [one for one in levels if max(one.values.shape) <= OVERVIEW_PX]
         height, width = levels[0].values.shape
         self.pictures[name][kind] = TiledPicture(folder, (height, width), small)

@@ -28,7 +28,7 @@ class Row:
     """Of the fastest training runs."""
     ratio_of_pairs: list[float]
     waits_s: float
-    """Start, all stalls and flush: how long logging keeps the training thread; median of the pairs."""
+    """Time that logging takes on the training thread: start, all stalls and flush; median of the pairs."""
     waits_ratio: float
     """1 + waits / duration without logging, both under the same load; median of the pairs."""
     slowdown_s: tuple[float, float]

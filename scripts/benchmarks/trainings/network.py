@@ -45,5 +45,5 @@ def use_deterministic_kernels() -> None:
     """Make training on a GPU repeatable where torch has deterministic kernels. Call this before the first kernel."""
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS requires it
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # It would launch extra kernels, which would distort the figures.
+    # Filling memory would launch extra kernels, which would distort the figures.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -93,7 +93,7 @@ def run_pairs(
         base: Settings of all training runs.
         cases: Cases to run.
         repeats: Pairs of each case.
-        last_start_s: After the first pair, none starts later (`time.monotonic`).
+        last_start_s: Time (`time.monotonic`) after which no further pair starts; the first one always starts.
         together: Whether the training runs of a pair run at the same time.
     """
     for package in _PACKAGES:  # as pip does; an editable install may not have done so

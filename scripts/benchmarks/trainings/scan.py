@@ -1,4 +1,4 @@
-"""A simulated scan as tensors with true patches, as a project that knows nothing of ptycho_torch would read it."""
+"""A simulated scan as tensors with true patches, read without `ptycho_torch`, as an unrelated project would."""
 
 from pathlib import Path
 

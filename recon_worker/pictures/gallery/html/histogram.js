@@ -68,7 +68,7 @@ function statisticsText(picture) {
 /** Values shown in the first and the last colour. */
 const windowOf = (quantity, vmin, vmax) => state.contrast.get(quantity) ?? [vmin, vmax];
 
-/** The picture with the colours that the contrast of its quantity asks for. */
+/** The picture with the contrast of its quantity. */
 function contrasted(kind, picture) {
   const chosen = state.contrast.get(quantityOf(kind));
   if (!chosen) return picture;

@@ -32,7 +32,7 @@ function speak(content) {
   $("spoken").textContent = content;
 }
 
-/** Point at the next pixel, at first at the middle; of the focused picture, or else of the first. */
+/** Point at the next pixel of the focused picture, or else of the first picture; begin in the middle. */
 function movePoint(right, down) {
   const panels = [...state.panels].filter(([, one]) => one.picture);
   if (!panels.length) return;

@@ -34,7 +34,7 @@ function codeOf(link) {
   return code;
 }
 
-/** Show what the address names. What this gallery does not have is reported. */
+/** Show what the address names, and report what this gallery does not have. */
 function openLink() {
   const asked = new URLSearchParams(location.hash.slice(1));
   const [view, epoch, other] = ["view", "epoch", "with"].map((name) => asked.get(name));

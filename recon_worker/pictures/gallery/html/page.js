@@ -1,9 +1,9 @@
-// What all pages share: their data, and the keyboard.
+// Shared by all pages: their data and keyboard shortcuts.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 
-/** Do what keys ask for, except those that the focused control uses itself. actionOf(event) returns a function, if any. */
+/** Run the actions of keys, except those that the focused control uses. actionOf(event) returns a function, if any. */
 function listenToKeys(actionOf) {
   document.addEventListener("keydown", (event) => {
     const own = event.target.closest("select, dialog, input:not(#slider)")

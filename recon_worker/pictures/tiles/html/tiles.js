@@ -83,7 +83,7 @@ async function fetchTile(url) {
 
 const textAt = (picture, x, y) => valueText(picture, picture.indices[y * picture.width + x]);
 
-/** Put an entry last, and drop the first ones beyond a number. */
+/** Move an entry to the end, and drop the first ones beyond a maximum number. */
 function keep(map, key, value, most) {
   map.delete(key);
   map.set(key, value);

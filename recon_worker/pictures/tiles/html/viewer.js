@@ -152,7 +152,7 @@ function describe(seen) {
   notice();
 }
 
-/** Say what this way of opening the page cannot show, and what to do. */
+/** Explain what cannot be shown if the page is opened in this way, and what to do. */
 function notice() {
   const run = RUN_ID || "RUN_ID";
   const page = ["run", ...FIT, "recon_log", "tiles.html"].join("/");
