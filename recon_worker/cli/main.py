@@ -31,8 +31,8 @@ exit codes:
   {ExitCode.ERROR}  wrong usage, an unreadable spool or run, or a spool that names a server which you must confirm
   {ExitCode.BUSY}  another process uses the spool
 
-Credentials are read from the environment only: MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD,
-MLFLOW_TRACKING_TOKEN, or an MLFLOW_TRACKING_URI that contains them.
+Credentials are read from the environment (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN,
+or an MLFLOW_TRACKING_URI that contains them) or from MLflow's file ~/.mlflow/credentials.
 """
 
 
