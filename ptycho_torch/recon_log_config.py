@@ -69,8 +69,8 @@ class ReconLogConfig:
     )
     recon_log_description: bool | None = option(
         None,
-        "show the latest summary in the description of the MLflow run, below your own text; default: only where you "
-        "have written none",
+        "show the latest summary in the description of the MLflow run, below your own text; default: only if you "
+        "have written no description",
         group=_RECON,
     )
     recon_log_async: bool = option(
