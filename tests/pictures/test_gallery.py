@@ -50,7 +50,7 @@ def test_a_large_picture_is_kept_as_means_and_its_full_size_is_known():
 
 def test_entries_survive_the_file():
     entries = _entries([0, 1, 5], pixel_size_m=28e-9)
-    entries[1] = entries[1].without_pictures()
+    entries[1] = entries[1].with_figures(thumbnails={}, misfit=None)
     restored = entries_of(gallery_html(entries, title="</script> & <b>"))
 
     assert math.isnan(restored[0].metrics["r_factor"])

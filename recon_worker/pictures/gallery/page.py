@@ -51,7 +51,7 @@ def within(entries: Iterable[GalleryEntry], max_bytes: int) -> list[GalleryEntry
         total = sum(entry.sizes[0] + len(", ") for entry in kept) + sum(pictures.values())
         if total <= max_bytes or (crowded := _most_crowded(kept)) is None:
             return kept
-        kept[crowded] = kept[crowded].without_pictures()
+        kept[crowded] = kept[crowded].with_figures(thumbnails={}, misfit=None)
 
 
 def _with_newest_misfits(entries: Sequence[GalleryEntry], max_bytes: int) -> list[GalleryEntry]:
@@ -60,7 +60,7 @@ def _with_newest_misfits(entries: Sequence[GalleryEntry], max_bytes: int) -> lis
     for entry in reversed(entries):
         sizes |= {name: entry.sizes[1][name] for name in entry.misfit_names}
         fits = not entry.misfit_names or sum(sizes.values()) <= max_bytes
-        kept.append(entry if fits else entry.without_misfit())
+        kept.append(entry if fits else entry.with_figures(misfit=None))
     return kept[::-1]
 
 
@@ -95,12 +95,9 @@ def gallery_html(entries: Iterable[GalleryEntry], *, title: str = "", max_bytes:
 
 
 def _page(entries: Iterable[GalleryEntry], title: str, content: Mapping[str, Any]) -> bytes:
-    return filled(_frame(), title, {"version": _VERSION, "title": title, "labels": labels_of(entries), **content})
-
-
-def _frame() -> str:
-    title = "<title>Reconstruction {{title}}</title>"
-    return template(title, in_gallery("page.html"), in_gallery("style.css"), in_gallery(*_SCRIPTS))
+    head = "<title>Reconstruction {{title}}</title>"
+    page = template(head, in_gallery("page.html"), in_gallery("style.css"), in_gallery(*_SCRIPTS))
+    return filled(page, title, {"version": _VERSION, "title": title, "labels": labels_of(entries), **content})
 
 
 def in_gallery(*names: str) -> tuple[str, ...]:
