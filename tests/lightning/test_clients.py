@@ -63,11 +63,6 @@ def correlations(tracking, trainer):
     return [metrics[f"recon/stitched/{name}_correlation"] for name in ("amp", "phase")]
 
 
-def pictures(tracking):
-    names = sorted(one for one in tracking.files() if one.endswith(".png") and "summary" not in one)
-    return {name: tracking.path(name).read_bytes() for name in names}
-
-
 PROGRAMS = {
     "container": (Module, Container, {}),
     "count-intensity, conditioned inputs": (CountModule, CountIntensity, {}),
@@ -126,8 +121,8 @@ def test_pixels_equal_those_of_a_module_that_returns_its_predictions(tracking, n
     fit(tracking, Module(), Container(), callback_of())
     fit(other, Module(returns=True), Container(), callback_of())
 
-    assert pictures(tracking)
-    assert pictures(tracking) == pictures(other)
+    assert tracking.pictures()
+    assert tracking.pictures() == other.pictures()
 
 
 def test_intensities_are_shown_as_amplitudes(tracking, new_tracking):

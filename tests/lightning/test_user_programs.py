@@ -29,7 +29,6 @@ from tests.lightning.test_clients import (
     callback_of,
     correlations,
     fit,
-    pictures,
 )
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("plain_sheets")]
@@ -149,7 +148,7 @@ def test_a_validation_loader_that_is_replaced_shows_no_sample_under_the_name_of_
 
     fit_reloading(tracking, [loader(scan), loader(Subset(scan, order))], callback_of(every_n_epochs=1))
 
-    assert pictures(tracking) == pictures(other)
+    assert tracking.pictures() == other.pictures()
     assert f"{EXTRA_PASS}, which costs time: which samples are in a validation batch is unknown" in caplog.text
 
 
@@ -160,7 +159,7 @@ def test_a_validation_loader_with_another_batch_size_needs_no_extra_pass(trackin
     module = fit_reloading(tracking, [loader(scan), loader(scan, batch_size=20)], callback_of(every_n_epochs=1))
 
     assert module.oracle.calls == [*BATCHES, 20, 20, 20]
-    assert pictures(tracking) == pictures(other)
+    assert tracking.pictures() == other.pictures()
 
 
 def test_a_shuffled_validation_set_costs_one_line(tracking, caplog):

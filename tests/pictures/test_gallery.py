@@ -1,7 +1,6 @@
 """The gallery's file: complete in itself, bounded in size, and readable again."""
 
 import dataclasses
-import json
 import math
 import re
 
@@ -13,11 +12,8 @@ from hypothesis import strategies as st
 from recon_worker.pictures.gallery.page import entries_of, gallery_html, thinned
 from recon_worker.pictures.history import History, gallery_entry
 from recon_worker.pictures.png import read_png
+from tests.pictures.pages import data_of
 from tests.pictures.sheets import sheet
-
-
-def _data(page):
-    return json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page.decode(), re.DOTALL)[1])
 
 
 def _entries(epochs, **facts):
@@ -74,11 +70,11 @@ def test_a_title_that_looks_like_a_placeholder_stays_a_title():
     page = gallery_html(_entries([1]), title="{{data}}")
 
     assert b"<title>Reconstruction {{data}}</title>" in page
-    assert _data(page)["title"] == "{{data}}"
+    assert data_of(page)["title"] == "{{data}}"
 
 
 def test_a_picture_that_does_not_change_is_kept_once():
-    data = _data(gallery_html(_entries(range(1, 11), patches=0)))
+    data = data_of(gallery_html(_entries(range(1, 11), patches=0)))
     truths = {entry["views"][0]["pictures"]["amp_gt"]["png"] for entry in data["entries"]}
 
     assert len(truths) == 1
