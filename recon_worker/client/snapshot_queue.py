@@ -234,7 +234,7 @@ class SnapshotQueue:
         else:
             job.state, job.artifacts, job.failures = State.UPLOADING, report["artifacts"], len(failures)
             job.started, job.stitched = report["started_unix_s"], report["stitched_unix_s"]
-            job.rendered, job.metrics = report["rendered_unix_s"], report["metrics"]
+            job.rendered = report["rendered_unix_s"]
             self.stats.metrics |= {int(epoch): metrics for epoch, metrics in report["earlier"].items()}
             self.stats.add_rendered(job.epoch, report)
             if failures:
@@ -283,8 +283,7 @@ class SnapshotQueue:
             job.logged = time.time()
             self.stats.count_rendered(job, uploaded=True)
             if job.generation not in (EVENTS, REFERENCE) and not job.failures:
-                took_s = job.logged - job.submitted
-                return self.stats.add_epoch(job.epoch, job.step, job.metrics, took_s)
+                return self.stats.add_epoch(job.epoch, job.logged - job.submitted)
         return ""
 
     def expect(self, generation: int, artifacts: int = 0) -> None:
