@@ -61,7 +61,7 @@ class Worker:
         record, self._scan = load_brief(brief)
         self._target = RunTarget(**record["target"])
         self.outbox = Outbox(Path(record["folder"]), descriptor=folder)
-        self.lock = self.outbox.take_lock(shared=True)
+        self.outbox.take_lock(shared=True)
         self.outbox.take_scratch()
         self._sink = MlflowSink(self._target, _connect, run_request=priority.run)
         self.uploader = Uploader(
