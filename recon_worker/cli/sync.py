@@ -148,7 +148,7 @@ def _render_all(outbox: Outbox, target: RunTarget) -> tuple[int, bool]:
             if failures:
                 _log.error(
                     "%s: %d pictures cannot be rendered; the first: %s: %s. The snapshot is kept as raw/%s.",
-                    one.name, len(failures), failures[0].path, failures[0].reason, outbox.set_aside(one).name,
+                    one.name, len(failures), failures[0].path, failures[0].reason, outbox.mark_damaged(one).name,
                 )  # fmt: skip
             else:
                 outbox.held(one).unlink()

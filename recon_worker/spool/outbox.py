@@ -226,7 +226,7 @@ class Outbox(RunFolder):
         rendered = {int(epoch) for name in names if (epoch := epoch_of(name)) < math.inf}
         return rendered | {int(match[1]) for raw in self.raw() if (match := _RAW.fullmatch(raw.name))}
 
-    def set_aside(self, raw: Path) -> Path:
+    def mark_damaged(self, raw: Path) -> Path:
         """Rename a snapshot file that cannot be rendered, so that it is not retried. Returns its new path."""
         kept = raw.with_name(raw.name + _DAMAGED)
         self.held(raw).rename(self.held(kept))

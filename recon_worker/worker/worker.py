@@ -137,7 +137,7 @@ class Worker:
         """
         if self._render(generation, lambda: read_snapshot(self.outbox.held(path))):
             try:
-                self.outbox.set_aside(path)
+                self.outbox.mark_damaged(path)
             except OSError as error:
                 _log.warning("%s cannot be renamed to keep it: %s", path, error)
 
