@@ -28,6 +28,7 @@ from tests.lightning.clients import (
     Pairs,
     loader,
 )
+from tests.lightning.quiet import QUIET
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("plain_sheets")]
 
@@ -43,11 +44,8 @@ def fit(tracking, module, dataset, callback, *, epochs=2, callbacks=(), logger=N
         max_epochs=epochs,
         logger=tracking.logger() if logger is None else logger,
         callbacks=[*([callback] if callback else []), *callbacks],
-        accelerator="cpu",
         num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
     )
     trainer.fit(module, loader(dataset, batch_size=30), loader(dataset, **settings))
     return trainer

@@ -23,6 +23,7 @@ from tests.lightning.clients import (
     Pairs,
     loader,
 )
+from tests.lightning.quiet import QUIET
 from tests.lightning.test_clients import (
     BATCHES,
     EXTRA_PASS,
@@ -130,12 +131,9 @@ def fit_reloading(tracking, loaders, callback):
         max_epochs=2,
         logger=tracking.logger(),
         callbacks=[callback],
-        accelerator="cpu",
         num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         reload_dataloaders_every_n_epochs=1,
+        **QUIET,
     )
     trainer.fit(module, loader(Container(), batch_size=30))
     return module
@@ -233,11 +231,8 @@ def test_files_that_a_dataset_opens_are_not_shared_with_the_workers_of_its_loade
         max_epochs=2,
         logger=tracking.logger(),
         callbacks=[callback_of(every_n_epochs=1)],
-        accelerator="cpu",
         num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
     )
 
     trainer.fit(Module(calls=2), *(loader(dataset, num_workers=1) for _ in range(2)))
@@ -281,10 +276,7 @@ def test_a_file_that_a_dataset_closes_to_open_another_is_not_left_closed(trackin
         max_epochs=2,
         logger=tracking.logger(),
         callbacks=[callback],
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
     )
 
     trainer.fit(module, loader(scan, batch_size=30))
