@@ -51,6 +51,11 @@ class Tracking:
         """Artifact paths of the only run, without those of MLflow's image cards."""
         return {name for name in self._all_files() if not name.startswith("images/")}
 
+    def pictures(self) -> dict[str, bytes]:
+        """PNG files of the only run by name, without summaries."""
+        names = sorted(one for one in self.files() if one.endswith(".png") and "summary" not in one)
+        return {name: self.path(name).read_bytes() for name in names}
+
     def epoch_folders(self) -> list[str]:
         """Folders of the epochs of the only run, sorted."""
         return sorted({name.split("/")[0] for name in self.files()} - {"recon_log"})
@@ -60,16 +65,16 @@ class Tracking:
 
         Without the card of the newest epoch, see `latest`.
         """
-        cards = [(name[0].replace("~", "/"), int(name[2])) for name in self._pictures()]
+        cards = [(name[0].replace("~", "/"), int(name[2])) for name in self._card_pictures()]
         return sorted(card for card in cards if not card[0].endswith("recon/latest"))
 
     def latest(self) -> list[int]:
         """Sorted timestamps of the pictures on the card of the newest epoch; those logged twice appear twice."""
-        names = self._pictures()
+        names = self._card_pictures()
         assert all(name[2] == "0" for name in names if name[0] == "recon~latest")
         return sorted(int(name[4]) for name in names if name[0] == "recon~latest")
 
-    def _pictures(self) -> list[list[str]]:
+    def _card_pictures(self) -> list[list[str]]:
         """Parts of the names of the pictures of image cards: key, "step", step, "timestamp", time, random."""
         names = [Path(name).name.split("+") for name in self._all_files() if name.startswith("images/")]
         return [name for name in names if "compressed.webp" not in name]

@@ -56,15 +56,16 @@ def _left(mark, allowed):
 def marked_processes(mark):
     """Pids of all processes except this one with this mark in their environment."""
     words = f"{MARK}={mark}\0".encode()
-    found = (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and words in _read(p / "environ"))
+    found = (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and words in read(p / "environ"))
     return {pid for pid in found if pid != os.getpid()}
 
 
 def _title(pid):
-    return _read(Path(f"/proc/{pid}/cmdline")).replace(b"\0", b" ").decode(errors="replace")
+    return read(Path(f"/proc/{pid}/cmdline")).replace(b"\0", b" ").decode(errors="replace")
 
 
-def _read(place):
+def read(place):
+    """Content of a file; empty if it cannot be read, as of a process that has ended."""
     try:
         return place.read_bytes()
     except OSError:

@@ -33,11 +33,5 @@ def announce(
         truth,
         target.run_id,
         without_credentials(target.tracking_uri),
-        _by_whom(worker),
+        "by the training process, which waits" if worker is None else f"by a worker process; spool: {worker.spool_dir}",
     )
-
-
-def _by_whom(worker: WorkerSettings | None) -> str:
-    if worker is None:
-        return "by the training process, which waits"
-    return f"by a worker process; spool: {worker.spool_dir}"

@@ -88,7 +88,7 @@ class Capture:
         """Destinations of the fixed patches' objects, of their diffraction, and of the centre crops and misfits."""
         self.has_diffraction = self.destinations[1].filled
         """(k,) Whether the diffraction of each fixed patch is predicted; not all networks predict it."""
-        self._copier, self._tensors = copier, copier.targets(arrays)
+        self._copier, self._tensors = copier, copier.tensors_of(arrays)
         self._crop = crop_of(plan.layout)
         self.targets = [self.target(route) for route in routes]
         """Destination of each batch of `routes`."""

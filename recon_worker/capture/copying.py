@@ -32,7 +32,7 @@ def as_tensor(values: Any) -> Tensor:  # noqa: ANN401 - a tensor or array-like
     return from_numpy(array if usable else array.astype(array.dtype.newbyteorder("=")))
 
 
-class Targets(NamedTuple):
+class ArrayTensors(NamedTuple):
     """Tensors with the shapes of `SnapshotArrays`, to which predictions are copied."""
 
     fixed_amp: Tensor
@@ -58,7 +58,7 @@ class Copier:
     def __init__(self, device: torch.device, cuda: Any = torch.cuda, *, staged: bool | None = None) -> None:  # noqa: ANN401 - a module
         self.device, self._cuda = device, cuda
         self._staged = device.type != "cpu" if staged is None else staged
-        self._stage: Targets | None = None
+        self._stage: ArrayTensors | None = None
         self._locked: dict[int, SnapshotArrays] = {}
 
     def prepare(self, arrays: SnapshotArrays, nbytes: int) -> None:
@@ -73,19 +73,19 @@ class Copier:
             self._locked[address] = arrays  # keeps the memory alive while it is locked
 
     @torch.inference_mode(mode=False)  # tensors made in that mode could not be changed outside it
-    def targets(self, arrays: SnapshotArrays) -> Targets:
+    def tensors_of(self, arrays: SnapshotArrays) -> ArrayTensors:
         """Return the tensors to copy to: the staging tensors, which all snapshots share, or the arrays themselves."""
-        host = Targets(*(from_numpy(getattr(arrays, name)) for name in Targets._fields))
+        host = ArrayTensors(*(from_numpy(getattr(arrays, name)) for name in ArrayTensors._fields))
         if not self._staged or sum(one.nbytes for one in host) > _LARGEST_STAGE_BYTES:
             return host
         if self._stage is None or [one.shape for one in self._stage] != [one.shape for one in host]:
-            self._stage = Targets(*(torch.empty_like(one, device=self.device) for one in host))
+            self._stage = ArrayTensors(*(torch.empty_like(one, device=self.device) for one in host))
         return self._stage
 
-    def finish(self, arrays: SnapshotArrays, targets: Targets, fixed: RowNumbers, stitched: RowNumbers) -> None:
+    def finish(self, arrays: SnapshotArrays, tensors: ArrayTensors, fixed: RowNumbers, stitched: RowNumbers) -> None:
         """Complete all copies: after this call these rows of the arrays hold the values."""
-        if targets is self._stage:
-            for name, staged in targets._asdict().items():
+        if tensors is self._stage:
+            for name, staged in tensors._asdict().items():
                 rows = fixed if name.startswith("fixed") else stitched
                 to = from_numpy(getattr(arrays, name))
                 if isinstance(rows, slice):

@@ -17,7 +17,9 @@ from recon_worker.client.backend import ReconBackend, make_backend
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.records import Snapshot, SnapshotArrays
 from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.messages import message_log
 
+_log = message_log(__name__)
 _logged: "WeakValueDictionary[str, ReconBackend]" = WeakValueDictionary()
 """The backend that logs to each run, by its ID, in this process."""
 
@@ -31,7 +33,7 @@ def launched(worker: WorkerSettings | None) -> ReconBackend:
 
 
 def claim(target: RunTarget, backend: ReconBackend | None) -> None:
-    """Reserve a run for a backend of this process until `release`. Does nothing if no backend could be launched (None).
+    """Reserve a run for a backend of this process until `close_backend`; None: no backend could be launched.
 
     Raises:
         WrongSettingError: Another backend logs to this run: artifacts of the same names would replace each other.
@@ -44,11 +46,14 @@ def claim(target: RunTarget, backend: ReconBackend | None) -> None:
         )
 
 
-def release(backend: ReconBackend) -> None:
-    """Let other backends log to the run of a closed backend."""
+def close_backend(backend: ReconBackend, worker: WorkerSettings | None) -> None:
+    """Flush and close a backend, log what it has done, and let others log to its run."""
     for run_id, owner in list(_logged.items()):
         if owner is backend:
             del _logged[run_id]
+    backend.close(worker.flush_timeout_s if worker is not None else 0.0)
+    if backend.stats.submitted:
+        _log.info("%s", backend.summary())
 
 
 @dataclass(kw_only=True)

@@ -18,7 +18,7 @@ from recon_worker.capture.dataset import RunData, channels_of, read_item, read_s
 from recon_worker.capture.errors import NOTHING_LOGGED, Guard, MisfitWarning, WrongSettingError, wrong_spool
 from recon_worker.capture.gathering import ranks_of_process_group
 from recon_worker.capture.given_scan import GivenScan, SampleAdapter
-from recon_worker.capture.logged_run import LoggedRun, claim, launched, release
+from recon_worker.capture.logged_run import LoggedRun, claim, close_backend, launched
 from recon_worker.capture.placement.nesting import left_unchanged
 from recon_worker.capture.placement.samples import Samples, place_samples
 from recon_worker.capture.plan import CapturePlan, Interval, ScanOptions, choose_indices
@@ -216,10 +216,7 @@ class ReconLogger:
                 self.ranks.close()
             finally:
                 if self._backend is not None:
-                    release(self._backend)
-                    self._backend.close(self._worker.flush_timeout_s if self._worker is not None else 0.0)
-                    if self._backend.stats.submitted:
-                        _log.info("%s", self._backend.summary())
+                    close_backend(self._backend, self._worker)
 
     def plan(self, patch_px: int) -> CapturePlan:
         """Return the plan for patches of this size, if the positions can be used."""

@@ -51,13 +51,12 @@ class SpoolRenderer:
     """Handle of the rendering process; starts a new process after a crash. Call `close` at the end.
 
     Args:
-        outbox: The run's spool.
+        outbox: The run's spool, locked.
         target: The run.
-        lock: Descriptor of the spool's lock.
     """
 
-    def __init__(self, outbox: Outbox, target: RunTarget, lock: int) -> None:
-        self._inherited = lock, outbox.descriptor
+    def __init__(self, outbox: Outbox, target: RunTarget) -> None:
+        self._inherited = outbox.lock, outbox.descriptor
         self._spool = Message(folder=str(outbox.folder), descriptor=outbox.descriptor, target=asdict(target))
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -66,7 +66,7 @@ def sync(
 def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget, *, retry_damaged: bool) -> ExitCode:
     try:
         outbox = Outbox(folder, create=False)
-        lock = outbox.take_lock()
+        outbox.take_lock()
     except FileNotFoundError:
         say(f"{folder}: another process has just finished it; nothing is left")
         return ExitCode.DONE
@@ -89,23 +89,23 @@ def _sync_run(folder: Path, tracking_uri: str | None, budget: Budget, *, retry_d
         from_environment = with_absolute_path(os.environ.get("MLFLOW_TRACKING_URI", ""))
         if without_credentials(from_environment) == uri:
             uri = from_environment  # with the credentials for that server
-        return _empty(outbox, replace(target, tracking_uri=uri), lock, budget)
+        return _empty(outbox, replace(target, tracking_uri=uri), budget)
     except (SpoolError, OSError) as error:
         _log.error("%s", error)
         return ExitCode.ERROR
     finally:
         tempfile.tempdir = None
-        os.close(lock)
+        outbox.unlock()
 
 
-def _empty(outbox: Outbox, target: RunTarget, lock: int, budget: Budget) -> ExitCode:
+def _empty(outbox: Outbox, target: RunTarget, budget: Budget) -> ExitCode:
     """Render, upload and remove the waiting files, and print a summary."""
     code, rendered, uploaded = ExitCode.DONE, 0, 0
     for wait_s in _WAITS_S:
         time.sleep(wait_s)
         short = False
         try:
-            done, short = _render_all(outbox, target, lock)
+            done, short = _render_all(outbox, target)
             rendered += done
         except (SpoolError, OSError) as error:  # existing artifacts can still be uploaded
             _log.error("%s", error)
@@ -125,7 +125,7 @@ def _empty(outbox: Outbox, target: RunTarget, lock: int, budget: Budget) -> Exit
     return max(code, ExitCode.DONE if empty else ExitCode.LEFT)
 
 
-def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool]:
+def _render_all(outbox: Outbox, target: RunTarget) -> tuple[int, bool]:
     """Render the snapshots, oldest first. Each is removed once its pictures are in the outbox.
 
     Returns the number of rendered snapshots, and whether a lack of resources prevented others. Raises SpoolError if
@@ -136,7 +136,7 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool
     if not raw and not (waiting and (outbox.history() or outbox.awaits_reference)):
         return 0, False
     taken_unix_s = max(one.stat().st_mtime for one in waiting)
-    with closing(SpoolRenderer(outbox, target, lock)) as renderer:
+    with closing(SpoolRenderer(outbox, target)) as renderer:
         failed = _render_for_run(renderer.render_reference, _REFERENCE) if outbox.awaits_reference else []
         for one in tqdm(raw, "render", unit="snapshot", disable=not shows_progress()):
             try:
@@ -148,7 +148,7 @@ def _render_all(outbox: Outbox, target: RunTarget, lock: int) -> tuple[int, bool
             if failures:
                 _log.error(
                     "%s: %d pictures cannot be rendered; the first: %s: %s. The snapshot is kept as raw/%s.",
-                    one.name, len(failures), failures[0].path, failures[0].reason, outbox.set_aside(one).name,
+                    one.name, len(failures), failures[0].path, failures[0].reason, outbox.mark_damaged(one).name,
                 )  # fmt: skip
             else:
                 outbox.held(one).unlink()

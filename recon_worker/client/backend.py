@@ -42,9 +42,6 @@ class ReconBackend(Protocol):
     def settled(self, epoch: int, timeout_s: float = 0.0) -> bool:
         """Wait until the metrics of a submitted epoch are in `stats`, or never will be. Returns False on timeout."""
 
-    def flush(self, timeout_s: float) -> bool:
-        """Wait until all submitted snapshots are logged. Returns False on timeout."""
-
     def close(self, timeout_s: float) -> None:
         """Flush and release all resources. May be called twice."""
 

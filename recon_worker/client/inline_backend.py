@@ -74,7 +74,7 @@ class InlineBackend:
         if complete:
             self.stats.logged += 1
             took_s = time.monotonic() - began_s
-            _log.info("%s", self.stats.add_epoch(snapshot.epoch, snapshot.step, report["metrics"], took_s))
+            _log.info("%s", self.stats.add_logged(snapshot.epoch, took_s))
         else:
             self.stats.failed += 1
             self._history.publish_again()
@@ -135,10 +135,6 @@ class InlineBackend:
 
     def settled(self, epoch: int, timeout_s: float = 0.0) -> bool:
         """Return True: `submit` computes the metrics."""
-        return True
-
-    def flush(self, timeout_s: float) -> bool:
-        """Return True: nothing is ever pending."""
         return True
 
     def close(self, timeout_s: float) -> None:

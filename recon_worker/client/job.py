@@ -1,7 +1,6 @@
 """`Job`: one snapshot on its way from `ReconWorker.acquire` to MLflow, with the time of each stage."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,8 +57,6 @@ class Job:
     """Artifacts made."""
     failures: int = 0
     """Artifacts that could not be made."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Metrics of the reconstruction, by their names in MLflow."""
 
     acquired: float = 0.0
     submitted: float = 0.0

@@ -12,33 +12,16 @@ from recon_worker.pictures.labels import epoch_label, metric_label
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
-_QUALITY = ("phase_ssim", "phase_correlation", "r_factor", "deviance")
-"""Metrics of the quality of a reconstruction, the most meaningful first."""
-_RESOLUTION = {"frc_resolution_half_px": "FRC", "half_data_frc_half_period_px": "half-data FRC"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoggedEpoch:
-    """A reconstruction whose artifacts are all in MLflow."""
-
-    epoch: int
-    step: int
-    metrics: Mapping[str, float]
-    """Its metrics, by their names in MLflow, such as recon/stitched/phase_ssim; without values that are not finite."""
-    took_s: float
-    """Time from `submit` to its last artifact in MLflow."""
-
-    @property
-    def quality(self) -> str | None:
-        """Name of its quality metric: of the first object, else of the patches; None if it has none."""
-        names = [f"recon/{group}/{name}" for group in ("stitched", "patches") for name in _QUALITY]
-        return next((name for name in names if name in self.metrics), None)
-
-    @property
-    def resolution(self) -> str:
-        """Resolution of the first object, such as `FRC 2.7 px`; empty: unknown."""
-        found = {label: self.metrics.get(f"recon/stitched/{name}") for name, label in _RESOLUTION.items()}
-        return next((f"{label} {value:.1f} px" for label, value in found.items() if value is not None), "")
+_QUALITY = tuple(
+    f"recon/{group}/{name}"
+    for group in ("stitched", "patches")
+    for name in ("phase_ssim", "phase_correlation", "r_factor", "deviance")
+)
+"""Metrics of the quality of a reconstruction: of the first object, else of the patches; the most meaningful first."""
+_RESOLUTION = {
+    "recon/stitched/frc_resolution_half_px": "FRC",
+    "recon/stitched/half_data_frc_half_period_px": "half-data FRC",
+}
 
 
 @dataclass(kw_only=True)
@@ -72,10 +55,11 @@ class Ledger:
     """Upload attempts that were repeated."""
     restarts: int = 0
     """Worker processes that died."""
-    epochs: list[LoggedEpoch] = field(default_factory=list)
-    """Logged snapshots, in the order in which they were completed."""
+    epochs: list[int] = field(default_factory=list)
+    """Logged epochs, in the order in which they were completed."""
     metrics: dict[int, Mapping[str, float]] = field(default_factory=dict)
-    """Metrics of each rendered epoch, by their names in MLflow, including epochs of the run that this one continues."""
+    """Metrics of each rendered epoch, by their names in MLflow, including epochs of the run that this one
+    continues. Values that are not finite are absent."""
 
     @property
     def pending(self) -> int:
@@ -102,22 +86,24 @@ class Ledger:
         if report["alert"]:
             _log.warning("Epoch %d: %s.", epoch, report["alert"])
 
-    def add_epoch(self, epoch: int, step: int, metrics: Mapping[str, float], took_s: float) -> str:
-        """Keep a logged snapshot. Returns the line that reports it, compared with the latest epoch before it."""
-        new = LoggedEpoch(epoch=epoch, step=step, metrics=metrics, took_s=took_s)
-        quality, parts = new.quality, list[str]()
-        if quality is not None:
-            before = [one for one in self.epochs if one.epoch < epoch and quality in one.metrics]
-            earlier = max(before, key=lambda one: one.epoch, default=None)
-            change = "" if earlier is None else f" ({metrics[quality] - earlier.metrics[quality]:+.3f})"
+    def add_logged(self, epoch: int, took_s: float) -> str:
+        """Record that a rendered epoch is logged. Returns the line that reports it, compared with the latest before it.
+
+        `took_s` is the time from `submit` to its last artifact in MLflow.
+        """
+        metrics, parts = self.metrics[epoch], list[str]()
+        if (quality := _quality_of(metrics)) is not None:
+            before = [one for one in self.epochs if one < epoch and quality in self.metrics[one]]
+            change = f" ({metrics[quality] - self.metrics[max(before)][quality]:+.3f})" if before else ""
             parts.append(quality_text(quality, metrics[quality]) + change)
-        self.epochs.append(new)
-        parts += filter(None, [new.resolution, f"logged in {took_s:.1f} s"])
+        self.epochs.append(epoch)
+        resolutions = [f"{label} {metrics[name]:.1f} px" for name, label in _RESOLUTION.items() if name in metrics]
+        parts += [*resolutions[:1], f"logged in {took_s:.1f} s"]
         return f"{epoch_label(epoch)}: {', '.join(parts)}"
 
     def best(self) -> str:
         """Describe the best epoch, by the quality metric of the last logged one; empty if fewer than two have it."""
-        quality = self.epochs[-1].quality if self.epochs else None
+        quality = _quality_of(self.metrics[self.epochs[-1]]) if self.epochs else None
         if quality is None:
             return ""
         values = {epoch: one[quality] for epoch, one in sorted(self.metrics.items()) if quality in one}
@@ -134,6 +120,11 @@ class Ledger:
             f"{self.failed} failed ({self.artifacts_logged} artifacts, {self.artifacts_failed} failed"
             f"{partly if self.failed_in_part else ''})"
         )
+
+
+def _quality_of(metrics: Mapping[str, float]) -> str | None:
+    """Return the name of the quality metric of a reconstruction; None if it has none."""
+    return next((name for name in _QUALITY if name in metrics), None)
 
 
 def quality_text(name: str, value: float) -> str:

@@ -54,7 +54,6 @@ class ReconWorker:
         """Whether the arrays acquired last are in memory that later snapshots reuse."""
         self._supervisor = Supervisor(self._queue, settings.silence_s, settings.flush_timeout_s)
         self._outbox: Outbox | None = None
-        self._lock = -1
         self._launched = self._events_written = False
         self._closing = threading.Lock()
 
@@ -108,11 +107,11 @@ class ReconWorker:
             SpoolError: The run's folder in it cannot be used.
         """
         self.launch()
-        self._outbox, self._lock = open_run_folder(self.settings.spool_dir, target)
+        self._outbox = open_run_folder(self.settings.spool_dir, target)
         self._outbox.describe(target, scan)
         with self._queue.changed:
             self._queue.memory.open(self._outbox, layout.nbytes)
-        self._supervisor.introduce(target, self._outbox, self._lock, scan, layout)
+        self._supervisor.introduce(target, self._outbox, scan, layout)
 
     def acquire(self, layout: SnapshotLayout) -> SnapshotArrays:
         """Return arrays for the next snapshot, valid until it is submitted. Never waits.
@@ -208,14 +207,12 @@ class ReconWorker:
             self._write_events,
         ]
         if outbox is not None:
-            steps.append(lambda: close_run_folder(outbox, self._lock))
+            steps.append(lambda: close_run_folder(outbox))
         for step in [*steps, queue.memory.close]:
             try:
                 step()
             except Exception:  # the other steps must still run
                 _log.warning("Reconstruction logging did not end cleanly.", exc_info=True)
-        if self._lock >= 0:
-            os.close(self._lock)
         if outbox is not None:
             outbox.close()
         _OPEN.discard(self)
@@ -231,9 +228,8 @@ def _close_in_forked_child() -> None:
     for worker in list(_OPEN):
         if (process := worker._supervisor.process) is not None:
             process.close_descriptors()
-        if worker._lock >= 0:
-            os.close(worker._lock)
-            worker._lock = -1
+        if worker._outbox is not None:
+            worker._outbox.unlock()
 
 
 os.register_at_fork(after_in_child=_close_in_forked_child)

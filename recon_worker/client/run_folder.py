@@ -1,6 +1,5 @@
 """Opens and locks the run's folder in the spool when training starts; reports or removes it at the end."""
 
-import os
 from pathlib import Path
 
 from recon_worker.spool.lock import SpoolBusyError
@@ -15,8 +14,8 @@ _OPEN_ATTEMPTS = 20
 """Attempts to open a folder: while it is empty, another process may remove it."""
 
 
-def open_run_folder(spool_dir: Path, target: RunTarget) -> tuple[Outbox, int]:
-    """Open a spool folder that this training may write to. Returns it with its lock.
+def open_run_folder(spool_dir: Path, target: RunTarget) -> Outbox:
+    """Open and lock a spool folder that this training may write to.
 
     Skips folders in use, and those with snapshots of an earlier process, which may belong to another scan. Other files
     of an earlier process may have the names of this run's artifacts, so a folder with such files is accepted only if
@@ -27,7 +26,7 @@ def open_run_folder(spool_dir: Path, target: RunTarget) -> tuple[Outbox, int]:
         folder = spool_dir / (target.run_id if number == 1 else f"{target.run_id}_{number}")
         try:
             outbox = Outbox(folder)
-            lock = outbox.take_lock(shared=True)
+            outbox.take_lock(shared=True)
         except FileNotFoundError:  # its last user has just removed it
             if attempts == _OPEN_ATTEMPTS:
                 message = f"{folder} was removed by another process each time it was opened."
@@ -38,15 +37,15 @@ def open_run_folder(spool_dir: Path, target: RunTarget) -> tuple[Outbox, int]:
             pass
         else:
             if not outbox.raw() and (target.continues or not (outbox.history() or any(outbox.artifacts()))):
-                return outbox, lock
-            os.close(lock)
+                return outbox
+            outbox.close()
         number, attempts = number + 1, 1
 
 
-def close_run_folder(outbox: Outbox, lock: int) -> None:
+def close_run_folder(outbox: Outbox) -> None:
     """Remove the folder if it is empty and no other process uses it; else log how to upload its content."""
     try:
-        outbox.discard_if_alone(lock)  # a worker of an earlier process may use the same folder
+        outbox.discard_if_alone()  # a worker of an earlier process may use the same folder
     except OSError as error:
         _log.warning("%s cannot be removed: %s", outbox.folder, error)
     for message in leftover_messages(outbox):

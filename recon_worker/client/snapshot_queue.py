@@ -200,7 +200,7 @@ class SnapshotQueue:
             if job.attempts < _ATTEMPTS_BEFORE_PARKED:
                 job.state = State.WAITING  # it keeps its position
             elif job.attempts >= _MAX_ATTEMPTS:
-                self._set_aside(job, died)
+                self._give_up(job, died)
             elif self._spill(job):
                 _log.warning("%s; the other snapshots go first.", died)
                 self._requeue(job, State.PARKED)
@@ -230,11 +230,11 @@ class SnapshotQueue:
             _log.warning("%s cannot be read (%s); it is tried again.", name, failures[0][1])
             self._requeue(job, State.WAITING)
         elif report["unread"]:
-            self._set_aside(job, f"{name} could not be read in {job.attempts} attempts ({failures[0][1]})")
+            self._give_up(job, f"{name} could not be read in {job.attempts} attempts ({failures[0][1]})")
         else:
             job.state, job.artifacts, job.failures = State.UPLOADING, report["artifacts"], len(failures)
             job.started, job.stitched = report["started_unix_s"], report["stitched_unix_s"]
-            job.rendered, job.metrics = report["rendered_unix_s"], report["metrics"]
+            job.rendered = report["rendered_unix_s"]
             self.stats.metrics |= {int(epoch): metrics for epoch, metrics in report["earlier"].items()}
             self.stats.add_rendered(job.epoch, report)
             if failures:
@@ -249,11 +249,11 @@ class SnapshotQueue:
         job.state = state
         self._jobs[job.generation] = self._jobs.pop(job.generation)
 
-    def _set_aside(self, job: Job, cause: str) -> None:
+    def _give_up(self, job: Job, cause: str) -> None:
         """Give up a job. Keeps its snapshot under a name that is not retried."""
         del self._jobs[job.generation]
         try:
-            kept = self.memory.outbox.set_aside(self.memory.spill(job))
+            kept = self.memory.outbox.mark_damaged(self.memory.spill(job))
         except OSError as error:  # its file was removed, or the disk is read-only or full
             self._fail(f"The reconstruction of epoch {job.epoch}", f"{cause}, and it cannot be kept: {error}")
         else:
@@ -283,8 +283,7 @@ class SnapshotQueue:
             job.logged = time.time()
             self.stats.count_rendered(job, uploaded=True)
             if job.generation not in (EVENTS, REFERENCE) and not job.failures:
-                took_s = job.logged - job.submitted
-                return self.stats.add_epoch(job.epoch, job.step, job.metrics, took_s)
+                return self.stats.add_logged(job.epoch, job.logged - job.submitted)
         return ""
 
     def expect(self, generation: int, artifacts: int = 0) -> None:

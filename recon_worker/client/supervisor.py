@@ -59,7 +59,7 @@ class Supervisor:
             raise
         for end in (self._wake_read, self._wake_write):
             os.set_blocking(end, False)
-        self._spool: tuple[Outbox, int] | None = None  # and its lock
+        self._outbox: Outbox | None = None
         self._to_send: list[dict[str, Any]] = []
         self._finish: dict[str, Any] | None = None
         self._nbytes = 0
@@ -79,7 +79,7 @@ class Supervisor:
             _log.warning("Reconstructions go to the spool: no thread can be started for the worker (%s).", error)
             self._queue.abandon()
 
-    def introduce(self, target: RunTarget, outbox: Outbox, lock: int, scan: Scan, layout: SnapshotLayout) -> None:
+    def introduce(self, target: RunTarget, outbox: Outbox, scan: Scan, layout: SnapshotLayout) -> None:
         """Describe the run to the current worker and all later ones.
 
         From now on each worker holds the outbox's folder and lock, so that no `sync` starts while a worker has
@@ -87,10 +87,10 @@ class Supervisor:
         """
         brief = dump_brief({"target": asdict(target), "folder": str(outbox.folder)}, scan)
         with self._queue.changed:
-            self._nbytes, self._spool = layout.nbytes, (outbox, lock)
+            self._nbytes, self._outbox = layout.nbytes, outbox
             if self.process is not None:
-                self.process.hand_over(lock, outbox.descriptor)
-                note_worker(lock, self.process.pid)
+                self.process.hand_over(outbox.lock, outbox.descriptor)
+                note_worker(outbox.lock, self.process.pid)
             if scan.reference:
                 self._queue.expect(REFERENCE)
             write_all(self._brief, brief)
@@ -189,7 +189,7 @@ class Supervisor:
         queue = self._queue
         with queue.changed:
             messages, self._to_send = self._to_send, []
-            job = queue.take() if self.is_ready and self._spool is not None else None
+            job = queue.take() if self.is_ready and self._outbox is not None else None
             if job is not None:
                 self._heard_s = time.monotonic()
                 where = {"do": "job", "slot": job.slot} if job.path is None else {"do": "file", "path": str(job.path)}
@@ -214,7 +214,7 @@ class Supervisor:
             self._heard_s = time.monotonic()
             if kind == "ready":
                 self.is_ready, self._ready_s = True, self._heard_s
-                if self._spool is not None:
+                if self._outbox is not None:
                     self._send_setup()
             elif kind == "began":
                 self._deaths = 0
@@ -243,15 +243,15 @@ class Supervisor:
 
     def _send_setup(self) -> None:
         """Describe the run to a worker, with the snapshots that its predecessor rendered but did not upload."""
-        assert self._spool is not None
+        assert self._outbox is not None
         queue, memory = self._queue, self._queue.memory
         unlogged = {
             "reference" if job.generation == REFERENCE else f"{job.epoch}": job.generation
             for job in queue.in_state(State.UPLOADING)
             if job.generation != EVENTS
         }
-        n_shared, outbox = len(memory.shared_slots), self._spool[0]
-        files = [str(outbox.capture_file(slot)) for slot in range(n_shared, memory.depth)]
+        n_shared = len(memory.shared_slots)
+        files = [str(self._outbox.capture_file(slot)) for slot in range(n_shared, memory.depth)]
         self._to_send += [
             {"do": "setup", "unlogged": unlogged},
             {"do": "reserve", "slots": list(range(n_shared)), "files": files, "nbytes": self._nbytes},
@@ -275,9 +275,9 @@ class Supervisor:
             self._queue.abandon()
 
     def _start_process(self) -> None:
-        slots, spool = [slot.descriptor for slot in self._queue.memory.all_slots], self._spool
+        slots, known = [slot.descriptor for slot in self._queue.memory.all_slots], self._outbox
         # The outbox reopens its folder if it was removed: its descriptor may change.
-        descriptors = None if spool is None else (spool[1], spool[0].descriptor)
+        descriptors = None if known is None else (known.lock, known.descriptor)
         try:
             process = WorkerProcess(self._brief, slots, self._linger_s, descriptors)
         except Exception as error:  # any error may be temporary
@@ -285,11 +285,10 @@ class Supervisor:
             return
         with self._queue.changed:
             self.process, self._heard_s = process, time.monotonic()
-            if self._spool is not None:
-                outbox, lock = self._spool
-                if spool is None:  # introduced meanwhile
-                    process.hand_over(lock, outbox.descriptor)
-                note_worker(lock, process.pid)
+            if (outbox := self._outbox) is not None:
+                if known is None:  # introduced meanwhile
+                    process.hand_over(outbox.lock, outbox.descriptor)
+                note_worker(outbox.lock, process.pid)
             if self._hurried:
                 process.hurry()
 

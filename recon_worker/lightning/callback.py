@@ -24,7 +24,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from recon_worker.capture.adapters import Adapter
 from recon_worker.capture.errors import NOTHING_LOGGED, Guard
-from recon_worker.capture.logged_run import launched, release
+from recon_worker.capture.logged_run import close_backend, launched
 from recon_worker.capture.plan import Interval, ScanOptions
 from recon_worker.client.backend import ReconBackend
 from recon_worker.lightning.begin import Settings, TrainerRun, begin_run
@@ -293,7 +293,4 @@ class PtychoReconLoggingCallback(Callback):
                 run.ranks.close()
         finally:
             if backend is not None:
-                release(backend)
-                backend.close(self.worker.flush_timeout_s if self.worker is not None else 0.0)
-                if backend.stats.submitted:
-                    _log.info("%s", backend.summary())
+                close_backend(backend, self.worker)

@@ -78,7 +78,7 @@ class History:
     def without_tiles(self) -> "History":
         """Forget where tiles are, because they belong to another run. Returns this history."""
         self._gallery = None
-        self.entries = [entry.without_tiles() for entry in self.entries]
+        self.entries = [entry.with_figures(tiles={}) for entry in self.entries]
         return self
 
     def files(self) -> dict[str, bytes]:

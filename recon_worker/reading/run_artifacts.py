@@ -82,22 +82,13 @@ class RunArtifacts:
         if "_downloads" in vars(self):
             shutil.rmtree(self._downloads, ignore_errors=True)
         with mlflow_errors(f"{self} cannot be opened"):
-            self._run = self._client.get_run(self._target.run_id)
+            self.run: Run = self._client.get_run(self._target.run_id)
+            """The run in MLflow, as it was last read."""
         fits = max(1, len(fits_of(self.run.data.tags)))
         number = fits if self._number is None else self._number
         if not 1 <= number <= fits:
             raise ReadError(f"{self} has no fit {number}: it has {fits}, counted from 1.")
         self._folder = folder_of_number(number)
-
-    @property
-    def run(self) -> "Run":
-        """The run in MLflow, as it was last read."""
-        return self._run
-
-    @property
-    def is_unfinished(self) -> bool:
-        """Whether the run's status says that more may be logged."""
-        return str(self.run.info.status) in ("RUNNING", "SCHEDULED")
 
     def epoch_folders(self) -> list[tuple[int, str]]:
         """Return (epoch, folder) of each folder of an epoch, sorted."""
@@ -180,7 +171,7 @@ class RunArtifacts:
 
     def perhaps_later(self) -> str:
         """Return the advice to look again, if the run is unfinished; else an empty text."""
-        return " yet; refresh() looks again" if self.is_unfinished else ""
+        return " yet; refresh() looks again" if str(self.run.info.status) in ("RUNNING", "SCHEDULED") else ""
 
     def _path(self, name: str) -> str:
         return "/".join(filter(None, (self._folder, name)))

@@ -28,10 +28,13 @@ _PIXELS_PER_INDEPENDENT_ONE = 4.5
 """Fourier pixels per independent pixel: the Hann window on both axes correlates neighbours."""
 
 
-def shift_px(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, float]:
-    """Return the shift (x, y) of the prediction relative to the truth, right and down, pixels; NaN if unknown.
+def shift_and_rings(
+    pred: Complex64, truth: Complex64, valid: Bool
+) -> tuple[tuple[float, float], "RingCorrelation | None"]:
+    """Return shift and `ring_correlation` of two images; they share the Fourier transforms of all but large ones.
 
-    Peak of the cross-correlation in the largest valid square, at most its central 1024 px, with a resolution of
+    The shift (x, y) is that of the prediction relative to the truth, right and down, pixels; NaN if unknown. It is the
+    peak of the cross-correlation in the largest valid square, at most its central 1024 px, with a resolution of
     1/50 px (scikit-image).
 
     Args:
@@ -39,14 +42,6 @@ def shift_px(pred: Complex64, truth: Complex64, valid: Bool) -> tuple[float, flo
         truth: (H, W) complex64.
         valid: (H, W) pixels where both are known and finite.
     """
-    square = _central_square(largest_square(valid))
-    return (math.nan, math.nan) if square is None else _shift(*_spectra(pred, truth, square))
-
-
-def shift_and_rings(
-    pred: Complex64, truth: Complex64, valid: Bool
-) -> tuple[tuple[float, float], "RingCorrelation | None"]:
-    """Return `shift_px` and `ring_correlation`, which share the Fourier transforms of all but large images."""
     square = largest_square(valid)
     middle = _central_square(square)
     if middle is None:

@@ -5,7 +5,6 @@ It requires no ground truth. A high misfit shows where the prediction, the posit
 
 import csv
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,7 +101,7 @@ class SampleMisfit:
         table = csv.DictReader(io.StringIO(text))
         if table.fieldnames is None or not set(COLUMNS) <= set(table.fieldnames):
             raise ValueError(f"its columns are {table.fieldnames}, not {COLUMNS}")
-        rows = [[_number(row, name) for name in COLUMNS] for row in table]
+        rows = [[float(row[name] or "") for name in COLUMNS] for row in table]
         values = np.array(sorted(rows), np.float64).reshape(-1, len(COLUMNS))
         return cls(
             samples=values[:, 0].astype(np.int64),
@@ -110,10 +109,6 @@ class SampleMisfit:
             r_factor=values[:, 3].astype(np.float32),
             deviance_per_photon=values[:, 4].astype(np.float32),
         )
-
-
-def _number(row: Mapping[str, str | None], name: str) -> float:
-    return float(row[name] or "")
 
 
 def misfit_of(geometry: Geometry | None, number: int, misfit: Float32, filled: Bool) -> SampleMisfit | None:

@@ -1,4 +1,4 @@
-"""A run's folder in the spool, held open by a descriptor, and the list of a spool's runs.
+"""A run's folder in the spool, held open by a descriptor, with its lock; and the list of a spool's runs.
 
 Files appear by rename, so an existing file is complete. All files are readable by the owner only. The content of a
 spool is not trusted: links are never followed.
@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from recon_worker.spool.lock import is_alone, take_lock
 from recon_worker.system.errors import is_shortage
 from recon_worker.system.folder_owner import why_not_ours
 
@@ -52,14 +53,27 @@ class RunFolder:
         """Path of the folder as it was opened, for messages."""
         self.descriptor = -1 if descriptor is None else descriptor
         """Descriptor of the folder; -1 once it is closed."""
+        self.lock = -1
+        """Descriptor of the lock; -1 while this object does not hold it."""
         self._folders_change = threading.Lock()
         if create:
             self._make_folders("outbox", "raw")
         elif descriptor is None:
             self._open()
 
+    def take_lock(self, *, shared: bool = False) -> None:
+        """Lock the folder until `unlock` or `close`; see `lock.take_lock`."""
+        self.lock = take_lock(self.folder, shared=shared, held=self._place)
+
+    def unlock(self) -> None:
+        """Release the lock, if this object holds it."""
+        if self.lock >= 0:
+            os.close(self.lock)
+            self.lock = -1
+
     def close(self) -> None:
-        """Close the descriptor. The object must not be used afterwards."""
+        """Release the lock and close the descriptor. The object must not be used afterwards."""
+        self.unlock()
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -78,7 +92,8 @@ class RunFolder:
             raise FileNotFoundError(f"{self.folder} is not a spool: it does not exist.") from error
         except NotADirectoryError as error:
             raise SpoolError(f"{self.folder} is a link or not a folder; a spool holds files and folders.") from error
-        self.close()
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
         self.descriptor = descriptor
         if refusal := why_not_ours(self._place):
             raise SpoolError(f"{self.folder} cannot be used: {refusal}. Choose another spool directory.")
@@ -144,6 +159,12 @@ class RunFolder:
             os.rmdir(doomed, dir_fd=parent)
         finally:
             os.close(parent)
+
+    def discard_if_alone(self) -> None:
+        """Remove incomplete files, and the folder if it is then empty, unless another process shares the lock."""
+        if is_alone(self.lock):
+            self.sweep()
+            self.discard()
 
     @property
     def place_now(self) -> Path:

@@ -27,7 +27,6 @@ from recon_worker.snapshot.artifact import HISTORY_FILES, Artifact
 from recon_worker.snapshot.codec import CodecError, dump_scan, dump_snapshot, load_scan
 from recon_worker.snapshot.records import Scan
 from recon_worker.spool.folder import RunFolder, SpoolError, temporary_path, walk, write_whole
-from recon_worker.spool.lock import is_alone, take_lock
 from recon_worker.spool.run_target import RunTarget, dump_target, read_target
 from recon_worker.system.messages import message_log
 
@@ -59,16 +58,6 @@ class Outbox(RunFolder):
 
     _last_folder = ""
     """Folder of the last artifact, known to exist and to be private."""
-
-    def take_lock(self, *, shared: bool = False) -> int:
-        """Lock the folder; see `lock.take_lock`. Closing the returned descriptor releases the lock."""
-        return take_lock(self.folder, shared=shared, held=self._place)
-
-    def discard_if_alone(self, lock: int) -> None:
-        """Remove incomplete files, and the folder if it is then empty, unless another process shares `lock`."""
-        if is_alone(lock):
-            self.sweep()
-            self.discard()
 
     def describe(self, target: RunTarget, scan: Scan) -> None:
         """Write run.json and scan.npz for a later `sync`."""
@@ -237,7 +226,7 @@ class Outbox(RunFolder):
         rendered = {int(epoch) for name in names if (epoch := epoch_of(name)) < math.inf}
         return rendered | {int(match[1]) for raw in self.raw() if (match := _RAW.fullmatch(raw.name))}
 
-    def set_aside(self, raw: Path) -> Path:
+    def mark_damaged(self, raw: Path) -> Path:
         """Rename a snapshot file that cannot be rendered, so that it is not retried. Returns its new path."""
         kept = raw.with_name(raw.name + _DAMAGED)
         self.held(raw).rename(self.held(kept))

@@ -155,7 +155,7 @@ def _finish_alone(worker: Worker, watchdog: Watchdog, deadline: float) -> None:
     worker.uploader.retry_now()
     while not (worker.uploader.idle or worker.uploader.refused) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
-    worker.outbox.discard_if_alone(worker.lock)  # a training run that was resumed meanwhile may use the same folder
+    worker.outbox.discard_if_alone()  # a training run that was resumed meanwhile may use the same folder
 
 
 def _warm_up() -> None:

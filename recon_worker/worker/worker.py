@@ -61,7 +61,7 @@ class Worker:
         record, self._scan = load_brief(brief)
         self._target = RunTarget(**record["target"])
         self.outbox = Outbox(Path(record["folder"]), descriptor=folder)
-        self.lock = self.outbox.take_lock(shared=True)
+        self.outbox.take_lock(shared=True)
         self.outbox.take_scratch()
         self._sink = MlflowSink(self._target, _connect, run_request=priority.run)
         self.uploader = Uploader(
@@ -137,7 +137,7 @@ class Worker:
         """
         if self._render(generation, lambda: read_snapshot(self.outbox.held(path))):
             try:
-                self.outbox.set_aside(path)
+                self.outbox.mark_damaged(path)
             except OSError as error:
                 _log.warning("%s cannot be renamed to keep it: %s", path, error)
 

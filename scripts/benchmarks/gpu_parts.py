@@ -62,7 +62,7 @@ class Parts:
         target = next(one for one in capture.targets if not one.fixed)
         with_patch = next(one for one in capture.targets if one.fixed)
         assert target.part is not None
-        view, patch, row = amp.detach()[target.part], amp[0, 0], self._copier.targets(self._arrays).fixed_amp[0]
+        view, patch, row = amp.detach()[target.part], amp[0, 0], self._copier.tensors_of(self._arrays).fixed_amp[0]
         module, adapter = _Predictor((amp, phase)), TupleAdapter()
         watch, part = ForwardWatch(module, adapter), target.part
 

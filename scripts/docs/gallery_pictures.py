@@ -7,7 +7,6 @@ import argparse
 import base64
 import io
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import chdir
@@ -31,11 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="recon-log-") as folder, chdir(folder):
         log("sqlite:///mlflow.db")
         (gallery,) = Path(folder).glob("artifacts/*/artifacts/recon_log/gallery.html")
-        try:
-            picture(gallery.as_uri() + _LINK).save(output, optimize=True)
-        except FileNotFoundError as error:
-            print(f"error: {error}.", file=sys.stderr)
-            return 2
+        picture(gallery.as_uri() + _LINK).save(output, optimize=True)
     print(output)
     return 0
 

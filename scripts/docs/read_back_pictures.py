@@ -6,7 +6,6 @@ python scripts/docs/read_back_pictures.py   # writes docs/pictures/read_back*.pn
 import argparse
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import chdir
@@ -40,14 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         names["fig"].savefig(output / "read_back.png", dpi=90)
         page = Path("run.html")
         page.write_text(f"<body style='font-family:sans-serif;margin:12px'>{names['run']._repr_html_()}", "utf-8")
-        try:
-            with open_browser() as browser:
-                resize(browser, 880, 400)
-                browser.get(page.absolute().as_uri())
-                browser.save_screenshot(str(output / "read_back_notebook.png"))
-        except FileNotFoundError as error:
-            print(f"error: {error}.", file=sys.stderr)
-            return 2
+        with open_browser() as browser:
+            resize(browser, 880, 400)
+            browser.get(page.absolute().as_uri())
+            browser.save_screenshot(str(output / "read_back_notebook.png"))
     print(output / "read_back.png", output / "read_back_notebook.png", sep="\n")
     return 0
 

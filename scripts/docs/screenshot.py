@@ -28,24 +28,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--width", type=int, default=940, help="pixels (default: 940)")
     parser.add_argument("--dark", action="store_true", help="use the dark colour scheme")
     arguments = parser.parse_args(argv)
-    try:
-        if not arguments.gallery.is_file():
-            raise FileNotFoundError(f"{arguments.gallery} does not exist")
-        arguments.output.write_bytes(_picture(arguments))
-    except FileNotFoundError as error:
-        print(f"error: {error}.", file=sys.stderr)
+    if not arguments.gallery.is_file():
+        print(f"error: {arguments.gallery} does not exist.", file=sys.stderr)
         return 2
+    arguments.output.write_bytes(_picture(arguments))
     return 0
 
 
 @contextmanager
 def open_browser() -> "Iterator[WebDriver]":
-    """Start headless Chromium. Raises FileNotFoundError if it or its driver is not installed."""
+    """Start headless Chromium. Ends the program with code 2 if it or its driver is not installed."""
     from selenium import webdriver
 
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if browser is None or driver is None:
-        raise FileNotFoundError("chromium or chromedriver is missing")
+        print("error: chromium or chromedriver is missing.", file=sys.stderr)
+        raise SystemExit(2)
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     root = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses root otherwise

@@ -8,7 +8,6 @@ import functools
 import http.server
 import io
 import os
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -40,12 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=_PICTURE)
     output: Path = parser.parse_args(argv).output.absolute()
     with tempfile.TemporaryDirectory(prefix="recon-log-") as folder, chdir(folder):
-        try:
-            with _served(_log("sqlite:///mlflow.db")) as address, open_browser() as browser:
-                views = [_view(browser, f"{address}/recon_log/tiles.html", script) for script in _VIEWS]
-        except FileNotFoundError as error:
-            print(f"error: {error}.", file=sys.stderr)
-            return 2
+        artifacts = _log("sqlite:///mlflow.db")
+        with _served(artifacts) as address, open_browser() as browser:
+            views = [_view(browser, f"{address}/recon_log/tiles.html", script) for script in _VIEWS]
     both = Image.new("RGB", (2 * _WIDTH_PX + _GAP_PX, _HEIGHT_PX), "white")
     for number, view in enumerate(views):
         both.paste(view, (number * (_WIDTH_PX + _GAP_PX), 0))

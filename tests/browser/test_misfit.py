@@ -29,7 +29,7 @@ def gallery(tmp_path_factory):
 def test_an_epoch_whose_misfits_are_not_in_the_gallery_names_the_table(gallery, tmp_path, chromium, screenshot):
     (entry,) = entries_of(gallery[0].read_bytes())
     path = tmp_path / "gallery.html"
-    path.write_bytes(gallery_html([entry.without_misfit()]))
+    path.write_bytes(gallery_html([entry.with_figures(misfit=None)]))
     driver = chromium(1200, 1600)
     driver.get(path.as_uri())
     _wait_for_epoch(driver, 1)

@@ -48,11 +48,6 @@ def metrics(tracking, run_id):
     return mlflow.MlflowClient(tracking.uri).get_run(run_id).data.metrics
 
 
-def pixels(tracking):
-    names = sorted(one for one in tracking.files() if one.endswith(".png") and "summary" not in one)
-    return {name: tracking.path(name).read_bytes() for name in names}
-
-
 def correlations(tracking, run_id):
     found = metrics(tracking, run_id)
     return [found[f"recon/stitched/{name}_correlation"] for name in ("amp", "phase")]
@@ -86,7 +81,7 @@ def test_tensors_arrays_channels_and_orders_give_the_same_pixels(tracking, logge
                 [*range(N_SAMPLES), 3, 3], amp=AMP[[*range(N_SAMPLES), 3, 3]], phase=PHASE[[*range(N_SAMPLES), 3, 3]]
             )
 
-    shown = pixels(tracking)
+    shown = tracking.pictures()
     for name, data in shown.items():
         if name.startswith("epoch_01"):
             assert shown[name.replace("epoch_01", "epoch_02")] == data

@@ -9,7 +9,7 @@ import pytest
 
 from recon_worker import open_run
 from tests.capture.plain_loop import train
-from tests.capture.test_recon_logger import correlations, new_run, pixels
+from tests.capture.test_recon_logger import correlations, new_run
 from tests.lightning.forked_ranks import fork_ranks
 from tests.paths import REPOSITORY
 
@@ -58,7 +58,7 @@ def test_two_ranks_add_their_parts_also_in_double_precision(tracking, new_tracki
     found = forked(tmp_path, uri=tracking.uri, run_id=run_id, folder=str(tmp_path / "spool"), dtype="float64")
 
     assert [one["errors"] for one in found] == [0, 0]
-    assert pixels(tracking) == pixels(alone)
+    assert tracking.pictures() == alone.pictures()
     misfit = open_run(run_id, tracking.uri).misfit()
     np.testing.assert_allclose(misfit.r_factor, misfit.samples / 100, atol=1e-6)
 

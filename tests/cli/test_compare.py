@@ -1,6 +1,5 @@
 """`recon-worker compare` shows runs on one page, and refuses what cannot be compared before it writes anything."""
 
-import json
 import re
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ import pytest
 
 from recon_worker.client.inline_backend import InlineBackend
 from tests.cli.spools import DONE, ERROR, recon_worker
+from tests.pictures.pages import data_of
 from tests.reading.known_run import KnownRun, new_run, two_objects
 from tests.samples import layout_of, log_epoch
 
@@ -49,10 +49,6 @@ def experiment_of(known):
 
 def compare(uri, *arguments):
     return recon_worker("compare", *arguments, "--tracking-uri", uri)
-
-
-def data_of(page):
-    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page.read_text())[1])
 
 
 def test_the_page_holds_the_runs_with_their_epochs_and_the_settings_that_differ(uri, runs, tmp_path):

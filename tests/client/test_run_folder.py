@@ -45,7 +45,7 @@ def test_one_reconstruction_is_written_in_the_singular(outbox):
 
 
 def test_a_folder_that_was_moved_during_the_training_is_named_as_it_is_now(outbox, tmp_path):
-    kept = outbox.set_aside(outbox.put_raw(1, 1, [b"poison"]))
+    kept = outbox.mark_damaged(outbox.put_raw(1, 1, [b"poison"]))
     outbox.put_raw(3, 3, [b"raw"])
     (tmp_path / "spool").rename(tmp_path / "moved")
 
@@ -62,7 +62,7 @@ def test_artifacts_of_the_whole_run_are_named(outbox):
 
 
 def test_damaged_snapshots_get_a_message_of_their_own_without_the_sync_command(outbox):
-    kept = outbox.set_aside(outbox.put_raw(1, 1, [b"poison"]))
+    kept = outbox.mark_damaged(outbox.put_raw(1, 1, [b"poison"]))
 
     (line,) = leftover_messages(outbox)
     assert line.startswith("1 snapshot could not be rendered")

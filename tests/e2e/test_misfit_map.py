@@ -20,6 +20,7 @@ from tests.lightning.clients import (
     Module,
     loader,
 )
+from tests.lightning.quiet import QUIET
 from tests.samples import make_run
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("plain_sheets")]
@@ -121,11 +122,8 @@ def fit(tracking, module, dataset, callback):
         max_epochs=1,
         logger=tracking.logger(),
         callbacks=[callback] if callback else [],
-        accelerator="cpu",
         num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
     )
     trainer.fit(module, loader(dataset, batch_size=30), loader(dataset))
     return trainer

@@ -39,6 +39,7 @@ from tests.faults.harness import epochs, soon_s
 from tests.faults.proxy import Fault, FaultyProxy, always
 from tests.faults.servers import MlflowServer
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
+from tests.lightning.quiet import QUIET
 
 _EPOCHS, _STEP_S = 4, 0.05
 _STRIKES = {"kill": signal.SIGKILL, "crash": signal.SIGSEGV, "stop": signal.SIGSTOP, "wake": signal.SIGCONT}
@@ -115,14 +116,11 @@ def train(folder, logger=False, callbacks=()):
     module = _Module(returns_predictions=True)
     trainer = Trainer(
         max_epochs=_EPOCHS,
-        accelerator="cpu",
         logger=logger,
         callbacks=list(callbacks),
         default_root_dir=folder,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         num_sanity_val_steps=0,
+        **QUIET,
     )
     trainer.fit(module, loader(ForeignDataset(length=16)), loader(ForeignDataset(length=8)))
     return module.losses, torch.cat([p.detach().flatten() for p in module.parameters()])

@@ -12,21 +12,14 @@ import pytest
 from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.client.recon_worker import ReconWorker
 from recon_worker.settings import WorkerSettings
-from tests.faults.harness import FLUSH_S, freeze, thaw, wait_until
-from tests.leaks import nothing_left
+from tests.faults.harness import FLUSH_S, assert_balanced, freeze, thaw, wait_until
 from tests.lightning.fitting import fit
 from tests.paths import REPOSITORY
 from tests.samples import layout_of, log_epoch, make_run, make_scan
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_behind")]
 SCAN = make_scan(6, 1, truth=False)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind(monkeypatch):
-    with nothing_left(monkeypatch):
-        yield
 
 
 @pytest.fixture
@@ -50,10 +43,6 @@ def started(spool_dir, target, **settings):
 def log(worker, *epochs):
     for epoch in epochs:
         log_epoch(worker, layout_of(SCAN), epoch)
-
-
-def balanced(stats):
-    return stats.submitted == stats.logged + stats.dropped + stats.spooled + stats.failed
 
 
 def fill(disk):
@@ -84,7 +73,7 @@ def test_a_spool_that_cannot_be_written_is_named_with_its_reason_and_counted(tra
     worker.close(FLUSH_S)
 
     assert (worker.stats.submitted, worker.stats.failed, worker.stats.restarts) == (2, 2, 0)
-    assert balanced(worker.stats)
+    assert_balanced(worker.stats)
     assert re.search(
         r"disk/spool/\w+ cannot be written: \[Errno \d+\] (No space left|Read-only file system)", caplog.text
     )

@@ -106,7 +106,7 @@ def test_what_was_set_aside_as_damaged_is_tried_once_more_when_the_user_asks_for
     spool = tmp_path / "spool"
     outbox = make_spool(spool, make_run(tracking), raw=(1, 2), rendered=())
     for raw in outbox.raw():
-        outbox.set_aside(raw)
+        outbox.mark_damaged(raw)
 
     assert sync(spool) == ExitCode.LEFT
     assert recon_worker(["sync", str(spool), "--retry-damaged"]) == ExitCode.DONE

@@ -6,10 +6,10 @@ import time
 import pytest
 
 from recon_worker.cli.main import main
-from tests.faults.harness import FLUSH_S, soon_s, wait_until
+from tests.faults.harness import FLUSH_S, assert_balanced, soon_s, wait_until
 from tests.faults.proxy import Fault, always, first
 from tests.faults.servers import artifact_names
-from tests.faults.tracked import ALL, EPOCHS, assert_all_there_once, balanced, expected_files, log, spooled
+from tests.faults.tracked import ALL, EPOCHS, assert_all_there_once, expected_files, log, spooled
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_but_the_server")]
 slow = pytest.mark.slow
@@ -74,7 +74,7 @@ def test_a_lasting_fault_costs_the_flush_timeout_and_sync_uploads_everything_lat
     proxy.rule = always(None)
 
     assert took_s < 6 + soon_s()
-    assert balanced(worker.stats)
+    assert_balanced(worker.stats)
     assert spooled(worker, tmp_path, target)
     assert_status_is_true(tmp_path / "spool" / target.run_id, target.run_id, capsys)
     assert main(["sync", str(tmp_path / "spool")]) == ALL, capsys.readouterr()

@@ -9,9 +9,9 @@ import mlflow
 import pytest
 
 from recon_worker.cli.main import main
-from tests.faults.harness import FLUSH_S, soon_s, wait_until
+from tests.faults.harness import FLUSH_S, assert_balanced, soon_s, wait_until
 from tests.faults.servers import artifact_names
-from tests.faults.tracked import ALL, EPOCHS, assert_all_there_once, balanced, expected_files, log, spooled
+from tests.faults.tracked import ALL, EPOCHS, assert_all_there_once, expected_files, log, spooled
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("nothing_left_but_the_server")]
 slow = pytest.mark.slow
@@ -88,4 +88,4 @@ def test_a_full_disk_on_the_servers_side_keeps_everything_in_the_spool(server, p
 
     assert left
     assert main(["sync", str(tmp_path / "spool")]) == ALL
-    assert balanced(worker.stats)
+    assert_balanced(worker.stats)

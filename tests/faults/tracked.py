@@ -25,10 +25,6 @@ def log(worker, epochs=EPOCHS):
         log_epoch(worker, layout_of(SCAN), epoch)
 
 
-def balanced(stats):
-    return stats.submitted == stats.logged + stats.dropped + stats.spooled + stats.failed
-
-
 @cache
 def expected_files(epochs=EPOCHS):
     """Names of the files that rendering yields, without a server."""

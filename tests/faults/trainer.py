@@ -24,6 +24,7 @@ from ptycho_torch.workflows.recon_logging import PtychoReconLoggingCallback
 from recon_worker.lightning.mlflow_logger import QueuedMLFlowLogger
 from recon_worker.settings import WorkerSettings
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
+from tests.lightning.quiet import QUIET
 
 
 def say(words):
@@ -111,15 +112,12 @@ def main(options):
     module = Module(options["fault"], options["fault_epoch"], options["step_s"])
     trainer = Trainer(
         max_epochs=options["epochs"],
-        accelerator="cpu",
         logger=logger,
         callbacks=[logging, Narrator(logging, options["fault"], options["fault_epoch"])],
         default_root_dir=options["folder"],
         log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         num_sanity_val_steps=0,
+        **QUIET,
     )
     data = ForeignDataset(length=24)
     if options["fault"] == "shutdown":

@@ -10,6 +10,7 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
+from tests.leaks import read
 from tests.paths import REPOSITORY
 
 FLUSH_S = 40
@@ -87,11 +88,4 @@ class Training:
     def workers(self):
         """Pids of its worker processes."""
         words = f"recon_worker.worker.loop\0{self.process.pid}\0".encode()
-        return [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if words in _read(p)]
-
-
-def _read(place):
-    try:
-        return place.read_bytes()
-    except OSError:
-        return b""
+        return [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if words in read(p)]

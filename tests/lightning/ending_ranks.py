@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 
 from ptycho_torch.workflows.ending import EndTogether
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
+from tests.lightning.quiet import QUIET
 
 
 class Module(ForeignModule):
@@ -23,16 +24,13 @@ def main(folder):
     warnings.simplefilter("ignore")
     trainer = Trainer(
         max_epochs=1000,
-        accelerator="cpu",
         devices=2,
         strategy="ddp",
         logger=False,
         callbacks=[EndTogether()],
         default_root_dir=folder,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         num_sanity_val_steps=0,
+        **QUIET,
     )
     trainer.fit(Module(), loader(ForeignDataset(length=10)), loader(ForeignDataset(length=10)))
 

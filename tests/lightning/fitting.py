@@ -4,6 +4,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
+from tests.lightning.quiet import QUIET
 
 
 def fit(tracking, callback, *, epochs=2, module=None, train=None, val="default", logger=None, callbacks=(), **settings):
@@ -14,10 +15,7 @@ def fit(tracking, callback, *, epochs=2, module=None, train=None, val="default",
         max_epochs=epochs,
         logger=logger if logger is not None else tracking.logger(),
         callbacks=[*callbacks, *([callback] if callback else [])],
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
         **settings,
     )
     val = loader(ForeignDataset(12)) if isinstance(val, str) else val

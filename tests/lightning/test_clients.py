@@ -28,6 +28,7 @@ from tests.lightning.clients import (
     Pairs,
     loader,
 )
+from tests.lightning.quiet import QUIET
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("plain_sheets")]
 
@@ -43,11 +44,8 @@ def fit(tracking, module, dataset, callback, *, epochs=2, callbacks=(), logger=N
         max_epochs=epochs,
         logger=tracking.logger() if logger is None else logger,
         callbacks=[*([callback] if callback else []), *callbacks],
-        accelerator="cpu",
         num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
     )
     trainer.fit(module, loader(dataset, batch_size=30), loader(dataset, **settings))
     return trainer
@@ -61,11 +59,6 @@ def callback_of(**settings):
 def correlations(tracking, trainer):
     metrics = mlflow.MlflowClient(tracking.uri).get_run(trainer.logger.run_id).data.metrics
     return [metrics[f"recon/stitched/{name}_correlation"] for name in ("amp", "phase")]
-
-
-def pictures(tracking):
-    names = sorted(one for one in tracking.files() if one.endswith(".png") and "summary" not in one)
-    return {name: tracking.path(name).read_bytes() for name in names}
 
 
 PROGRAMS = {
@@ -126,8 +119,8 @@ def test_pixels_equal_those_of_a_module_that_returns_its_predictions(tracking, n
     fit(tracking, Module(), Container(), callback_of())
     fit(other, Module(returns=True), Container(), callback_of())
 
-    assert pictures(tracking)
-    assert pictures(tracking) == pictures(other)
+    assert tracking.pictures()
+    assert tracking.pictures() == other.pictures()
 
 
 def test_intensities_are_shown_as_amplitudes(tracking, new_tracking):

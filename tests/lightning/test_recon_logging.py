@@ -15,6 +15,7 @@ from recon_worker.capture.logged_run import LoggedRun
 from recon_worker.client.inline_backend import InlineBackend
 from tests.lightning.fitting import epochs_logged, fit
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
+from tests.lightning.quiet import QUIET
 
 pytestmark = pytest.mark.usefixtures("plain_sheets")
 
@@ -150,10 +151,7 @@ def test_a_resumed_run_keeps_the_cadence(tracking, tmp_path):
         max_epochs=7,
         logger=tracking.logger(),
         callbacks=[PtychoReconLoggingCallback(2, num_patches=1, strict=True)],
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
     )
     data = loader(ForeignDataset(12))
     trainer.fit(ForeignModule(), data, data, ckpt_path=tmp_path / "three.ckpt", weights_only=True)

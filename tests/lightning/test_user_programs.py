@@ -23,13 +23,13 @@ from tests.lightning.clients import (
     Pairs,
     loader,
 )
+from tests.lightning.quiet import QUIET
 from tests.lightning.test_clients import (
     BATCHES,
     EXTRA_PASS,
     callback_of,
     correlations,
     fit,
-    pictures,
 )
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("plain_sheets")]
@@ -131,12 +131,9 @@ def fit_reloading(tracking, loaders, callback):
         max_epochs=2,
         logger=tracking.logger(),
         callbacks=[callback],
-        accelerator="cpu",
         num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         reload_dataloaders_every_n_epochs=1,
+        **QUIET,
     )
     trainer.fit(module, loader(Container(), batch_size=30))
     return module
@@ -149,7 +146,7 @@ def test_a_validation_loader_that_is_replaced_shows_no_sample_under_the_name_of_
 
     fit_reloading(tracking, [loader(scan), loader(Subset(scan, order))], callback_of(every_n_epochs=1))
 
-    assert pictures(tracking) == pictures(other)
+    assert tracking.pictures() == other.pictures()
     assert f"{EXTRA_PASS}, which costs time: which samples are in a validation batch is unknown" in caplog.text
 
 
@@ -160,7 +157,7 @@ def test_a_validation_loader_with_another_batch_size_needs_no_extra_pass(trackin
     module = fit_reloading(tracking, [loader(scan), loader(scan, batch_size=20)], callback_of(every_n_epochs=1))
 
     assert module.oracle.calls == [*BATCHES, 20, 20, 20]
-    assert pictures(tracking) == pictures(other)
+    assert tracking.pictures() == other.pictures()
 
 
 def test_a_shuffled_validation_set_costs_one_line(tracking, caplog):
@@ -234,11 +231,8 @@ def test_files_that_a_dataset_opens_are_not_shared_with_the_workers_of_its_loade
         max_epochs=2,
         logger=tracking.logger(),
         callbacks=[callback_of(every_n_epochs=1)],
-        accelerator="cpu",
         num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
     )
 
     trainer.fit(Module(calls=2), *(loader(dataset, num_workers=1) for _ in range(2)))
@@ -282,10 +276,7 @@ def test_a_file_that_a_dataset_closes_to_open_another_is_not_left_closed(trackin
         max_epochs=2,
         logger=tracking.logger(),
         callbacks=[callback],
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
     )
 
     trainer.fit(module, loader(scan, batch_size=30))

@@ -1,8 +1,6 @@
 """The page of a comparison is bounded in size, and distinguishes runs and settings by name."""
 
 import dataclasses
-import json
-import re
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import pytest
 from recon_worker.pictures.gallery.comparison import ComparedRun, common_views, comparison_html, differing_settings
 from recon_worker.pictures.gallery.entry import GalleryEntry, GalleryFigure, Thumbnail
 from recon_worker.pictures.png import Panel, encode_png
+from tests.pictures.pages import data_of
 
 SIDE_PX = 64
 AMP_RANGE, PHASE_RANGE = (0.0, 1.0), (-np.pi, np.pi)
@@ -39,10 +38,6 @@ def run(number, epochs=1, *, names=("stitched",), phase_range=PHASE_RANGE, color
         ]
         entries.append(GalleryEntry(epoch=epoch, step=epoch, folder=f"epoch_{epoch:02d}", figures=tuple(figures)))
     return ComparedRun(run_id=f"{number}" * 32, name="a run", status="FINISHED", settings=settings, entries=entries)
-
-
-def data_of(page):
-    return json.loads(re.search(rb'<script id="data" type="application/json">(.*?)</script>', page)[1])
 
 
 def with_pictures(run):
@@ -110,8 +105,10 @@ def test_patches_are_compared_only_where_there_is_no_object_in_common():
 
 
 def test_names_and_settings_cannot_add_markup():
-    hostile = "</script><script>alert(1)</script>"
-    page = comparison_html([run(1, data=hostile), run(2)])
+    hostile = "</script><script>alert(1)</script>{{data}}"
+    page = comparison_html([dataclasses.replace(run(1, data=hostile), name=hostile), run(2)])
 
     assert hostile.encode() not in page
-    assert data_of(page)["settings"]["data"][0] == hostile
+    assert page.count(b"<script") == page.count(b"</script>") == 2
+    assert b"<title>Comparison &lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;{{data}}, a run</title>" in page
+    assert data_of(page)["settings"]["data"][0] == data_of(page)["runs"][0]["name"] == hostile

@@ -73,7 +73,7 @@ def test_there_is_no_animation_of_less_than_two_epochs(epochs, view):
 
 def test_epochs_that_gave_up_their_pictures_are_left_out():
     entries = _entries(1, 2, 3)
-    entries[1] = entries[1].without_pictures()
+    entries[1] = entries[1].with_figures(thumbnails={}, misfit=None)
 
     assert len(list(_frames(evolution_gif(entries)))) == 2
     assert evolution_gif(entries) == evolution_gif([entries[0], entries[2]])

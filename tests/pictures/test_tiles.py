@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import re
 from xml.etree import ElementTree
 
@@ -18,6 +17,7 @@ from recon_worker.pictures.tiles import pyramid as tiling
 from recon_worker.pictures.tiles.page import MAX_OVERVIEW_BYTES, addressed, tiles_html
 from recon_worker.snapshot.artifact import Artifact
 from recon_worker.spool.outbox import is_artifact_name
+from tests.pictures.pages import data_of
 from tests.samples import fill, layout_of, make_scan, snapshot
 
 TILE_PX = 16
@@ -41,10 +41,6 @@ def rendered(history, epoch, from_px=20, misfit=np.nan, **changes):
 
     assert all(isinstance(one, Artifact) for one in made), made
     return {one.path: one.data for one in made}
-
-
-def data_of(page):
-    return json.loads(re.search(rb'<script id="data" type="application/json">(.*?)</script>', page)[1])
 
 
 def assembled(files, root, level):

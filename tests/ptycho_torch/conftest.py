@@ -44,6 +44,14 @@ def write(tmp_path):
     return _write
 
 
+@pytest.fixture
+def scan_file(tmp_path):
+    """An empty file, for tests of settings."""
+    path = tmp_path / "scan.npz"
+    path.write_bytes(b"")
+    return path
+
+
 def _smooth_pictures():
     """Two (H, W) pictures with details several pixels wide, which bilinear stitching preserves."""
     y, x = np.mgrid[:64, :64] / 64

@@ -13,13 +13,6 @@ from tests.paths import REPOSITORY
 SCRIPTS = ["scripts/training/train.py", "scripts/studies/grid_lines_torch_runner.py"]
 
 
-@pytest.fixture
-def scan_file(tmp_path):
-    path = tmp_path / "scan.npz"
-    path.write_bytes(b"")
-    return path
-
-
 def _printed(capsys, *argv):
     assert main("raw", "test", [*argv, "--print-config"]) == 0
     return yaml.safe_load(capsys.readouterr().out)

@@ -6,13 +6,6 @@ from ptycho_torch.checks import ConfigError
 from ptycho_torch.config import DataConfig, ModelConfig, PyTorchExecutionConfig, RunConfig, TrainingConfig
 
 
-@pytest.fixture
-def scan_file(tmp_path):
-    path = tmp_path / "scan.npz"
-    path.write_bytes(b"")
-    return path
-
-
 @pytest.mark.parametrize(
     ("cls", "setting", "message"),
     [

@@ -13,8 +13,6 @@ from ptycho_torch.simulation.specimens import disc_probe
 from tests.paths import siemens_star
 from tests.ptycho_torch.scans import N, module_of, worst_mismatch
 
-RAW_SHAPE_PX = 64
-
 
 @pytest.mark.parametrize("gridsize", [1, 2])
 def test_an_item_has_the_documented_shapes_and_types(raw_arrays, write, gridsize):

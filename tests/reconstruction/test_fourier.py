@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.ndimage import fourier_shift, gaussian_filter
 
-from recon_worker.reconstruction.fourier import HALF, RingCorrelation, largest_square, ring_correlation, shift_px
+from recon_worker.reconstruction.fourier import HALF, RingCorrelation, largest_square, ring_correlation, shift_and_rings
 
 SHAPE = (96, 120)
 EVERYWHERE = np.ones(SHAPE, bool)
@@ -155,11 +155,15 @@ def _moved(image, x, y):
     return np.fft.ifft2(fourier_shift(np.fft.fft2(image), (y, x))).astype(np.complex64)
 
 
+def _shift(pred, truth, valid=EVERYWHERE):
+    return shift_and_rings(pred, truth, valid)[0]
+
+
 @pytest.mark.parametrize(("x", "y"), [(0, 0), (1.5, 0), (-0.4, 2.3), (4, -3)])
 def test_a_known_shift_is_measured_to_a_twentieth_of_a_pixel(x, y):
     truth = _blurred_noise()
 
-    assert shift_px(_moved(truth, x, y), truth, EVERYWHERE) == pytest.approx((x, y), abs=0.05)
+    assert _shift(_moved(truth, x, y), truth) == pytest.approx((x, y), abs=0.05)
 
 
 def test_a_shift_is_measured_where_both_are_known():
@@ -167,7 +171,7 @@ def test_a_shift_is_measured_where_both_are_known():
     pred = _moved(truth, 2, 1)
     valid[:, :30], pred[:, :30] = False, np.nan
 
-    assert shift_px(pred, truth, valid) == pytest.approx((2, 1), abs=0.1)
+    assert _shift(pred, truth, valid) == pytest.approx((2, 1), abs=0.1)
 
 
 @pytest.mark.parametrize("case", ["unrelated", "uniform", "too small"])
@@ -177,11 +181,11 @@ def test_the_shift_of_unrelated_images_is_undefined(case):
     if case == "too small":
         valid[15:] = False
 
-    assert all(map(math.isnan, shift_px(pred, _blurred_noise(), valid)))
+    assert all(map(math.isnan, _shift(pred, _blurred_noise(), valid)))
 
 
 def test_the_shift_of_a_large_field_is_measured_in_its_middle():
     rng = np.random.default_rng(0)
     truth = (rng.normal(size=(1100, 1100)) + 1j).astype(np.complex64)
 
-    assert shift_px(np.roll(truth, 3, axis=1), truth, np.ones(truth.shape, bool)) == pytest.approx((3, 0), abs=0.05)
+    assert _shift(np.roll(truth, 3, axis=1), truth, np.ones(truth.shape, bool)) == pytest.approx((3, 0), abs=0.05)

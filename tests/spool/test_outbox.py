@@ -116,9 +116,10 @@ def test_what_takes_the_name_of_a_spool_is_neither_written_to_nor_removed(swappe
     outbox.put(Artifact("epoch_02/summary.png", b"ours"))
     raw = outbox.put_raw(1, 1, [b"ours"])
     outbox.free_raw(raw, None)
-    outbox.set_aside(outbox.put_raw(2, 2, [b"ours"]))
+    outbox.mark_damaged(outbox.put_raw(2, 2, [b"ours"]))
     RawFile(outbox.held(outbox.capture_file(0)), 100).path.unlink()
-    os.close(outbox.take_lock())
+    outbox.take_lock()
+    outbox.unlock()
     outbox.sweep()
     for name in list(outbox.artifacts()):
         outbox.remove(name, outbox.version(name))

@@ -53,10 +53,6 @@ def card(tmp_path):
     return tmp_path / "card.png"
 
 
-def _image_files(tracking):
-    return sorted(p.name.rpartition("+")[2] for p in tracking.path("images").iterdir())
-
-
 @pytest.mark.parametrize("name", [metrics_name("epoch_05"), DESCRIPTION_NAME])
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}"])
 def test_a_damaged_file_is_named_as_such(target, client, tmp_path, name, content):
@@ -106,9 +102,6 @@ def test_mlflow_shows_the_newest_snapshot_on_the_latest_card_in_any_order_of_upl
 
 def listed(client, target):
     return [file.path for file in client.list_artifacts(target.run_id, "images") if "latest" in file.path]
-
-
-EARLIER = {"earlier_epoch": 1, "earlier_fit_unix_s": 100.0}
 
 
 def test_the_latest_card_of_a_training_that_was_resumed_from_an_earlier_epoch_shows_the_resumed_one(

@@ -70,18 +70,9 @@ class GalleryEntry:
             figures.append(dataclasses.replace(figure, thumbnails=thumbnails, misfit=misfit))
         return dataclasses.replace(self, figures=tuple(figures))
 
-    def without_pictures(self) -> "GalleryEntry":
-        """Return a copy without thumbnails and misfits."""
-        figures = tuple(dataclasses.replace(figure, thumbnails={}, misfit=None) for figure in self.figures)
-        return dataclasses.replace(self, figures=figures)
-
-    def without_misfit(self) -> "GalleryEntry":
-        """Return a copy without misfits."""
-        return dataclasses.replace(self, figures=tuple(dataclasses.replace(one, misfit=None) for one in self.figures))
-
-    def without_tiles(self) -> "GalleryEntry":
-        """Return a copy without folders of tiles."""
-        return dataclasses.replace(self, figures=tuple(dataclasses.replace(one, tiles={}) for one in self.figures))
+    def with_figures(self, **fields: Any) -> "GalleryEntry":  # noqa: ANN401 - values of fields of `GalleryFigure`
+        """Return a copy all of whose figures have these values of fields, such as `misfit=None`."""
+        return dataclasses.replace(self, figures=tuple(dataclasses.replace(one, **fields) for one in self.figures))
 
     def to_dict(self, pngs: dict[str, bytes]) -> dict[str, Any]:
         """Return the entry as JSON values that refer to thumbnails by name.

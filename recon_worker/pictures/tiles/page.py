@@ -17,8 +17,8 @@ from typing import Any, get_args
 from recon_worker.pictures.gallery.entry import GalleryEntry
 from recon_worker.pictures.gallery.page import filled, in_gallery, template
 from recon_worker.pictures.labels import Kind
-from recon_worker.pictures.png import Panel, encode_png
-from recon_worker.pictures.tiles.pyramid import TILE_PX, TiledPicture, TiledPictures
+from recon_worker.pictures.png import encode_png
+from recon_worker.pictures.tiles.pyramid import TILE_PX, TiledPictures
 
 MAX_OVERVIEW_BYTES = 600_000
 """Size limit of all overviews, before base64 makes them a third larger."""
@@ -44,7 +44,7 @@ def tiles_html(entries: Iterable[GalleryEntry], tiled: TiledPictures) -> bytes:
         "epochs": [_epoch(entry) for entry in entries if any(one.tiles for one in entry.figures)],
         "pictures": _overviews(tiled),
     }
-    return filled(template(_HEAD, _BODY, _STYLES, _SCRIPTS), "", data)
+    return filled(template(_HEAD, _BODY, _STYLES, _SCRIPTS), data)
 
 
 def addressed(page: bytes, address: str) -> bytes:
@@ -70,7 +70,7 @@ def _overviews(tiled: TiledPictures) -> dict[str, dict[str, Any]]:
     kinds: tuple[Kind, ...] = get_args(Kind)
     every = {(name, kind): found[kind] for name, found in tiled.pictures.items() for kind in kinds if kind in found}
     for skipped in range(max(len(one.overviews) for one in every.values())):
-        pngs = {key: encode_png(_level(one, skipped)) for key, one in every.items()}
+        pngs = {key: encode_png(one.overviews[min(skipped, len(one.overviews) - 1)]) for key, one in every.items()}
         if sum(map(len, pngs.values())) <= MAX_OVERVIEW_BYTES:
             break
     records: dict[str, dict[str, Any]] = {}
@@ -79,7 +79,3 @@ def _overviews(tiled: TiledPictures) -> dict[str, dict[str, Any]]:
         record = {"folder": one.folder, "size": one.full_size, "png": base64.b64encode(png).decode()}
         records.setdefault(name, {})[kind] = record
     return records
-
-
-def _level(picture: TiledPicture, skipped: int) -> Panel:
-    return picture.overviews[min(skipped, len(picture.overviews) - 1)]
