@@ -36,7 +36,7 @@ class GalleryPage:
     def __init__(self, driver, folder, *, truth=True):
         self.driver, self.entries = driver, [gallery_entry(smooth_sheet(epoch, truth)) for epoch in EPOCHS]
         self.file = folder / "gallery.html"
-        self.file.write_bytes(gallery_html(self.entries, title="known run"))
+        self.file.write_bytes(gallery_html(self.entries))
 
     def open(self, link="", epoch=EPOCHS[-1]):
         self.driver.get(self.file.as_uri() + link)

@@ -105,8 +105,10 @@ def test_patches_are_compared_only_where_there_is_no_object_in_common():
 
 
 def test_names_and_settings_cannot_add_markup():
-    hostile = "</script><script>alert(1)</script>"
-    page = comparison_html([run(1, data=hostile), run(2)])
+    hostile = "</script><script>alert(1)</script>{{data}}"
+    page = comparison_html([dataclasses.replace(run(1, data=hostile), name=hostile), run(2)])
 
     assert hostile.encode() not in page
-    assert data_of(page)["settings"]["data"][0] == hostile
+    assert page.count(b"<script") == page.count(b"</script>") == 2
+    assert b"<title>Comparison &lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;{{data}}, a run</title>" in page
+    assert data_of(page)["settings"]["data"][0] == data_of(page)["runs"][0]["name"] == hostile

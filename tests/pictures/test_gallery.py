@@ -47,7 +47,7 @@ def test_a_large_picture_is_kept_as_means_and_its_full_size_is_known():
 def test_entries_survive_the_file():
     entries = _entries([0, 1, 5], pixel_size_m=28e-9)
     entries[1] = entries[1].with_figures(thumbnails={}, misfit=None)
-    restored = entries_of(gallery_html(entries, title="</script> & <b>"))
+    restored = entries_of(gallery_html(entries))
 
     assert math.isnan(restored[0].metrics["r_factor"])
     assert [_comparable(entry) for entry in restored] == [_comparable(entry) for entry in entries]
@@ -58,19 +58,11 @@ def _comparable(entry):
     return dataclasses.replace(entry, metrics={name: repr(value) for name, value in entry.metrics.items()})
 
 
-def test_the_file_needs_nothing_else_and_stays_a_page_whatever_the_title():
-    page = gallery_html(_entries([1]), title="</script><script>alert(1)</script>{{data}}").decode()
+def test_the_file_needs_nothing_else():
+    page = gallery_html(_entries([1])).decode()
 
     assert not re.search(r"""(src|href)\s*=\s*["']?(?!\.\./|`)[a-z/]|url\(|@import|fetch\(|localStorage""", page)
     assert page.count("<script") == page.count("</script>") == 2
-    assert "&lt;/script&gt;&lt;script&gt;alert(1)" in page
-
-
-def test_a_title_that_looks_like_a_placeholder_stays_a_title():
-    page = gallery_html(_entries([1]), title="{{data}}")
-
-    assert b"<title>Reconstruction {{data}}</title>" in page
-    assert data_of(page)["title"] == "{{data}}"
 
 
 def test_a_picture_that_does_not_change_is_kept_once():
@@ -104,7 +96,7 @@ def test_a_history_holds_the_truth_once():
 def test_the_same_entries_give_the_same_bytes_in_any_order():
     entries = _entries([1, 2, 3])
 
-    assert gallery_html(entries, title="run") == gallery_html(list(reversed(entries)), title="run")
+    assert gallery_html(entries) == gallery_html(list(reversed(entries)))
 
 
 def test_of_two_entries_of_an_epoch_the_later_one_counts():

@@ -105,7 +105,7 @@ def comparison_html(runs: Sequence[ComparedRun], *, max_bytes: int = MAX_BYTES) 
         "difference_palette": _palette_text(_DIFFERENCE_COLORMAP),
         "pictures": base64_texts(pngs),
     }
-    return filled(page, ", ".join(names), data)
+    return filled(page, data, ", ".join(names))
 
 
 def differing_settings(settings: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:

@@ -39,7 +39,7 @@ def thinned(entries: Iterable[GalleryEntry], max_bytes: int = MAX_BYTES) -> list
     replaces an earlier one of the same epoch.
     """
     every = list(entries)
-    return within(every, max_bytes - len(_page(every, "", {"entries": [], "pictures": {}})))
+    return within(every, max_bytes - len(_page(every, {"entries": [], "pictures": {}})))
 
 
 def within(entries: Iterable[GalleryEntry], max_bytes: int) -> list[GalleryEntry]:
@@ -75,12 +75,11 @@ def _most_crowded(entries: list[GalleryEntry]) -> int | None:
     return -min(gaps)[1] if gaps else None
 
 
-def gallery_html(entries: Iterable[GalleryEntry], *, title: str = "", max_bytes: int = MAX_BYTES) -> bytes:
+def gallery_html(entries: Iterable[GalleryEntry], *, max_bytes: int = MAX_BYTES) -> bytes:
     """Return the gallery as UTF-8 HTML. Deterministic.
 
     Args:
         entries: Epochs in any order, at least one; thinned to max_bytes.
-        title: Title of the page, such as the name of the run.
         max_bytes: Size limit, unless the first and the last three epochs alone exceed it.
 
     Raises:
@@ -91,13 +90,13 @@ def gallery_html(entries: Iterable[GalleryEntry], *, title: str = "", max_bytes:
         raise ValueError("a gallery shows at least one epoch; there is none.")
     pngs: dict[str, bytes] = {}
     dicts = [entry.to_dict(pngs) for entry in kept]
-    return _page(kept, title, {"entries": dicts, "pictures": base64_texts(pngs)})
+    return _page(kept, {"entries": dicts, "pictures": base64_texts(pngs)})
 
 
-def _page(entries: Iterable[GalleryEntry], title: str, content: Mapping[str, Any]) -> bytes:
-    head = "<title>Reconstruction {{title}}</title>"
+def _page(entries: Iterable[GalleryEntry], content: Mapping[str, Any]) -> bytes:
+    head = "<title>Reconstruction</title>"
     page = template(head, in_gallery("page.html"), in_gallery("style.css"), in_gallery(*_SCRIPTS))
-    return filled(page, title, {"version": _VERSION, "title": title, "labels": labels_of(entries), **content})
+    return filled(page, {"version": _VERSION, "labels": labels_of(entries), **content})
 
 
 def in_gallery(*names: str) -> tuple[str, ...]:
@@ -117,8 +116,8 @@ def template(head: str, body: Sequence[str], styles: Sequence[str], scripts: Seq
     return _filled_in(read(in_gallery("frame.html")), values)
 
 
-def filled(page: str, title: str, data: Mapping[str, Any]) -> bytes:
-    """Return a template with its title and data, as UTF-8."""
+def filled(page: str, data: Mapping[str, Any], title: str = "") -> bytes:
+    """Return a template with its data and, if it shows one, its title, as UTF-8."""
     text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # "</script>" would end the data
     return _filled_in(page, {"title": html.escape(title), "data": text}).encode()
 

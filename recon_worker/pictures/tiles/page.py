@@ -44,7 +44,7 @@ def tiles_html(entries: Iterable[GalleryEntry], tiled: TiledPictures) -> bytes:
         "epochs": [_epoch(entry) for entry in entries if any(one.tiles for one in entry.figures)],
         "pictures": _overviews(tiled),
     }
-    return filled(template(_HEAD, _BODY, _STYLES, _SCRIPTS), "", data)
+    return filled(template(_HEAD, _BODY, _STYLES, _SCRIPTS), data)
 
 
 def addressed(page: bytes, address: str) -> bytes:
