@@ -74,7 +74,7 @@ class InlineBackend:
         if complete:
             self.stats.logged += 1
             took_s = time.monotonic() - began_s
-            _log.info("%s", self.stats.add_epoch(snapshot.epoch, took_s))
+            _log.info("%s", self.stats.add_logged(snapshot.epoch, took_s))
         else:
             self.stats.failed += 1
             self._history.publish_again()

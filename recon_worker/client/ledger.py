@@ -86,7 +86,7 @@ class Ledger:
         if report["alert"]:
             _log.warning("Epoch %d: %s.", epoch, report["alert"])
 
-    def add_epoch(self, epoch: int, took_s: float) -> str:
+    def add_logged(self, epoch: int, took_s: float) -> str:
         """Note that a rendered epoch is logged. Returns the line that reports it, compared with the latest before it.
 
         `took_s` is the time from `submit` to its last artifact in MLflow.

@@ -283,7 +283,7 @@ class SnapshotQueue:
             job.logged = time.time()
             self.stats.count_rendered(job, uploaded=True)
             if job.generation not in (EVENTS, REFERENCE) and not job.failures:
-                return self.stats.add_epoch(job.epoch, job.logged - job.submitted)
+                return self.stats.add_logged(job.epoch, job.logged - job.submitted)
         return ""
 
     def expect(self, generation: int, artifacts: int = 0) -> None:

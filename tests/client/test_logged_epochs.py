@@ -20,7 +20,7 @@ def lines_of(*epochs, took_s=1.14):
     stats, lines = Ledger(), []
     for number, one in enumerate(epochs, 1):
         stats.add_rendered(number, {"metrics": one, "alert": ""})
-        lines.append(stats.add_epoch(number, took_s))
+        lines.append(stats.add_logged(number, took_s))
     return stats, lines
 
 
