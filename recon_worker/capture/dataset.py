@@ -133,10 +133,12 @@ def read_scan(
         placement = _place(dataset, adapter, samples[0], n_stitch, n_px, options)
         label_amp, label_phase = _true_patches(fixed, placement, fixed_indices, n_px)
     intensity = samples[0].intensity if options.intensity is None else options.intensity
+    if observed is not None and intensity:
+        observed = np.sqrt(np.maximum(observed, 0))
     geometry = placement.geometry
     scan = Scan(
         fixed_indices=fixed_indices,
-        observed_diffraction=None if observed is None else _amplitude(observed[: len(fixed)], intensity=intensity),
+        observed_diffraction=None if observed is None else observed[: len(fixed)],
         photon_scale=_photon_scale(fixed),
         label_amp=label_amp,
         label_phase=label_phase,
@@ -180,10 +182,6 @@ def _patterns(dataset: object, samples: Sequence[Sample], patch_px: int | None) 
     if n_px != width:
         raise UnusableDataError(f"patterns of {type(dataset).__name__} have {n_px} x {width} px; they must be square.")
     return patterns, patch_px or n_px
-
-
-def _amplitude(patterns: Float32, *, intensity: bool) -> Float32:
-    return np.sqrt(np.maximum(patterns, 0)) if intensity else patterns
 
 
 def _photon_scale(samples: Sequence[Sample]) -> Float32 | None:
