@@ -117,17 +117,15 @@ class PtychoPinnAdapter:
     def sample(self, item: Any) -> Sample:  # noqa: ANN401
         """Read an item. Raises KeyError if it has no diffraction."""
         fields = item[0]
-        names = set(fields.keys())
-        intensity = {"measured_intensity", "rms_input_scale"} <= names
-        position = fields["coords_global"].reshape(-1, 2) if "coords_global" in names else None
+        position, experiment = member(fields, "coords_global"), member(fields, "experiment_id")
         return Sample(
             diffraction=self.observed(item),
-            intensity=intensity,
+            intensity=_is_intensity(set(fields.keys())),
             photon_scale=_photon_scale(fields),
-            label_amp=fields["label_amp"] if "label_amp" in names else None,
-            label_phase=fields["label_phase"] if "label_phase" in names else None,
-            position_px=position,
-            experiment=int(fields["experiment_id"]) if "experiment_id" in names else 0,
+            label_amp=member(fields, "label_amp"),
+            label_phase=member(fields, "label_phase"),
+            position_px=None if position is None else position.reshape(-1, 2),
+            experiment=0 if experiment is None else int(experiment),
             probe=item[1],
         )
 
@@ -135,7 +133,7 @@ class PtychoPinnAdapter:
         """Return the measured diffraction of an item or a batch, (..., C, N, N). Raises KeyError if it has none."""
         fields = batch[0]
         names = set(fields.keys())
-        intensity = {"measured_intensity", "rms_input_scale"} <= names
+        intensity = _is_intensity(names)
         found = _field(fields, "observed_images", "measured_intensity" if intensity else "images", "images")
         relative = fields["coords_relative"] if "coords_relative" in names else None
         if not intensity and "observed_images" not in names and relative is not None and relative.shape[-2:] == (1, 2):
@@ -259,6 +257,11 @@ def _with_channel(images: Tensor) -> Tensor:
 def _is_real(value: object, min_ndim: int = 4) -> TypeGuard[Tensor]:
     """Return whether a value is a batch of real images."""
     return isinstance(value, Tensor) and min_ndim <= value.ndim <= 4 and value.is_floating_point()
+
+
+def _is_intensity(names: set[str]) -> bool:
+    """Return whether fields of these names hold count-intensity data."""
+    return {"measured_intensity", "rms_input_scale"} <= names
 
 
 def _field(fields: Any, *names: str) -> Tensor:  # noqa: ANN401

@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw
 
 from recon_worker.pictures.arrays import ENCODERS, ObjectArrays
 from recon_worker.pictures.complex_png import encode_complex_png, load_font
-from recon_worker.pictures.figures import EpochFigures, Figure, downsampled, enlarged
+from recon_worker.pictures.figures import EpochFigures, Figure, downsampled, enlarged, levels_of
 from recon_worker.pictures.gallery.evolution import evolution_gif
 from recon_worker.pictures.history import History, logged_metrics, mean_metrics
 from recon_worker.pictures.labels import epoch_label, metric_label, metric_value
@@ -45,7 +45,7 @@ from recon_worker.pictures.records import (
 from recon_worker.pictures.snapshot_figures import Reconstruction, RefinedObject, SnapshotFigures, reference_figures
 from recon_worker.pictures.summary import latest_png, reference_png, summary_png
 from recon_worker.pictures.tiles.page import tiles_html
-from recon_worker.pictures.tiles.pyramid import TiledPictures, dzi, levels_of, tiles
+from recon_worker.pictures.tiles.pyramid import SMALLEST_PX, TiledPictures, dzi, tiles
 from recon_worker.reconstruction.alerts import alerts
 from recon_worker.reconstruction.stitching import canvas_positions
 from recon_worker.snapshot.artifact import GALLERY, SCALES, TILES, Artifact, Failure
@@ -170,7 +170,7 @@ def _tile_files(folder: str, figure: Figure, from_px: int, tiled: TiledPictures)
         yield Artifact(f"{folder}/{figure.name}/{kind}.dzi", dzi(figure.panels[kind]))
     for kind in kinds:
         root = f"{folder}/{figure.name}/{kind}_files"
-        levels = _attempt(root, partial(levels_of, figure.panels[kind]))
+        levels = _attempt(root, partial(levels_of, figure.panels[kind], SMALLEST_PX))
         if isinstance(levels, Failure):
             yield levels
             continue

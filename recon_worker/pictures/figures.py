@@ -8,7 +8,7 @@ whole factors, by averaging squares of pixels or repeating pixels, without inter
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, TypeAlias
@@ -187,17 +187,17 @@ def downsampled(panel: Panel, block_px: int) -> Panel:
     return panel if block_px == 1 else panel.derived(f"downsampled {block_px}", lambda: _block_means(panel, block_px))
 
 
-def pyramid(panel: Panel, side_px: int) -> Iterator[Panel]:
-    """Yield a panel, then `downsampled` by 2, 4, 8, ... until its longer side is at most `side_px`.
+def levels_of(panel: Panel, side_px: int) -> list[Panel]:
+    """Return a panel, then `downsampled` by 2, 4, 8, ... until its longer side is at most `side_px`.
 
     Each level is summed from the one before, which takes a third of the time of averaging the whole panel each time.
     """
-    yield panel
-    sums: list[Float64] = []
+    levels, sums = [panel], list[Float64]()
     while max((sums[0] if sums else panel.values).shape) > side_px:
         sums = [_block_sums(one, 2) for one in sums] if sums else _half_size_sums(panel)
         mask = None if panel.scanned is None else sums[0] > 0
-        yield replace(panel, values=_mean(sums, panel.period), scanned=mask)
+        levels.append(replace(panel, values=_mean(sums, panel.period), scanned=mask))
+    return levels
 
 
 def _half_size_sums(panel: Panel) -> list[Float64]:

@@ -18,6 +18,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 import mlflow
 
+from recon_worker.pictures.figures import levels_of
 from recon_worker.pictures.png import Panel, encode_png
 from recon_worker.pictures.tiles import pyramid
 from recon_worker.snapshot.artifact import Artifact
@@ -68,7 +69,7 @@ def main() -> None:
     whole = Artifact("epoch_01/stitched/amp_pred.png", encode_png(panel))
     png_s = time.process_time() - began
     began = time.process_time()
-    levels = pyramid.levels_of(panel)
+    levels = levels_of(panel, pyramid.SMALLEST_PX)
     print(f"levels: {time.process_time() - began:.2f} CPU s")
     print("tiles px  files    MB  encode CPU s  upload s  upload CPU s")
     with tempfile.TemporaryDirectory() as folder:

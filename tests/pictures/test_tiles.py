@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from recon_worker.pictures.artifacts import render
-from recon_worker.pictures.figures import downsampled, pyramid
+from recon_worker.pictures.figures import downsampled, levels_of
 from recon_worker.pictures.history import History
 from recon_worker.pictures.png import Panel, read_png, to_indices
 from recon_worker.pictures.tiles import pyramid as tiling
@@ -28,7 +28,7 @@ KINDS = ("amp_pred", "amp_gt", "amp_error", "phase_pred", "phase_gt", "phase_err
 def small_tiles(monkeypatch):
     """Objects of the tests are 36 px wide."""
     monkeypatch.setattr(tiling, "TILE_PX", TILE_PX)
-    monkeypatch.setattr(tiling, "_SMALLEST_PX", 4)
+    monkeypatch.setattr("recon_worker.pictures.artifacts.SMALLEST_PX", 4)
 
 
 def rendered(history, epoch, from_px=20, misfit=np.nan, **changes):
@@ -94,7 +94,7 @@ def test_levels_are_averaged_as_thumbnails_and_keep_special_values(period):
         values=values, value_range=(-3, 3), colormap="gray", quantity="", unit="", scanned=scanned, period=period
     )
     with np.errstate(all="ignore"):
-        for number, level in enumerate(pyramid(panel, 10)):
+        for number, level in enumerate(levels_of(panel, 10)):
             expected = downsampled(panel, 2**number)
             np.testing.assert_allclose(level.values, expected.values, atol=1e-6)
             np.testing.assert_array_equal(level.scanned, expected.scanned)
@@ -163,7 +163,7 @@ def test_the_overviews_stay_below_their_limit():
     rendered(history, 1)
     for number in range(12):
         history.tiled.pictures[f"stitched_object_{number:02d}"] = {}
-        history.tiled.add(f"stitched_object_{number:02d}", "amp_pred", "epoch_01", tiling.levels_of(panel))
+        history.tiled.add(f"stitched_object_{number:02d}", "amp_pred", "epoch_01", levels_of(panel, 4))
     page = tiles_html(history.entries, history.tiled)
 
     assert len(data_of(page)["pictures"]) == 13

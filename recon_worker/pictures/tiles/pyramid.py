@@ -5,14 +5,14 @@
                                      10/0_0.png       the smallest level: one tile
 
 This is the layout of Deep Zoom Images, which OpenSeadragon and other viewers read. Level ceil(log2(longer side)) is the
-picture itself, pixel for pixel; each level below averages squares of 2 x 2 px as thumbnails do (`figures.pyramid`).
+picture itself, pixel for pixel; each level below averages squares of 2 x 2 px as thumbnails do (`figures.levels_of`).
 Tiles are palette PNGs whose pixels map back to values. Levels below a single tile are not written.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from recon_worker.pictures.figures import Figure, pyramid
+from recon_worker.pictures.figures import Figure
 from recon_worker.pictures.labels import Kind
 from recon_worker.pictures.png import Panel
 
@@ -20,7 +20,8 @@ TILE_PX = 1024
 """Side of a tile: 4096 x 4096 px are 21 files. Tiles of 512 px would be 85."""
 OVERVIEW_PX = 512
 """Longer side of the largest overview that the viewer holds."""
-_SMALLEST_PX = 32
+SMALLEST_PX = 32
+"""Longer side of the smallest level."""
 _DZI = (
     '<?xml version="1.0" encoding="UTF-8"?>\n'
     '<Image xmlns="http://schemas.microsoft.com/deepzoom/2008" Format="png" Overlap="0" TileSize="{tile}">'
@@ -74,11 +75,6 @@ class TiledPictures:
     def folders(self) -> dict[str, dict[Kind, str]]:
         """Return the folder of the tiles of each picture."""
         return {name: {kind: one.folder for kind, one in kinds.items()} for name, kinds in self.pictures.items()}
-
-
-def levels_of(panel: Panel) -> list[Panel]:
-    """Return the levels of a picture, from full size to a thumbnail."""
-    return list(pyramid(panel, _SMALLEST_PX))
 
 
 def tiles(levels: Sequence[Panel]) -> Iterator[tuple[str, Panel]]:
