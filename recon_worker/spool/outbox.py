@@ -233,12 +233,12 @@ class Outbox(RunFolder):
         return kept
 
     def damaged(self) -> list[Path]:
-        """Return the snapshot files that were set aside."""
+        """Return the snapshot files marked as damaged."""
         found = (self._place / "raw").glob(f"*{_DAMAGED}")
         return sorted(self.folder / "raw" / place.name for place in found)
 
     def take_back_damaged(self) -> None:
-        """Requeue the files that were set aside, unless a waiting snapshot has the same name."""
+        """Requeue the files marked as damaged, unless a waiting snapshot has the same name."""
         for one in self.damaged():
             place = self.held(one.with_name(one.name.removesuffix(_DAMAGED)))
             if not place.exists():
