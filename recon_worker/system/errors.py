@@ -4,11 +4,11 @@ Libraries wrap a root cause in ever more general exceptions, so `reason` names t
 """
 
 import errno
-import functools
-import signal
+import gc
+import sys
 import traceback
-from types import CodeType
-from typing import Any
+from itertools import chain, pairwise
+from types import FrameType
 
 from recon_worker.system.uris import without_credentials
 
@@ -63,12 +63,16 @@ def is_shortage(error: BaseException | None) -> bool:
 def raise_if_from_signal_handler(error: BaseException) -> None:
     """Raise the error, or the cause of it, that a signal handler of the application raised; return if none did.
 
-    It is meant for the training, such as to end it before the time limit of a job, and must not be caught.
+    It is meant for the training, such as to end it before the time limit of a job, and must not be caught. An error
+    that the training is handling already, such as one of an earlier signal, is not raised again.
     """
-    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    running = {frame for frame, _ in traceback.walk_stack(sys._getframe())}
     seen, current = list[BaseException](), error
     while current not in seen:  # exceptions may refer to each other
-        if any(frame.f_code in handlers for frame, _ in traceback.walk_tb(current.__traceback__)):
+        frames = [frame for frame, _ in traceback.walk_tb(current.__traceback__)]
+        if current is not error and frames and frames[0] in running:  # which has caught it
+            return
+        if any(_interrupts(inner, outer) for outer, inner in pairwise(frames)):
             context = current.__context__
             try:
                 raise current
@@ -78,12 +82,14 @@ def raise_if_from_signal_handler(error: BaseException) -> None:
         current = current.__cause__ or current.__context__ or current
 
 
-def _code_of(handler: Any) -> CodeType | None:  # noqa: ANN401 - a function, any other callable, or a number
-    """Return the code of a signal handler written in Python."""
-    function = handler.func if isinstance(handler, functools.partial) else getattr(handler, "__func__", handler)
-    call = function if hasattr(function, "__code__") else getattr(type(function), "__call__", None)  # noqa: B004
-    code: CodeType | None = getattr(call, "__code__", None)
-    return code
+def _interrupts(frame: FrameType, caller: FrameType) -> bool:
+    """Return whether a frame is that of a signal handler: called with a number and the frame that it interrupts.
+
+    Whether it is installed does not tell: handlers often restore the default, so that a second signal ends the program.
+    """
+    held = gc.get_referents(frame)  # its arguments come first; `f_locals` would keep tensors alive
+    given = chain(pairwise(held), *(pairwise(one) for one in held if type(one) is tuple))
+    return any(isinstance(number, int) and at is caller for number, at in given)
 
 
 def _described(error: BaseException) -> tuple[str, str]:
