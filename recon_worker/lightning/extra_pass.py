@@ -17,7 +17,7 @@ from recon_worker.capture.copying import as_tensor
 from recon_worker.capture.dataset import read_item
 from recon_worker.capture.errors import UnusableDataError, described
 from recon_worker.capture.logged_run import LoggedRun
-from recon_worker.capture.placement.nesting import left_unchanged, own_generators
+from recon_worker.capture.placement.unchanged import left_unchanged, own_generators
 from recon_worker.capture.plan import CapturePlan
 from recon_worker.lightning.forward_watch import read_predictions
 
