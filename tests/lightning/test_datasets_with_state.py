@@ -1,4 +1,4 @@
-"""Datasets whose state the logging must not change: memory of the samples read last, generators of random numbers."""
+"""State of datasets and modules that the logging must not change: samples read last, random generators."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ import torch
 
 from recon_worker.lightning import PtychoReconLoggingCallback
 from tests.lightning.fitting import fit, seeded_module
-from tests.lightning.foreign import ForeignDataset, loader
+from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("plain_sheets")]
 
@@ -154,6 +154,25 @@ DATASETS = {
     "partial": lambda: Transformed(partial(bound, np.random.default_rng(4))),
     "generator of the module": OfModule,
 }
+
+
+class NoisyModule(ForeignModule):
+    """Draws from a generator of its Python module, also when it is evaluated."""
+
+    def forward(self, x, *more):
+        return super().forward(x + OF_ALL.random(), *more)
+
+
+def test_training_is_bit_identical_if_the_module_draws_from_a_generator_of_its_python_module(tracking):
+    def losses(callback, logger):
+        torch.manual_seed(3)
+        OF_ALL.bit_generator.state = np.random.default_rng(2).bit_generator.state
+        return fit(tracking, callback, module=NoisyModule(), val=None, logger=logger)[0].losses
+
+    plain = losses(None, False)
+    logged = losses(PtychoReconLoggingCallback(1, num_patches=2, strict=True), None)
+
+    assert logged == plain
 
 
 @pytest.mark.parametrize("name", [*DATASETS, "mapped file"])

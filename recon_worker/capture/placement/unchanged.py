@@ -41,7 +41,7 @@ def left_unchanged(dataset: object) -> Iterator[None]:
     owners = list(_groups(dataset))
     groups, flat = [*map(_Attributes, owners)], [one for group in owners for one in group]
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    restores = list(own_generators(map(vars, flat), _in_modules_of(flat)))
+    restores = list(own_generators(map(vars, flat), in_modules_of(flat)))
     try:
         uses_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         with torch.random.fork_rng(range(torch.cuda.device_count()) if uses_gpu else []):
@@ -108,7 +108,7 @@ def _package(value: object) -> str:
     return name if name != "torch" else str(id(value))
 
 
-def _in_modules_of(owners: Iterable[object]) -> list[object]:
+def in_modules_of(owners: Iterable[object]) -> list[object]:
     """Return what is in the modules that define the classes of objects, such as a generator that all of them use."""
     names = {cls.__module__ for one in owners for cls in type(one).__mro__} & sys.modules.keys()
     return [value for name in names for value in list(vars(sys.modules[name]).values())]
