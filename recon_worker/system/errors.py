@@ -4,11 +4,14 @@ Libraries wrap a root cause in ever more general exceptions, so `reason` names t
 """
 
 import errno
+import functools
 import gc
+import signal
 import sys
 import traceback
 from itertools import chain, pairwise
-from types import FrameType
+from types import CodeType, FrameType
+from typing import Any
 
 from recon_worker.system.uris import without_credentials
 
@@ -66,13 +69,14 @@ def raise_if_from_signal_handler(error: BaseException) -> None:
     It is meant for the training, such as to end it before the time limit of a job, and must not be caught. An error
     that the training is handling already, such as one of an earlier signal, is not raised again.
     """
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
     running = {frame for frame, _ in traceback.walk_stack(sys._getframe())}
     seen, current = list[BaseException](), error
     while current not in seen:  # exceptions may refer to each other
         frames = [frame for frame, _ in traceback.walk_tb(current.__traceback__)]
         if current is not error and frames and frames[0] in running:  # which has caught it
             return
-        if any(_interrupts(inner, outer) for outer, inner in pairwise(frames)):
+        if any(inner.f_code in handlers or _interrupts(inner, outer) for outer, inner in pairwise(frames)):
             context = current.__context__
             try:
                 raise current
@@ -83,13 +87,21 @@ def raise_if_from_signal_handler(error: BaseException) -> None:
 
 
 def _interrupts(frame: FrameType, caller: FrameType) -> bool:
-    """Return whether a frame is that of a signal handler: called with a number and the frame that it interrupts.
+    """Return whether a frame is called like a signal handler: with a number and the frame that it interrupts.
 
-    Whether it is installed does not tell: handlers often restore the default, so that a second signal ends the program.
+    Handlers often restore the default, so that a second signal ends the program: they are not installed any more.
     """
     held = gc.get_referents(frame)  # its arguments come first; `f_locals` would keep tensors alive
     given = chain(pairwise(held), *(pairwise(one) for one in held if type(one) is tuple))
     return any(isinstance(number, int) and at is caller for number, at in given)
+
+
+def _code_of(handler: Any) -> CodeType | None:  # noqa: ANN401 - a function, any other callable, or a number
+    """Return the code of a signal handler written in Python."""
+    function = handler.func if isinstance(handler, functools.partial) else getattr(handler, "__func__", handler)
+    call = function if hasattr(function, "__code__") else getattr(type(function), "__call__", None)  # noqa: B004
+    code: CodeType | None = getattr(call, "__code__", None)
+    return code
 
 
 def _described(error: BaseException) -> tuple[str, str]:

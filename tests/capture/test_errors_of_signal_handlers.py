@@ -36,7 +36,7 @@ def ends_in_time_once(number, frame):
 
 
 @pytest.fixture(autouse=True)
-def handler():
+def _installed():
     before = signal.signal(signal.SIGUSR2, ends_in_time)
     yield
     signal.signal(signal.SIGUSR2, before)
@@ -46,9 +46,15 @@ def interrupt(*_, **__):
     signal.raise_signal(signal.SIGUSR2)
 
 
-def test_a_handler_may_restore_the_default(logger_of, monkeypatch):
+def ends_in_time_without_cycle(_number, frame):
+    del frame
+    raise WalltimeError
+
+
+@pytest.mark.parametrize("handler", [ends_in_time_once, ends_in_time_without_cycle])
+def test_a_handler_may_restore_the_default_or_delete_its_frame(logger_of, monkeypatch, handler):
     monkeypatch.setattr("recon_worker.capture.shot._numbers", interrupt)
-    signal.signal(signal.SIGUSR2, ends_in_time_once)
+    signal.signal(signal.SIGUSR2, handler)
 
     with logger_of() as recon, pytest.raises(WalltimeError), recon.epoch(1) as shot:
         add_all(shot)
