@@ -18,6 +18,7 @@ from recon_worker.capture.gathering import Destination
 from recon_worker.capture.plan import CapturePlan, FixedRows, Route, as_slice
 from recon_worker.reconstruction.stitching import crop_start_px
 from recon_worker.snapshot.records import SnapshotArrays, SnapshotLayout
+from recon_worker.system.errors import raise_if_from_signal_handler
 
 _LEAST_RATE = 1e-12
 """Minimum predicted photons of a pixel, as a fraction of the mean of the measured ones."""
@@ -179,6 +180,7 @@ class Capture:
                     observed = observed[samples].to(predicted.device, non_blocking=on_gpu)
                     return misfit(predicted.detach()[samples], observed, intensity=self.plan.intensity)
             except Exception as error:  # user code, or a lack of memory: the predictions must be kept
+                raise_if_from_signal_handler(error)
                 self._misfit_warning(measured.source, error)
         return target.misfit.new_full((1, 2), math.nan)
 

@@ -17,9 +17,9 @@ from recon_worker.capture.adapters import Adapter, Sample
 from recon_worker.capture.copying import as_tensor
 from recon_worker.capture.errors import UnusableDataError, described
 from recon_worker.capture.gathering import Ranks
-from recon_worker.capture.placement.nesting import left_unchanged
 from recon_worker.capture.placement.positions import ItemPosition
 from recon_worker.capture.placement.samples import Placement, Samples, place_samples
+from recon_worker.capture.placement.unchanged import left_unchanged
 from recon_worker.capture.plan import ScanOptions
 from recon_worker.snapshot.array_types import Float32
 from recon_worker.snapshot.geometry import Geometry, PositionGeometry

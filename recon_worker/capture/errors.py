@@ -89,13 +89,11 @@ class Guard:
         self._began_s = time.perf_counter()
         try:
             yield
-        except WrongSettingError:
-            raise
         except LeftEpochError:  # the training loop's own exception follows
             pass
         except Exception as error:  # logging failures must not stop training
             raise_if_from_signal_handler(error)
-            if self.strict:
+            if self.strict or isinstance(error, WrongSettingError):
                 raise
             self._report(error, where, lost)
             traceback.clear_frames(error.__traceback__)  # they hold predictions, perhaps on a GPU

@@ -17,6 +17,7 @@ from recon_worker.client.backend import ReconBackend, make_backend
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.records import Snapshot, SnapshotArrays
 from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.errors import raise_if_from_signal_handler
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
@@ -27,8 +28,12 @@ _logged: "WeakValueDictionary[str, ReconBackend]" = WeakValueDictionary()
 def launched(worker: WorkerSettings | None) -> ReconBackend:
     """Return a backend whose initialisation has begun. Raises WrongSettingError if its spool cannot be used."""
     backend = make_backend(worker)
-    with wrong_spool():
-        backend.launch()
+    try:
+        with wrong_spool():
+            backend.launch()
+    except BaseException:
+        backend.close(0.0)
+        raise
     return backend
 
 
@@ -103,7 +108,12 @@ class LoggedRun:
             self.capture = self.captures[address]
             self.capture.restart()
         except Exception as error:
-            self.capture, self.failure = None, error
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Give up the current capture. `end_capture` raises the error; that of a signal handler is raised now."""
+        raise_if_from_signal_handler(error)
+        self.capture, self.failure = None, error
 
     def use_device(self, device: torch.device) -> None:
         """Copy from another device from now on, unless the current capture holds predictions of an earlier one."""

@@ -19,8 +19,8 @@ from recon_worker.capture.errors import NOTHING_LOGGED, Guard, MisfitWarning, Wr
 from recon_worker.capture.gathering import ranks_of_process_group
 from recon_worker.capture.given_scan import GivenScan, SampleAdapter
 from recon_worker.capture.logged_run import LoggedRun, claim, close_backend, launched
-from recon_worker.capture.placement.nesting import left_unchanged
 from recon_worker.capture.placement.samples import Samples, place_samples
+from recon_worker.capture.placement.unchanged import left_unchanged
 from recon_worker.capture.plan import CapturePlan, Interval, ScanOptions, choose_indices
 from recon_worker.capture.shot import Shot, whole_number
 from recon_worker.client.backend import ReconBackend

@@ -95,9 +95,10 @@ class ReconWorker:
             return
         check_spool(self.settings.spool_dir)
         self._launched = True
-        self._supervisor.launch()
-        atexit.register(self.close, self.settings.flush_timeout_s)
-        _OPEN.add(self)
+        with held_signals(signal.SIGALRM):
+            self._supervisor.launch()
+            atexit.register(self.close, self.settings.flush_timeout_s)
+            _OPEN.add(self)
 
     def start(self, target: RunTarget, scan: Scan, layout: SnapshotLayout) -> None:
         """Set the run, the data common to its snapshots, and their layout. Call this once.
@@ -119,14 +120,14 @@ class ReconWorker:
         Raises:
             OSError: Memory or disk space is insufficient. The snapshot counts as failed.
         """
-        with held_signals():
+        with held_signals(signal.SIGALRM):
             arrays = self._queue.acquire(layout)
             self.reuses_memory = self._queue.memory.reuses_memory
         return arrays
 
     def submit(self, snapshot: Snapshot) -> None:
         """Hand over the snapshot whose arrays were acquired last."""
-        with held_signals() as arrived:
+        with held_signals(signal.SIGALRM) as arrived:
             self._queue.submit(snapshot, lambda: bool(arrived))
             self._supervisor.wake()
 
@@ -173,7 +174,8 @@ class ReconWorker:
                     self._supervisor.finish(_EVENTS_NAME)
                     self.flush(deadline - time.monotonic())
             finally:
-                self._shut_down()
+                with held_signals(signal.SIGALRM):
+                    self._shut_down()
             if signal.SIGINT in arrived:
                 arrived.remove(signal.SIGINT)
 

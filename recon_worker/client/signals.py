@@ -19,11 +19,14 @@ _SIGACTION_BYTES = 512
 
 
 @contextmanager
-def held_signals() -> Iterator[list[int]]:
+def held_signals(*also: int) -> Iterator[list[int]]:
     """Delay signals until the end of the `with` block. Does nothing outside the main thread.
 
     Signals that the process ignores stay ignored, except SIGINT: Lightning ignores it while callbacks flush, but a
     second Ctrl-C should end the flush.
+
+    Args:
+        also: Signals to delay in addition. SIGALRM, which may come periodically, must not end a flush.
 
     Yields:
         Pending signals in order of arrival; a signal removed from the list is not delivered.
@@ -36,7 +39,7 @@ def held_signals() -> Iterator[list[int]]:
             arrived.append(number)
 
     try:
-        for number in _HELD if threading.current_thread() is threading.main_thread() else ():
+        for number in (*_HELD, *also) if threading.current_thread() is threading.main_thread() else ():
             handler = signal.getsignal(number)  # None: installed by non-Python code
             if handler is not None and (handler is not signal.SIG_IGN or number == signal.SIGINT):
                 action = ctypes.create_string_buffer(_SIGACTION_BYTES)

@@ -20,7 +20,7 @@ from recon_worker.capture.dataset import RunData, read_item, read_scan, start_on
 from recon_worker.capture.errors import UnusableDataError, UnusablePredictionsError, described, wrong_spool
 from recon_worker.capture.gathering import Ranks
 from recon_worker.capture.logged_run import LoggedRun, claim
-from recon_worker.capture.placement.nesting import left_unchanged
+from recon_worker.capture.placement.unchanged import left_unchanged
 from recon_worker.capture.plan import CapturePlan, Interval, Route, ScanOptions, batch_indices, choose_indices
 from recon_worker.client.backend import ReconBackend
 from recon_worker.lightning.extra_pass import fill_missing, predict_samples

@@ -235,7 +235,7 @@ class PtychoReconLoggingCallback(Callback):
             if dataloader_idx == 0:
                 run.take_batch(batch_idx, outputs, batch)
         except Exception as error:
-            run.capture, run.failure = None, error
+            run.fail(error)
         self._guard.add_stall(began_s)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

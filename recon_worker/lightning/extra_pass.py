@@ -17,7 +17,7 @@ from recon_worker.capture.copying import as_tensor
 from recon_worker.capture.dataset import read_item
 from recon_worker.capture.errors import UnusableDataError, described
 from recon_worker.capture.logged_run import LoggedRun
-from recon_worker.capture.placement.nesting import left_unchanged, own_generators
+from recon_worker.capture.placement.unchanged import in_modules_of, left_unchanged, own_generators
 from recon_worker.capture.plan import CapturePlan
 from recon_worker.lightning.forward_watch import read_predictions
 
@@ -117,7 +117,7 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
     """
     modules = list(module.modules())
     modes = [(submodule, submodule.training) for submodule in modules]
-    restores = list(own_generators(map(vars, modules)))
+    restores = list(own_generators(map(vars, modules), in_modules_of(modules)))
     loggers = [vars(one) for one in modules if isinstance(one, LightningModule)]
     own_logs = [{name: one[name] for name in _LOGS if name in one} for one in loggers]
     module.eval()

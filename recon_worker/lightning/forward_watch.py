@@ -11,6 +11,7 @@ from torch import nn
 from recon_worker.capture.adapters import Adapter, Predictions
 from recon_worker.capture.copying import as_tensor
 from recon_worker.capture.errors import UnusableDataError, WrongSettingError, described
+from recon_worker.system.errors import raise_if_from_signal_handler
 
 
 def predicting_module(module: LightningModule, name: str | None) -> nn.Module:
@@ -51,7 +52,8 @@ def recognised(adapter: Adapter, outputs: object) -> Predictions | None:
     """Return the predictions in the output of a module; None if there are none, or if the adapter raises."""
     try:
         return read_predictions(adapter, outputs)
-    except Exception:  # user code, which expects another form
+    except Exception as error:  # user code, which expects another form
+        raise_if_from_signal_handler(error)
         return None
 
 

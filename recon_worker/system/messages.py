@@ -1,12 +1,13 @@
 """Messages on the terminal, whose failure never ends a training run or a `sync`; sizes as text."""
 
-import contextlib
 import functools
 import logging
 import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from recon_worker.system.errors import raise_if_from_signal_handler
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -24,8 +25,10 @@ def message_log(name: str) -> "logging.LoggerAdapter[logging.Logger]":
 class _SafeLogger(logging.LoggerAdapter[logging.Logger]):
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:  # noqa: ANN401
         """Log a message. The methods for all levels call this one."""
-        with contextlib.suppress(Exception):  # user-defined handlers may raise anything
+        try:
             self.logger.log(level, msg, *args, stacklevel=2, **kwargs)
+        except Exception as error:  # user-defined handlers may raise anything
+            raise_if_from_signal_handler(error)
 
 
 def show_messages(package: str) -> None:

@@ -19,6 +19,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -73,8 +74,9 @@ def main() -> int:
     _serve(channel, watchdog, priority, functools.partial(_set_up, arguments, channel, watchdog, priority))
     logging.shutdown()
     sys.stdout.flush()
-    if (folder := os.environ.get(_MATPLOTLIBS_FOLDER, given)) != given:
-        shutil.rmtree(str(folder), ignore_errors=True)  # Matplotlib would remove it at a normal exit
+    folder = os.environ.get(_MATPLOTLIBS_FOLDER, "")
+    if folder != given and folder.startswith(f"{tempfile.tempdir}/matplotlib-"):
+        shutil.rmtree(folder, ignore_errors=True)  # as Matplotlib at a normal exit; not what a plugin of MLflow names
     os._exit(0)  # an upload that hangs, or MLflow's own threads, must not keep the process alive
 
 

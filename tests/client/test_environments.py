@@ -147,3 +147,27 @@ def test_a_worker_whose_home_directory_cannot_be_written_leaves_no_temporary_fol
     assert (done.returncode, done.stdout) == (0, "0\n")
     assert "Matplotlib created a temporary cache directory" in done.stderr
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+PLUGIN = """
+import os
+os.environ.setdefault("MPLCONFIGDIR", os.environ["RECON_LOG_TEST_FOLDER"])
+class Store: pass
+"""
+
+
+def test_a_folder_that_a_plugin_of_mlflow_names_for_matplotlib_is_not_removed(tracking, tmp_path):
+    target, folder, about = make_run(tracking), tmp_path / "of the user", tmp_path / "plugin/plug-1.dist-info"
+    folder.mkdir()
+    (folder / "matplotlibrc").touch()
+    about.mkdir(parents=True)
+    (about.parent / "plug.py").write_text(PLUGIN)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[mlflow.tracking_store]\nplug = plug:Store\n")
+    code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
+    code = f"import sys; sys.path.append({str(about.parent)!r})\n{code}"
+
+    done = run_python("-c", code, cwd=tmp_path, RECON_LOG_TEST_FOLDER=str(folder))
+
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+    assert (folder / "matplotlibrc").exists()

@@ -6,4 +6,5 @@ positions      records of positions; checks of what the user passes
 ground_truth   true objects, passed or found, and patches cut from them
 plausibility   checks unit, axis order and reach of positions
 nesting        looks through Subset, ConcatDataset and wrappers
+unchanged      leaves datasets and random generators as they were
 """

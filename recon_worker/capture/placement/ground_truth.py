@@ -20,7 +20,7 @@ from recon_worker.reconstruction.patches import cut_patch
 from recon_worker.reconstruction.stitching import crop_to_footprint
 from recon_worker.snapshot.array_types import Complex64, Float32, Float64
 from recon_worker.snapshot.geometry import Geometry, GridGeometry
-from recon_worker.system.errors import reason
+from recon_worker.system.errors import raise_if_from_signal_handler, reason
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
@@ -142,6 +142,7 @@ def container_truth(part: Part) -> TrueObjects | None:
         container = part.read("container")
         return _read_truth(lambda name: part.read(name) if container is None else member(container, name))
     except Exception as error:  # user code
+        raise_if_from_signal_handler(error)
         text = str(error) if type(error) is ValueError else f"cannot be used ({reason(error)})"
         _log.warning("The true object of %s %s: pictures are logged without it.", part.name, text)
         return None

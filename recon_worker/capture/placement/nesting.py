@@ -4,23 +4,18 @@
 any access may raise any exception.
 """
 
-import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch.utils.data import ConcatDataset, Subset
 
 _DEEPEST = 32
 """Maximum depth of nested datasets; a deeper one is assumed to contain itself."""
-_SAMPLED = 4096
-"""Approximate number of elements of a large array that are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,100 +62,6 @@ def flatten(dataset: object, length: int) -> tuple[Part, ...]:
     """Return the innermost datasets of a dataset of `length` samples, in order."""
     rows = np.arange(length)
     return tuple(_parts(dataset, (), rows, rows, 0))
-
-
-@contextmanager
-def left_unchanged(dataset: object) -> Iterator[None]:
-    """Restore, on exit, all random states and the attributes of a dataset and of those nested in it.
-
-    Datasets draw random numbers, also from generators of their own, and open files at the first access: DataLoader
-    workers forked later would share a file that this process has opened, and its position. If a dataset has closed a
-    file to open another, or overwritten an array with other samples, its attributes are not restored, because they
-    belong together.
-    """
-    before = [(state, dict(state)) for state in _attributes(dataset)]
-    files = [list(filter(_is_open, attributes.values())) for _, attributes in before]
-    contents = [_contents(attributes) for _, attributes in before]
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    restores = list(own_generators(attributes for _, attributes in before))
-    try:
-        uses_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        with torch.random.fork_rng(range(torch.cuda.device_count()) if uses_gpu else []):
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        for restore in restores:
-            restore()
-        for (state, attributes), opened, content in zip(before, files, contents, strict=True):
-            was_fresh = any(attributes.get(name) is None for name, value in state.items() if value is not None)
-            if not all(map(_is_open, opened)) or not (was_fresh or _contents(attributes) == content):
-                continue
-            for name in [name for name in state if name not in attributes]:
-                del state[name]
-            state.update(attributes)
-
-
-def _attributes(dataset: object) -> list[dict[str, Any]]:
-    """Return the `__dict__` of a dataset, of nested datasets, and of attributes from the package of their owner."""
-    found, left = dict[int, dict[str, Any]](), [dataset]
-    while left:
-        one = left.pop()
-        state = getattr(one, "__dict__", None)
-        if type(state) is dict and id(state) not in found:
-            found[id(state)] = state
-            several = state.get("datasets")
-            left += [state.get("dataset"), *(several if isinstance(several, list | tuple) else ())]
-            package = _package(one)
-            left += [value for value in state.values() if isinstance(value, Dataset) or _package(value) == package]
-    return list(found.values())
-
-
-def _package(value: object) -> str:
-    """Return the name of the package of an object's class; unique for classes of torch, such as `Subset` and Tensor."""
-    name = str(type(value).__module__).partition(".")[0]
-    return name if name != "torch" else str(id(value))
-
-
-def _is_open(value: Any) -> bool:  # noqa: ANN401
-    """Return whether a value is an open file, also of h5py or `np.load`; False if that cannot be determined."""
-    try:
-        if _package(value) == "h5py":
-            return bool(value)
-        return value.zip is not None if isinstance(value, np.lib.npyio.NpzFile) else value.closed is False
-    except Exception:  # user code
-        return False
-
-
-def _contents(attributes: dict[str, Any]) -> list[object]:
-    """Return fingerprints of arrays and tensors, which change when these are overwritten; large arrays are sampled."""
-    found: list[object] = []
-    for value in attributes.values():
-        with suppress(Exception):  # of a subclass of Tensor, or without a version, as in `torch.inference_mode`
-            if type(value) is np.ndarray and value.flags.writeable:
-                found.append(value.flat[:: value.size // _SAMPLED | 1].tobytes())  # odd: not always the same columns
-            elif isinstance(value, Tensor):
-                found.append(value._version)
-    return found
-
-
-def own_generators(owners: Iterable[dict[str, Any]]) -> Iterator[Callable[[], object]]:
-    """Yield a function that restores the state of each random generator among attributes, and among theirs."""
-    found = [one for attributes in owners for one in attributes.values()]
-    for one in tuple(found):
-        with suppress(Exception):  # user code
-            found += one.__dict__.values()
-    for one in found:
-        with suppress(Exception):
-            source = one.bit_generator if isinstance(one, np.random.Generator) else one
-            if isinstance(source, np.random.BitGenerator):
-                yield partial(setattr, source, "state", source.state)
-            elif isinstance(source, np.random.RandomState):
-                yield partial(source.set_state, source.get_state())
-            elif isinstance(source, random.Random):
-                yield partial(source.setstate, source.getstate())
-            elif isinstance(source, torch.Generator):
-                yield partial(source.set_state, source.get_state())
 
 
 def member(owner: Any, name: str) -> Any:  # noqa: ANN401

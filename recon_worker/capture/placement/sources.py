@@ -20,7 +20,7 @@ from recon_worker.capture.placement.positions import ItemPosition, Positions, as
 from recon_worker.reconstruction.stitching import canvas_positions
 from recon_worker.snapshot.array_types import Float64
 from recon_worker.snapshot.geometry import Geometry, GridGeometry
-from recon_worker.system.errors import reason
+from recon_worker.system.errors import raise_if_from_signal_handler, reason
 
 _POSITIONS_S = 120.0
 """Timeout for reading positions from the items; training waits meanwhile."""
@@ -58,11 +58,11 @@ def find_positions(
         try:
             if (found := source()) is not None:
                 return found
-        except ValueError as error:
-            reasons[name] = str(error).rstrip(".")
         except Exception as error:  # user code
+            raise_if_from_signal_handler(error)
             of = parts[0].name if parts else "the dataset"
-            reasons[name] = f"the sample positions of {of} are unknown ({reason(error)})"
+            unknown = f"the sample positions of {of} are unknown ({reason(error)})"
+            reasons[name] = str(error).rstrip(".") if isinstance(error, ValueError) else unknown
     raise ValueError("; ".join(reasons.values()) or _UNKNOWN)
 
 
