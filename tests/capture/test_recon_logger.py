@@ -187,8 +187,15 @@ def test_an_epoch_without_predictions_is_not_logged(tracking, logger_of, caplog)
     assert caplog.text.count("is not logged: no predictions were added") == 2
 
 
-def test_an_exception_in_an_epoch_passes_through_and_what_was_logged_arrives(tracking, logger_of, tmp_path, caplog):
-    recon = logger_of(worker=WorkerSettings(spool_dir=tmp_path / "spool"))
+@pytest.mark.parametrize(
+    "worker",
+    [False, pytest.param(True, marks=pytest.mark.slow)],  # lightning/test_async_logging.py flushes a worker
+    ids=["inline", "worker"],
+)
+def test_an_exception_in_an_epoch_passes_through_and_what_was_logged_arrives(
+    tracking, logger_of, tmp_path, caplog, worker
+):
+    recon = logger_of(worker=WorkerSettings(spool_dir=tmp_path / "spool") if worker else None)
 
     def loop():
         with recon:

@@ -50,19 +50,26 @@ def _slot_bytes(worker):
     return sum(max(0, os.fstat(slot.descriptor).st_size - HEADER_BYTES) for slot in worker._queue.memory.all_slots)
 
 
-def test_a_snapshot_captured_in_a_file_gives_the_same_pictures(tracking, settings, mlflow_database, tmp_path):
+def test_snapshots_captured_in_files_give_the_same_pictures_though_no_file_can_be_made_for_another(
+    tracking, settings, mlflow_database, tmp_path, caplog
+):
     other = type(tracking)(mlflow_database, f"{tracking.experiment}-inline", tmp_path / "inline")
     inline = InlineBackend()
     inline.start(make_run(other), SCAN, LAYOUT)
     with started(settings, make_run(tracking), SCAN) as worker:
+        with pytest.raises(OSError, match=r"File too large|No space left"):
+            worker.acquire(replace(LAYOUT, n_stitch=10**12))
         for epoch in (1, 2):
             log_epoch(inline, LAYOUT, epoch)
+            worker.acquire(LAYOUT)  # and never submitted
             log_epoch(worker, LAYOUT, epoch)
+        worker.acquire(LAYOUT)
     inline.close(FLUSH_S)
 
     assert _pictures(tracking) == _pictures(other)
     assert len(_pictures(tracking)) == 2 * 10
-    assert (worker.stats.logged, worker.stats.spilled) == (2, 0)
+    assert (worker.stats.submitted, worker.stats.logged, worker.stats.failed, worker.stats.spilled) == (3, 2, 1, 0)
+    assert "A reconstruction is lost" in caplog.text
     assert not any(settings.spool_dir.iterdir())
 
 
@@ -136,22 +143,6 @@ def test_a_snapshot_in_a_file_survives_the_death_of_its_worker(tracking, setting
 
     assert worker.stats.restarts == 1
     assert worker.stats.logged == 2
-
-
-def test_what_no_file_can_be_made_for_counts_as_failed_and_arrays_never_submitted_leave_none(
-    tracking, settings, caplog
-):
-    huge = replace(LAYOUT, n_stitch=10**12)
-    with started(settings, make_run(tracking), SCAN) as worker:
-        with pytest.raises(OSError, match=r"File too large|No space left"):
-            worker.acquire(huge)
-        worker.acquire(LAYOUT)
-        log_epoch(worker, LAYOUT, 1)
-        worker.acquire(LAYOUT)
-
-    assert (worker.stats.submitted, worker.stats.logged, worker.stats.failed) == (2, 1, 1)
-    assert "A reconstruction is lost" in caplog.text
-    assert not any(settings.spool_dir.iterdir())
 
 
 KILLED = f"""

@@ -101,7 +101,9 @@ def test_a_path_of_any_bytes_is_printed_and_the_command_can_be_pasted(tracking, 
     assert b"2 snapshots to render" in said("status", spool)
     assert json.loads(said("status", spool, "--json"))[0]["folder"] == str(folder)
     assert b"pictures written" in said("render", spool, "--out", f"{spool}.out")
-    subprocess.run(["bash", "-c", sync_command(folder)], check=True, capture_output=True, timeout=60)
+    pasted = f"printf '%s\\0' {sync_command(folder)}"
+    words = subprocess.run(["bash", "-c", pasted], check=True, stdout=subprocess.PIPE, timeout=60).stdout.split(b"\0")
+    said(*map(os.fsdecode, words[words.index(b"sync") : -1]))
 
     assert epochs(tracking) == {1, 2, 3}
 

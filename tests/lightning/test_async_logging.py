@@ -51,15 +51,20 @@ class _Reusing(ForeignModule):
             values.zero_()
 
 
-def test_inline_and_async_runs_leave_the_same_bytes_even_if_memory_is_used_again(tracking, settings, new_tracking):
+def test_inline_and_async_runs_leave_the_same_bytes_and_weights_even_if_memory_is_used_again(
+    tracking, settings, new_tracking
+):
     other = new_tracking()
     torch.manual_seed(3)
     reusing = _Reusing()
 
-    plain, _ = fit(tracking, _callback(None, arrays="npz"), epochs=2, module=_seeded(returns_predictions=True))
+    plain, _ = fit(tracking, None, epochs=2, module=_seeded(returns_predictions=True), logger=False)
+    inline, _ = fit(tracking, _callback(None, arrays="npz"), epochs=2, module=_seeded(returns_predictions=True))
     fit(other, _callback(settings, arrays="npz"), epochs=2, module=reusing)
 
-    assert reusing.losses == plain.losses
+    assert reusing.losses == inline.losses == plain.losses
+    assert torch.equal(weights(reusing), weights(plain))
+    assert torch.equal(weights(inline), weights(plain))
     assert all(memory.eq(0).all() for memory in reusing.memory.values())
     assert tracking.files() | {"recon_log/events.csv"} == other.files()
     assert tracking.cards() == other.cards()
@@ -67,7 +72,8 @@ def test_inline_and_async_runs_leave_the_same_bytes_even_if_memory_is_used_again
     assert list(settings.spool_dir.iterdir()) == []
 
 
-@pytest.mark.parametrize("returns_predictions", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow  # the test above compares weights
+@pytest.mark.parametrize("returns_predictions", [True, False])
 def test_training_with_the_worker_is_bit_identical_to_training_without_logging(tracking, settings, returns_predictions):
     plain, _ = fit(tracking, None, epochs=3, module=_seeded(returns_predictions=returns_predictions), logger=False)
 

@@ -35,7 +35,15 @@ def scan():
     return replace(make_scan(n_samples=12, n_fixed=1), reference=True)
 
 
-def test_the_reference_has_the_cards_of_the_later_epochs_and_is_no_snapshot(tracking, settings, scan):
+@pytest.mark.parametrize("deaths", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_the_reference_has_the_cards_of_the_later_epochs_and_is_no_snapshot(
+    tracking,
+    settings,
+    scan,
+    inject,  # noqa: F811
+    deaths,
+):
+    inject("outbox", "kill", times=deaths)  # the reference is the first to be put there
     target = make_run(tracking)
     with started(settings, target, scan) as worker:
         log_epoch(worker, layout_of(scan), 1)
@@ -45,11 +53,11 @@ def test_the_reference_has_the_cards_of_the_later_epochs_and_is_no_snapshot(trac
     assert tracking.epoch_folders() == ["epoch_01"]
     assert [entry.epoch for entry in entries_of(tracking.path("recon_log/gallery.html").read_bytes())] == [1]
     assert [metric.step for metric in metrics] == [10]
-    assert (worker.stats.submitted, worker.stats.logged) == (1, 1)
+    assert (worker.stats.submitted, worker.stats.logged, worker.stats.restarts) == (1, 1, deaths)
     assert worker.stats.artifacts_logged == len(tracking.files()) + 2 * len(KEYS) + 2  # cards, latest card, metrics
 
 
-@pytest.mark.slow  # the next test replaces a worker that has the reference
+@pytest.mark.slow  # the test above replaces a worker that has the reference
 def test_replaced_workers_log_the_reference_once(tracking, settings, scan):
     with started(settings, make_run(tracking), scan) as worker:
         kill(worker)
@@ -60,17 +68,15 @@ def test_replaced_workers_log_the_reference_once(tracking, settings, scan):
     assert tracking.cards() == cards(0, 10)
 
 
-@pytest.mark.parametrize(
-    ("deaths", "expected"), [(1, cards(0, 10)), pytest.param(4, cards(10), marks=pytest.mark.slow)]
-)
-def test_a_reference_that_kills_workers_costs_no_snapshot(tracking, settings, scan, inject, deaths, expected):  # noqa: F811
-    inject("outbox", "kill", times=deaths)  # the reference is the first to be put there
+@pytest.mark.slow  # the first test has a reference that kills a worker
+def test_a_reference_that_kills_all_workers_costs_no_snapshot(tracking, settings, scan, inject):  # noqa: F811
+    inject("outbox", "kill", times=4)
     with started(settings, make_run(tracking), scan) as worker:
         log_epoch(worker, layout_of(scan), 1)
 
-    assert worker.stats.restarts == deaths
+    assert worker.stats.restarts == 4
     assert worker.stats.logged == 1
-    assert tracking.cards() == expected
+    assert tracking.cards() == cards(10)
 
 
 def test_a_reference_that_was_not_uploaded_is_synced(tracking, settings, scan, caplog):
