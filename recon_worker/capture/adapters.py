@@ -18,6 +18,7 @@ from torch import Tensor
 from recon_worker.capture.copying import as_tensor
 from recon_worker.capture.errors import UnusableDataError, described
 from recon_worker.capture.placement.nesting import member
+from recon_worker.system.handler_errors import raise_if_from_signal_handler
 
 Channel = Literal["amp", "phase"]
 
@@ -280,7 +281,8 @@ def _photon_scale(fields: Any) -> float | None:  # noqa: ANN401
             return float(fields["physics_scaling_constant"].reshape(-1)[0])
         counts = fields["measured_intensity"]
         return 1.0 if bool((counts == counts.round()).all()) else None
-    except Exception:  # user code
+    except Exception as error:  # user code
+        raise_if_from_signal_handler(error)
         return None
 
 

@@ -18,7 +18,7 @@ from recon_worker.capture.gathering import Destination
 from recon_worker.capture.plan import CapturePlan, FixedRows, Route, as_slice
 from recon_worker.reconstruction.stitching import crop_start_px
 from recon_worker.snapshot.records import SnapshotArrays, SnapshotLayout
-from recon_worker.system.errors import raise_if_from_signal_handler
+from recon_worker.system.handler_errors import raise_if_from_signal_handler
 
 _LEAST_RATE = 1e-12
 """Minimum predicted photons of a pixel, as a fraction of the mean of the measured ones."""

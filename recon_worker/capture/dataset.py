@@ -25,6 +25,7 @@ from recon_worker.snapshot.array_types import Float32
 from recon_worker.snapshot.geometry import Geometry, PositionGeometry
 from recon_worker.snapshot.records import Scan, SnapshotLayout
 from recon_worker.system.errors import reason
+from recon_worker.system.handler_errors import raise_if_from_signal_handler
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
@@ -287,5 +288,6 @@ def _probe_intensity(sample: Sample, n_px: int) -> Float32 | None:
         probe = sample.probe.detach().cpu()
         modes = probe.reshape(-1, n_px, n_px) if probe.ndim < 4 else probe[0].reshape(-1, n_px, n_px)
         return to_float32(modes.abs().square().sum(0))
-    except Exception:  # absent or unusable: overlapping patches are averaged equally
+    except Exception as error:  # absent or unusable: overlapping patches are averaged equally
+        raise_if_from_signal_handler(error)
         return None

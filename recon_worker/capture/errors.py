@@ -9,7 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from recon_worker.spool.folder import SpoolError
-from recon_worker.system.errors import raise_if_from_signal_handler, reason
+from recon_worker.system.errors import reason
+from recon_worker.system.handler_errors import raise_if_from_signal_handler
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)

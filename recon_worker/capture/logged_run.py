@@ -17,7 +17,7 @@ from recon_worker.client.backend import ReconBackend, make_backend
 from recon_worker.settings import WorkerSettings
 from recon_worker.snapshot.records import Snapshot, SnapshotArrays
 from recon_worker.spool.run_target import RunTarget
-from recon_worker.system.errors import raise_if_from_signal_handler
+from recon_worker.system.handler_errors import raise_if_from_signal_handler
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)

@@ -13,6 +13,7 @@ from recon_worker.capture.errors import WrongSettingError
 from recon_worker.snapshot.choices import TILES_FROM_PX, ArraysFormat, StitchWeight
 from recon_worker.snapshot.records import SnapshotLayout
 from recon_worker.system.arguments import check_fields
+from recon_worker.system.handler_errors import raise_if_from_signal_handler
 
 FixedRows = tuple[tuple[int, int], ...]
 """(row of the fixed arrays, sample of the batch), for each fixed patch in a batch."""
@@ -176,7 +177,8 @@ def batch_indices(loader: object, rank: int = 0, size: int = 1) -> list[range]:
     in_batch = loader.batch_sampler.batch_size
     try:
         length, batches = len(loader.dataset), len(loader)  # type: ignore[arg-type]
-    except Exception:  # user code: a dataset or loader class may raise anything
+    except Exception as error:  # user code: a dataset or loader class may raise anything
+        raise_if_from_signal_handler(error)
         return []
     if type(sampler) is SequentialSampler and rank == 0:
         first, step = 0, 1

@@ -37,7 +37,7 @@ class SpoolStatus:
     """Rendered artifacts to upload."""
     artifacts_bytes: int
     damaged: int
-    """Snapshot files that could not be rendered and were set aside."""
+    """Snapshot files marked as damaged, because they could not be rendered."""
     oldest_s: float
     """Age of the oldest file, in seconds; 0 without files."""
     refusal: str

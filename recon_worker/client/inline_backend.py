@@ -14,7 +14,8 @@ from recon_worker.snapshot.artifact import Artifact, Failure
 from recon_worker.snapshot.records import Scan, Snapshot, SnapshotArrays, SnapshotLayout
 from recon_worker.spool.outbox import Version, version_of
 from recon_worker.spool.run_target import RunTarget
-from recon_worker.system.errors import raise_if_from_signal_handler, reason
+from recon_worker.system.errors import reason
+from recon_worker.system.handler_errors import raise_if_from_signal_handler
 from recon_worker.system.messages import message_log, show_messages
 from recon_worker.upload.errors import UploadError
 from recon_worker.upload.mlflow_sink import MlflowSink

@@ -1,4 +1,4 @@
-"""`Ledger`: counts the outcome of every snapshot, and keeps the metrics of those that are logged.
+"""`Ledger`: counts the outcome of every snapshot, and keeps the metrics of each rendered epoch.
 
 At the end `submitted = logged + dropped + spooled + failed`.
 """

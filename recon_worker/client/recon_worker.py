@@ -128,7 +128,7 @@ class ReconWorker:
     def submit(self, snapshot: Snapshot) -> None:
         """Hand over the snapshot whose arrays were acquired last."""
         with held_signals(signal.SIGALRM) as arrived:
-            self._queue.submit(snapshot, lambda: bool(arrived))
+            self._queue.submit(snapshot, lambda: any(number != signal.SIGALRM for number in arrived))
             self._supervisor.wake()
 
     def awaits(self, epoch: int) -> bool:

@@ -26,7 +26,8 @@ def held_signals(*also: int) -> Iterator[list[int]]:
     second Ctrl-C should end the flush.
 
     Args:
-        also: Signals to delay in addition. SIGALRM, which may come periodically, must not end a flush.
+        also: Further signals to delay. SIGALRM is not delayed by default: any delayed signal ends a flush, and this one
+            may arrive periodically.
 
     Yields:
         Pending signals in order of arrival; a signal removed from the list is not delivered.

@@ -1,8 +1,8 @@
 """`SnapshotQueue`: the bounded queue that tracks each snapshot from `acquire` until its artifacts are in MLflow.
 
     acquire -> submit -> WAITING -> take -> IN_FLIGHT -> rendered -> UPLOADING -> logged
-                          ^   `-> dropped      |-> worker died: WAITING; after two deaths PARKED, after three set aside
-                          |                    |-> unreadable: WAITING; after three attempts set aside
+                          ^   `-> dropped      |-> worker died: WAITING; after two deaths PARKED, after three given up
+                          |                    |-> unreadable: WAITING; after three attempts given up
                           `-- POSTPONED <------'   the machine lacked memory, disk space or descriptors
 
 The training thread submits, the supervisor's thread takes. One condition, `changed`, guards the jobs, their memory and
@@ -192,7 +192,7 @@ class SnapshotQueue:
         return job
 
     def worker_died(self) -> None:
-        """Requeue the job in flight at its old position, or last after two deaths. Set it aside after three."""
+        """Requeue the job in flight at its old position, or last after two deaths. Give it up after three."""
         self.refused = False  # the next worker retries all uploads
         self.rejected.clear()
         for job in self.in_state(State.IN_FLIGHT):

@@ -28,6 +28,7 @@ from recon_worker.lightning.forward_watch import ForwardWatch, predicting_module
 from recon_worker.lightning.trainer_state import choose_data, logged_loader, set_up_validation_data
 from recon_worker.settings import WorkerSettings
 from recon_worker.spool.run_target import RunTarget
+from recon_worker.system.handler_errors import raise_if_from_signal_handler
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
@@ -251,7 +252,8 @@ def _routes(plan: CapturePlan, loader: Any, dataset: object, ranks: Ranks) -> tu
     """Return the destination of each batch of a validation loader; empty if its samples are unknown."""
     try:
         batches = batch_indices(loader, ranks.rank, ranks.size) if loader.dataset is dataset else []
-    except Exception:  # user code
+    except Exception as error:  # user code
+        raise_if_from_signal_handler(error)
         batches = []
     return tuple(map(plan.route, batches))
 
@@ -281,7 +283,8 @@ def _reach(trainer: Trainer, loader: Any, length: int) -> int:  # noqa: ANN401
     """Return the number of leading samples that validation reaches; `limit_val_batches` may reduce it."""
     try:
         in_loader: float = len(loader)
-    except Exception:  # user code: a loader of unknown length may raise anything
+    except Exception as error:  # user code: a loader of unknown length may raise anything
+        raise_if_from_signal_handler(error)
         in_loader = float("inf")
     limit = trainer.num_val_batches[0]
     if limit >= in_loader:

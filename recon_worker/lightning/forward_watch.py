@@ -11,7 +11,7 @@ from torch import nn
 from recon_worker.capture.adapters import Adapter, Predictions
 from recon_worker.capture.copying import as_tensor
 from recon_worker.capture.errors import UnusableDataError, WrongSettingError, described
-from recon_worker.system.errors import raise_if_from_signal_handler
+from recon_worker.system.handler_errors import raise_if_from_signal_handler
 
 
 def predicting_module(module: LightningModule, name: str | None) -> nn.Module:

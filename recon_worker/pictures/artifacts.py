@@ -50,7 +50,8 @@ from recon_worker.reconstruction.alerts import alerts
 from recon_worker.reconstruction.stitching import canvas_positions
 from recon_worker.snapshot.artifact import GALLERY, SCALES, TILES, Artifact, Failure
 from recon_worker.snapshot.records import Scan, Snapshot
-from recon_worker.system.errors import is_shortage, raise_if_from_signal_handler
+from recon_worker.system.errors import is_shortage
+from recon_worker.system.handler_errors import raise_if_from_signal_handler
 
 _T = TypeVar("_T")
 _CARD_PX, _LARGEST_CARD_PX = 256, 1024

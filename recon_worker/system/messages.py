@@ -7,7 +7,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from recon_worker.system.errors import raise_if_from_signal_handler
+from recon_worker.system.handler_errors import raise_if_from_signal_handler
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -1,6 +1,7 @@
 """Uploads a spool's outbox to MLflow. Runs in the worker, in `recon-worker sync`, and inline; accesses the network.
 
 uploader       upload threads: send, read back, set aside
+threads        starts as many threads as the limits of the machine permit
 retry          decides whether and when to retry a failed request
 errors         classifies server errors
 mlflow_sink    one MLflow run: artifacts, metrics, image cards, description

@@ -21,7 +21,8 @@ from recon_worker.pictures.records import Card, Description, Metrics, card_of, i
 from recon_worker.snapshot.artifact import TILES
 from recon_worker.spool.outbox import Version
 from recon_worker.spool.run_target import RunTarget
-from recon_worker.system.errors import raise_if_from_signal_handler, reason
+from recon_worker.system.errors import reason
+from recon_worker.system.handler_errors import raise_if_from_signal_handler
 from recon_worker.system.messages import message_log
 from recon_worker.upload.errors import RefusedError, UnacceptableError, error_type, forbids_listing
 from recon_worker.upload.image_cards import FOLDER, ImageCards

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 from recon_worker.spool.outbox import Outbox, Version, epoch_of
 from recon_worker.system.messages import message_log
-from recon_worker.system.threads import start_threads
 from recon_worker.upload.errors import UnacceptableError
 from recon_worker.upload.retry import RESENDS, Retries, StoppedError, backoff_s
+from recon_worker.upload.threads import start_threads
 
 if TYPE_CHECKING:
     from recon_worker.upload.mlflow_sink import MlflowSink

@@ -19,7 +19,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -70,13 +69,13 @@ def main() -> int:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # the uploader logs, once, that it retries
     logging.getLogger("recon_worker.spool.lock").setLevel(logging.ERROR)  # the training process has logged it
     priority.run(_warm_up)
+    folder = os.environ.get(_MATPLOTLIBS_FOLDER)  # later, a plugin of MLflow may name another one
     channel.send("ready")
     _serve(channel, watchdog, priority, functools.partial(_set_up, arguments, channel, watchdog, priority))
     logging.shutdown()
     sys.stdout.flush()
-    folder = os.environ.get(_MATPLOTLIBS_FOLDER, "")
-    if folder != given and folder.startswith(f"{tempfile.tempdir}/matplotlib-"):
-        shutil.rmtree(folder, ignore_errors=True)  # as Matplotlib at a normal exit; not what a plugin of MLflow names
+    if folder is not None and folder != given:
+        shutil.rmtree(folder, ignore_errors=True)  # as Matplotlib does at a normal exit
     os._exit(0)  # an upload that hangs, or MLflow's own threads, must not keep the process alive
 
 

@@ -36,7 +36,7 @@ Complex = NDArray[np.complex64]
 
 @dataclass(frozen=True)
 class Imitation:
-    """A training run whose prediction is the true object, blurred less with each epoch by a factor, and noisy."""
+    """An imitated training run: it predicts the true object with noise and with a blur that shrinks every epoch."""
 
     name: str
     settings: Mapping[str, str]

@@ -137,14 +137,16 @@ def test_variables_that_the_training_was_told_to_ignore_do_not_stop_the_worker(t
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
 
 
-def test_a_worker_whose_home_directory_cannot_be_written_leaves_no_temporary_folder(tmp_path):
+def test_a_worker_whose_home_directory_cannot_be_written_leaves_no_temporary_folder(tracking, tmp_path):
     """Matplotlib makes one for its caches."""
     (tmp_path / "tmp").mkdir()
     nowhere = {"HOME": "/proc/none", "XDG_CONFIG_HOME": "", "XDG_CACHE_HOME": "", "MPLCONFIGDIR": ""}
+    target = make_run(tracking)
+    code = LOG_ONE.format(repository=str(REPOSITORY), run_id=target.run_id, uri=target.tracking_uri)
 
-    done = run_python("-c", READY, cwd=tmp_path, TMPDIR=str(tmp_path / "tmp"), **nowhere)
+    done = run_python("-c", code, cwd=tmp_path, TMPDIR=str(tmp_path / "tmp"), **nowhere)
 
-    assert (done.returncode, done.stdout) == (0, "0\n")
+    assert (done.returncode, done.stdout) == (0, "1\n")
     assert "Matplotlib created a temporary cache directory" in done.stderr
     assert list((tmp_path / "tmp").iterdir()) == []
 

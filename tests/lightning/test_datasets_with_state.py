@@ -1,11 +1,14 @@
 """State of datasets and modules that the logging must not change: samples read last, random generators."""
 
+import weakref
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from recon_worker.capture.placement.unchanged import left_unchanged
 from recon_worker.lightning import PtychoReconLoggingCallback
 from tests.lightning.fitting import fit, seeded_module
 from tests.lightning.foreign import ForeignDataset, ForeignModule, loader
@@ -140,6 +143,15 @@ def closure():
     return lambda image: image + generator.random()
 
 
+def added(draw, image):
+    return image + draw()
+
+
+def setattr_of(dataset, name, value):
+    setattr(dataset, name, value)
+    return dataset
+
+
 def bound(generator, image):
     return image + generator.random()
 
@@ -152,8 +164,20 @@ DATASETS = {
     "transforms": lambda: Transformed(Composed(Noise(0), Noise(1))),
     "closure": lambda: Transformed(closure()),
     "partial": lambda: Transformed(partial(bound, np.random.default_rng(4))),
+    "bound method": lambda: Transformed(partial(added, np.random.default_rng(5).random)),
+    "proxy of an object that is gone": lambda: setattr_of(Transformed(Noise(6)), "parent", weakref.proxy(Noise(7))),
     "generator of the module": OfModule,
 }
+
+
+def test_a_large_buffer_of_any_array_type_is_seen_to_be_overwritten():
+    """The number of a block belongs to the buffer that holds it."""
+    dataset = SimpleNamespace(block=0, buffer=np.zeros(10_000_000).view(np.recarray))
+
+    with left_unchanged(dataset):
+        dataset.block, dataset.buffer[:] = 7, 7
+
+    assert dataset.block == 7
 
 
 class NoisyModule(ForeignModule):

@@ -20,7 +20,8 @@ from recon_worker.reconstruction.patches import cut_patch
 from recon_worker.reconstruction.stitching import crop_to_footprint
 from recon_worker.snapshot.array_types import Complex64, Float32, Float64
 from recon_worker.snapshot.geometry import Geometry, GridGeometry
-from recon_worker.system.errors import raise_if_from_signal_handler, reason
+from recon_worker.system.errors import reason
+from recon_worker.system.handler_errors import raise_if_from_signal_handler
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
@@ -71,7 +72,8 @@ class TruePatches:
         else:
             try:
                 item = self.item_position(index) if self.item_position is not None else None
-            except Exception:  # user code; reading the item for its pattern reports the failure
+            except Exception as error:  # user code; reading the item for its pattern reports the failure
+                raise_if_from_signal_handler(error)
                 item = None
             if item is None:
                 return None
@@ -152,7 +154,8 @@ def container_factor(part: Part) -> float | None:
     """Return `norm_Y_I` of a container without a true object; None if absent or unusable."""
     try:
         return _amplitude_factor(part.read_container("norm_Y_I"))
-    except Exception:  # user code
+    except Exception as error:  # user code
+        raise_if_from_signal_handler(error)
         return None
 
 
@@ -172,6 +175,7 @@ def own_truth(dataset: Any, geometry: Geometry | None = None) -> tuple[Complex64
                 for i, one in enumerate(truth[: geometry.n_objects])
             )
     except Exception as error:  # user code
+        raise_if_from_signal_handler(error)
         _log.warning("ground_truth of %s cannot be used (%s): stitched objects are logged without it.",
             type(dataset).__name__, reason(error),
         )  # fmt: skip

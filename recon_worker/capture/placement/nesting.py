@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
+from recon_worker.system.handler_errors import raise_if_from_signal_handler
+
 _DEEPEST = 32
 """Maximum depth of nested datasets; a deeper one is assumed to contain itself."""
 
@@ -52,7 +54,8 @@ class Part:
         """Identifies the scan: equal for two parts of the same container or, without one, of the same dataset."""
         try:
             container, again = self.read("container"), self.read("container")
-        except Exception:  # user code
+        except Exception as error:  # user code
+            raise_if_from_signal_handler(error)
             return id(self.innermost)
         is_stored = container is not None and container is again  # a property may build a new one at each access
         return id(container if is_stored else self.innermost)
@@ -121,7 +124,8 @@ def _parts(
         return
     try:
         inside = [] if depth == _DEEPEST else _look_inside(dataset, indices)
-    except Exception:  # user code: the dataset is then taken to be the innermost one
+    except Exception as error:  # user code: the dataset is then taken to be the innermost one
+        raise_if_from_signal_handler(error)
         inside = []
     if not inside:
         yield Part(layers=(*outer, dataset), rows=rows, indices=indices)

@@ -12,6 +12,7 @@ from recon_worker.capture.placement.positions import Positions
 from recon_worker.reconstruction.patches import cut_patch
 from recon_worker.reconstruction.stitching import crop_to_footprint
 from recon_worker.snapshot.array_types import Complex64, Float64
+from recon_worker.system.handler_errors import raise_if_from_signal_handler
 from recon_worker.system.messages import message_log
 
 _log = message_log(__name__)
@@ -134,7 +135,8 @@ def check_order(found: Positions, objects: dict[int, Complex64], parts: Sequence
                 patch = cut_patch(objects[int(found.object_id[row])], found.px[row, 0], n_px)
                 if patch is not None and np.isfinite(patch).all():
                     correlations.append(_correlation(np.exp(1j * np.angle(patch)), np.exp(1j * phase)))
-        except Exception:  # user code; without a true object, or phases of its patches, nothing can be compared
+        except Exception as error:  # user code; or no true object or phases to compare
+            raise_if_from_signal_handler(error)
             continue
     if not correlations and any(_is_grid(found.px[part.rows, 0]) for part in parts):
         raise ValueError(

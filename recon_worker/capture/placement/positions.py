@@ -12,6 +12,7 @@ from recon_worker.capture.placement.nesting import Part, in_rows, to_array
 from recon_worker.snapshot.array_types import Float64
 from recon_worker.snapshot.geometry import Geometry, GridGeometry
 from recon_worker.system.errors import reason
+from recon_worker.system.handler_errors import raise_if_from_signal_handler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,5 +145,6 @@ def with_channels(px: Float64, parts: Sequence[Part], channels: int | None) -> F
             return px
         pieces = [one[part.indices] for part, one in zip(parts, relative, strict=True) if one is not None]
         return px - in_rows(parts, pieces)
-    except Exception:  # user code: the number of patches is then reported as wrong
+    except Exception as error:  # user code: the number of patches is then reported as wrong
+        raise_if_from_signal_handler(error)
         return px

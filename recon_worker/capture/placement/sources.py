@@ -20,7 +20,8 @@ from recon_worker.capture.placement.positions import ItemPosition, Positions, as
 from recon_worker.reconstruction.stitching import canvas_positions
 from recon_worker.snapshot.array_types import Float64
 from recon_worker.snapshot.geometry import Geometry, GridGeometry
-from recon_worker.system.errors import raise_if_from_signal_handler, reason
+from recon_worker.system.errors import reason
+from recon_worker.system.handler_errors import raise_if_from_signal_handler
 
 _POSITIONS_S = 120.0
 """Timeout for reading positions from the items; training waits meanwhile."""

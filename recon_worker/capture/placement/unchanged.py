@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from operator import is_
-from types import CellType, FunctionType, ModuleType
+from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ _DEPTH = 4
 """Levels of nesting that are searched for random generators, such as those of transforms in a list."""
 _LONGEST = 256
 """Maximum length of the containers that are searched."""
+_PLAIN = {bool, bytes, complex, float, int, str, NoneType}
+"""Types whose values contain no random generator."""
 
 
 @contextmanager
@@ -60,7 +62,7 @@ class _Attributes:
         self._before = [(vars(one), dict(vars(one))) for one in owners]
         values = [value for _, attributes in self._before for value in attributes.values()]
         self._opened = list(filter(_is_open, values))
-        inner = [one for value in values if isinstance(value, list | tuple | dict) for one in _inside(value)]
+        inner = [one for value in values if issubclass(type(value), list | tuple | dict) for one in _inside(value)]
         self._is_same = list(filter(None, map(_same, (*values, *inner))))
 
     def restore(self) -> None:
@@ -94,12 +96,16 @@ def _groups(dataset: object) -> Iterator[list[object]]:
                 continue
             seen.add(id(state))
             group.append(one)
-            several = state.get("datasets")
-            datasets += [state.get("dataset"), *(several if isinstance(several, list | tuple) else ())]
-            datasets += [value for value in state.values() if isinstance(value, Dataset)]
+            several = state.get("datasets", ())
+            datasets += [state.get("dataset"), *(several if issubclass(type(several), list | tuple) else ())]
+            datasets += [value for value in state.values() if _is_dataset(value)]
             package = _package(one)
-            left += [v for v in state.values() if not isinstance(v, Dataset) and _package(v) == package]
+            left += [v for v in state.values() if not _is_dataset(v) and _package(v) == package]
         yield group
+
+
+def _is_dataset(value: object) -> bool:
+    return issubclass(type(value), Dataset)  # `isinstance` runs user code: of a proxy, for example
 
 
 def _package(value: object) -> str:
@@ -133,7 +139,7 @@ def _same(value: Any) -> Callable[[], bool] | None:  # noqa: ANN401
         if isinstance(value, Tensor):
             return partial(lambda version: value._version == version, value._version)
         if isinstance(value, np.ndarray) and value.flags.writeable:
-            is_small = type(value) is np.ndarray or value.nbytes <= _SMALL_BYTES
+            is_small = not isinstance(value, np.memmap) or value.nbytes <= _SMALL_BYTES
             return partial(lambda sample: _sample(value.flat) == sample, _sample(value.flat)) if is_small else None
         if isinstance(value, bytearray | array):
             return partial(lambda sample: _sample(value) == sample, _sample(value))
@@ -165,7 +171,7 @@ def own_generators(owners: Iterable[dict[str, Any]], others: Iterable[object] = 
     found = {id(one): one for attributes in owners for one in attributes.values()}
     level = list(found.values())
     for _ in range(_DEPTH):
-        inner = {id(value): value for one in level for value in _inside(one)}
+        inner = {id(value): value for one in level for value in _inside(one) if type(value) not in _PLAIN}
         level = [value for number, value in inner.items() if number not in found]
         found |= inner
     for one in (*found.values(), *others):
@@ -190,6 +196,8 @@ def _inside(one: Any) -> list[Any]:  # noqa: ANN401
             return [one.cell_contents]
         if isinstance(one, partial):
             return [one.func, one.args, one.keywords]
+        if isinstance(one, MethodType | BuiltinMethodType):
+            return [one.__self__]
         if isinstance(one, FunctionType):
             return [*(one.__closure__ or ()), *(one.__defaults__ or ())]
         if not isinstance(one, type | ModuleType):

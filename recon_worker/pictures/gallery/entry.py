@@ -71,7 +71,7 @@ class GalleryEntry:
         return dataclasses.replace(self, figures=tuple(figures))
 
     def with_figures(self, **fields: Any) -> "GalleryEntry":  # noqa: ANN401 - values of fields of `GalleryFigure`
-        """Return a copy all of whose figures have these values of fields, such as `misfit=None`."""
+        """Return a copy in which these fields of every figure are replaced, such as `misfit=None`."""
         return dataclasses.replace(self, figures=tuple(dataclasses.replace(one, **fields) for one in self.figures))
 
     def to_dict(self, pngs: dict[str, bytes]) -> dict[str, Any]:
