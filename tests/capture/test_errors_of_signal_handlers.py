@@ -75,7 +75,7 @@ def test_an_error_that_the_training_handles_is_not_raised_again_by_one_of_the_lo
             with recon.epoch(1) as shot:
                 shot.add([0], amp=torch.zeros(3), phase=torch.zeros(3))
 
-    assert recon.errors > 0
+    assert recon.errors == 1
     assert "Training continues." in caplog.text
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +66,29 @@ def test_a_released_slot_wakes_the_producer_that_waits(blocked, tracking):
 
     assert (worker.stats.logged, worker.stats.spilled) == (2, 0)
     assert epochs(tracking) == {1, 2}
+
+
+@pytest.mark.slow  # the test above waits without alarms
+def test_alarms_do_not_end_the_wait_for_a_slot(tracking, settings, scan):
+    """They may come periodically, as from a profiler."""
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    with started(replace(settings, overflow="block"), make_run(tracking), scan) as worker:
+        freeze(worker)
+        log_epoch(worker, layout_of(scan), 1)
+
+        def alarm_and_thaw():
+            wait_until(lambda: worker._queue._arriving)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+            time.sleep(0.5)
+            thaw(worker)
+
+        other = threading.Thread(target=alarm_and_thaw)
+        other.start()
+        log_epoch(worker, layout_of(scan), 2)
+        other.join()
+    signal.signal(signal.SIGALRM, before)
+
+    assert (worker.stats.logged, worker.stats.spilled, worker.stats.waited) == (2, 0, 1)
 
 
 @pytest.mark.usefixtures("no_last_words")
