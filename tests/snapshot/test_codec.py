@@ -83,6 +83,7 @@ def cases(draw):
     for field in dataclasses.fields(arrays):
         array = getattr(arrays, field.name)
         array[...] = rng.random(array.shape) < 0.8 if array.dtype == bool else _array(rng, array.shape, special)
+    np.abs(arrays.misfit, out=arrays.misfit)  # R-factors and deviances are never negative
     return scan, Snapshot(
         epoch=3, step=7, has_diffraction=draw(st.booleans()), created_unix_s=1.5, stall_s=0.25, arrays=arrays
     ), layout, buffer  # fmt: skip
