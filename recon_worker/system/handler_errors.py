@@ -17,12 +17,13 @@ def raise_if_from_signal_handler(error: BaseException) -> None:
     Such an error is meant for the training, for example to end it before a job's time limit, and must not be caught.
     An error that the training is already handling, such as one of an earlier signal, is not raised again.
     """
+    # An installed handler is recognised by its code, because it may have deleted its arguments; any other by its call.
     handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
     running = {frame for frame, _ in traceback.walk_stack(sys._getframe())}
     seen, current = list[BaseException](), error
     while current not in seen:  # exceptions may refer to each other
         frames = [frame for frame, _ in traceback.walk_tb(current.__traceback__)]
-        if current is not error and frames and frames[0] in running:  # which has caught it
+        if current is not error and frames and frames[0] in running:  # a frame that still runs has caught it
             return
         if any(inner.f_code in handlers or _interrupts(inner, outer) for outer, inner in pairwise(frames)):
             context = current.__context__

@@ -105,7 +105,7 @@ def _groups(dataset: object) -> Iterator[list[object]]:
 
 
 def _is_dataset(value: object) -> bool:
-    return issubclass(type(value), Dataset)  # `isinstance` runs user code: of a proxy, for example
+    return issubclass(type(value), Dataset)  # `isinstance` may run user code: a proxy has a `__class__` of its own
 
 
 def _package(value: object) -> str:
@@ -131,9 +131,9 @@ def _is_open(value: Any) -> bool:  # noqa: ANN401
 
 
 def _same(value: Any) -> Callable[[], bool] | None:  # noqa: ANN401
-    """Return a function that tells whether a value still holds what it holds now; None if it cannot be overwritten.
+    """Return a function that tells whether a value still holds what it holds now.
 
-    Large arrays are sampled.
+    Large arrays are sampled. None for values that cannot be overwritten, and for mapped files above `_SMALL_BYTES`.
     """
     with suppress(Exception):  # of a subclass of Tensor, or without a version, as in `torch.inference_mode`
         if isinstance(value, Tensor):
@@ -151,10 +151,9 @@ def _same(value: Any) -> Callable[[], bool] | None:  # noqa: ANN401
 
 
 def _holds(is_same: Callable[[], bool]) -> bool:
-    try:
+    with suppress(Exception):  # user code
         return is_same()
-    except Exception:  # user code
-        return False
+    return False
 
 
 def _sample(values: Any) -> bytes:  # noqa: ANN401 - a sequence of numbers
